@@ -1,0 +1,102 @@
+"""Names: DIDs, collections, record keys and the URIs made of them. Parsed once at the edge, valid ever after."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+from cdv_core.domain.limits import DID_MAX_CHARS, NSID_MAX_CHARS, RECORD_KEY_MAX_CHARS
+from cdv_core.errors import InvalidField
+
+# https://www.w3.org/TR/did-core/#did-syntax, with one idchar required after the last colon.
+_DID: Final = re.compile(
+    r"did:[a-z0-9]+:(?:[A-Za-z0-9._:-]|%[0-9A-Fa-f]{2})*(?:[A-Za-z0-9._-]|%[0-9A-Fa-f]{2})", re.ASCII
+)
+_NSID: Final = re.compile(
+    r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+"
+    r"\.[A-Za-z][A-Za-z0-9]{0,62}",
+    re.ASCII,
+)
+_RECORD_KEY: Final = re.compile(r"[A-Za-z0-9._:~-]+", re.ASCII)
+# 48 bits of milliseconds leave the first of 26 Crockford characters no higher than 7.
+_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
+
+
+class Did(str):
+    """A decentralised identifier, at most 2048 characters, compared byte for byte."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str, field: str = "did") -> Self:
+        """Raises InvalidField: not a DID by the W3C syntax, or too long."""
+        if len(text) > DID_MAX_CHARS:
+            raise InvalidField(field, f"a DID has at most {DID_MAX_CHARS} characters")
+        if not _DID.fullmatch(text):
+            raise InvalidField(field, "not a DID (did:<method>:<id>)")
+        return cls(text)
+
+
+class Nsid(str):
+    """A collection's name: reversed domain and a name, such as com.registryaccord.feed.post."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str, field: str = "collection") -> Self:
+        """Raises InvalidField: not an NSID."""
+        if len(text) > NSID_MAX_CHARS or not _NSID.fullmatch(text):
+            raise InvalidField(field, "not an NSID (such as com.example.feed.post)")
+        return cls(text)
+
+
+class RecordKey(str):
+    """A record's own name within its collection. The keys that this vault gives are ULIDs."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str, field: str = "rkey") -> Self:
+        """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
+        if len(text) > RECORD_KEY_MAX_CHARS or text in {".", ".."} or not _RECORD_KEY.fullmatch(text):
+            raise InvalidField(field, "not a record key")
+        return cls(text)
+
+
+class AssetId(str):
+    """A media asset's name: a ULID."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str, field: str = "assetId") -> Self:
+        """Raises InvalidField: not a ULID."""
+        if not is_ulid(text):
+            raise InvalidField(field, "not a media asset id (a ULID)")
+        return cls(text)
+
+
+def is_ulid(text: str) -> bool:
+    return _ULID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUri:
+    """`at://{did}/{collection}/{rkey}`; `str()` gives that form back."""
+
+    did: Did
+    collection: Nsid
+    rkey: RecordKey
+
+    def __str__(self) -> str:
+        return f"at://{self.did}/{self.collection}/{self.rkey}"
+
+    @classmethod
+    def parse(cls, text: str, field: str = "uri") -> Self:
+        """Raises InvalidField: not `at://`, or not exactly a DID, an NSID and a record key."""
+        parts = text.removeprefix("at://").split("/")
+        if not text.startswith("at://") or len(parts) != 3:
+            raise InvalidField(field, "not a record URI (at://<did>/<collection>/<rkey>)")
+        return cls(Did.parse(parts[0], field), Nsid.parse(parts[1], field), RecordKey.parse(parts[2], field))

@@ -1,0 +1,28 @@
+"""The contract's fixed bounds, each with its unit and source. What an operator may change is a setting instead."""
+
+from datetime import timedelta
+from typing import Final
+
+DID_MAX_CHARS: Final = 2048  # spec: domain, identifiers
+NSID_MAX_CHARS: Final = 317  # AT Protocol NSID syntax: 253 for the domain, a dot, 63 for the name
+RECORD_KEY_MAX_CHARS: Final = 512  # AT Protocol record key syntax
+
+RECORD_MAX_BYTES: Final = 256 * 1024  # spec: rate limits, sizes; measured on the stored JSON
+NESTING_MAX: Final = 32  # spec: rate limits, sizes; containers, the record itself counted
+INTEGER_MIN: Final = -(2**63)  # spec: domain, CID: integers are 64-bit
+INTEGER_MAX: Final = 2**63 - 1
+
+PAGE_DEFAULT: Final = 25  # spec: listRecords
+PAGE_MAX: Final = 100  # spec: listRecords
+
+IDEMPOTENCY_KEY_MAX_CHARS: Final = 255  # spec: idempotency
+IDEMPOTENCY_LIFE: Final = timedelta(hours=24)  # spec: idempotency
+
+CORRELATION_ID_MAX_CHARS: Final = 128  # spec: conventions
+CLOCK_SKEW: Final = timedelta(seconds=60)  # spec: authentication
+
+UPLOAD_LIFE: Final = timedelta(minutes=15)  # ours: long enough for 10 MiB on a slow phone, short enough to sweep
+DOWNLOAD_LIFE: Final = timedelta(minutes=5)  # ours: a redirect is followed at once
+SWEEP_GRACE: Final = timedelta(hours=1)  # ours: longer than any finalize that began in time can run
+FILENAME_MAX_BYTES: Final = 255  # the commonest file system limit
+MAGIC_BYTES: Final = 64  # ours: as many leading bytes as any type that we recognise needs

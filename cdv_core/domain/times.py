@@ -1,0 +1,34 @@
+"""RFC 3339 timestamps: any offset in, UTC with microseconds out."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from cdv_core.errors import InvalidField
+
+_RFC3339: Final = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d+))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+
+
+def format_time(moment: datetime) -> str:
+    """Return `moment` (aware) as `2026-11-24T02:53:29.331656Z`, the microseconds always present."""
+    utc = moment.astimezone(UTC)
+    # isoformat and not strftime: %Y leaves years below 1000 unpadded.
+    return utc.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse_time(text: str, field: str) -> datetime:
+    """Return the moment in UTC, digits beyond microseconds cut off.
+
+    Raises InvalidField: not RFC 3339, without an offset, or no moment of the calendar.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise InvalidField(field, "not an RFC 3339 time with an offset (such as 2026-11-24T02:53:29Z)")
+    day, clock, fraction, offset = match.groups()
+    offset = "+00:00" if offset in "Zz" else offset
+    try:
+        return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '')[:6]:0<6}{offset}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidField(field, "no such moment") from None
