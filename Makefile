@@ -1,0 +1,54 @@
+# Only python3 (3.11 or newer) and make are assumed. Everything else lives in .venv, from the lock files.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+URL    ?= http://127.0.0.1:8080
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock schemathesis
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed-runtime ## Serve the embedded vault on 127.0.0.1:8080 (ARGS='--port 9000')
+	@exec $(BIN)/cdv serve $(ARGS)
+
+test: $(VENV)/.installed-dev ## Run every test on real servers, with coverage (ARGS='-k name -x')
+	$(BIN)/pytest --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --include='cdv_core/*' --fail-under=95
+	$(BIN)/coverage report --fail-under=90
+
+check: $(VENV)/.installed-dev ## Format, lint, types, import boundaries, dead links: before each commit
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/check_links.py
+
+schemathesis: $(VENV)/.installed-dev ## Fuzz a running CDV from its OpenAPI document (URL=... TOKEN=...)
+	$(BIN)/schemathesis run $(URL)/openapi.json $(if $(TOKEN),--header 'Authorization: Bearer $(TOKEN)') $(ARGS)
+
+# Pins stay as they are unless LOCK_ARGS=--upgrade. The locks hold names, versions and hashes only, for every platform.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --no-emit-find-links --group build $(LOCK_ARGS)
+lock: $(VENV)/.installed-dev ## Pin the dependencies of pyproject.toml again (LOCK_ARGS=--upgrade for newer ones)
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --output-file requirements-dev.lock --group dev --constraint requirements.lock
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The build backend is locked as well (group build), so that installing ourselves fetches nothing that is not in the lock.
+$(VENV)/.installed-%: $(BIN)/python pyproject.toml
+	@echo "Installing from $(LOCK) into $(VENV), once ..."
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-runtime: LOCK := requirements.lock
+$(VENV)/.installed-runtime: requirements.lock
+$(VENV)/.installed-dev: LOCK := requirements-dev.lock
+$(VENV)/.installed-dev: requirements-dev.lock
