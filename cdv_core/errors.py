@@ -314,3 +314,12 @@ class Unavailable(CdvError):
     @property
     def details(self) -> dict[str, Any]:
         return {"dependency": self.dependency}
+
+
+@dataclass(eq=False)
+class BlobUrlRefused(CdvError):
+    """`reason`: not_signed_by_us, expired, or for_another_purpose."""
+
+    reason: str
+    code = "CDV_AUTHZ"
+    message = "this URL does not allow that: {reason}"

@@ -1,0 +1,157 @@
+"""The canonical form of a record: one value, one encoding, one CID, however the JSON was spelt.
+
+Numbers follow JSON semantics: without a fractional part they are integers (`1`, `1.0` and `1e0` are one value).
+A number that is not exactly an integer is the nearest double, and an integer if that double is one, so that reading
+back what was stored changes nothing. Member order is kept for the reader and does not count: DAG-CBOR sorts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+import libipld
+import msgspec
+
+from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, NESTING_MAX, RECORD_MAX_BYTES
+from cdv_core.errors import InvalidField
+
+# Below it a double that is an integer is the very integer that was written; from it on, neighbours round together.
+_EXACT_DOUBLE_MAX: Final = 2.0**53
+# CIDv1, codec dag-cbor (0x71), multihash sha2-256 (0x12) of 32 bytes.
+_CID_PREFIX: Final = b"\x01\x71\x12\x20"
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalRecord:
+    """A record value ready to store. `json`: compact UTF-8, what every reader gets. `cid`: base32, `bafyrei...`."""
+
+    value: dict[str, Any]
+    json: bytes
+    cid: str
+
+
+def canonical_record(value: Mapping[str, Any], field: str = "record") -> CanonicalRecord:
+    """Return the canonical form of `value`, made of mappings, lists, strings, numbers, booleans and None.
+
+    Raises InvalidField, with the pointer of the offending member: an integer outside 64 bits, a number that is not
+    finite, a string with U+0000 or a lone surrogate, nesting beyond 32, a type JSON lacks, or too large as a whole.
+    """
+    try:
+        normal = _normal(value, NESTING_MAX)
+    except _Refused as refused:
+        pointer = "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in reversed(refused.path))
+        raise InvalidField(field + _printable(pointer), refused.reason) from None
+    encoded = msgspec.json.encode(normal)
+    if len(encoded) > RECORD_MAX_BYTES:
+        raise InvalidField(field, f"{len(encoded)} bytes encoded, over the limit of {RECORD_MAX_BYTES}")
+    return CanonicalRecord(normal, encoded, cid_of(normal))
+
+
+def cid_of(value: object) -> str:
+    """Return the CIDv1 of a value already in canonical form."""
+    digest = hashlib.sha256(libipld.encode_dag_cbor(value)).digest()
+    return "b" + base64.b32encode(_CID_PREFIX + digest).decode().lower().rstrip("=")
+
+
+def parse_number(text: str) -> int | float:
+    """Return the value of a JSON number written with a fraction or an exponent; infinity when it overflows.
+
+    For a decoder's float hook: a float alone would lose digits of integers beyond 2^53.
+    """
+    number = float(text)
+    if not number.is_integer():
+        return number
+    if abs(number) < _EXACT_DOUBLE_MAX or abs(number) > INTEGER_MAX * 2:
+        return int(number)
+    exact = Decimal(text)
+    return int(exact) if exact == exact.to_integral_value() else int(number)
+
+
+class _Refused(Exception):
+    """Collects the path from the offending value outwards while the recursion unwinds."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path: list[str | int] = []
+
+
+def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no narrower type
+    match value:
+        case str():
+            _check_text(value)
+            return str(value)
+        case None | bool():
+            return value
+        case int():
+            return _integer(int(value))
+        case float():
+            if not math.isfinite(value):
+                raise _Refused("not a finite number")
+            return _integer(int(value)) if value.is_integer() else float(value)
+        case Mapping():
+            return _normal_object(value, levels)
+        case list() | tuple():
+            return _normal_array(value, levels)
+        case _:
+            raise _Refused(f"{type(value).__name__} is no JSON type")
+
+
+def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
+    if levels == 0:
+        raise _Refused(f"nested more than {NESTING_MAX} levels deep")
+    normal: dict[str, Any] = {}
+    for key, member in value.items():
+        try:
+            normal[_member_name(key)] = _normal(member, levels - 1)
+        except _Refused as refused:
+            refused.path.append(key)
+            raise
+    return normal
+
+
+def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list[Any]:
+    if levels == 0:
+        raise _Refused(f"nested more than {NESTING_MAX} levels deep")
+    normal: list[Any] = []
+    for index, element in enumerate(value):
+        try:
+            normal.append(_normal(element, levels - 1))
+        except _Refused as refused:
+            refused.path.append(index)
+            raise
+    return normal
+
+
+def _member_name(key: object) -> str:
+    if not isinstance(key, str):
+        raise _Refused("member names are strings")
+    _check_text(key)
+    return str(key)
+
+
+def _integer(value: int) -> int:
+    if not INTEGER_MIN <= value <= INTEGER_MAX:
+        raise _Refused("an integer outside 64 bits")
+    return value
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text:
+        raise _Refused("contains U+0000")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _Refused("not valid Unicode (a lone surrogate)") from None
+
+
+def _printable(pointer: str) -> str:
+    """Return `pointer` fit for an error message: a member name may be the very thing that is not valid Unicode."""
+    return pointer.encode("utf-8", "backslashreplace").decode()[:256]

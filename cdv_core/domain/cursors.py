@@ -1,0 +1,47 @@
+"""Where a listing goes on: an opaque token, base64url of `{"lastIndexedAt", "lastRkey"}` without padding."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+import msgspec
+
+from cdv_core.domain.identifiers import is_ulid
+from cdv_core.domain.times import format_time, parse_time
+from cdv_core.errors import CursorInvalid, InvalidField
+
+
+class _Wire(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    last_indexed_at: str
+    last_rkey: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The position after a record: the next page begins below (`indexed_at`, `rkey`)."""
+
+    indexed_at: datetime
+    rkey: str
+
+    def encode(self) -> str:
+        wire = msgspec.json.encode(_Wire(format_time(self.indexed_at), self.rkey))
+        return base64.urlsafe_b64encode(wire).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Return the cursor that `encode` writes as `text`; no other spelling of it is read.
+
+        Raises CursorInvalid.
+        """
+        try:
+            wire = msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", True), type=_Wire)
+            cursor = cls(parse_time(wire.last_indexed_at, "lastIndexedAt"), wire.last_rkey)
+        except (binascii.Error, ValueError, msgspec.MsgspecError, InvalidField) as error:
+            raise CursorInvalid("not a cursor of this vault") from error
+        if not is_ulid(cursor.rkey) or cursor.encode() != text:
+            raise CursorInvalid("not a cursor of this vault")
+        return cursor

@@ -1,0 +1,92 @@
+"""What the world is told: one envelope per committed write, finished before it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.media import Asset
+from cdv_core.domain.records import NewRecord
+from cdv_core.domain.times import format_time
+
+EVENT_VERSION: Final = "1.0.0"  # of the envelope and its payloads
+MEDIA_FINALIZED: Final = "cdv.media.finalized"  # spec: events
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An op-log entry to be. `event_id`: a ULID, the Nats-Msg-Id. `envelope`: the finished JSON, UTF-8."""
+
+    event_id: str
+    did: Did
+    subject: str
+    envelope: bytes
+    occurred_at: datetime
+
+
+class _RecordPayload(msgspec.Struct, rename="camel"):
+    uri: str
+    cid: str
+    did: str
+    collection: str
+    rkey: str
+    schema_version: str
+    indexed_at: str
+
+
+class _MediaPayload(msgspec.Struct, rename="camel"):
+    asset_id: str
+    uri: str
+    did: str
+    mime_type: str
+    size: int
+    checksum: str
+    created_at: str
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    type: str
+    version: str
+    occurred_at: str
+    correlation_id: str
+    payload: _RecordPayload | _MediaPayload
+
+
+def record_created(record: NewRecord, *, event_id: str, correlation_id: str) -> Event:
+    """Return the event of a record's creation, on `cdv.records.{collection}.created`."""
+    uri, indexed_at = record.uri, format_time(record.indexed_at)
+    payload = _RecordPayload(str(uri), record.cid, uri.did, uri.collection, uri.rkey, record.schema_version, indexed_at)
+    subject = f"cdv.records.{uri.collection}.created"
+    return _event(subject, payload, uri.did, record.indexed_at, event_id, correlation_id)
+
+
+def media_finalized(
+    asset: Asset, *, checksum: str, finalized_at: datetime, event_id: str, correlation_id: str
+) -> Event:
+    """Return the event of an asset's finalisation, on `cdv.media.finalized`."""
+    payload = _MediaPayload(
+        asset.asset_id,
+        str(asset.uri),
+        asset.did,
+        asset.mime_type,
+        asset.size_bytes,
+        checksum,
+        format_time(asset.created_at),
+    )
+    return _event(MEDIA_FINALIZED, payload, asset.did, finalized_at, event_id, correlation_id)
+
+
+def _event(
+    subject: str,
+    payload: _RecordPayload | _MediaPayload,
+    did: Did,
+    occurred_at: datetime,
+    event_id: str,
+    correlation_id: str,
+) -> Event:
+    envelope = _Envelope(subject, EVENT_VERSION, format_time(occurred_at), correlation_id, payload)
+    return Event(event_id, did, subject, msgspec.json.encode(envelope), occurred_at)

@@ -1,0 +1,38 @@
+"""Retries: what makes two requests the same, and for how long the first answer is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from typing import Final, Self
+
+import msgspec
+
+from cdv_core.domain.limits import IDEMPOTENCY_KEY_MAX_CHARS
+from cdv_core.domain.times import format_time
+from cdv_core.errors import InvalidField
+
+_VISIBLE_ASCII: Final = re.compile(r"[\x21-\x7e]+")
+
+
+class IdempotencyKey(str):
+    """A client's name for one request, 1 to 255 visible ASCII characters, scoped by the DID."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str, field: str = "idempotencyKey") -> Self:
+        """Raises InvalidField: empty, too long, or a character that is not visible ASCII."""
+        if len(text) > IDEMPOTENCY_KEY_MAX_CHARS or not _VISIBLE_ASCII.fullmatch(text):
+            raise InvalidField(field, f"1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters")
+        return cls(text)
+
+
+def request_fingerprint(*, collection: str, cid: str, created_at: datetime | None, schema_version: str | None) -> bytes:
+    """Return 32 raw bytes, equal for requests that ask for the same thing.
+
+    The record enters by its CID, in which member order and number spelling do not count; `created_at` as a moment.
+    """
+    claimed = None if created_at is None else format_time(created_at)
+    return hashlib.sha256(msgspec.json.encode([collection, cid, claimed, schema_version])).digest()

@@ -1,0 +1,78 @@
+"""Records: what is written once, what the writer is told, and what readers get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from cdv_core.domain.cursors import Cursor
+from cdv_core.domain.identifiers import Did, Nsid, RecordUri
+from cdv_core.domain.schemas import SchemaWarning
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record ready to be stored. `value_json` is its canonical JSON, `cid` the CID of that value.
+
+    `indexed_at` is the vault's clock and decides the order; `created_at` is what the client claims, None if nothing.
+    """
+
+    uri: RecordUri
+    cid: str
+    value_json: bytes
+    indexed_at: datetime
+    schema_version: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord(NewRecord):
+    """A record as it was stored."""
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """Decode the record's value, for those who want more than its bytes."""
+        value: dict[str, Any] = msgspec.json.decode(self.value_json)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the writer of a record is told, the first time and at every retry.
+
+    `replayed`: this is the answer to an earlier, equal request; nothing was written now.
+    """
+
+    uri: str
+    cid: str
+    indexed_at: datetime
+    schema_version: str
+    warnings: tuple[SchemaWarning, ...] = ()
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which records of a DID: in all collections if `collection` is None, apart from those in `hidden`.
+
+    `since` and `until` bound `indexed_at`, both inclusive; `after` is where the page before ended.
+    """
+
+    did: Did
+    limit: int
+    collection: Nsid | None = None
+    hidden: frozenset[Nsid] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+    after: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records, newest first; `next_cursor` is None exactly when no more match."""
+
+    records: tuple[StoredRecord, ...]
+    next_cursor: str | None

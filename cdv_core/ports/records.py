@@ -1,0 +1,69 @@
+"""Where records live."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from cdv_core.domain.events import Event
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.identifiers import Did, RecordUri
+from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Retryable:
+    """What makes a write retryable. `fingerprint`: 32 raw bytes. `reply`: the answer to give at every retry."""
+
+    key: IdempotencyKey
+    fingerprint: bytes
+    reply: bytes
+    expires_at: datetime
+
+
+class RecordStore(Protocol):
+    """Keeps records, their idempotent replies and their op-log entries together.
+
+    Atomic: a write is there whole, with its account, op-log entry and reply, or not at all. Durable: once `create`
+    has returned, no crash of this process, the machine or the database loses it. Ordered: writes of one DID commit
+    one after the other, and their op-log sequence is that order, with any number of writers on any number of nodes.
+    """
+
+    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+        """Store `record` and return None; or, if the key already answered this request, that reply, storing nothing.
+
+        A key counts until its `expires_at`, compared with the new record's `indexed_at`; after that it is new again.
+        Of any number of concurrent calls with one key exactly one stores. The account is made on first write.
+
+        Raises: IdempotencyConflict: the live key answered another request; nothing is stored.
+        Unavailable: the store could not be reached; the write may or may not have happened.
+        """
+        ...
+
+    async def find_reply(self, did: Did, key: IdempotencyKey, fingerprint: bytes, now: datetime) -> bytes | None:
+        """Return the reply kept under a live key, None if there is none.
+
+        Raises: IdempotencyConflict: the key answered another request. Unavailable.
+        """
+        ...
+
+    async def find(self, uri: RecordUri) -> StoredRecord | None:
+        """Return the record at `uri`, None if there is none. Raises: Unavailable."""
+        ...
+
+    async def list(self, listing: Listing) -> list[StoredRecord]:
+        """Return up to `limit` matching records, ordered by `indexed_at` and then `rkey`, both descending.
+
+        An unknown DID has none. Raises: Unavailable.
+        """
+        ...
+
+    def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
+        """Yield every record of every DID, in no particular order, in bounded memory. For checks, not for requests."""
+        ...
+
+    async def purge_expired_replies(self, now: datetime, limit: int) -> int:
+        """Forget up to `limit` replies whose life has ended; return how many. Safe with any number of callers."""
+        ...

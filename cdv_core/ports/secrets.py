@@ -1,0 +1,14 @@
+"""Where passwords and keys come from."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class SecretSource(Protocol):
+    async def get(self, reference: str) -> str:
+        """Return the secret's present value; read again at every call, so that a rotated one is seen.
+
+        Raises: Unavailable: the source did not answer. InvalidField: the reference cannot be read.
+        """
+        ...

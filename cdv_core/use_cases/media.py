@@ -1,0 +1,212 @@
+"""Media, from the promise of an upload to permanent bytes.
+
+`finalize` goes: prove the staged bytes → claim their hash → copy exactly those bytes → commit. A crash after any step
+leaves a pending asset that can be finalised again. The claim comes before the copy so that of two finalisations of
+different bytes only one ever touches the final key: what is there is what the asset's hash says, whoever races.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from cdv_core.domain.events import media_finalized
+from cdv_core.domain.identifiers import AssetId, Did
+from cdv_core.domain.limits import DOWNLOAD_LIFE, SWEEP_GRACE, UPLOAD_LIFE
+from cdv_core.domain.media import Asset, AssetState, Sha256, content_disposition, parse_filename
+from cdv_core.domain.media_types import types_shown_by
+from cdv_core.errors import (
+    AssetNotFound,
+    ChecksumMismatch,
+    DidMismatch,
+    InvalidField,
+    MediaConflict,
+    MediaTooLarge,
+    MediaTypeMismatch,
+    MediaTypeNotAllowed,
+)
+from cdv_core.ports.blobs import BlobStore, StagedBlob
+from cdv_core.ports.clock import Clock
+from cdv_core.ports.ids import IdSource
+from cdv_core.ports.media import MediaStore
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPolicy:
+    """What may be uploaded, and the first part of every final key (`env`)."""
+
+    env: str
+    max_bytes: int
+    allowed_types: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A pending asset and where to PUT its bytes: an absolute URL, or one relative to the service's own address."""
+
+    asset: Asset
+    url: str
+
+
+class Media:
+    """The media assets of the vault."""
+
+    def __init__(self, store: MediaStore, blobs: BlobStore, clock: Clock, ids: IdSource, policy: MediaPolicy) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+        self._ids = ids
+        self._policy = policy
+
+    async def init_upload(
+        self,
+        *,
+        did: str,
+        mime_type: str,
+        size: int,
+        sha256: str | None = None,
+        filename: str | None = None,
+        subject: Did | None = None,
+    ) -> Upload:
+        """Return a new pending asset and its upload URL, good for 15 minutes. `size` is in bytes.
+
+        Raises: InvalidField. DidMismatch: `did` is not `subject`. MediaTooLarge. MediaTypeNotAllowed. Unavailable.
+        """
+        owner = Did.parse(did)
+        if size < 1:
+            raise InvalidField("size", "at least 1 byte")
+        announced = None if sha256 is None else Sha256.parse(sha256)
+        name = None if filename is None else parse_filename(filename)
+        if subject is not None and owner != subject:
+            raise DidMismatch("did")
+        if size > self._policy.max_bytes:
+            raise MediaTooLarge(size, self._policy.max_bytes)
+        declared = mime_type.lower()
+        if declared not in self._policy.allowed_types:
+            raise MediaTypeNotAllowed(mime_type, tuple(sorted(self._policy.allowed_types)))
+        now = self._clock.now()
+        asset_id = AssetId(self._ids.new(now))
+        asset = Asset(asset_id, owner, declared, size, now, now + UPLOAD_LIFE, name, announced)
+        url = await self._blobs.upload_url(asset.staging_key, size_bytes=size, expires_at=asset.expires_at)
+        await self._store.add(asset)
+        return Upload(asset, url)
+
+    async def finalize(
+        self, *, asset_id: str, sha256: str, subject: Did | None = None, correlation_id: str | None = None
+    ) -> Asset:
+        """Return the permanent asset once its bytes are proved; the same again when it was finalised before.
+
+        Raises: InvalidField. AssetNotFound: unknown or expired. DidMismatch: someone else's. MediaConflict: nothing
+        uploaded, finalised with another hash, or the bytes changed meanwhile. MediaSizeMismatch, ChecksumMismatch,
+        MediaTypeMismatch: the asset stays pending. Unavailable: try again.
+        """
+        checksum = Sha256.parse(sha256)
+        asset = await self._store.find(AssetId.parse(asset_id))
+        if asset is None:
+            raise AssetNotFound(asset_id)
+        if subject is not None and asset.did != subject:
+            raise DidMismatch("assetId")
+        if asset.state is AssetState.FINALIZED:
+            return _with_checksum(asset, checksum)
+        if self._is_expired(asset):
+            raise AssetNotFound(asset_id)
+        return await self._make_permanent(asset, checksum, correlation_id)
+
+    async def _make_permanent(self, asset: Asset, checksum: Sha256, correlation_id: str | None) -> Asset:
+        blob = await self._blobs.inspect(asset.staging_key, size_bytes=asset.size_bytes)
+        if blob is None:
+            # Another finalisation may have swept the staged object a moment ago: then that one's answer is ours.
+            current = await self._store.find(asset.asset_id)
+            if current is not None and current.state is AssetState.FINALIZED:
+                return _with_checksum(current, checksum)
+            raise MediaConflict(asset.asset_id, "not_uploaded")
+        _prove(asset, blob, checksum)
+        claimed = await self._store.claim(asset.asset_id, checksum)
+        if claimed is None or claimed.state is AssetState.EXPIRED:
+            raise AssetNotFound(asset.asset_id)
+        _with_checksum(claimed, checksum)
+        copied = await self._blobs.promote(
+            asset.staging_key,
+            blob.etag,
+            asset.final_key(self._policy.env),
+            mime_type=asset.mime_type,
+            disposition=content_disposition(asset.mime_type, asset.filename),
+        )
+        if not copied and claimed.state is not AssetState.FINALIZED:
+            raise MediaConflict(asset.asset_id, "changed_while_finalizing")
+        now = self._clock.now()
+        event_id = self._ids.new(now)
+        event = media_finalized(
+            asset,
+            checksum=checksum,
+            finalized_at=now,
+            event_id=event_id,
+            correlation_id=correlation_id or event_id,
+        )
+        finalized = await self._store.finalize(asset.asset_id, event)
+        if finalized is None or finalized.state is not AssetState.FINALIZED:
+            raise AssetNotFound(asset.asset_id)
+        return finalized
+
+    async def describe(self, asset_id: str, *, viewer: Did | None = None) -> Asset:
+        """Return a finalised asset, or a pending one to its owner; `viewer` None is the vault itself.
+
+        Raises: InvalidField. AssetNotFound: unknown, expired, or someone else's pending one. Unavailable.
+        """
+        asset = await self._store.find(AssetId.parse(asset_id))
+        if asset is None:
+            raise AssetNotFound(asset_id)
+        if asset.state is AssetState.FINALIZED:
+            return asset
+        if self._is_expired(asset) or (viewer is not None and viewer != asset.did):
+            raise AssetNotFound(asset_id)
+        return asset
+
+    async def content_url(self, asset_id: str) -> str:
+        """Return a URL of a finalised asset's bytes, good for 5 minutes.
+
+        Raises: InvalidField. AssetNotFound: unknown or not finalised. Unavailable.
+        """
+        asset = await self._store.find(AssetId.parse(asset_id))
+        if asset is None or asset.state is not AssetState.FINALIZED:
+            raise AssetNotFound(asset_id)
+        return await self._blobs.download_url(
+            asset.final_key(self._policy.env),
+            mime_type=asset.mime_type,
+            disposition=content_disposition(asset.mime_type, asset.filename),
+            expires_at=self._clock.now() + DOWNLOAD_LIFE,
+        )
+
+    async def sweep(self, limit: int = 100, grace: timedelta = SWEEP_GRACE) -> int:
+        """Remove up to `limit` staged objects whose upload URL is long dead, and forget what was never finalised.
+
+        Returns how many. Safe with any number of callers and after a crash at any point: it takes up again what it
+        left. A final object is removed only where its asset expired, so that nothing can have been promised of it.
+        """
+        assets = await self._store.expire(self._clock.now() - grace, limit)
+        for asset in assets:
+            await self._blobs.delete(asset.staging_key)
+            if asset.state is AssetState.EXPIRED:
+                await self._blobs.delete(asset.final_key(self._policy.env))
+        await self._store.swept([asset.asset_id for asset in assets])
+        return len(assets)
+
+    def _is_expired(self, asset: Asset) -> bool:
+        return asset.state is AssetState.EXPIRED or asset.expires_at <= self._clock.now()
+
+
+def _prove(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
+    if asset.announced_checksum not in {None, checksum}:
+        raise ChecksumMismatch(expected=str(asset.announced_checksum), actual=checksum)
+    if blob.sha256 != checksum:
+        raise ChecksumMismatch(expected=checksum, actual=blob.sha256)
+    shown = types_shown_by(blob.head)
+    if shown and asset.mime_type not in shown:
+        raise MediaTypeMismatch(declared=asset.mime_type, detected=min(shown))
+
+
+def _with_checksum(asset: Asset, checksum: Sha256) -> Asset:
+    if asset.checksum != checksum:
+        raise MediaConflict(asset.asset_id, "finalized_with_another_hash")
+    return asset

@@ -1,0 +1,251 @@
+"""Create, get and list records: the contract's checks, in the contract's order, around one call of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from cdv_core.domain.canonical import CanonicalRecord, canonical_record
+from cdv_core.domain.cursors import Cursor
+from cdv_core.domain.events import record_created
+from cdv_core.domain.idempotency import IdempotencyKey, request_fingerprint
+from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
+from cdv_core.domain.limits import IDEMPOTENCY_LIFE, PAGE_DEFAULT, PAGE_MAX
+from cdv_core.domain.records import Listing, NewRecord, Page, Receipt, StoredRecord
+from cdv_core.domain.schemas import Resolution
+from cdv_core.domain.times import parse_time
+from cdv_core.errors import (
+    CdvError,
+    CidMismatch,
+    CollectionUnknown,
+    DidMismatch,
+    InvalidField,
+    NotTheOwner,
+    RecordNotFound,
+    SchemaRejected,
+    TokenMissing,
+)
+from cdv_core.ports.clock import Clock
+from cdv_core.ports.ids import IdSource
+from cdv_core.ports.records import RecordStore, Retryable
+from cdv_core.ports.schemas import SchemaSource
+
+
+class Viewer(Enum):
+    """Who reads when it is not the bearer of a token. THE_VAULT: the embedding program itself, which sees all."""
+
+    ANONYMOUS = "anonymous"
+    THE_VAULT = "the vault"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaPolicy:
+    """`allow_drafts`: writes against draft versions are accepted. `reject_deprecated`: before their sunset, too."""
+
+    allow_drafts: bool = False
+    reject_deprecated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A create that passed the checks of shape and authority."""
+
+    did: Did
+    collection: Nsid
+    record: CanonicalRecord
+    created_at: datetime | None
+    schema_version: str | None
+    key: IdempotencyKey | None
+
+    @property
+    def fingerprint(self) -> bytes:
+        return request_fingerprint(
+            collection=self.collection,
+            cid=self.record.cid,
+            created_at=self.created_at,
+            schema_version=self.schema_version,
+        )
+
+
+class Records:
+    """The records of the vault."""
+
+    def __init__(
+        self, store: RecordStore, schemas: SchemaSource, clock: Clock, ids: IdSource, policy: SchemaPolicy
+    ) -> None:
+        self._store = store
+        self._schemas = schemas
+        self._clock = clock
+        self._ids = ids
+        self._policy = policy
+
+    async def create(
+        self,
+        *,
+        did: str,
+        collection: str,
+        record: Mapping[str, Any],
+        created_at: str | None = None,
+        idempotency_key: str | None = None,
+        schema_version: str | None = None,
+        cid: str | None = None,
+        subject: Did | None = None,
+        correlation_id: str | None = None,
+    ) -> Receipt:
+        """Store `record` once and return its receipt; for a retry with the same key, the first receipt again.
+
+        `created_at`: the client's claim, RFC 3339. `cid`: the client's own content hash, checked. `subject`: on whose
+        behalf, the DID itself if None. `correlation_id` goes into the event; a fresh one if None.
+
+        Raises, in this order: InvalidField: a value is not what the contract allows. DidMismatch: `did` or the
+        record's `authorDid` is not `subject`. IdempotencyConflict: the key answered another request.
+        CollectionUnknown, SchemaVersionUnknown, SchemaVersionRefused, SchemaRejected. CidMismatch. Unavailable.
+        """
+        request = _Request(
+            Did.parse(did),
+            Nsid.parse(collection),
+            canonical_record(record),
+            None if created_at is None else parse_time(created_at, "createdAt"),
+            schema_version,
+            None if idempotency_key is None else IdempotencyKey.parse(idempotency_key),
+        )
+        _authorise(request, subject)
+        now = self._clock.now()
+        try:
+            resolution = self._check(request, cid, now)
+        except CdvError:
+            # A retry is answered as before even if its schema has been retired since: look before refusing.
+            if request.key is None:
+                raise
+            reply = await self._store.find_reply(request.did, request.key, request.fingerprint, now)
+            if reply is None:
+                raise
+            return _decode_receipt(reply)
+        return await self._write(request, resolution, now, correlation_id)
+
+    def _check(self, request: _Request, cid: str | None, now: datetime) -> Resolution:
+        resolution = self._schemas.catalogue.resolve(
+            request.collection,
+            request.schema_version,
+            now=now,
+            allow_drafts=self._policy.allow_drafts,
+            reject_deprecated=self._policy.reject_deprecated,
+        )
+        violations = resolution.schema.violations(request.record.value)
+        if violations:
+            raise SchemaRejected(request.collection, resolution.schema.version, violations)
+        if cid is not None and cid != request.record.cid:
+            raise CidMismatch(expected=cid, actual=request.record.cid)
+        return resolution
+
+    async def _write(
+        self, request: _Request, resolution: Resolution, now: datetime, correlation_id: str | None
+    ) -> Receipt:
+        uri = RecordUri(request.did, request.collection, RecordKey(self._ids.new(now)))
+        record = NewRecord(
+            uri, request.record.cid, request.record.json, now, resolution.schema.version, request.created_at
+        )
+        receipt = Receipt(str(uri), record.cid, now, record.schema_version, resolution.warnings)
+        event_id = self._ids.new(now)
+        event = record_created(record, event_id=event_id, correlation_id=correlation_id or event_id)
+        retryable = None
+        if request.key is not None:
+            reply = msgspec.json.encode(receipt)
+            retryable = Retryable(request.key, request.fingerprint, reply, now + IDEMPOTENCY_LIFE)
+        earlier = await self._store.create(record, event, retryable)
+        return receipt if earlier is None else _decode_receipt(earlier)
+
+    async def get(self, uri: str, *, viewer: Did | Viewer = Viewer.THE_VAULT) -> StoredRecord:
+        """Return the record at `uri`.
+
+        Raises: InvalidField: not a record URI. TokenMissing, NotTheOwner: the collection is its owner's only.
+        RecordNotFound. Unavailable.
+        """
+        parsed = RecordUri.parse(uri)
+        if parsed.collection in self._schemas.catalogue.owner_only:
+            _require_owner(parsed.did, parsed.collection, viewer)
+        found = await self._store.find(parsed)
+        if found is None:
+            raise RecordNotFound(uri)
+        return found
+
+    async def list(
+        self,
+        *,
+        did: str,
+        collection: str | None = None,
+        limit: int = PAGE_DEFAULT,
+        cursor: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        viewer: Did | Viewer = Viewer.THE_VAULT,
+    ) -> Page:
+        """Return up to `limit` records of `did`, newest first, and a cursor exactly when more match.
+
+        An unknown DID has no records. `since` and `until` bound `indexedAt`, both inclusive. Collections that are
+        their owner's only are left out for anyone else, or refused when asked for by name.
+
+        Raises: InvalidField. CursorInvalid. CollectionUnknown. TokenMissing, NotTheOwner. Unavailable.
+        """
+        catalogue = self._schemas.catalogue
+        listing = _parse_listing(did, collection, limit, cursor, since, until)
+        if listing.collection is not None:
+            if listing.collection not in catalogue:
+                raise CollectionUnknown(listing.collection)
+            if listing.collection in catalogue.owner_only:
+                _require_owner(listing.did, listing.collection, viewer)
+        elif not _is_owner(listing.did, viewer):
+            listing = replace(listing, hidden=catalogue.owner_only)
+        # One more than the page holds: whether it comes decides whether there is a next page.
+        found = await self._store.list(replace(listing, limit=limit + 1))
+        records = tuple(found[:limit])
+        if len(found) <= limit:
+            return Page(records, None)
+        return Page(records, Cursor(records[-1].indexed_at, records[-1].uri.rkey).encode())
+
+
+def _authorise(request: _Request, subject: Did | None) -> None:
+    author = request.record.value.get("authorDid")
+    if subject is not None and request.did != subject:
+        raise DidMismatch("did")
+    # An authorDid that is no string is for the schema to refuse.
+    if isinstance(author, str) and author != request.did:
+        raise DidMismatch("record/authorDid")
+
+
+def _is_owner(did: Did, viewer: Did | Viewer) -> bool:
+    return viewer is Viewer.THE_VAULT or viewer == did
+
+
+def _require_owner(did: Did, collection: Nsid, viewer: Did | Viewer) -> None:
+    if viewer is Viewer.ANONYMOUS:
+        raise TokenMissing
+    if not _is_owner(did, viewer):
+        raise NotTheOwner(collection)
+
+
+def _parse_listing(
+    did: str, collection: str | None, limit: int, cursor: str | None, since: str | None, until: str | None
+) -> Listing:
+    if not 1 <= limit <= PAGE_MAX:
+        raise InvalidField("limit", f"between 1 and {PAGE_MAX}")
+    listing = Listing(
+        Did.parse(did),
+        limit,
+        None if collection is None else Nsid.parse(collection),
+        since=None if since is None else parse_time(since, "since"),
+        until=None if until is None else parse_time(until, "until"),
+        after=None if cursor is None else Cursor.decode(cursor),
+    )
+    if listing.since is not None and listing.until is not None and listing.since > listing.until:
+        raise InvalidField("since", "not after until")
+    return listing
+
+
+def _decode_receipt(reply: bytes) -> Receipt:
+    return replace(msgspec.json.decode(reply, type=Receipt), replayed=True)
