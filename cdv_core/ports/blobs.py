@@ -42,7 +42,7 @@ class BlobStore(Protocol):
         ...
 
     async def promote(self, staging_key: str, etag: str, final_key: str, *, mime_type: str, disposition: str) -> bool:
-        """Copy exactly the bytes that `etag` marks to `final_key`, durably; False if the staged object is another now.
+        """Copy exactly the bytes that `etag` marks to `final_key`, durably; False if they are no longer staged.
 
         Repeatable: an object already at `final_key` is replaced whole or not at all.
         """
@@ -57,14 +57,25 @@ class BlobStore(Protocol):
         ...
 
 
+class Chunks(Protocol):
+    """The bytes of an object, piece by piece."""
+
+    def __call__(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes from `start` up to, not including, `stop`; to the end when it is None.
+
+        Nothing is opened before the first is asked for. Raises: Unavailable.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BlobContent:
-    """An object on its way out. `chunks` yields its `size_bytes` bytes from `start` on."""
+    """An object on its way out: `size_bytes` is the whole object's, `chunks` gives all of it or any part."""
 
     size_bytes: int
     mime_type: str
     disposition: str
-    chunks: AsyncIterator[bytes]
+    chunks: Chunks
 
 
 class ServedBlobStore(BlobStore, Protocol):
