@@ -1,0 +1,135 @@
+"""The issuer that comes with the vault, for development: its key lives in the data dir, its tokens need no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from cdv_adapters.tokens.ed25519 import ALGORITHM, PublicKey, UnusableKey
+from cdv_adapters.tokens.jwt import JwtVerifier
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.tokens import base64url, read_json_object
+from cdv_core.errors import InvalidField
+from cdv_core.ports.clock import Clock
+
+KEY_FILE: Final = "issuer-key.json"
+
+
+class LocalIssuer:
+    """Signs development tokens, and publishes the key that verifies them."""
+
+    def __init__(self, key: OKPKey, *, issuer: str, audience: str) -> None:
+        """Take `key`, a private Ed25519 key; its own `kid` if it has one, else its thumbprint (RFC 7638)."""
+        self.name = issuer
+        self.audience = audience
+        self.kid = key.kid or key.thumbprint()
+        self._key = key
+        self._public = PublicKey.from_raw(key.public_key.public_bytes_raw())
+
+    @classmethod
+    def open(cls, data_dir: Path, *, issuer: str, audience: str) -> Self:
+        """Return the issuer of this data dir, making its key if it has none; processes that race make one key.
+
+        Raises InvalidField: the directory cannot be written, or the file there holds no such key.
+        """
+        path = data_dir / KEY_FILE
+        try:
+            if not path.exists():
+                _create(path)
+        except OSError as error:
+            raise InvalidField(str(path), f"cannot be made: {error.strerror}") from error
+        return cls.from_file(path, issuer=issuer, audience=audience)
+
+    @classmethod
+    def from_file(cls, path: Path, *, issuer: str, audience: str) -> Self:
+        """Return an issuer with the key in that file: a JWK, or PKCS#8 in PEM.
+
+        Raises InvalidField, with the path: it cannot be read, or is no private Ed25519 key without a passphrase.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InvalidField(str(path), f"cannot be read: {error.strerror}") from error
+        try:
+            return cls(_read_key(content), issuer=issuer, audience=audience)
+        # TypeError is how cryptography asks for a passphrase.
+        except (JoseError, ValueError, TypeError) as error:
+            raise InvalidField(str(path), "no private Ed25519 key, as JWK or unencrypted PKCS#8 PEM") from error
+
+    def jwks(self) -> dict[str, Any]:
+        """Return the document for `/.well-known/jwks.json`, public half only."""
+        public = {"kty": "OKP", "crv": "Ed25519", "x": base64url(self._public.raw)}
+        return {"keys": [{**public, "kid": self.kid, "use": "sig", "alg": "EdDSA"}]}
+
+    def issue(self, did: Did, ttl_seconds: int, now: datetime) -> str:
+        """Return a token that speaks for `did` from `now` on for `ttl_seconds`. Raises InvalidField: not positive."""
+        if ttl_seconds < 1:
+            raise InvalidField("ttl", "a token lives a second at least")
+        issued = int(now.timestamp())
+        claims = {
+            "iss": self.name,
+            "aud": self.audience,
+            "sub": did,
+            "iat": issued,
+            "exp": issued + ttl_seconds,
+            "jti": secrets.token_urlsafe(16),
+        }
+        signing_input = ".".join(_segment(part) for part in ({"alg": "EdDSA", "kid": self.kid, "typ": "JWT"}, claims))
+        return f"{signing_input}.{base64url(ALGORITHM.sign(signing_input.encode(), self._key))}"
+
+    async def find_key(self, kid: str) -> PublicKey | None:
+        return self._public if kid == self.kid else None
+
+
+class LocalKeyTokenVerifier(JwtVerifier):
+    """Verifies what a LocalIssuer issued, and only that."""
+
+    def __init__(self, issuer: LocalIssuer, clock: Clock) -> None:
+        super().__init__(issuer.find_key, issuer=issuer.name, audience=issuer.audience, clock=clock)
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
+    scratch = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(OKPKey.generate_key("Ed25519").as_dict(private=True), file)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, fails when the name is taken, and it shows the file whole: who comes second reads
+        # the key of who came first.
+        with suppress(FileExistsError):
+            path.hardlink_to(scratch)
+    finally:
+        scratch.unlink()
+
+
+def _read_key(content: bytes) -> OKPKey:
+    jwk: dict[str, Any] = {}
+    if content.lstrip().startswith(b"{"):
+        jwk = read_json_object(content)
+        if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
+            raise UnusableKey("not OKP Ed25519")
+        # Only these: `use` or `key_ops` for another purpose would keep joserfc from signing.
+        key = OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x", "d", "kid") if name in jwk})
+    else:
+        key = OKPKey.import_key(content)
+    if key.curve_name != "Ed25519" or not key.is_private:
+        raise UnusableKey("not a private Ed25519 key")
+    if jwk and jwk["x"] != base64url(key.public_key.public_bytes_raw()):
+        raise UnusableKey("x is not the public half of d")
+    return key
+
+
+def _segment(part: dict[str, Any]) -> str:
+    return base64url(json.dumps(part, separators=(",", ":")).encode())
