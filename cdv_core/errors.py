@@ -323,3 +323,17 @@ class BlobUrlRefused(CdvError):
     reason: str
     code = "CDV_AUTHZ"
     message = "this URL does not allow that: {reason}"
+
+
+@dataclass(eq=False)
+class CannotStart(CdvError):
+    """Something that must be there before the first request is not. Said on one line, for who starts the process.
+
+    `what`: what could not be done. `reason`: why. `remedy`: what to do about it.
+    """
+
+    what: str
+    reason: str
+    remedy: str
+    code = "CDV_UNAVAILABLE"
+    message = "cannot {what}: {reason}; {remedy}"

@@ -43,6 +43,7 @@ class StoredRecord(NewRecord):
 class Receipt:
     """What the writer of a record is told, the first time and at every retry.
 
+    `deprecated_at` and `sunset` are those of the schema version, None unless it is deprecated.
     `replayed`: this is the answer to an earlier, equal request; nothing was written now.
     """
 
@@ -51,6 +52,8 @@ class Receipt:
     indexed_at: datetime
     schema_version: str
     warnings: tuple[SchemaWarning, ...] = ()
+    deprecated_at: datetime | None = None
+    sunset: datetime | None = None
     replayed: bool = False
 
 

@@ -150,7 +150,15 @@ class Records:
         record = NewRecord(
             uri, request.record.cid, request.record.json, now, resolution.schema.version, request.created_at
         )
-        receipt = Receipt(str(uri), record.cid, now, record.schema_version, resolution.warnings)
+        receipt = Receipt(
+            str(uri),
+            record.cid,
+            now,
+            record.schema_version,
+            resolution.warnings,
+            resolution.deprecated_at,
+            resolution.sunset,
+        )
         event_id = self._ids.new(now)
         event = record_created(record, event_id=event_id, correlation_id=correlation_id or event_id)
         retryable = None

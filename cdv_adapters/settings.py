@@ -1,0 +1,259 @@
+"""The process environment as typed settings: read once, checked together, reported together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+_SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
+_RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
+_NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
+LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _seconds(value: object) -> object:
+    match = _SECONDS.fullmatch(value.strip()) if isinstance(value, str) else None
+    return float(match.group(1)) if match else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+
+
+class SettingsRefused(Exception):
+    """The environment does not add up. `problems` has one line each, all of them."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """Everything an operator may decide. Each field is the variable `CDV_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="CDV_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    env: Literal["dev", "staging", "prod"] = Field("dev", description="`dev`, `staging` or `prod`")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(
+        8080, ge=1, le=65535, validation_alias=AliasChoices("CDV_PORT", "PORT"), description="port to listen on"
+    )
+    data_dir: Path = Field(
+        Path("./.cdv"), description="embedded mode: SQLite file, media, local issuer's key, catalogue cache"
+    )
+    db_dsn: SecretStr | None = Field(None, description="Postgres connection string; unset: embedded SQLite, dev only")
+    s3_endpoint: str | None = Field(None, description="S3-compatible store; unset: files in the data dir, dev only")
+    s3_region: str = Field("us-east-1", description="region of the bucket")
+    s3_bucket: str | None = Field(None, description="bucket for media")
+    s3_access_key: SecretStr | None = Field(None, description="access key; unset: the platform's own credentials")
+    s3_secret_key: SecretStr | None = Field(None, description="secret key; unset: the platform's own credentials")
+    nats_url: SecretStr | None = Field(None, description="NATS JetStream; unset: events stay in the op log")
+    nats_creds: SecretStr | None = Field(None, description="NATS credentials: the text of a .creds file")
+    jwt_issuer: str | None = Field(None, description="whose tokens count; unset: the built-in issuer, dev only")
+    jwt_audience: str | None = Field(None, description="the audience tokens must name; unset: `cdv`, dev only")
+    jwks_url: str | None = Field(None, description="the issuer's keys; unset: `{issuer}/.well-known/jwks.json`")
+    specs_url: str | None = Field(None, description="schema catalogue, `https://` or `file://`; unset: the bundled one")
+    reject_deprecated_schemas: bool = Field(False, description="refuse deprecated schema versions before their sunset")
+    read_auth: Literal["public", "token"] = Field("public", description="`token`: reading records needs a token too")
+    cors_allowed_origins: Names = Field((), description="exact origins, comma-separated; empty: deny all")
+    max_body_bytes: ByteSize = Field(ByteSize(1024**2), gt=0, description="largest request body")
+    max_media_size: ByteSize = Field(ByteSize(10 * 1024**2), gt=0, description="largest media object")
+    allowed_mime_types: Names = Field(
+        ("image/jpeg", "image/png", "image/gif", "video/mp4"), description="media types accepted, comma-separated"
+    )
+    rate_limit_writes: str = Field("600/minute", description="write budget per subject or address")
+    rate_limit_reads: str = Field("3000/minute", description="read budget per subject or address")
+    rate_limit_storage: str | None = Field(None, description="shared store of the budgets; unset: in this process")
+    tls_cert: Path | None = Field(None, description="certificate chain, PEM; unset: plain HTTP, behind a proxy")
+    tls_key: Path | None = Field(None, description="private key of the certificate, PEM")
+    tls_client_ca: Path | None = Field(None, description="CA of client certificates; set: mutual TLS")
+    trusted_proxies: Names = Field((), description="addresses or networks whose forwarding headers are believed")
+    workers: int = Field(1, ge=1, le=256, description="worker processes")
+    request_timeout: Seconds = Field(30.0, description="seconds a request may take")
+    shutdown_grace: Seconds = Field(25.0, description="seconds that requests in flight get at shutdown")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the hook's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment is authoritative over .env, which `read_settings` names in dev only.
+        return (init_settings, env_settings, dotenv_settings)
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _stripped(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("rate_limit_writes", "rate_limit_reads")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        if not _RATE.fullmatch(value):
+            raise PydanticCustomError("rate", "not a rate such as 600/minute")
+        return value
+
+    @field_validator("s3_endpoint", "jwks_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
+            raise PydanticCustomError("url", "not an http:// or https:// address")
+        return value
+
+    @field_validator("specs_url")
+    @classmethod
+    def _is_specs_url(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in {"http", "https", "file"}:
+            raise PydanticCustomError("url", "not an https:// or file:// address")
+        return value
+
+    @field_validator("cors_allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in {"http", "https"} or f"{parts.scheme}://{parts.netloc}" != origin
+            ):
+                raise PydanticCustomError(
+                    "origin", "{origin} is not an origin such as https://app.example.com", {"origin": origin}
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise PydanticCustomError(
+                    "network", "{network} is no IP address or network", {"network": network}
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        problems = tuple(self._contradictions())
+        if problems:
+            raise PydanticCustomError("together", "{problems}", {"problems": "\n".join(problems)})
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.env != "dev":
+            needed = {
+                "CDV_DB_DSN": self.db_dsn,
+                "CDV_S3_ENDPOINT": self.s3_endpoint,
+                "CDV_S3_BUCKET": self.s3_bucket,
+                "CDV_JWT_ISSUER": self.jwt_issuer,
+                "CDV_JWT_AUDIENCE": self.jwt_audience,
+            }
+            for name, value in needed.items():
+                if value is None:
+                    yield f"{name}: required when CDV_ENV is {self.env}"
+            if "*" in self.cors_allowed_origins:
+                yield "CDV_CORS_ALLOWED_ORIGINS: * is for CDV_ENV=dev only; list exact origins"
+        elif self.s3_endpoint is not None and self.s3_bucket is None:
+            yield "CDV_S3_BUCKET: required with CDV_S3_ENDPOINT"
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            yield "CDV_S3_ACCESS_KEY, CDV_S3_SECRET_KEY: give both or neither"
+        if (self.tls_cert is None) != (self.tls_key is None):
+            yield "CDV_TLS_CERT, CDV_TLS_KEY: give both or neither"
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            yield "CDV_TLS_CLIENT_CA: needs CDV_TLS_CERT and CDV_TLS_KEY"
+        for name in ("tls_cert", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path is not None and not os.access(path, os.R_OK):
+                yield f"CDV_{name.upper()}: cannot read {path}"
+        if self.jwks_url is not None and self.jwt_issuer is None:
+            yield "CDV_JWT_ISSUER: required with CDV_JWKS_URL"
+
+    @property
+    def is_dev(self) -> bool:
+        return self.env == "dev"
+
+    @property
+    def issuer(self) -> str:
+        return self.jwt_issuer or LOCAL_ISSUER
+
+    @property
+    def audience(self) -> str:
+        return self.jwt_audience or "cdv"
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Return the settings of the process environment (and `.env` in dev), `overrides` first.
+
+    Raises: SettingsRefused: with every problem that there is.
+    """
+    given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+    if "port" in given:
+        given["CDV_PORT"] = given.pop("port")
+    env_file = ".env" if os.environ.get("CDV_ENV", "dev") == "dev" else None
+    try:
+        return Settings(_env_file=env_file, **given)  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = tuple(_problems(error))
+        # The checks across fields ran only if each field was sound by itself: put defaults for those that are not,
+        # so that one start shows every problem.
+        unsound = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+        defaults = {name: Settings.model_fields[name.removeprefix("CDV_").lower()].default for name in unsound}
+        try:
+            if unsound:
+                Settings(_env_file=env_file, **{**given, **defaults})  # type: ignore[call-arg]
+        except ValidationError as across:
+            problems += tuple(_problems(across))
+        raise SettingsRefused(problems) from error
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that begin like ours and are none of them: a misspelt setting does nothing, unseen."""
+    known = {f"CDV_{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name for name in environ if name.startswith("CDV_") and name not in known and not name.startswith(_NOT_SETTINGS)
+    )
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """Return each variable with its effective value, secrets as asterisks."""
+    shown = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        shown[f"CDV_{name.upper()}"] = "" if value is None else str(value)
+    return shown
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_input=False, include_url=False):
+        if problem["type"] == "together":
+            yield from problem["msg"].splitlines()
+        else:
+            name = str(problem["loc"][0]).removeprefix("CDV_") if problem["loc"] else "?"
+            yield f"CDV_{name.upper()}: {problem['msg']}"

@@ -1,0 +1,71 @@
+"""The ASGI application: routes, refusals, and the edge around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp, ControllerRouterHandler
+
+from cdv_adapters.container import open_service
+from cdv_adapters.ids.ulid import new_correlation_id
+from cdv_adapters.settings import Settings, read_settings
+from cdv_core.errors import CdvError
+from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
+from cdv_http.logs import set_up_logs
+from cdv_http.middleware.edge import EdgeMiddleware
+from cdv_http.routes import blobs, docs, health, media, records
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """Return the service as an ASGI application; its lifespan opens and closes everything it depends on.
+
+    `settings`: those of the process environment if None. Raises: SettingsRefused.
+    """
+    chosen = read_settings() if settings is None else settings
+    set_up_logs(chosen)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
+        async with open_service(chosen) as service:
+            app.state["service"] = service
+            yield
+            service.draining = True
+
+    app = Litestar(
+        route_handlers=_routes(chosen),
+        lifespan=[lifespan],
+        exception_handlers={
+            CdvError: respond_to_cdv_error,
+            HTTPException: respond_to_framework_error,
+            Exception: respond_to_defect,
+        },
+        openapi_config=None,  # cdv_http/openapi.py says more of the contract than types can
+        request_max_body_size=None,  # bodies are bounded where they are read, by cdv_http/requests.py
+        logging_config=None,
+        debug=False,
+    )
+    return EdgeMiddleware(app, new_id=new_correlation_id, timeout_seconds=chosen.request_timeout)
+
+
+def _routes(settings: Settings) -> list[ControllerRouterHandler]:
+    routes: list[ControllerRouterHandler] = [
+        records.create_record,
+        records.get_record,
+        records.list_records,
+        media.upload_init,
+        media.finalize,
+        media.media_meta,
+        media.media_content,
+        health.healthz,
+        health.readyz,
+        docs.openapi_json,
+        docs.reference,
+    ]
+    if settings.s3_endpoint is None:
+        routes += [blobs.upload_blob, blobs.download_blob]
+    if settings.jwt_issuer is None:
+        routes.append(health.jwks)
+    return routes

@@ -1,0 +1,161 @@
+"""What travels: request bodies and answers, lowerCamelCase, times as text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from cdv_core.domain.canonical import parse_number
+from cdv_core.domain.media import Asset, AssetState
+from cdv_core.domain.records import Page, Receipt, StoredRecord
+from cdv_core.domain.times import format_time
+from cdv_core.errors import InvalidField, MalformedJson
+from cdv_core.use_cases.media import Upload
+
+
+class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    collection: str
+    did: str
+    record: dict[str, Any]
+    created_at: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
+    schema_version: str | UnsetType = UNSET
+    cid: str | UnsetType = UNSET
+
+
+class UploadInitBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    did: str
+    mime_type: str
+    size: Annotated[int, Meta(ge=1)]
+    sha256: str | UnsetType = UNSET
+    filename: str | UnsetType = UNSET
+
+
+class FinalizeBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    asset_id: str
+    sha256: str
+
+
+class RecordReceipt(msgspec.Struct, rename="camel"):
+    uri: str
+    cid: str
+    indexed_at: str
+    schema_version: str
+
+
+class Warnings(msgspec.Struct, rename="camel"):
+    warnings: list[dict[str, Any]]
+
+
+class RecordView(msgspec.Struct, rename="camel"):
+    uri: str
+    cid: str
+    value: msgspec.Raw
+    indexed_at: str
+    schema_version: str
+    created_at: str | UnsetType = UNSET
+
+
+class RecordPage(msgspec.Struct, rename="camel"):
+    records: list[RecordView]
+    next_cursor: str | UnsetType = UNSET
+
+
+class UploadTicket(msgspec.Struct, rename="camel"):
+    asset_id: str
+    upload_url: str
+    expires_at: str
+
+
+class AssetView(msgspec.Struct, rename="camel"):
+    asset_id: str
+    uri: str
+    mime_type: str
+    size: int
+    created_at: str
+    checksum: str | UnsetType = UNSET
+    filename: str | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+
+
+Body = TypeVar("Body", CreateRecordBody, UploadInitBody, FinalizeBody)
+
+# The hook keeps integers exact that are written with a fraction or an exponent (1e3, 9007199254740993.0).
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    body: msgspec.json.Decoder(body, float_hook=parse_number)
+    for body in (CreateRecordBody, UploadInitBody, FinalizeBody)
+}
+
+
+def decode_body(raw: bytes, body_type: type[Body]) -> Body:
+    """Return the body as `body_type`.
+
+    Raises: MalformedJson: no JSON. InvalidField: JSON of another shape, the field named, or text that is no Unicode.
+    """
+    try:
+        body: Body = _DECODERS[body_type].decode(raw)
+    except msgspec.ValidationError as error:
+        raise _invalid_field(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise InvalidField("body", "not valid UTF-8") from error
+    except msgspec.DecodeError as error:
+        if "surrogate" in str(error):
+            raise InvalidField("body", "a string is not valid Unicode (a lone surrogate)") from error
+        raise MalformedJson(str(error)) from error
+    except RecursionError as error:
+        raise InvalidField("body", "nested too deeply") from error
+    return body
+
+
+def _invalid_field(message: str) -> InvalidField:
+    """Split msgspec's ``Expected `str`, got `int` - at `$.did` `` into field and reason."""
+    reason, at, path = message.partition(" - at `$")
+    if at:
+        return InvalidField(path.rstrip("`").lstrip(".") or "body", reason)
+    if "field `" in message:
+        return InvalidField(message.split("`")[1], reason)
+    return InvalidField("body", reason)
+
+
+def given(value: str | UnsetType) -> str | None:
+    """Return an optional member's value, None where it was left out. (JSON null is a wrong type, and refused.)"""
+    return None if value is UNSET else value
+
+
+def record_receipt(receipt: Receipt) -> RecordReceipt:
+    return RecordReceipt(receipt.uri, receipt.cid, format_time(receipt.indexed_at), receipt.schema_version)
+
+
+def record_view(record: StoredRecord) -> RecordView:
+    return RecordView(
+        str(record.uri),
+        record.cid,
+        msgspec.Raw(record.value_json),
+        format_time(record.indexed_at),
+        record.schema_version,
+        UNSET if record.created_at is None else format_time(record.created_at),
+    )
+
+
+def record_page(page: Page) -> RecordPage:
+    return RecordPage([record_view(record) for record in page.records], page.next_cursor or UNSET)
+
+
+def upload_ticket(upload: Upload, url: str) -> UploadTicket:
+    return UploadTicket(upload.asset.asset_id, url, format_time(upload.asset.expires_at))
+
+
+def asset_view(asset: Asset) -> AssetView:
+    pending = asset.state is not AssetState.FINALIZED
+    return AssetView(
+        asset.asset_id,
+        str(asset.uri),
+        asset.mime_type,
+        asset.size_bytes,
+        format_time(asset.created_at),
+        (asset.announced_checksum if pending else asset.checksum) or UNSET,
+        asset.filename or UNSET,
+        str(asset.state) if pending else UNSET,
+    )

@@ -1,0 +1,146 @@
+"""The `cdv` command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from cdv_adapters.container import local_issuer, open_service
+from cdv_adapters.container import migrate as migrate_database
+from cdv_adapters.settings import Settings, SettingsRefused, masked, read_settings, unknown_variables
+from cdv_core.domain.identifiers import Did
+from cdv_core.errors import CannotStart, CdvError
+from cdv_http.commands import events, schemas
+from cdv_http.openapi import openapi_document
+from cdv_http.server import serve
+
+# What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
+_FAILED, _MISUSED = 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit by its result."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except SettingsRefused as refused:
+        for problem in refused.problems:
+            print(f"cdv: {problem}", file=sys.stderr)
+        code = _MISUSED
+    except (CannotStart, CdvError) as error:
+        print(f"cdv: {error}", file=sys.stderr)
+        code = _FAILED
+    except BrokenPipeError:
+        # The reader of our output has seen enough; Python must not complain about it while it closes down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cdv", description="Keep creators' published records and media.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("serve", help="serve the vault over HTTP")
+    command.add_argument("--host", help="address to listen on (CDV_HOST)")
+    command.add_argument("--port", type=int, help="port to listen on (CDV_PORT)")
+    command.add_argument("--workers", type=int, help="worker processes (CDV_WORKERS)")
+    command.set_defaults(run=_serve)
+
+    command = commands.add_parser("token", help="print a development token from the built-in issuer")
+    command.add_argument("--did", required=True, help="the DID that the token speaks for")
+    command.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="life of the token (3600)")
+    command.add_argument("--issuer-key", type=Path, metavar="FILE", help="sign with this Ed25519 key (JWK or PEM)")
+    command.set_defaults(run=_token)
+
+    command = commands.add_parser("migrate", help="bring the database to the version that this code knows")
+    command.set_defaults(run=_migrate)
+
+    command = commands.add_parser("check", help="check the settings and try each dependency, without serving")
+    command.set_defaults(run=_check)
+
+    command = commands.add_parser("config", help="print the effective settings, secrets masked")
+    command.set_defaults(run=_config)
+
+    command = commands.add_parser("openapi", help="print the OpenAPI document")
+    command.set_defaults(run=_openapi)
+
+    schemas.add_parser(commands)
+    events.add_parser(commands)
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(host=arguments.host, port=arguments.port, workers=arguments.workers)
+    return serve(settings)
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    settings = _settings()
+    if settings.env == "prod":
+        print("cdv: development tokens are refused when CDV_ENV is prod", file=sys.stderr)
+        return _MISUSED
+    if arguments.ttl < 1:
+        print("cdv: --ttl: at least 1 second", file=sys.stderr)
+        return _MISUSED
+    issuer = local_issuer(settings, arguments.issuer_key)
+    print(issuer.issue(Did.parse(arguments.did, "--did"), arguments.ttl))
+    return 0
+
+
+def _migrate(_: argparse.Namespace) -> int:
+    applied = asyncio.run(migrate_database(_settings()))
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the database is up to date")
+    return 0
+
+
+def _check(_: argparse.Namespace) -> int:
+    settings = _settings()
+
+    async def check() -> int:
+        down = 0
+        async with open_service(settings) as service:
+            for dependency in service.dependencies:
+                problem = await _problem(dependency.check)
+                down += problem is not None
+                kind = "critical" if dependency.critical else "not critical"
+                print(f"{'FAIL' if problem else 'ok  '} {dependency.name} ({kind}){': ' + problem if problem else ''}")
+        return _FAILED if down else 0
+
+    print("ok   settings")
+    return asyncio.run(check())
+
+
+async def _problem(check: Callable[[], Awaitable[None]]) -> str | None:
+    try:
+        await check()
+    except CdvError as error:
+        return str(error.__cause__ or error)
+    return None
+
+
+def _config(_: argparse.Namespace) -> int:
+    for name, value in masked(_settings()).items():
+        print(f"{name}={value}")
+    return 0
+
+
+def _openapi(_: argparse.Namespace) -> int:
+    print(msgspec.json.format(json.dumps(openapi_document()), indent=2))
+    return 0
+
+
+def _settings(**overrides: object) -> Settings:
+    settings = read_settings(**overrides)
+    for name in unknown_variables(os.environ):
+        print(f"cdv: warning: {name} is no setting and does nothing", file=sys.stderr)
+    return settings

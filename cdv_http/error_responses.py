@@ -1,0 +1,136 @@
+"""The one table from error codes to statuses, and the envelope every refusal travels in."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from loguru import logger
+
+from cdv_core.errors import CdvError, Unavailable
+
+# spec: error codes
+STATUS_OF_CODE: Final[dict[str, int]] = {
+    "CDV_VALIDATION": 400,
+    "CDV_BAD_REQUEST": 400,
+    "CDV_SCHEMA_REJECT": 400,
+    "CDV_CURSOR_INVALID": 400,
+    "CDV_MEDIA_CHECKSUM": 400,
+    "CDV_MEDIA_SIZE": 400,
+    "CDV_MEDIA_TYPE": 400,
+    "CDV_AUTHN": 401,
+    "CDV_JWT_MALFORMED": 401,
+    "CDV_JWT_EXPIRED": 401,
+    "CDV_JWT_INVALID": 401,
+    "CDV_AUTHZ": 403,
+    "CDV_DID_MISMATCH": 403,
+    "CDV_NOT_FOUND": 404,
+    "CDV_CONFLICT": 409,
+    "CDV_RATE_LIMIT": 429,
+    "CDV_INTERNAL": 500,
+    "CDV_UNAVAILABLE": 503,
+}
+# What the framework refuses before a use case is reached. Statuses that are not here are a defect: 500.
+_OF_FRAMEWORK_STATUS: Final[dict[int, tuple[str, str]]] = {
+    400: ("CDV_BAD_REQUEST", "the request cannot be read"),
+    404: ("CDV_NOT_FOUND", "no such resource"),
+    405: ("CDV_BAD_REQUEST", "this resource does not answer that method"),
+    413: ("CDV_BAD_REQUEST", "the request is too large"),
+    415: ("CDV_BAD_REQUEST", "this media type is not accepted"),
+}
+
+
+class RequestRefused(CdvError):
+    """The request never reached a use case. `status` is 405, 413 or 415; the code is CDV_BAD_REQUEST for all."""
+
+    code = "CDV_BAD_REQUEST"
+
+    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers or {}
+
+    def __str__(self) -> str:
+        return self.reason
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {}
+
+
+class ErrorBody(msgspec.Struct, rename="camel", omit_defaults=True):
+    code: str
+    message: str
+    correlation_id: str
+    details: dict[str, Any] | None = None
+
+
+class ErrorEnvelope(msgspec.Struct):
+    error: ErrorBody
+
+
+def error_bytes(code: str, message: str, correlation_id: str, details: dict[str, Any] | None = None) -> bytes:
+    """Return the encoded envelope; text that is not Unicode is spelt out, so that no message can fail to encode."""
+    safe = message.encode("utf-8", "backslashreplace").decode()
+    return msgspec.json.encode(ErrorEnvelope(ErrorBody(code, safe, correlation_id, details or None)))
+
+
+def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Response[bytes]:
+    """Answer an error of the family with its code, status, details and headers."""
+    status = error.status if isinstance(error, RequestRefused) else STATUS_OF_CODE[error.code]
+    headers = dict(error.headers) if isinstance(error, RequestRefused) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+        logger.bind(dependency=error.dependency).opt(exception=error.__cause__).warning("unavailable: {}", error)
+    request.scope["state"]["error_code"] = error.code
+    return _response(request, status, error.code, str(error), error.details, headers)
+
+
+def respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Answer what the framework refused."""
+    if error.status_code not in _OF_FRAMEWORK_STATUS:
+        return respond_to_defect(request, error)
+    code, message = _OF_FRAMEWORK_STATUS[error.status_code]
+    headers = {"Allow": allowed_methods(request)} if error.status_code == 405 else {}
+    request.scope["state"]["error_code"] = code
+    return _response(request, error.status_code, code, message, None, headers)
+
+
+def respond_to_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer 500, telling the client its correlation id only; the log has the rest."""
+    logger.opt(exception=error).error("unhandled error")
+    request.scope["state"]["error_code"] = "CDV_INTERNAL"
+    return _response(request, 500, "CDV_INTERNAL", "internal error; quote the correlation id", None, {})
+
+
+def allowed_methods(request: Request[Any, Any, Any]) -> str:
+    """Return the Allow header for the request's path: what its route answers, and HEAD where it answers GET."""
+    path = request.scope["path"].rstrip("/") or "/"
+    for route in request.app.routes:
+        if route.path_format == path or _matches(route.path_format, path):
+            methods = {str(method) for method in getattr(route, "methods", ())}
+            return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    return ""
+
+
+def _matches(template: str, path: str) -> bool:
+    expected, actual = template.split("/"), path.split("/")
+    return len(expected) == len(actual) and all(
+        part == given or part.startswith("{") for part, given in zip(expected, actual, strict=True)
+    )
+
+
+def _response(
+    request: Request[Any, Any, Any],
+    status: int,
+    code: str,
+    message: str,
+    details: dict[str, Any] | None,
+    headers: dict[str, str],
+) -> Response[bytes]:
+    content = error_bytes(code, message, request.scope["state"]["correlation_id"], details)
+    return Response(content, status_code=status, headers=headers, media_type="application/json")

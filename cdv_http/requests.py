@@ -1,0 +1,91 @@
+"""Reading a request, in the contract's order: size and media type, then who asks, then JSON and shape."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from litestar import Request
+
+from cdv_core.domain.identifiers import Did
+from cdv_core.errors import InvalidField, TokenMissing
+from cdv_core.ports.tokens import TokenVerifier
+from cdv_core.use_cases.records import Viewer
+from cdv_http.error_responses import RequestRefused
+
+_JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
+_BEARER: Final = re.compile(r"bearer +(\S.*)", re.IGNORECASE | re.DOTALL)
+
+AnyRequest = Request[Any, Any, Any]
+
+
+async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
+    """Return the whole body.
+
+    Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    if not _JSON.fullmatch(request.headers.get("content-type", "")):
+        raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+    return bytes(body)
+
+
+async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:
+    """Return the subject of the request's bearer token. Raises TokenMissing and what the verifier raises."""
+    subject = await authenticate_if_present(request, tokens)
+    if not isinstance(subject, Did):
+        raise TokenMissing
+    return subject
+
+
+async def authenticate_if_present(request: AnyRequest, tokens: TokenVerifier) -> Did | Viewer:
+    """Return the subject, or ANONYMOUS when no Authorization is sent. One that is sent must be good."""
+    headers = request.headers.getall("authorization", [])
+    if not headers:
+        return Viewer.ANONYMOUS
+    bearer = _BEARER.fullmatch(headers[0])
+    if bearer is None or len(headers) > 1:
+        raise TokenMissing
+    verified = await tokens.verify(bearer.group(1).strip())
+    request.scope["state"]["did"] = verified.subject
+    return verified.subject
+
+
+def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, str]:
+    """Return the query's parameters.
+
+    Raises InvalidField: an unknown one (a misspelt `limit` must not be silently ignored), one given twice, or no UTF-8.
+    """
+    try:
+        pairs = parse_qsl(
+            request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50
+        )
+    except ValueError as error:
+        raise InvalidField("query", "not a valid query string") from error
+    parameters: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in allowed:
+            raise InvalidField(name, "no such parameter")
+        if name in parameters:
+            raise InvalidField(name, "given twice")
+        parameters[name] = value
+    return parameters
+
+
+def required(parameters: dict[str, str], name: str) -> str:
+    """Return the parameter. Raises InvalidField: it is missing."""
+    if name not in parameters:
+        raise InvalidField(name, "required")
+    return parameters[name]
+
+
+def _too_large(max_bytes: int) -> RequestRefused:
+    return RequestRefused(413, f"the body is over the limit of {max_bytes} bytes")

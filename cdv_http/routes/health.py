@@ -1,0 +1,80 @@
+"""Is it alive, is it ready, what does it offer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from litestar import Response, get
+from loguru import logger
+
+from cdv_adapters.container import Dependency
+from cdv_core.errors import CdvError
+from cdv_http.answers import success
+from cdv_http.error_responses import error_bytes
+from cdv_http.requests import AnyRequest
+from cdv_http.service import service_of
+
+
+class Liveness(msgspec.Struct):
+    status: str
+
+
+class DependencyState(msgspec.Struct):
+    name: str
+    up: bool
+    critical: bool
+
+
+class Readiness(msgspec.Struct):
+    """`status`: ready; degraded (something is down that is not critical); unavailable; or draining."""
+
+    status: str
+    dependencies: list[DependencyState]
+
+
+@get("/healthz")
+async def healthz() -> Response[bytes]:
+    """Say that the process runs. Touches no dependency."""
+    return success(Liveness("ok"))
+
+
+@get("/readyz")
+async def readyz(request: AnyRequest) -> Response[bytes]:
+    """Say whether requests can be served: 503 while a critical dependency is down, or when shutting down."""
+    service = service_of(request)
+    states = list(await asyncio.gather(*map(_state, service.dependencies)))
+    if service.draining:
+        status = "draining"
+    elif any(state.critical and not state.up for state in states):
+        status = "unavailable"
+    else:
+        status = "ready" if all(state.up for state in states) else "degraded"
+    readiness = Readiness(status, states)
+    if status in {"ready", "degraded"}:
+        return success(readiness)
+    content = error_bytes(
+        "CDV_UNAVAILABLE",
+        f"not ready: {status}",
+        request.scope["state"]["correlation_id"],
+        msgspec.to_builtins(readiness),
+    )
+    return Response(content, status_code=503, headers={"Retry-After": "1"}, media_type="application/json")
+
+
+@get("/.well-known/jwks.json")
+async def jwks(request: AnyRequest) -> Response[bytes]:
+    """Publish the built-in issuer's public keys."""
+    keys: dict[str, Any] | None = service_of(request).public_keys
+    content = msgspec.json.encode(keys)
+    return Response(content, headers={"Cache-Control": "public, max-age=300"}, media_type="application/json")
+
+
+async def _state(dependency: Dependency) -> DependencyState:
+    try:
+        await dependency.check()
+    except CdvError as error:
+        logger.warning("{} is down: {}", dependency.name, error)
+        return DependencyState(dependency.name, up=False, critical=dependency.critical)
+    return DependencyState(dependency.name, up=True, critical=dependency.critical)

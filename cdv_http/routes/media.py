@@ -1,0 +1,63 @@
+"""Media over HTTP: parse, call, shape."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin
+
+from litestar import Response, get, post
+
+from cdv_http.answers import success
+from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket
+from cdv_http.requests import AnyRequest, authenticate, read_json
+from cdv_http.service import service_of
+
+
+@post("/v1/media/uploadInit")
+async def upload_init(request: AnyRequest) -> Response[bytes]:
+    """Announce a media object and get the URL to PUT its bytes to."""
+    service = service_of(request)
+    raw = await read_json(request, service.settings.max_body_bytes)
+    subject = await authenticate(request, service.tokens)
+    body = decode_body(raw, UploadInitBody)
+    upload = await service.vault.media.init_upload(
+        did=body.did,
+        mime_type=body.mime_type,
+        size=body.size,
+        sha256=given(body.sha256),
+        filename=given(body.filename),
+        subject=subject,
+    )
+    return success(upload_ticket(upload, urljoin(str(request.base_url), upload.url)))
+
+
+@post("/v1/media/finalize")
+async def finalize(request: AnyRequest) -> Response[bytes]:
+    """Prove the uploaded bytes and make the asset permanent."""
+    service = service_of(request)
+    raw = await read_json(request, service.settings.max_body_bytes)
+    subject = await authenticate(request, service.tokens)
+    body = decode_body(raw, FinalizeBody)
+    asset = await service.vault.media.finalize(
+        asset_id=body.asset_id,
+        sha256=body.sha256,
+        subject=subject,
+        correlation_id=request.scope["state"]["correlation_id"],
+    )
+    return success(asset_view(asset))
+
+
+@get("/v1/media/{assetId:str}/meta")
+async def media_meta(request: AnyRequest) -> Response[bytes]:
+    """Describe a finalised asset to anyone with a token, a pending one to its owner."""
+    service = service_of(request)
+    viewer = await authenticate(request, service.tokens)
+    return success(asset_view(await service.vault.media.describe(request.path_params["assetId"], viewer=viewer)))
+
+
+@get("/v1/media/{assetId:str}/content")
+async def media_content(request: AnyRequest) -> Response[bytes]:
+    """Redirect to a short-lived signed URL of the asset's bytes."""
+    service = service_of(request)
+    await authenticate(request, service.tokens)
+    url = urljoin(str(request.base_url), await service.vault.media.content_url(request.path_params["assetId"]))
+    return Response(b"", status_code=307, headers={"Location": url})

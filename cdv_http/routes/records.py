@@ -1,0 +1,111 @@
+"""Records over HTTP: parse, call, shape."""
+
+from __future__ import annotations
+
+import re
+from email.utils import format_datetime
+
+from litestar import Response, get, post
+
+from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
+from cdv_core.domain.records import Receipt
+from cdv_core.errors import InvalidField
+from cdv_http.answers import success
+from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, record_page, record_receipt, record_view
+from cdv_http.requests import (
+    AnyRequest,
+    authenticate,
+    authenticate_if_present,
+    query_parameters,
+    read_json,
+    required,
+)
+from cdv_http.service import service_of
+
+_LIST_PARAMETERS = frozenset({"did", "collection", "limit", "cursor", "since", "until"})
+_GET_PARAMETERS = frozenset({"uri"})
+_LIMIT = re.compile(r"[1-9][0-9]{0,2}")
+
+
+@post("/v1/repo/record")
+async def create_record(request: AnyRequest) -> Response[bytes]:
+    """Store a record once, under the caller's DID."""
+    service = service_of(request)
+    raw = await read_json(request, service.settings.max_body_bytes)
+    subject = await authenticate(request, service.tokens)
+    body = decode_body(raw, CreateRecordBody)
+    receipt = await service.vault.records.create(
+        did=body.did,
+        collection=body.collection,
+        record=body.record,
+        created_at=given(body.created_at),
+        idempotency_key=_idempotency_key(request, given(body.idempotency_key)),
+        schema_version=given(body.schema_version),
+        cid=given(body.cid),
+        subject=subject,
+        correlation_id=request.scope["state"]["correlation_id"],
+    )
+    meta = Warnings([warning.as_json for warning in receipt.warnings]) if receipt.warnings else None
+    return success(record_receipt(receipt), meta, _receipt_headers(receipt))
+
+
+@get("/v1/repo/record")
+async def get_record(request: AnyRequest) -> Response[bytes]:
+    """Return one record by its URI, with its CID as the entity tag."""
+    service = service_of(request)
+    viewer = await (authenticate if service.reads_need_token else authenticate_if_present)(request, service.tokens)
+    uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
+    record = await service.vault.records.get(uri, viewer=viewer)
+    headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    if _matches(request.headers.getall("if-none-match", []), record.cid):
+        return Response(b"", status_code=304, headers=headers)
+    return success(record_view(record), headers=headers)
+
+
+@get("/v1/repo/listRecords")
+async def list_records(request: AnyRequest) -> Response[bytes]:
+    """Return a page of a DID's records, newest first."""
+    service = service_of(request)
+    viewer = await (authenticate if service.reads_need_token else authenticate_if_present)(request, service.tokens)
+    parameters = query_parameters(request, _LIST_PARAMETERS)
+    page = await service.vault.records.list(
+        did=required(parameters, "did"),
+        collection=parameters.get("collection"),
+        limit=_limit(parameters.get("limit")),
+        cursor=parameters.get("cursor"),
+        since=parameters.get("since"),
+        until=parameters.get("until"),
+        viewer=viewer,
+    )
+    return success(record_page(page))
+
+
+def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:
+    headers = request.headers.getall("idempotency-key", [])
+    if len({*headers, *([] if member is None else [member])}) > 1:
+        raise InvalidField("idempotencyKey", "not the same as the Idempotency-Key header")
+    return headers[0] if headers else member
+
+
+def _receipt_headers(receipt: Receipt) -> dict[str, str]:
+    headers = {}
+    if receipt.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if receipt.deprecated_at is not None:
+        headers["Deprecation"] = f"@{int(receipt.deprecated_at.timestamp())}"  # RFC 9745
+    if receipt.sunset is not None:
+        headers["Sunset"] = format_datetime(receipt.sunset, usegmt=True)  # RFC 8594
+    return headers
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return PAGE_DEFAULT
+    if not _LIMIT.fullmatch(text):
+        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")
+    return int(text)
+
+
+def _matches(conditions: list[str], cid: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for condition in conditions for tag in condition.split(",")}
+    return "*" in tags or f'"{cid}"' in tags

@@ -1,0 +1,88 @@
+"""The HTTP server around the application: granian, with the port and the database tried first."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+
+from cdv_adapters.container import open_service
+from cdv_adapters.settings import Settings
+from cdv_core.errors import CannotStart
+
+_HEADER_BYTES_MAX = 64 * 1024  # ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times
+_HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: whoever sends headers slower than this is no client
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; requests in flight get `shutdown_grace`. Return the exit code.
+
+    Raises: CannotStart: the port is taken, or what a worker would need cannot be had.
+    """
+    _try_port(settings.host, settings.port)
+    asyncio.run(_try_service(settings))
+    # Workers are fresh processes and read the environment again: give them what the command line said.
+    os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
+    server = Granian(
+        "cdv_http.app:create_app",
+        factory=True,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.auto,
+        websockets=False,
+        workers=settings.workers,
+        workers_kill_timeout=int(settings.shutdown_grace) or 1,
+        respawn_failed_workers=True,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=_HEADER_TIMEOUT_MILLISECONDS, max_buffer_size=_HEADER_BYTES_MAX
+        ),
+        log_enabled=False,
+    )
+    server.on_startup(lambda: _greet(settings))
+    server.serve()
+    return 0
+
+
+def _try_port(host: str, port: int) -> None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CannotStart(
+            f"listen on {host}:{port}", error.strerror or str(error), "choose another port with --port or CDV_PORT"
+        ) from error
+
+
+async def _try_service(settings: Settings) -> None:
+    async with open_service(settings):
+        pass
+
+
+def _greet(settings: Settings) -> None:
+    base = f"http://{settings.host}:{settings.port}"
+    print(f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs", file=sys.stderr)
+    if settings.jwt_issuer is not None:
+        return
+    cdv = Path(sys.argv[0])
+    command = os.path.relpath(cdv) if cdv.is_absolute() else str(cdv)
+    print(
+        "Try it from another terminal, in this folder:\n"
+        f"  TOKEN=$({command} token --did did:example:ada)\n"
+        f"  curl -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' {base}/v1/repo/record"
+        ' -d \'{"did": "did:example:ada", "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}\'\n'
+        f"  curl '{base}/v1/repo/listRecords?did=did:example:ada'",
+        file=sys.stderr,
+    )
+
+
+def _kept_in(settings: Settings) -> str:
+    return f"kept in {settings.data_dir}" if settings.db_dsn is None else "kept in Postgres"
