@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from cdv_core.ports.outbox import OpLogEntry
@@ -11,7 +12,10 @@ from cdv_core.ports.outbox import OpLogEntry
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What a stream says of itself. `created`: an opaque mark of its incarnation, another one once it is recreated."""
+    """What a stream says of itself. `created`: an opaque mark of its incarnation, another one once it is recreated.
+
+    `complete_since`: what was stored before then may rightly be gone, by the stream's limits; None if nothing may.
+    """
 
     name: str
     subject_prefix: str
@@ -19,6 +23,12 @@ class StreamState:
     first_sequence: int
     last_sequence: int
     messages: int
+    complete_since: datetime | None = None
+
+    @property
+    def gaps(self) -> int:
+        """How many messages between the first and the last are gone."""
+        return self.last_sequence - self.first_sequence + 1 - self.messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +46,13 @@ class EventBus(Protocol):
     or not at all; after one that was not acknowledged, no later entry of that DID is acknowledged in the same call.
     """
 
-    async def publish(self, entries: Sequence[OpLogEntry]) -> list[Acknowledged | None]:
-        """Send all and wait for their acknowledgements, pipelined; None where none came in time.
+    async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
+        """Send all and wait for their acknowledgements, pipelined, for a bounded time; None where none came.
 
-        An entry that was not acknowledged may still have been kept: publish it again. Raises: Unavailable: not
-        connected; nothing was sent.
+        `onto`: the streams as the caller has judged them. Nothing is added to a stream that does not end there any
+        more, because it was recreated, restored, or written to by another relay: look again, then publish again.
+        An entry that was not acknowledged may still have been kept. Raises: Unavailable: not connected; nothing was
+        sent.
         """
         ...
 
@@ -48,6 +60,9 @@ class EventBus(Protocol):
         """Return the present state of each stream. Raises: Unavailable."""
         ...
 
-    def message_ids(self, stream: StreamState) -> AsyncIterator[tuple[int, str]]:
-        """Yield (stream sequence, event id) of everything the stream holds, in order. Raises: Unavailable."""
+    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncIterator[tuple[int, str]]:
+        """Yield (stream sequence, event id) of what `stream` holds from sequence `after` + 1 to its last, in order.
+
+        Raises: Unavailable.
+        """
         ...

@@ -14,7 +14,7 @@ from cdv_core.domain.events import Event
 class OpLogEntry:
     """A committed event. `sequence`: its place in the op log; ascending with commit order within one DID.
 
-    `stream_sequence`: where the stream acknowledged it, None while it was never acknowledged.
+    `stream_sequence`: where the stream acknowledged it, None while it is not published (never was, or requeued).
     """
 
     sequence: int
@@ -30,6 +30,20 @@ class Backlog:
     oldest_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class StreamMark:
+    """Where a stream stood when its latest acknowledgements were noted: what it may not fall behind without a loss.
+
+    `created`: its incarnation (StreamState.created). `last_sequence`: its end. `gaps`: how many messages between its
+    first and its last were gone.
+    """
+
+    name: str
+    created: str
+    last_sequence: int
+    gaps: int = 0
+
+
 class Outbox(Protocol):
     """Hands out unpublished entries to one relay at a time, so that the order per DID survives any number of them.
 
@@ -37,16 +51,24 @@ class Outbox(Protocol):
     publishing them. All methods raise Unavailable when the store cannot be reached.
     """
 
-    async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry]:
-        """Return up to `limit` unpublished entries in op-log order, or none while another owner's lease is live.
+    async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
+        """Return up to `limit` unpublished entries in op-log order; None while another owner's lease is live.
 
-        Takes or extends the one lease to `expires_at`. Nothing is locked when this returns. An entry that commits
-        late, with a lower sequence than others already published, is returned by a later call.
+        Takes or extends the one lease to `expires_at`, also when nothing waits ([]) and when `limit` is 0. Nothing is
+        locked when this returns. An entry that commits late, with a lower sequence than others already published, is
+        returned by a later call.
         """
         ...
 
-    async def mark_published(self, acknowledged: Sequence[tuple[int, int]]) -> None:
-        """Note (sequence, stream sequence) pairs that the stream has acknowledged. Marking twice changes nothing."""
+    async def mark_published(
+        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+    ) -> bool:
+        """Note (sequence, stream sequence) pairs that a stream has acknowledged, and where the streams stand then.
+
+        One transaction. A mark replaces that of the same name; an entry already published stays as it is. Returns
+        False, having changed nothing, when `owner` no longer holds the lease (another took it; merely expired is still held): what
+        a relay learnt before it was overtaken may be out of date.
+        """
         ...
 
     async def release(self, owner: str) -> None:
@@ -61,10 +83,13 @@ class Outbox(Protocol):
         """Return up to `limit` entries with a higher sequence than `after`, in op-log order, published or not."""
         ...
 
-    async def last_stream_sequence(self, subject_prefix: str) -> int:
-        """Return the highest stream sequence ever marked on entries of this subject prefix, 0 if none."""
+    async def stream_marks(self) -> list[StreamMark]:
+        """Return the latest mark of each stream by name, none for a stream that was never marked."""
         ...
 
-    async def requeue(self, sequences: Sequence[int]) -> None:
-        """Make these entries unpublished again, because the stream has lost them."""
+    async def requeue(self, owner: str, sequences: Sequence[int]) -> bool:
+        """Make these entries unpublished again (`stream_sequence` None), because the stream has lost them.
+
+        Returns False, having changed nothing, when `owner` no longer holds the lease.
+        """
         ...
