@@ -221,6 +221,13 @@ class CidMismatch(CdvError):
 
 
 @dataclass(eq=False)
+class IdTaken(CdvError):
+    """Something new came under an id that is in use, and was not stored. Ids are ours: the id source has failed."""
+
+    message = "an id was given twice"
+
+
+@dataclass(eq=False)
 class MediaConflict(CdvError):
     """`reason`: not_uploaded, finalized_with_another_hash, changed_while_finalizing or already_finalized."""
 

@@ -18,7 +18,10 @@ class MediaStore(Protocol):
     """
 
     async def add(self, asset: Asset) -> None:
-        """Keep a new pending asset, and make its account if this is the DID's first write."""
+        """Keep a new pending asset, and make its account if this is the DID's first write.
+
+        Raises: IdTaken: its id is not new.
+        """
         ...
 
     async def find(self, asset_id: AssetId) -> Asset | None:
@@ -36,20 +39,23 @@ class MediaStore(Protocol):
     async def finalize(self, asset_id: AssetId, event: Event) -> Asset | None:
         """Make a claimed pending asset permanent, with its op-log entry; return it as it is then.
 
-        Finalising a finalised asset changes nothing and adds no entry. None if unknown; expired assets are returned
-        unchanged.
+        Finalising a finalised asset changes nothing and adds no entry. None if unknown; expired and unclaimed assets
+        are returned unchanged.
         """
         ...
 
     async def expire(self, before: datetime, limit: int) -> list[Asset]:
-        """Move pending assets whose `expires_at` is before `before` to expired, and return those and others to sweep.
+        """Return up to `limit` assets not yet `swept` whose `expires_at` is before `before`, the oldest first.
 
-        Returns up to `limit` assets whose staging object may still exist and whose upload URL is dead: expired ones,
-        and finalised ones not yet `swept`. An expired asset can no longer be finalised. Repeated calls return the
-        same assets until they are `swept`; concurrent callers may get the same ones.
+        Those that were pending are expired from then on and can no longer be finalised. Assets with one `expires_at`
+        come in the order of their ids. Repeated calls return the same assets until they are `swept`; concurrent
+        callers may get the same ones.
         """
         ...
 
     async def swept(self, asset_ids: list[AssetId]) -> None:
-        """Note that the staging objects are gone: expired assets are forgotten, finalised ones never come up again."""
+        """Note that the staging objects are gone: expired assets are forgotten, finalised ones never come up again.
+
+        Pending and unknown assets are passed over.
+        """
         ...

@@ -34,16 +34,17 @@ class RecordStore(Protocol):
     async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
         """Store `record` and return None; or, if the key already answered this request, that reply, storing nothing.
 
-        A key counts until its `expires_at`, compared with the new record's `indexed_at`; after that it is new again.
+        A key is live while the new record's `indexed_at` is before its `expires_at`; from then on it is new again.
         Of any number of concurrent calls with one key exactly one stores. The account is made on first write.
 
         Raises: IdempotencyConflict: the live key answered another request; nothing is stored.
+        IdTaken: the URI, the event's id, or `indexed_at` with rkey within the DID is not new; nothing is stored.
         Unavailable: the store could not be reached; the write may or may not have happened.
         """
         ...
 
     async def find_reply(self, did: Did, key: IdempotencyKey, fingerprint: bytes, now: datetime) -> bytes | None:
-        """Return the reply kept under a live key, None if there is none.
+        """Return the reply kept under a key that is live at `now`, None if there is none.
 
         Raises: IdempotencyConflict: the key answered another request. Unavailable.
         """
@@ -65,5 +66,8 @@ class RecordStore(Protocol):
         ...
 
     async def purge_expired_replies(self, now: datetime, limit: int) -> int:
-        """Forget up to `limit` replies whose life has ended; return how many. Safe with any number of callers."""
+        """Forget up to `limit` replies that are no longer live at `now`; return how many.
+
+        Safe with any number of callers.
+        """
         ...
