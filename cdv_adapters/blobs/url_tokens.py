@@ -1,0 +1,102 @@
+"""Upload and download URLs that this service signs and honours itself.
+
+A token is base64url(JSON) and, after a dot, base64url(HMAC-SHA256) of the text before it. Threats and answers:
+forged or altered text (the signature is compared, in constant time, before anything is decoded); another spelling of
+the same token (the text itself is signed, not what it decodes to); use after its time (expiry); an upload token used
+to read or the reverse (the purpose is signed too); a token of another vault (each data directory has its own key).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import os
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from cdv_core.errors import BlobUrlRefused
+from cdv_core.ports.clock import Clock
+
+_KEY_BYTES: Final = 32  # RFC 2104: as long as the hash's output
+
+
+class UploadGrant(msgspec.Struct, frozen=True, tag="upload", forbid_unknown_fields=True):
+    """Leave to write up to `size_bytes` bytes under `key`."""
+
+    key: str
+    size_bytes: int
+    expires_at: datetime
+
+
+class DownloadGrant(msgspec.Struct, frozen=True, tag="download", forbid_unknown_fields=True):
+    """Leave to read the object under `key`, and the headers to give it out with."""
+
+    key: str
+    mime_type: str
+    disposition: str
+    expires_at: datetime
+
+
+_Grant = TypeVar("_Grant", UploadGrant, DownloadGrant)
+
+
+class UrlTokens:
+    """Signs grants, and knows its own again."""
+
+    def __init__(self, key: bytes, clock: Clock) -> None:
+        self._key = key
+        self._clock = clock
+
+    def sign(self, grant: UploadGrant | DownloadGrant) -> str:
+        """Return the grant as text that stands in a URL as it is."""
+        payload = urlsafe_b64encode(msgspec.json.encode(grant)).rstrip(b"=")
+        return f"{payload.decode()}.{self._signature(payload).decode()}"
+
+    def verify(self, token: str, purpose: type[_Grant]) -> _Grant:
+        """Return the grant of a token made for `purpose`. Raises: BlobUrlRefused."""
+        payload, _, signature = token.encode(errors="replace").rpartition(b".")
+        if not hmac.compare_digest(signature, self._signature(payload)):
+            raise BlobUrlRefused("not_signed_by_us")
+        grant = msgspec.json.decode(urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)), type=_ANY_GRANT)
+        if not isinstance(grant, purpose):
+            raise BlobUrlRefused("for_another_purpose")
+        if grant.expires_at <= self._clock.now():
+            raise BlobUrlRefused("expired")
+        return grant
+
+    def _signature(self, payload: bytes) -> bytes:
+        return urlsafe_b64encode(hmac.digest(self._key, payload, "sha256")).rstrip(b"=")
+
+
+_ANY_GRANT: Final = UploadGrant | DownloadGrant
+
+
+def read_or_create_key(path: Path) -> bytes:
+    """Return the signing key kept at `path`, made on first use and readable by its owner only. Blocks on the disk.
+
+    Any number of processes that start together get the same one. Raises: OSError. ValueError: the file is damaged.
+    """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)  # let go with the descriptor, also when we are killed
+        if not path.exists():
+            # Whole under another name first: after a crash there is no key or a whole one.
+            unfinished = path.with_suffix(".new")
+            unfinished.unlink(missing_ok=True)
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(path)
+            os.fsync(directory)
+    finally:
+        os.close(directory)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise ValueError(f"{path} holds {len(key)} bytes, a key has {_KEY_BYTES}: remove it and a new one is made")
+    return key
