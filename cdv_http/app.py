@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from cdv_adapters.container import open_service
+from cdv_adapters.ids.ulid import new_correlation_id
 from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from cdv_adapters.container import open_service
-from cdv_adapters.ids.ulid import new_correlation_id
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.errors import CdvError
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error

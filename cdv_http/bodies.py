@@ -144,18 +144,19 @@ def record_page(page: Page) -> RecordPage:
 
 
 def upload_ticket(upload: Upload, url: str) -> UploadTicket:
-    return UploadTicket(upload.asset.asset_id, url, format_time(upload.asset.expires_at))
+    return UploadTicket(str(upload.asset.asset_id), url, format_time(upload.asset.expires_at))
 
 
 def asset_view(asset: Asset) -> AssetView:
     pending = asset.state is not AssetState.FINALIZED
+    checksum = asset.announced_checksum if pending else asset.checksum
     return AssetView(
-        asset.asset_id,
+        str(asset.asset_id),
         str(asset.uri),
         asset.mime_type,
         asset.size_bytes,
         format_time(asset.created_at),
-        (asset.announced_checksum if pending else asset.checksum) or UNSET,
+        UNSET if checksum is None else str(checksum),
         asset.filename or UNSET,
         str(asset.state) if pending else UNSET,
     )

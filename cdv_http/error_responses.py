@@ -74,7 +74,13 @@ class ErrorEnvelope(msgspec.Struct):
 def error_bytes(code: str, message: str, correlation_id: str, details: dict[str, Any] | None = None) -> bytes:
     """Return the encoded envelope; text that is not Unicode is spelt out, so that no message can fail to encode."""
     safe = message.encode("utf-8", "backslashreplace").decode()
-    return msgspec.json.encode(ErrorEnvelope(ErrorBody(code, safe, correlation_id, details or None)))
+    body = ErrorBody(code, safe, correlation_id, details or None)
+    return msgspec.json.encode(ErrorEnvelope(body), enc_hook=_encodable)
+
+
+def _encodable(value: object) -> str:
+    """Return what msgspec does not encode by itself, the names that are subtypes of str, as text."""
+    return str(value)
 
 
 def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Response[bytes]:

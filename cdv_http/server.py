@@ -8,11 +8,11 @@ import socket
 import sys
 from pathlib import Path
 
+from cdv_adapters.container import open_service
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
-from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
 
@@ -77,8 +77,8 @@ def _greet(settings: Settings) -> None:
     print(
         "Try it from another terminal, in this folder:\n"
         f"  TOKEN=$({command} token --did did:example:ada)\n"
-        f"  curl -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' {base}/v1/repo/record"
-        ' -d \'{"did": "did:example:ada", "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}\'\n'
+        f"  curl -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' {base}/v1/repo/record -d "
+        '\'{"did": "did:example:ada", "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}\'\n'
         f"  curl '{base}/v1/repo/listRecords?did=did:example:ada'",
         file=sys.stderr,
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request
-
 from cdv_adapters.container import Service
+from litestar import Request
 
 
 def service_of(request: Request[Any, Any, Any]) -> Service:

@@ -59,7 +59,10 @@ class _Envelope(msgspec.Struct, rename="camel"):
 def record_created(record: NewRecord, *, event_id: str, correlation_id: str) -> Event:
     """Return the event of a record's creation, on `cdv.records.{collection}.created`."""
     uri, indexed_at = record.uri, format_time(record.indexed_at)
-    payload = _RecordPayload(str(uri), record.cid, uri.did, uri.collection, uri.rkey, record.schema_version, indexed_at)
+    # The identifiers are subtypes of str, and msgspec encodes no subtypes: hence str().
+    payload = _RecordPayload(
+        str(uri), record.cid, str(uri.did), str(uri.collection), str(uri.rkey), record.schema_version, indexed_at
+    )
     subject = f"cdv.records.{uri.collection}.created"
     return _event(subject, payload, uri.did, record.indexed_at, event_id, correlation_id)
 
@@ -69,12 +72,12 @@ def media_finalized(
 ) -> Event:
     """Return the event of an asset's finalisation, on `cdv.media.finalized`."""
     payload = _MediaPayload(
-        asset.asset_id,
+        str(asset.asset_id),
         str(asset.uri),
-        asset.did,
+        str(asset.did),
         asset.mime_type,
         asset.size_bytes,
-        checksum,
+        str(checksum),
         format_time(asset.created_at),
     )
     return _event(MEDIA_FINALIZED, payload, asset.did, finalized_at, event_id, correlation_id)

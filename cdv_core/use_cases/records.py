@@ -163,7 +163,7 @@ class Records:
         event = record_created(record, event_id=event_id, correlation_id=correlation_id or event_id)
         retryable = None
         if request.key is not None:
-            reply = msgspec.json.encode(receipt)
+            reply = msgspec.json.encode(receipt, enc_hook=str)  # the hook is for names, subtypes of str
             retryable = Retryable(request.key, request.fingerprint, reply, now + IDEMPOTENCY_LIFE)
         earlier = await self._store.create(record, event, retryable)
         return receipt if earlier is None else _decode_receipt(earlier)

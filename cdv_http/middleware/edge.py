@@ -22,6 +22,7 @@ _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"server", b"cdv"),  # or the server below adds its own name
 )
 _NO_CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _NO_STORE: Final = (b"cache-control", b"no-store")
@@ -62,7 +63,7 @@ class EdgeMiddleware:
                 logger.info(
                     "{} {} {} {:.1f} ms",
                     method,
-                    scope["path"],
+                    _printable_path(scope),
                     answer.status,
                     milliseconds,
                     route=scope.get("path_template", ""),
@@ -122,3 +123,8 @@ def _trace_id(scope: Scope) -> dict[str, str]:
         if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
             return {"trace_id": match.group(1).decode()}
     return {}
+
+
+def _printable_path(scope: Scope) -> str:
+    """Return the path still percent-encoded: decoded, it could hold a line break and forge a log line."""
+    return scope.get("raw_path", b"").decode("ascii", "backslashreplace")

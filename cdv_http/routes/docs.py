@@ -68,8 +68,9 @@ def _page() -> str:
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     token = " Needs a bearer token." if operation["security"] == [{"bearer": []}] else ""
+    name = operation["operationId"]
     head = (
-        f"<h2 id='{operation['operationId']}'><span class=method>{method.upper()}</span> <code>{escape(path)}</code></h2>"
+        f"<h2 id='{name}'><span class=method>{method.upper()}</span> <code>{escape(path)}</code></h2>"
         f"<p>{escape(operation['summary'])}.{token}</p>"
     )
     parameters = "".join(

@@ -1,0 +1,187 @@
+"""The laws of the canonical form: equal JSON values, however spelt, are one value with one CID."""
+
+import base64
+import hashlib
+import json
+import math
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cdv_core.domain.canonical import canonical_record, cid_of, parse_number
+from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, NESTING_MAX, RECORD_MAX_BYTES
+from cdv_core.errors import InvalidField
+
+TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.integers(INTEGER_MIN, INTEGER_MAX) | st.floats(allow_nan=False, allow_infinity=False).filter(
+    lambda number: not number.is_integer() or INTEGER_MIN <= number <= INTEGER_MAX
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+RECORDS = st.dictionaries(TEXT, VALUES, max_size=5)
+DECODER = msgspec.json.Decoder(dict, float_hook=parse_number)
+
+
+@given(RECORDS)
+def test_reading_back_what_was_stored_changes_nothing(record):
+    first = canonical_record(record)
+    again = canonical_record(DECODER.decode(first.json))
+    assert (again.value, again.json, again.cid) == (first.value, first.json, first.cid)
+    assert canonical_record(msgspec.json.decode(first.json)).cid == first.cid
+
+
+@given(RECORDS)
+def test_the_value_survives(record):
+    assert json.loads(canonical_record(record).json) == json.loads(json.dumps(record))
+
+
+@given(st.dictionaries(TEXT, VALUES, min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_member_order_does_not_count_for_the_cid_and_is_kept_for_the_reader(record, random):
+    members = list(record.items())
+    random.shuffle(members)
+    shuffled = canonical_record(dict(members))
+    assert shuffled.cid == canonical_record(record).cid
+    assert list(shuffled.value) == [name for name, _ in members]
+
+
+@given(st.integers(INTEGER_MIN, INTEGER_MAX), st.integers(0, 25))
+@example(9007199254740993, 1)
+@example(INTEGER_MAX, 1)
+@example(INTEGER_MIN, 0)
+@example(0, 3)
+def test_an_integer_is_one_value_however_it_is_spelt(number, zeros):
+    spellings = [f"{number}.{'0' * (zeros + 1)}", f"{number}e0", f"{number}E+00"]
+    if number:
+        spellings.append(f"{number}{'0' * zeros}e-{zeros}")
+    expected = cid_of({"n": number})
+    for spelling in spellings:
+        record = canonical_record(DECODER.decode(f'{{"n": {spelling}}}'.encode()))
+        assert record.json == f'{{"n":{number}}}'.encode()
+        assert record.cid == expected
+
+
+@given(st.integers(-(2**60), 2**60), st.integers(1, 40))
+def test_a_fraction_is_the_nearest_double_and_an_integer_if_that_is_one(whole, digits):
+    text = f"{whole}.{'9' * digits}"
+    number = parse_number(text)
+    assert number == float(text)
+    assert isinstance(number, int) == float(text).is_integer()
+
+
+@pytest.mark.parametrize("text", ["-0.0", "-0", "0e99", "1e-400"])
+def test_what_is_nothing_is_zero(text):
+    assert canonical_record(DECODER.decode(f'{{"n": {text}}}'.encode())).json == b'{"n":0}'
+
+
+def test_the_largest_neighbours_of_exactness_are_told_apart():
+    assert parse_number("9007199254740993.0") == 9007199254740993
+    assert parse_number("9007199254740992.0") == 9007199254740992
+    assert parse_number("9007199254740993.5") == 9007199254740994
+    assert parse_number("9223372036854775807.0") == 2**63 - 1
+    assert parse_number("1e400") == math.inf
+    assert parse_number("1e308") == int(1e308)
+    assert parse_number("0.5") == 0.5
+
+
+def test_the_cid_is_version_one_dag_cbor_sha256():
+    cbor = bytes.fromhex("a1616101")  # {"a": 1}
+    digest = hashlib.sha256(cbor).digest()
+    expected = "b" + base64.b32encode(bytes.fromhex("01711220") + digest).decode().lower().rstrip("=")
+    assert canonical_record({"a": 1}).cid == expected
+    assert expected.startswith("bafyrei")
+    assert len(expected) == 59
+
+
+def test_keys_are_sorted_by_length_then_bytes_in_the_hashed_form():
+    cbor = bytes.fromhex("a3" + "6162" + "01" + "62" + "6161" + "02" + "62c3a9" + "03")
+    digest = hashlib.sha256(cbor).digest()
+    expected = "b" + base64.b32encode(bytes.fromhex("01711220") + digest).decode().lower().rstrip("=")
+    assert canonical_record({"é": 3, "aa": 2, "b": 1}).cid == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "reason"),
+    [
+        ({"a": 2**63}, "record/a", "an integer outside 64 bits"),
+        ({"a": -(2**63) - 1}, "record/a", "an integer outside 64 bits"),
+        ({"a": 2.0**63}, "record/a", "an integer outside 64 bits"),
+        ({"a": [0, math.inf]}, "record/a/1", "not a finite number"),
+        ({"a": -math.inf}, "record/a", "not a finite number"),
+        ({"a": math.nan}, "record/a", "not a finite number"),
+        ({"a": "x\x00"}, "record/a", "contains U+0000"),
+        ({"\x00": 1}, "record/\x00", "contains U+0000"),
+        ({"a": "\ud800"}, "record/a", "not valid Unicode (a lone surrogate)"),
+        ({"a": {"\udfff": 1}}, "record/a/\\udfff", "not valid Unicode (a lone surrogate)"),
+        ({"a~b/c": b"bytes"}, "record/a~0b~1c", "bytes is no JSON type"),
+        ({1: "x"}, "record/1", "member names are strings"),
+        ({"a": {1, 2}}, "record/a", "set is no JSON type"),
+        ({"a": Decimal(1)}, "record/a", "Decimal is no JSON type"),
+    ],
+)
+def test_what_json_cannot_say_is_refused_where_it_stands(value, field, reason):
+    with pytest.raises(InvalidField) as caught:
+        canonical_record(value)
+    assert (caught.value.field, caught.value.reason) == (field, reason)
+
+
+def test_the_bounds_themselves_are_accepted():
+    record = canonical_record({"a": [INTEGER_MAX, INTEGER_MIN], "t": ("x", True, None)})
+    assert record.value == {"a": [2**63 - 1, -(2**63)], "t": ["x", True, None]}
+    assert record.value["t"][1] is True
+
+
+def nested(levels):
+    value: object = 1
+    for level in range(levels - 1):
+        value = [value] if level % 2 else {"k": value}
+    return {"r": value}
+
+
+def test_nesting_is_bounded_with_the_record_as_the_first_level():
+    assert canonical_record(nested(NESTING_MAX)).value == nested(NESTING_MAX)
+    with pytest.raises(InvalidField, match="nested more than 32 levels deep") as caught:
+        canonical_record(nested(NESTING_MAX + 1))
+    assert len(caught.value.field) < 300
+
+
+def test_a_list_counts_as_a_level_too():
+    value: object = []
+    for _ in range(NESTING_MAX - 2):
+        value = [value]
+    assert canonical_record({"a": value})
+    with pytest.raises(InvalidField):
+        canonical_record({"a": [value]})
+
+
+def test_the_size_is_bounded_as_encoded():
+    overhead = len(b'{"a":""}')
+    assert len(canonical_record({"a": "x" * (RECORD_MAX_BYTES - overhead)}).json) == RECORD_MAX_BYTES
+    with pytest.raises(InvalidField) as caught:
+        canonical_record({"a": "x" * (RECORD_MAX_BYTES - overhead + 1)})
+    assert caught.value.field == "record"
+    assert caught.value.reason == "262145 bytes encoded, over the limit of 262144"
+
+
+def test_text_beyond_ascii_counts_in_bytes():
+    with pytest.raises(InvalidField):
+        canonical_record({"a": "é" * (RECORD_MAX_BYTES // 2)})
+
+
+def test_subclasses_are_stored_as_what_they_are():
+    class Name(str):
+        __slots__ = ()
+
+    record = canonical_record({Name("a"): Name("b")})
+    assert [type(part) for pair in record.value.items() for part in pair] == [str, str]
+
+
+def test_the_field_named_can_be_another():
+    with pytest.raises(InvalidField) as caught:
+        canonical_record({"a": math.nan}, "body")
+    assert caught.value.field == "body/a"

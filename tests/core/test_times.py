@@ -1,0 +1,72 @@
+"""RFC 3339 in, UTC with microseconds out."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdv_core.domain.times import format_time, parse_time
+from cdv_core.errors import InvalidField
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_what_is_written_is_read_back(moment):
+    assert parse_time(format_time(moment), "t") == moment
+
+
+@given(st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)), st.integers(-1439, 1439))
+def test_any_offset_is_the_same_moment_in_utc(naive, minutes):
+    moment = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
+    text = f"{naive.isoformat(timespec='microseconds')}{sign}{hours:02}:{rest:02}"
+    parsed = parse_time(text, "t")
+    assert parsed == moment
+    assert parsed.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-24T02:53:29Z", "2026-11-24T02:53:29.000000Z"),
+        ("2026-11-24t02:53:29z", "2026-11-24T02:53:29.000000Z"),
+        ("2026-11-24T02:53:29.5Z", "2026-11-24T02:53:29.500000Z"),
+        ("2026-11-24T02:53:29.1234567Z", "2026-11-24T02:53:29.123456Z"),
+        ("2026-11-24T02:53:29-00:00", "2026-11-24T02:53:29.000000Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_output_is_utc_with_microseconds(text, expected):
+    assert format_time(parse_time(text, "t")) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "RFC 3339"),
+        ("2026-11-24", "RFC 3339"),
+        ("2026-11-24T02:53:29", "RFC 3339"),
+        ("2026-11-24 02:53:29Z", "RFC 3339"),
+        ("2026-11-24T02:53Z", "RFC 3339"),
+        ("2026-11-24T02:53:29.Z", "RFC 3339"),
+        ("2026-11-24T02:53:29,5Z", "RFC 3339"),
+        ("2026-11-24T02:53:29+0530", "RFC 3339"),
+        ("20261124T025329Z", "RFC 3339"),
+        ("2026-W48-2T02:53:29Z", "RFC 3339"),
+        ("٢٠٢٦-11-24T02:53:29Z", "RFC 3339"),
+        ("2026-11-24T02:53:29Z\n", "RFC 3339"),
+        ("1764000000", "RFC 3339"),
+        ("2026-02-30T00:00:00Z", "no such moment"),
+        ("2026-11-24T24:00:00Z", "no such moment"),
+        ("2026-11-24T23:59:60Z", "no such moment"),
+        ("2026-11-24T00:00:00+24:00", "no such moment"),
+        ("0000-01-01T00:00:00Z", "no such moment"),
+        ("0001-01-01T00:00:00+01:00", "no such moment"),
+        ("9999-12-31T23:59:59-01:00", "no such moment"),
+    ],
+)
+def test_anything_else_is_refused_with_the_field_named(text, reason):
+    with pytest.raises(InvalidField, match=reason) as caught:
+        parse_time(text, "since")
+    assert caught.value.field == "since"
