@@ -193,6 +193,12 @@ class Settings(BaseSettings):
         if self.jwks_url is not None and self.jwt_issuer is None:
             yield "CDV_JWT_ISSUER: required with CDV_JWKS_URL"
 
+    @classmethod
+    def embedded(cls, data_dir: Path) -> Self:
+        """Return the settings of a vault inside another program: all defaults, the environment unheard."""
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return cls.model_construct(**{**defaults, "data_dir": data_dir})
+
     @property
     def is_dev(self) -> bool:
         return self.env == "dev"

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from cdv_adapters.container import open_service
-from cdv_adapters.ids.ulid import new_correlation_id
 from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
@@ -47,7 +46,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    return EdgeMiddleware(app, new_id=new_correlation_id, timeout_seconds=chosen.request_timeout)
+    return EdgeMiddleware(app, timeout_seconds=chosen.request_timeout)
 
 
 def _routes(settings: Settings) -> list[ControllerRouterHandler]:

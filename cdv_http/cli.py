@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,6 @@ from cdv_adapters.container import migrate as migrate_database
 from cdv_adapters.settings import Settings, SettingsRefused, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
-from cdv_http.commands import events, schemas
 from cdv_http.openapi import openapi_document
 from cdv_http.server import serve
 
@@ -74,8 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("openapi", help="print the OpenAPI document")
     command.set_defaults(run=_openapi)
 
-    schemas.add_parser(commands)
-    events.add_parser(commands)
     return parser
 
 
@@ -93,7 +91,7 @@ def _token(arguments: argparse.Namespace) -> int:
         print("cdv: --ttl: at least 1 second", file=sys.stderr)
         return _MISUSED
     issuer = local_issuer(settings, arguments.issuer_key)
-    print(issuer.issue(Did.parse(arguments.did, "--did"), arguments.ttl))
+    print(issuer.issue(Did.parse(arguments.did, "--did"), arguments.ttl, datetime.now(UTC)))
     return 0
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
-from collections.abc import Callable
 from typing import Final
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,18 +29,17 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class EdgeMiddleware:
-    """The outermost layer. `new_id` makes a correlation id for a request that brought none it can keep."""
+    """The outermost layer: nothing of ours answers outside it."""
 
-    def __init__(self, app: ASGIApp, *, new_id: Callable[[], str], timeout_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, *, timeout_seconds: float) -> None:
         self._app = app
-        self._new_id = new_id
         self._timeout_seconds = timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        correlation_id = _correlation_id(scope) or self._new_id()
+        correlation_id = _correlation_id(scope) or secrets.token_hex(16)
         state = scope["state"] = dict(scope.get("state") or {})
         state["correlation_id"] = correlation_id
         method = scope["method"]

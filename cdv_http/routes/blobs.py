@@ -12,7 +12,7 @@ from cdv_core.ports.blobs import ServedBlobStore
 from cdv_http.requests import AnyRequest
 from cdv_http.service import service_of
 
-_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 # A file from a stranger is shown, if at all, as if it came from nowhere.
 _SANDBOX: Final = {"Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, max-age=300"}
 
@@ -28,13 +28,32 @@ async def upload_blob(request: AnyRequest, token: str) -> Response[bytes]:
 async def download_blob(request: AnyRequest, token: str) -> Response[Any]:
     """Give the bytes of one object, or the part of them that a Range header names."""
     content = await _store_of(request).open(token)
-    headers = {
-        **_SANDBOX,
-        "Content-Type": content.mime_type,
-        "Content-Disposition": content.disposition,
-        "Content-Length": str(content.size_bytes),
-    }
-    return Stream(content.chunks, headers=headers, media_type=content.mime_type)
+    headers = {**_SANDBOX, "Content-Disposition": content.disposition, "Accept-Ranges": "bytes"}
+    part = _part(request.headers.get("range", ""), content.size_bytes)
+    if part is None:
+        start, stop, status = 0, content.size_bytes, 200
+    elif part.start >= part.stop:
+        return Response(b"", status_code=416, headers={"Content-Range": f"bytes */{content.size_bytes}"})
+    else:
+        start, stop, status = part.start, part.stop, 206
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size_bytes}"
+    headers["Content-Length"] = str(stop - start)
+    return Stream(content.chunks(start, stop), status_code=status, headers=headers, media_type=content.mime_type)
+
+
+def _part(header: str, size_bytes: int) -> range | None:
+    """Return the bytes that a Range header asks for, empty if the object has none of them, None if it asks for all.
+
+    Of several ranges none is served: the whole object is a valid answer to them (RFC 9110, 14.2).
+    """
+    match = _RANGE.fullmatch(header)
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(size_bytes - int(last), 0), size_bytes if int(last) else 0)
+    stop = min(int(last) + 1, size_bytes) if last else size_bytes
+    return range(int(first), stop) if int(first) < size_bytes else range(0)
 
 
 def _store_of(request: AnyRequest) -> ServedBlobStore:
