@@ -1,0 +1,85 @@
+"""An op log in memory. The fake stores append to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from cdv_core.domain.events import Event
+from cdv_core.errors import CdvError, IdTaken
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
+
+
+class FakeOutbox(Outbox):
+    """`entries`: the whole op log, by sequence. `error`, when set, is raised by every method: the database is away."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, OpLogEntry] = {}
+        self.error: CdvError | None = None
+        self._lease: tuple[str, datetime] | None = None
+        self._marks: dict[str, StreamMark] = {}
+
+    def append(self, event: Event) -> None:
+        if any(entry.event.event_id == event.event_id for entry in self.entries.values()):
+            raise IdTaken
+        sequence = len(self.entries) + 1
+        self.entries[sequence] = OpLogEntry(sequence, event)
+
+    async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
+        self._check()
+        if self._lease is not None and self._lease[0] != owner and now < self._lease[1]:
+            return None
+        self._lease = (owner, expires_at)
+        return self._unpublished()[:limit]
+
+    async def mark_published(
+        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+    ) -> bool:
+        self._check()
+        if not self._is_held_by(owner):
+            return False
+        for sequence, stream_sequence in acknowledged:
+            entry = self.entries.get(sequence)
+            if entry is not None and entry.stream_sequence is None:
+                self.entries[sequence] = replace(entry, stream_sequence=stream_sequence)
+        self._marks.update((mark.name, mark) for mark in marks)
+        return True
+
+    async def release(self, owner: str) -> None:
+        self._check()
+        if self._is_held_by(owner):
+            self._lease = None
+
+    async def backlog(self) -> Backlog:
+        self._check()
+        moments = [entry.event.occurred_at for entry in self._unpublished()]
+        return Backlog(len(moments), min(moments, default=None))
+
+    async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
+        self._check()
+        entries = [it for it in self.entries.values() if it.sequence > after]
+        return [it for it in entries if it.event.subject.startswith(subject_prefix)][:limit]
+
+    async def stream_marks(self) -> list[StreamMark]:
+        self._check()
+        return [self._marks[name] for name in sorted(self._marks)]
+
+    async def requeue(self, owner: str, sequences: Sequence[int]) -> bool:
+        self._check()
+        if not self._is_held_by(owner):
+            return False
+        for sequence in sequences:
+            if sequence in self.entries:
+                self.entries[sequence] = replace(self.entries[sequence], stream_sequence=None)
+        return True
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _is_held_by(self, owner: str) -> bool:
+        return self._lease is not None and self._lease[0] == owner
+
+    def _unpublished(self) -> list[OpLogEntry]:
+        return [entry for entry in self.entries.values() if entry.stream_sequence is None]

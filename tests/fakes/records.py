@@ -1,0 +1,97 @@
+"""Records in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from cdv_core.domain.events import Event
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.identifiers import Did, RecordUri
+from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.errors import CdvError, IdempotencyConflict, IdTaken
+from cdv_core.ports.records import RecordStore, Retryable
+from tests.fakes.outbox import FakeOutbox
+
+
+class FakeRecordStore(RecordStore):
+    """`records`: all of them, by URI. `error`, when set, is raised by every method: a database that is away.
+
+    `outbox` holds the op log; shared with a FakeMediaStore, it is one database.
+    """
+
+    def __init__(self, outbox: FakeOutbox | None = None) -> None:
+        self.outbox = FakeOutbox() if outbox is None else outbox
+        self.records: dict[RecordUri, StoredRecord] = {}
+        self.error: CdvError | None = None
+        self._replies: dict[tuple[Did, IdempotencyKey], Retryable] = {}
+
+    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+        self._check()
+        did, place = record.uri.did, _place(record)
+        if retryable is not None:
+            earlier = self._live_reply(did, retryable.key, retryable.fingerprint, record.indexed_at)
+            if earlier is not None:
+                return earlier
+        if record.uri in self.records or any(it.uri.did == did and _place(it) == place for it in self.records.values()):
+            raise IdTaken
+        self.outbox.append(event)
+        self.records[record.uri] = StoredRecord(
+            record.uri, record.cid, record.value_json, record.indexed_at, record.schema_version, record.created_at
+        )
+        if retryable is not None:
+            self._replies[did, retryable.key] = retryable
+        return None
+
+    async def find_reply(self, did: Did, key: IdempotencyKey, fingerprint: bytes, now: datetime) -> bytes | None:
+        self._check()
+        return self._live_reply(did, key, fingerprint, now)
+
+    async def find(self, uri: RecordUri) -> StoredRecord | None:
+        self._check()
+        return self.records.get(uri)
+
+    async def list(self, listing: Listing) -> list[StoredRecord]:
+        self._check()
+        matching = [record for record in self.records.values() if _matches(record, listing)]
+        return sorted(matching, key=_place, reverse=True)[: listing.limit]
+
+    async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
+        self._check()
+        for record in list(self.records.values()):
+            yield record
+
+    async def purge_expired_replies(self, now: datetime, limit: int) -> int:
+        self._check()
+        expired = [key for key, reply in self._replies.items() if reply.expires_at <= now][:limit]
+        for key in expired:
+            del self._replies[key]
+        return len(expired)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _live_reply(self, did: Did, key: IdempotencyKey, fingerprint: bytes, now: datetime) -> bytes | None:
+        kept = self._replies.get((did, key))
+        if kept is None or kept.expires_at <= now:
+            return None
+        if kept.fingerprint != fingerprint:
+            raise IdempotencyConflict(key)
+        return kept.reply
+
+
+def _place(record: NewRecord) -> tuple[datetime, str]:
+    return record.indexed_at, record.uri.rkey
+
+
+def _matches(record: NewRecord, listing: Listing) -> bool:
+    uri, place = record.uri, _place(record)
+    return (
+        uri.did == listing.did
+        and listing.collection in {None, uri.collection}
+        and uri.collection not in listing.hidden
+        and (listing.since is None or record.indexed_at >= listing.since)
+        and (listing.until is None or record.indexed_at <= listing.until)
+        and (listing.after is None or place < (listing.after.indexed_at, listing.after.rkey))
+    )
