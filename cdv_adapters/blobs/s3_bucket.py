@@ -1,0 +1,205 @@
+"""The bucket as this service wants it: made if need be, and each protection that the store offers switched on.
+
+What an operator has set otherwise is reported, never overwritten: rules of another name, or keys of one's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+from minio import Minio
+from minio.commonconfig import ENABLED, Filter
+from minio.error import MinioException, S3Error
+from minio.helpers import md5sum_hash
+from minio.lifecycleconfig import (
+    AbortIncompleteMultipartUpload,
+    Expiration,
+    LifecycleConfig,
+    NoncurrentVersionExpiration,
+    Rule,
+)
+from minio.sseconfig import Rule as EncryptionRule
+from minio.sseconfig import SSEConfig
+from minio.versioningconfig import VersioningConfig
+from minio.xml import Element, SubElement, findall, findtext, getbytes
+
+STAGING_PREFIX: Final = "uploads/"  # Asset.staging_key
+# S3 counts from the midnight after, so one day is one to two; an upload is over after 15 minutes.
+_STAGED_DAYS: Final = 1
+_NONCURRENT_DAYS: Final = 30  # ours: the time to notice a deletion that was a mistake
+_PREFLIGHT_SECONDS: Final = 3600  # ours
+_LIFECYCLE_IDS: Final = frozenset({"cdv-staging", "cdv-versions"})
+_CORS_ID: Final = "cdv-uploads"
+# What S3-compatible stores answer for a call that they do not have.
+_NOT_OFFERED: Final = frozenset({"NotImplemented", "XNotImplemented", "MethodNotAllowed", "KMSNotConfigured"})
+
+
+class Outcome(StrEnum):
+    DONE = "done"
+    NOT_OFFERED = "not offered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What came of one feature. `detail` is a sentence for the operator."""
+
+    feature: str
+    outcome: Outcome
+    detail: str
+
+
+class _LeftAlone(Exception):
+    """The operator has settings of their own there."""
+
+
+def provision_bucket(client: Minio, bucket: str, allowed_origins: Sequence[str]) -> list[Provisioned]:
+    """Try each feature, and return what came of each, in a fixed order. Blocks.
+
+    Repeatable, and safe from any number of processes at once. Raises what urllib3 raises when the store does not
+    answer at all; whatever it does answer is reported.
+    """
+    return [
+        _attempt("bucket", lambda: _create(client, bucket)),
+        _attempt("private", lambda: _close_to_the_public(client, bucket)),
+        _attempt("versioning", lambda: _keep_versions(client, bucket)),
+        _attempt("encryption", lambda: _encrypt(client, bucket)),
+        _attempt("lifecycle", lambda: _expire_leftovers(client, bucket)),
+        _attempt("cors", lambda: _let_browsers_upload(client, bucket, allowed_origins)),
+    ]
+
+
+def _attempt(feature: str, step: Callable[[], str]) -> Provisioned:
+    try:
+        return Provisioned(feature, Outcome.DONE, step())
+    except S3Error as error:
+        outcome = Outcome.NOT_OFFERED if error.code in _NOT_OFFERED else Outcome.FAILED
+        return Provisioned(feature, outcome, f"{error.code}: {error.message}")
+    except (_LeftAlone, MinioException, ET.ParseError, ValueError) as error:
+        return Provisioned(feature, Outcome.FAILED, str(error))
+
+
+def _create(client: Minio, bucket: str) -> str:
+    if client.bucket_exists(bucket):
+        return f"{bucket} exists"
+    try:
+        client.make_bucket(bucket)
+    except S3Error as error:
+        if error.code != "BucketAlreadyOwnedByYou":  # else another replica was faster
+            raise
+    return f"{bucket} was made"
+
+
+def _close_to_the_public(client: Minio, bucket: str) -> str:
+    try:
+        policy: dict[str, Any] = json.loads(client.get_bucket_policy(bucket))
+    except S3Error as error:
+        if error.code != "NoSuchBucketPolicy":
+            raise
+        return "no policy lets anyone in"
+    listed = policy.get("Statement", [])
+    statements = listed if isinstance(listed, list) else [listed]
+    kept = [statement for statement in statements if not _lets_everyone_in(statement)]
+    if len(kept) == len(statements):
+        return "no policy lets everyone in"
+    if kept:
+        client.set_bucket_policy(bucket, json.dumps({**policy, "Statement": kept}))
+    else:
+        client.delete_bucket_policy(bucket)
+    return f"{len(statements) - len(kept)} policy statement(s) that let everyone in were removed"
+
+
+def _lets_everyone_in(statement: dict[str, Any]) -> bool:
+    principal = statement.get("Principal")
+    names = principal.get("AWS", []) if isinstance(principal, dict) else principal
+    everyone = names == "*" or (isinstance(names, list) and "*" in names)
+    # A condition (a network, say) is an operator's deliberate narrowing.
+    return everyone and statement.get("Effect") == "Allow" and not statement.get("Condition")
+
+
+def _keep_versions(client: Minio, bucket: str) -> str:
+    if client.get_bucket_versioning(bucket).status != ENABLED:
+        client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+    return "versions are kept"
+
+
+def _encrypt(client: Minio, bucket: str) -> str:
+    present = client.get_bucket_encryption(bucket)
+    if present is None:
+        client.set_bucket_encryption(bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
+        return "objects are encrypted with the store's keys (SSE-S3)"
+    return f"objects are encrypted ({present.rule.sse_algorithm})"
+
+
+def _expire_leftovers(client: Minio, bucket: str) -> str:
+    present = client.get_bucket_lifecycle(bucket)
+    foreign = {str(rule.rule_id) for rule in present.rules} - _LIFECYCLE_IDS if present else set()
+    if foreign:
+        raise _LeftAlone(
+            f"the bucket has lifecycle rules of its own ({', '.join(sorted(foreign))}); add rules that expire"
+            f" {STAGING_PREFIX} after {_STAGED_DAYS} day, noncurrent versions and incomplete multipart uploads"
+        )
+    abort = AbortIncompleteMultipartUpload(days_after_initiation=_STAGED_DAYS)
+    staging = Rule(
+        ENABLED,
+        rule_filter=Filter(prefix=STAGING_PREFIX),
+        rule_id="cdv-staging",
+        expiration=Expiration(days=_STAGED_DAYS),
+        noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=_STAGED_DAYS),
+        abort_incomplete_multipart_upload=abort,
+    )
+    versions = Rule(
+        ENABLED,
+        rule_filter=Filter(prefix=""),
+        rule_id="cdv-versions",
+        expiration=Expiration(expired_object_delete_marker=True),
+        noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=_NONCURRENT_DAYS),
+        abort_incomplete_multipart_upload=abort,
+    )
+    client.set_bucket_lifecycle(bucket, LifecycleConfig([staging, versions]))
+    return f"{STAGING_PREFIX} expires after {_STAGED_DAYS} day, noncurrent versions after {_NONCURRENT_DAYS}"
+
+
+def _let_browsers_upload(client: Minio, bucket: str, allowed_origins: Sequence[str]) -> str:
+    if not allowed_origins:
+        return "no origins are allowed, none are set"
+    foreign = _cors_ids(client, bucket) - {_CORS_ID}
+    if foreign:
+        raise _LeftAlone(
+            f"the bucket has CORS rules of its own ({', '.join(sorted(foreign))}); add one that lets"
+            f" {', '.join(allowed_origins)} PUT and GET"
+        )
+    root = Element("CORSConfiguration")
+    rule = SubElement(root, "CORSRule")
+    SubElement(rule, "ID", _CORS_ID)
+    for tag, values in (
+        ("AllowedOrigin", allowed_origins),
+        ("AllowedMethod", ("PUT", "GET", "HEAD")),
+        ("AllowedHeader", ("*",)),
+        ("ExposeHeader", ("ETag",)),
+        ("MaxAgeSeconds", (str(_PREFLIGHT_SECONDS),)),
+    ):
+        for value in values:
+            SubElement(rule, tag, value)
+    body = getbytes(root)
+    # The client has no CORS call, and its signer is public but its sender is not: this is the least code of our own.
+    client._execute(  # noqa: SLF001
+        "PUT", bucket, body=body, headers={"Content-MD5": md5sum_hash(body) or ""}, query_params={"cors": ""}
+    )
+    return f"{', '.join(allowed_origins)} may PUT and GET"
+
+
+def _cors_ids(client: Minio, bucket: str) -> set[str]:
+    try:
+        response = client._execute("GET", bucket, query_params={"cors": ""})  # noqa: SLF001 - see above
+    except S3Error as error:
+        if error.code != "NoSuchCORSConfiguration":
+            raise
+        return set()
+    rules = findall(ET.fromstring(response.data), "CORSRule")  # noqa: S314 - our own store's answer
+    return {findtext(rule, "ID") or "without a name" for rule in rules}
