@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 from cdv_core.ports.outbox import OpLogEntry
+
+STREAMS: Final[Mapping[str, str]] = {"RA_RECORDS": "cdv.records.", "RA_MEDIA": "cdv.media."}  # spec: events
+DUPLICATE_WINDOW: Final = timedelta(minutes=2)  # spec: events
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,9 @@ class EventBus(Protocol):
         """Return the present state of each stream. Raises: Unavailable."""
         ...
 
-    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncIterator[tuple[int, str]]:
+    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
         """Yield (stream sequence, event id) of what `stream` holds from sequence `after` + 1 to its last, in order.
 
-        Raises: Unavailable.
+        Close it when leaving early. Raises: Unavailable.
         """
         ...
