@@ -64,7 +64,7 @@ PLANTS = {
         ("cdv_http.planted", "psycopg_pool"),
     ],
     "sqlite3 only in cdv_adapters.*.sqlite": [("cdv_adapters.records.planted", "sqlite3")],
-    "minio and urllib3 only in cdv_adapters.blobs.s3": [
+    "minio only in cdv_adapters.blobs, urllib3 only where an adapter speaks HTTP": [
         ("cdv_adapters.blobs.planted", "minio"),
         ("cdv_http.planted", "urllib3"),
     ],

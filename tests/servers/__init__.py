@@ -1,0 +1,27 @@
+"""Real PostgreSQL, NATS and S3 servers for tests and benchmarks, without Docker where there is none.
+
+with PostgresServer.from_wheel() as server, FaultProxy(server.create_database()) as proxy:
+    ...  # connect to proxy.url; server.kill(); server.restart(); proxy.hang()
+"""
+
+from tests.servers.choice import describe, own, shared
+from tests.servers.host import NoServer, ServerFailed
+from tests.servers.nats import NatsServer
+from tests.servers.postgres import PostgresServer
+from tests.servers.proxy import FaultProxy
+from tests.servers.s3 import Bucket, S3Server
+from tests.servers.server import Server
+
+__all__ = [
+    "Bucket",
+    "FaultProxy",
+    "NatsServer",
+    "NoServer",
+    "PostgresServer",
+    "S3Server",
+    "Server",
+    "ServerFailed",
+    "describe",
+    "own",
+    "shared",
+]

@@ -1,0 +1,123 @@
+"""A server in a Docker container of its stock image."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from tests.servers.process import free_port
+
+ENGINE_TIMEOUT_SECONDS = 60
+SOCKETS = [Path("/var/run/docker.sock"), Path.home() / ".docker/run/docker.sock"]
+
+
+def docker_offers(image: str) -> bool:
+    """Whether a Docker engine answers that has the image or can pull it. After one failed pull no other is tried."""
+    return _engine_answers() and (_has(image) or _pull(image))
+
+
+@cache
+def _engine_answers() -> bool:
+    # Importing Docker's client costs more than most test files: not without a sign of an engine.
+    if "DOCKER_HOST" not in os.environ and not any(path.exists() for path in SOCKETS):
+        return False
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as client:
+            return bool(client.ping())
+    except DockerException:
+        return False
+
+
+@cache
+def _has(image: str) -> bool:
+    import docker
+    from docker.errors import ImageNotFound
+
+    with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as client:
+        try:
+            client.images.get(image)
+        except ImageNotFound:
+            return False
+        return True
+
+
+_registry_is_out_of_reach = False
+
+
+@cache
+def _pull(image: str) -> bool:
+    global _registry_is_out_of_reach
+    if _registry_is_out_of_reach:
+        return False
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as client:
+            client.images.pull(image)
+    except DockerException:
+        _registry_is_out_of_reach = True
+        return False
+    return True
+
+
+class Container:
+    """A `Host`: a container whose `container_port` is published on the same local port from start to start."""
+
+    def __init__(
+        self,
+        image: str,
+        container_port: int,
+        *,
+        command: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        """`files`: text by its path in the container."""
+        from testcontainers.core.config import testcontainers_config
+        from testcontainers.core.container import DockerContainer
+
+        testcontainers_config.ryuk_disabled = True  # one image less to pull; `close` removes the container
+        self.port = free_port()
+        self._container = DockerContainer(image).with_bind_ports(container_port, self.port).with_envs(**variables or {})
+        if command:
+            self._container.with_command(list(command))
+        for path, text in (files or {}).items():
+            self._container.with_copy_into_container(text.encode(), path)
+        self.address = self._container.get_docker_client().host()
+        self._created = False
+
+    def start(self) -> None:
+        if self._created:
+            self._container.get_wrapped_container().start()
+        else:
+            self._created = True
+            self._container.start()
+
+    def stop(self) -> None:
+        self._container.get_wrapped_container().stop()
+
+    def kill(self) -> None:
+        self._container.get_wrapped_container().kill()
+        self._container.wait()
+
+    def pause(self) -> None:
+        self._container.get_wrapped_container().pause()
+
+    def resume(self) -> None:
+        self._container.get_wrapped_container().unpause()
+
+    def alive(self) -> bool:
+        self._container.reload()
+        return self._container.status == "running"
+
+    def log_tail(self) -> str:
+        log: bytes = self._container.get_wrapped_container().logs(tail=30)
+        return log.decode(errors="replace")
+
+    def close(self) -> None:
+        self._container.stop()
