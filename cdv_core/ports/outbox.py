@@ -65,7 +65,7 @@ class Outbox(Protocol):
     ) -> bool:
         """Note (sequence, stream sequence) pairs that a stream has acknowledged, and where the streams stand then.
 
-        One transaction. A mark replaces that of the same name; an entry marked before takes its new stream sequence.
+        One transaction. A mark replaces that of the same name; an entry already published stays as it is.
         Returns False, having changed nothing, when `owner` no longer holds the lease (another took it, or it was
         released; merely expired is still held): what a relay learnt before it was overtaken may be out of date.
         """
