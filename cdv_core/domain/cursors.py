@@ -28,7 +28,7 @@ class Cursor:
     rkey: str
 
     def encode(self) -> str:
-        wire = msgspec.json.encode(_Wire(format_time(self.indexed_at), self.rkey))
+        wire = msgspec.json.encode(_Wire(format_time(self.indexed_at), str(self.rkey)))
         return base64.urlsafe_b64encode(wire).decode().rstrip("=")
 
     @classmethod

@@ -35,4 +35,4 @@ def request_fingerprint(*, collection: str, cid: str, created_at: datetime | Non
     The record enters by its CID, in which member order and number spelling do not count; `created_at` as a moment.
     """
     claimed = None if created_at is None else format_time(created_at)
-    return hashlib.sha256(msgspec.json.encode([collection, cid, claimed, schema_version])).digest()
+    return hashlib.sha256(msgspec.json.encode([str(collection), cid, claimed, schema_version])).digest()

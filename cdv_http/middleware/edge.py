@@ -8,6 +8,7 @@ import secrets
 import time
 from typing import Final
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
@@ -36,7 +37,7 @@ class EdgeMiddleware:
         self._timeout_seconds = timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         correlation_id = _correlation_id(scope) or secrets.token_hex(16)
@@ -44,7 +45,7 @@ class EdgeMiddleware:
         state["correlation_id"] = correlation_id
         method = scope["method"]
         if method == "HEAD":
-            scope["method"] = "GET"  # type: ignore[typeddict-item]
+            scope["method"] = "GET"
         answer = _Answer(send, correlation_id, bodyless=method == "HEAD")
         started = time.perf_counter()
         with logger.contextualize(correlation_id=correlation_id, **_trace_id(scope)):

@@ -1,0 +1,339 @@
+"""Media from promise to permanence, and everything that can come between."""
+
+import hashlib
+import json
+from datetime import timedelta
+
+import pytest
+
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.limits import DOWNLOAD_LIFE, SWEEP_GRACE, UPLOAD_LIFE
+from cdv_core.domain.media import AssetState, Sha256
+from cdv_core.errors import (
+    AssetNotFound,
+    BlobUrlRefused,
+    ChecksumMismatch,
+    DidMismatch,
+    InvalidField,
+    MediaConflict,
+    MediaSizeMismatch,
+    MediaTooLarge,
+    MediaTypeMismatch,
+    MediaTypeNotAllowed,
+    Unavailable,
+)
+from cdv_core.use_cases.media import Media, MediaPolicy
+from tests.fakes.blobs import FakeBlobStore
+from tests.fakes.clock import FakeClock
+from tests.fakes.ids import FakeIdSource
+from tests.fakes.media import FakeMediaStore
+
+ADA, BOB = Did("did:example:ada"), Did("did:example:bob")
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 10
+HASH = hashlib.sha256(PNG).hexdigest()
+OTHER = b"\x89PNG\r\n\x1a\n" + b"PIXELS" * 10
+OTHER_HASH = hashlib.sha256(OTHER).hexdigest()
+UNKNOWN = "01KAV3XG8J0000000000000000"
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = FakeMediaStore()
+        self.blobs = FakeBlobStore(self.clock)
+        policy = MediaPolicy("prod", 1000, ("image/png", "image/gif"))
+        self.media = Media(self.store, self.blobs, self.clock, FakeIdSource(), policy)
+
+    async def init(self, **changes):
+        arguments = {"did": ADA, "mime_type": "image/png", "size": len(PNG), "subject": ADA, "filename": "a.png"}
+        return (await self.media.init_upload(**arguments | changes)).asset
+
+    async def uploaded(self, data: bytes = PNG, **changes):
+        asset = await self.init(**{"size": len(data)} | changes)
+        self.blobs.objects[asset.staging_key] = data
+        return asset
+
+    async def finalize(self, asset, sha256=HASH, **changes):
+        return await self.media.finalize(**{"asset_id": asset.asset_id, "sha256": sha256, "subject": ADA} | changes)
+
+    @property
+    def envelopes(self):
+        return [json.loads(entry.event.envelope) for entry in self.store.outbox.entries.values()]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_an_upload_has_a_pending_asset_and_a_url_that_ends_with_it(world):
+    upload = await world.media.init_upload(did=ADA, mime_type="IMAGE/PNG", size=5, sha256="AB" * 32)
+    assert upload.asset.state is AssetState.PENDING
+    assert upload.asset.mime_type == "image/png"
+    assert upload.asset.announced_checksum == "ab" * 32
+    assert upload.asset.expires_at == world.clock.now() + UPLOAD_LIFE
+    assert world.store.assets[upload.asset.asset_id] == upload.asset
+    assert upload.url.startswith("/v1/blobs/upload/")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"did": "x"}, InvalidField),
+        ({"size": 0}, InvalidField),
+        ({"size": -1}, InvalidField),
+        ({"sha256": "x"}, InvalidField),
+        ({"filename": "../x"}, InvalidField),
+        ({"subject": BOB, "size": 1001}, DidMismatch),
+        ({"size": 1001}, MediaTooLarge),
+        ({"mime_type": "text/html"}, MediaTypeNotAllowed),
+        ({"mime_type": "image/png; charset=x"}, MediaTypeNotAllowed),
+    ],
+)
+async def test_a_bad_announcement_is_refused_and_leaves_nothing(world, changes, error):
+    with pytest.raises(error):
+        await world.init(**changes)
+    assert world.store.assets == {}
+
+
+async def test_the_largest_size_is_allowed(world):
+    assert (await world.init(size=1000)).size_bytes == 1000
+    assert (await world.init(size=1)).size_bytes == 1
+
+
+async def test_finalising_proves_moves_and_tells(world):
+    asset = await world.uploaded()
+    final = await world.finalize(asset, sha256=HASH.upper(), correlation_id="c-1")
+    assert (final.state, final.checksum) == (AssetState.FINALIZED, HASH)
+    assert world.blobs.objects[f"prod/{ADA}/{asset.asset_id}/a.png"] == PNG
+    [envelope] = world.envelopes
+    assert envelope["correlationId"] == "c-1"
+    assert envelope["payload"]["checksum"] == HASH
+
+
+async def test_finalising_again_gives_the_same_answer_and_no_second_event(world):
+    asset = await world.uploaded()
+    first = await world.finalize(asset)
+    world.clock.advance(10**6)
+    assert await world.finalize(asset) == first
+    assert len(world.envelopes) == 1
+
+
+async def test_finalising_again_with_another_hash_conflicts(world):
+    asset = await world.uploaded()
+    await world.finalize(asset)
+    with pytest.raises(MediaConflict) as caught:
+        await world.finalize(asset, OTHER_HASH)
+    assert caught.value.reason == "finalized_with_another_hash"
+
+
+async def test_what_was_not_uploaded_cannot_be_finalised(world):
+    asset = await world.init()
+    with pytest.raises(MediaConflict) as caught:
+        await world.finalize(asset)
+    assert caught.value.reason == "not_uploaded"
+
+
+@pytest.mark.parametrize(
+    ("data", "sha256", "init", "error"),
+    [
+        (PNG, OTHER_HASH, {}, ChecksumMismatch),
+        (PNG, HASH, {"sha256": OTHER_HASH}, ChecksumMismatch),
+        (PNG, HASH, {"size": len(PNG) + 1}, MediaSizeMismatch),
+        (PNG, HASH, {"mime_type": "image/gif"}, MediaTypeMismatch),
+    ],
+)
+async def test_bytes_that_are_not_as_declared_leave_the_asset_pending(world, data, sha256, init, error):
+    asset = await world.uploaded(data, **init)
+    with pytest.raises(error):
+        await world.finalize(asset, sha256)
+    assert world.store.assets[asset.asset_id] == asset
+    assert world.envelopes == []
+    assert list(world.blobs.objects) == [asset.staging_key]
+
+
+async def test_a_failed_finalisation_can_be_repaired_by_another_upload(world):
+    asset = await world.uploaded(OTHER)
+    with pytest.raises(ChecksumMismatch):
+        await world.finalize(asset)
+    world.blobs.objects[asset.staging_key] = PNG
+    assert (await world.finalize(asset)).checksum == HASH
+
+
+async def test_bytes_that_show_no_type_are_taken_at_their_word(world):
+    asset = await world.uploaded(b"plain bytes")
+    assert await world.finalize(asset, hashlib.sha256(b"plain bytes").hexdigest())
+
+
+async def test_only_the_owner_finalises(world):
+    asset = await world.uploaded()
+    with pytest.raises(DidMismatch):
+        await world.finalize(asset, subject=BOB)
+    with pytest.raises(AssetNotFound):
+        await world.media.finalize(asset_id=UNKNOWN, sha256=HASH)
+    with pytest.raises(InvalidField):
+        await world.media.finalize(asset_id="x", sha256=HASH)
+    with pytest.raises(InvalidField):
+        await world.media.finalize(asset_id=asset.asset_id, sha256="x")
+    assert (await world.finalize(asset, subject=None)).state is AssetState.FINALIZED
+
+
+async def test_after_its_time_a_pending_asset_is_gone(world):
+    asset = await world.uploaded()
+    world.clock.moment = asset.expires_at - timedelta(microseconds=1)
+    assert await world.media.describe(asset.asset_id)
+    world.clock.moment = asset.expires_at
+    with pytest.raises(AssetNotFound):
+        await world.finalize(asset)
+    with pytest.raises(AssetNotFound):
+        await world.media.describe(asset.asset_id)
+
+
+async def test_the_old_upload_url_cannot_change_what_was_finalised(world):
+    asset = await world.uploaded()
+    await world.finalize(asset)
+    world.blobs.objects[asset.staging_key] = OTHER
+    assert (await world.finalize(asset)).checksum == HASH
+    assert world.blobs.objects[asset.final_key("prod")] == PNG
+
+
+async def test_of_two_finalisations_of_different_bytes_one_wins_and_its_bytes_stay(world):
+    asset = await world.uploaded()
+
+    class Racing(FakeBlobStore):
+        async def promote(self, *arguments, **options):
+            # Between our claim and our copy, the uploader replaces the bytes and finalises those.
+            promote = super().promote
+            world.media._blobs = world.blobs
+            world.blobs.objects[asset.staging_key] = OTHER
+            with pytest.raises(MediaConflict) as caught:
+                await world.finalize(asset, OTHER_HASH)
+            assert caught.value.reason == "finalized_with_another_hash"
+            return await promote(*arguments, **options)
+
+    racing = Racing(world.clock)
+    racing.objects = world.blobs.objects
+    world.media._blobs = racing
+    with pytest.raises(MediaConflict) as caught:
+        await world.finalize(asset)
+    assert caught.value.reason == "changed_while_finalizing"
+    assert asset.final_key("prod") not in world.blobs.objects
+    world.blobs.objects[asset.staging_key] = PNG
+    assert (await world.finalize(asset)).checksum == HASH
+    assert world.blobs.objects[asset.final_key("prod")] == PNG
+
+
+async def test_two_equal_finalisations_give_one_answer_and_one_event(world):
+    asset = await world.uploaded()
+
+    class Racing(FakeBlobStore):
+        async def promote(self, *arguments, **options):
+            world.media._blobs = world.blobs
+            self.first = await world.finalize(asset)
+            del world.blobs.objects[asset.staging_key]
+            return False
+
+    racing = Racing(world.clock)
+    racing.objects = world.blobs.objects
+    world.media._blobs = racing
+    with pytest.raises(MediaConflict):
+        await world.finalize(asset)
+    assert await world.finalize(asset) == racing.first
+    assert len(world.envelopes) == 1
+
+
+async def test_a_finalisation_whose_staged_object_was_swept_by_another_gets_that_ones_answer(world):
+    asset = await world.uploaded()
+    final = await world.finalize(asset)
+    del world.blobs.objects[asset.staging_key]
+    assert await world.media._make_permanent(asset, Sha256(HASH), None) == final
+
+
+async def test_an_asset_that_expires_while_it_is_finalised_is_not_found(world):
+    asset = await world.uploaded()
+
+    class Slow(FakeBlobStore):
+        async def promote(self, *arguments, **options):
+            world.clock.moment = asset.expires_at + SWEEP_GRACE * 2
+            world.media._blobs = world.blobs
+            await world.media.sweep()
+            return True
+
+    slow = Slow(world.clock)
+    slow.objects = world.blobs.objects
+    world.media._blobs = slow
+    with pytest.raises(AssetNotFound):
+        await world.finalize(asset)
+    assert world.envelopes == []
+
+
+async def test_a_pending_asset_is_described_to_its_owner_only(world):
+    asset = await world.init()
+    assert await world.media.describe(asset.asset_id, viewer=ADA) == asset
+    assert await world.media.describe(asset.asset_id) == asset
+    with pytest.raises(AssetNotFound):
+        await world.media.describe(asset.asset_id, viewer=BOB)
+    with pytest.raises(AssetNotFound):
+        await world.media.describe(UNKNOWN, viewer=ADA)
+
+
+async def test_a_finalised_asset_is_described_to_anyone(world):
+    asset = await world.uploaded()
+    final = await world.finalize(asset)
+    assert await world.media.describe(asset.asset_id, viewer=BOB) == final
+
+
+async def test_content_is_given_of_finalised_assets_for_five_minutes(world):
+    asset = await world.uploaded()
+    with pytest.raises(AssetNotFound):
+        await world.media.content_url(asset.asset_id)
+    with pytest.raises(AssetNotFound):
+        await world.media.content_url(UNKNOWN)
+    await world.finalize(asset)
+    token = (await world.media.content_url(asset.asset_id)).rpartition("/")[2]
+    content = await world.blobs.open(token)
+    assert (content.mime_type, content.disposition) == ("image/png", 'inline; filename="a.png"')
+    world.clock.moment += DOWNLOAD_LIFE
+    with pytest.raises(BlobUrlRefused):
+        await world.blobs.open(token)
+
+
+async def test_the_sweeper_removes_what_was_never_finalised_and_nothing_that_was(world):
+    abandoned, kept = await world.uploaded(), await world.uploaded(filename="b.png")
+    await world.finalize(kept)
+    world.clock.moment = abandoned.expires_at + SWEEP_GRACE
+    assert await world.media.sweep() == 0
+    world.clock.advance(1)
+    assert await world.media.sweep() == 2
+    assert list(world.blobs.objects) == [kept.final_key("prod")]
+    assert list(world.store.assets) == [kept.asset_id]
+    assert await world.media.sweep() == 0
+
+
+async def test_the_sweeper_removes_the_copy_of_a_finalisation_that_never_committed(world):
+    asset = await world.uploaded()
+    world.blobs.objects[asset.final_key("prod")] = PNG
+    world.clock.moment = asset.expires_at + SWEEP_GRACE * 2
+    assert await world.media.sweep() == 1
+    assert world.blobs.objects == {}
+
+
+async def test_a_sweep_that_fails_takes_up_where_it_left(world):
+    asset = await world.uploaded()
+    world.clock.moment = asset.expires_at + SWEEP_GRACE * 2
+    world.blobs.down = True
+    with pytest.raises(Unavailable):
+        await world.media.sweep()
+    world.blobs.down = False
+    assert await world.media.sweep() == 1
+    assert world.store.assets == {}
+
+
+async def test_a_store_that_is_away_is_said_to_be_away(world):
+    asset = await world.uploaded()
+    world.blobs.down = True
+    for call in (world.init(), world.finalize(asset)):
+        with pytest.raises(Unavailable):
+            await call
+    world.blobs.down = False
+    assert (await world.finalize(asset)).checksum == HASH
