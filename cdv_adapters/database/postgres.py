@@ -1,0 +1,300 @@
+"""Postgres: connections that are bounded in time, what every write begins with, and the schema's migrations.
+
+A server that is gone, full or silent makes Unavailable within `acquire_seconds` + `statement_seconds` + 1 s. Nothing is
+tried again here: of a write that failed nobody knows whether it happened. Each method of a store is one statement, or
+one and a look at why it did nothing, in autocommit mode: no connection is ever idle in a transaction, and a pooler in
+transaction mode may stand between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from time import monotonic
+from typing import Any, Final, Self, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.abc import PQGen
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import scalar_row
+from psycopg.types.string import ByteaBinaryLoader
+from psycopg_pool import AsyncConnectionPool
+
+from cdv_core.domain.events import Event
+from cdv_core.errors import CannotStart, IdTaken, Unavailable
+
+RV = TypeVar("RV")
+Password = Callable[[], Awaitable[str]]
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+_RETRY_AFTER_SECONDS: Final = 2  # ours: a pool that was exhausted has moved on, a restarted server is nearly back
+_HANG_SECONDS: Final = 1.0  # ours: beyond the statement timeout, which a server that is alive keeps by itself
+_PING_SECONDS: Final = 1.0  # ours: twice this is less than the patience of any readiness probe
+_RECONNECT_SECONDS: Final = 2.0  # ours: then the pool begins its backoff anew, so that pauses never exceed it
+_PREPARE_AFTER: Final = 5  # psycopg's default: statements that come up again and again are prepared
+_MIGRATION_LOCK: Final = 0x0CD7_4111  # ours: any number, as long as every replica takes the same
+
+# Whatever DSN is given may say otherwise. A silent network is noticed by the kernel, a silent server by `_Connection`.
+_CONNECTION_DEFAULTS: Final[dict[str, str | int]] = {
+    "application_name": "cdv",
+    "client_encoding": "utf8",
+    "connect_timeout": 2,  # seconds, the least that libpq takes
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 3,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,  # milliseconds
+}
+
+# What a write begins with: make the account or, if it is there, lock its row until the commit. `WHERE false` locks
+# without writing a new version of the row. `turn` is one row that exists only once the lock is held, because an
+# aggregate reads its input to the end: so whatever selects from `turn`, directly or through other steps, happens after
+# every earlier write of this DID was committed. Op-log sequences must be drawn there.
+LOCK_ACCOUNT: Final = """
+account AS (
+    INSERT INTO accounts (did, created_at) VALUES (%(did)s, %(occurred_at)s)
+    ON CONFLICT (did) DO UPDATE SET created_at = excluded.created_at WHERE false
+    RETURNING did
+),
+turn AS (SELECT count(*) FROM account)"""
+
+# To be completed by the name of the step that it comes after.
+LOG_EVENT: Final = """
+INSERT INTO op_log (event_id, did, subject, envelope, occurred_at)
+SELECT %(event_id)s, %(did)s, %(subject)s, %(envelope)s::json, %(occurred_at)s FROM """
+
+
+def event_parameters(event: Event) -> dict[str, Any]:
+    """Return the parameters of LOCK_ACCOUNT and LOG_EVENT."""
+    return {
+        "event_id": event.event_id,
+        "did": event.did,
+        "subject": event.subject,
+        "envelope": event.envelope.decode(),
+        "occurred_at": event.occurred_at,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresOptions:
+    """How many connections to keep and how long to wait.
+
+    `acquire_seconds`: for a free connection. `statement_seconds`: for one statement. `lock_seconds`: for the writes of
+    the same DID that came before. `transaction_pooler`: behind one, such as PgBouncer, that neither tracks prepared
+    statements nor passes on start-up options: do without both, and have the role carry the timeouts
+    (docs/adr/003-postgres-one-statement.md).
+    """
+
+    min_size: int = 2
+    max_size: int = 10
+    acquire_seconds: float = 2.0
+    statement_seconds: float = 3.0
+    lock_seconds: float = 2.0
+    transaction_pooler: bool = False
+
+    @property
+    def startup(self) -> str:
+        """The server's own timeouts, in milliseconds."""
+        return (
+            f"-c statement_timeout={self.statement_seconds * 1000:.0f} -c lock_timeout={self.lock_seconds * 1000:.0f}"
+            f" -c idle_in_transaction_session_timeout={self.statement_seconds * 1000:.0f}"
+        )
+
+
+class _Connection(AsyncConnection[tuple[Any, ...]]):
+    """A connection that is given up when no answer comes: a stopped server's kernel would keep it alive for ever."""
+
+    answer_seconds = _PING_SECONDS
+
+    async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109
+        return await super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+
+
+class PostgresDatabase:
+    """A pool of connections to one database, opened explicitly, to be shared between the tasks of one event loop.
+
+    `password` is asked at every new connection, so that a rotated one is taken up; None: the DSN's.
+    """
+
+    def __init__(
+        self, dsn: str, *, password: Password | None = None, options: PostgresOptions = PostgresOptions()
+    ) -> None:
+        self._options = options
+        self._answer_seconds = options.statement_seconds + _HANG_SECONDS
+        adapters = AdaptersMap(psycopg.adapters)
+        adapters.register_loader("json", ByteaBinaryLoader)  # stored JSON comes back as the bytes it is
+        given = {
+            "context": adapters,
+            "autocommit": True,
+            "prepare_threshold": None if options.transaction_pooler else _PREPARE_AFTER,
+        }
+
+        async def kwargs() -> dict[str, Any]:
+            return {**given, **await _secret(password)}
+
+        self._pool: AsyncConnectionPool[_Connection] = AsyncConnectionPool(
+            _conninfo(dsn, "" if options.transaction_pooler else options.startup),
+            connection_class=_Connection,
+            kwargs=kwargs,
+            configure=_use_utc,
+            min_size=options.min_size,
+            max_size=options.max_size,
+            timeout=options.acquire_seconds,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            name="cdv",
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Begin to connect. Returns at once, also when the server is down: the pool keeps trying."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close every connection. Closing twice is allowed."""
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def ping(self) -> None:
+        """Return when the server answers. Raises: Unavailable: it did not within 2 seconds."""
+        async with self.connection(acquire_seconds=_PING_SECONDS, answer_seconds=_PING_SECONDS) as connection:
+            await connection.execute("SELECT 1")
+
+    async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """Return what the statement gives; json columns are bytes. Raises: as `connection`."""
+        async with self.connection() as connection:
+            return await (await connection.execute(query, parameters, binary=True)).fetchall()
+
+    async def run(self, statement: str, parameters: Parameters = ()) -> int:
+        """Return how many rows the statement wrote. Raises: as `connection`."""
+        async with self.connection() as connection:
+            return (await connection.execute(statement, parameters)).rowcount
+
+    @asynccontextmanager
+    async def connection(
+        self, *, acquire_seconds: float | None = None, answer_seconds: float | None = None
+    ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+        """Lend a connection in autocommit mode.
+
+        Raises: IdTaken: a uniqueness rule is broken. Unavailable: no connection was free in time, or the server failed
+        or fell silent; what was under way then may or may not have happened.
+        """
+        try:
+            connection = await self._checkout(acquire_seconds or self._options.acquire_seconds)
+            connection.answer_seconds = answer_seconds or self._answer_seconds
+            try:
+                yield connection
+            finally:
+                unanswered = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+                await self._pool.putconn(connection)
+                if unanswered and answer_seconds is None:
+                    # The others lead to the same silent server: let nobody else find that out one by one.
+                    await self._pool.drain()
+        except psycopg.errors.UniqueViolation as error:
+            raise IdTaken from error
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+            # Read-only: a primary that a failover has turned into a standby.
+            raise Unavailable("database", _RETRY_AFTER_SECONDS) from error
+
+    async def _checkout(self, within_seconds: float) -> _Connection:
+        """Take a connection from the pool, dropping those that the server has closed: after a restart, all of them."""
+        deadline = monotonic() + within_seconds
+        while True:
+            connection = await self._pool.getconn(deadline - monotonic())
+            try:
+                # Costs no round trip: it reads what has come and never waits. Twice, for a farewell precedes the end.
+                connection.pgconn.consume_input()
+                connection.pgconn.consume_input()
+            except psycopg.OperationalError:
+                await self._pool.putconn(connection)
+            else:
+                return connection
+
+
+async def migrate(dsn: str, *, password: Password | None = None) -> list[str]:
+    """Bring the schema up to date; return the names of the migrations applied, oldest first, [] if none was missing.
+
+    Any number of replicas may do this at once; one that fails leaves nothing behind.
+
+    Raises: CannotStart: newer code has migrated this database, the role may not, or the server is set up so that text
+    or acknowledged writes would be lost. Unavailable: the server cannot be reached.
+    """
+    try:
+        async with await AsyncConnection.connect(
+            _conninfo(dsn), autocommit=True, prepare_threshold=None, row_factory=scalar_row, **await _secret(password)
+        ) as connection:
+            await _require_safe_settings(connection)
+            async with connection.transaction():
+                return await _apply_missing(connection)
+    except psycopg.OperationalError as error:
+        raise Unavailable("database", _RETRY_AFTER_SECONDS) from error
+    except psycopg.Error as error:
+        remedy = "let this role create tables in its schema, or migrate as one that may"
+        raise CannotStart("migrate the database", str(error), remedy) from error
+
+
+async def _require_safe_settings(connection: AsyncConnection[Any]) -> None:
+    if (encoding := await _scalar(connection, "SHOW server_encoding")) != "UTF8":
+        reason = f"its encoding is {encoding}, which cannot keep every text"
+        raise CannotStart("use the database", reason, "create one with ENCODING 'UTF8'")
+    if await _scalar(connection, "SHOW synchronous_commit") == "off":
+        reason = "synchronous_commit is off, and a crash would lose acknowledged writes"
+        raise CannotStart("use the database", reason, "turn it on for this database and role")
+
+
+async def _apply_missing(connection: AsyncConnection[Any]) -> list[str]:
+    # The lock is the transaction's and not the session's: it works through a pooler and ends with its holder. Whoever
+    # waits here waits as long as the others take.
+    await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    if await _scalar(connection, "SELECT to_regclass('schema_migrations')") is None:
+        await connection.execute(
+            "CREATE TABLE schema_migrations"
+            " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL)"
+        )
+    version = await _scalar(connection, "SELECT coalesce(max(version), 0) FROM schema_migrations")
+    migrations = _migrations()
+    if version > len(migrations):
+        reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
+        raise CannotStart("use the database", reason, "run that code, or restore a backup")
+    for number, (name, script) in enumerate(migrations[version:], version + 1):
+        await connection.execute(script.encode())
+        await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
+    return [name for name, _ in migrations[version:]]
+
+
+async def _scalar(connection: AsyncConnection[Any], query: str) -> Any:  # noqa: ANN401 - whatever the query gives
+    return await (await connection.execute(query)).fetchone()
+
+
+def _migrations() -> list[tuple[str, str]]:
+    """Return each migration's name and script, oldest first; the one at index n makes version n + 1."""
+    folder = files("cdv_adapters.database") / "migrations" / "postgres"
+    scripts = sorted((it for it in folder.iterdir() if it.name.endswith(".sql")), key=lambda it: it.name)
+    # What follows the mark undoes the migration, and is there for people.
+    return [(it.name.removesuffix(".sql"), it.read_text(encoding="utf-8").split("-- rollback:")[0]) for it in scripts]
+
+
+def _conninfo(dsn: str, startup: str = "") -> str:
+    """Return `dsn` with what it leaves unsaid. Its own start-up options come last and win."""
+    parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(dsn)}
+    parameters["options"] = f"{startup} {parameters.get('options') or ''}".strip() or None
+    return make_conninfo("", **parameters)
+
+
+async def _secret(password: Password | None) -> dict[str, Any]:
+    return {} if password is None else {"password": await password()}
+
+
+async def _use_utc(connection: AsyncConnection[Any]) -> None:
+    # Not a start-up option, because poolers keep track of this one setting and refuse others.
+    await connection.execute("SET TIME ZONE 'UTC'")

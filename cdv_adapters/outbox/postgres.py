@@ -1,0 +1,101 @@
+"""The op log in Postgres, as the relay sees it: each step is one statement, and nothing stays locked after it."""
+
+# ruff: noqa: S608 - queries are put together from constants, here and in cdv_adapters/database/postgres.py
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from cdv_adapters.database.postgres import PostgresDatabase
+from cdv_core.domain.events import Event
+from cdv_core.domain.identifiers import Did
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
+
+_COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, stream_sequence"
+
+# No row: the lease is another's. A row without an entry: it is ours, and nothing waits.
+_LEASE: Final = f"""
+WITH lease AS (
+    INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, %(owner)s, %(expires_at)s)
+    ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+    WHERE relay_lease.owner = excluded.owner OR relay_lease.expires_at <= %(now)s
+    RETURNING id
+)
+SELECT {_COLUMNS} FROM lease LEFT JOIN (
+    SELECT {_COLUMNS} FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT %(limit)s
+) AS waiting ON true
+ORDER BY sequence"""
+# Locks the lease until the commit, so that nobody takes it over in the middle of what its holder does.
+_HELD: Final = "WITH held AS (SELECT id FROM relay_lease WHERE owner = %(owner)s FOR UPDATE)"
+_MARK: Final = f"""
+{_HELD},
+published AS (
+    UPDATE op_log SET stream_sequence = acknowledged.stream_sequence
+    FROM unnest(%(sequences)s::bigint[], %(stream_sequences)s::bigint[]) AS acknowledged (sequence, stream_sequence)
+    WHERE op_log.sequence = acknowledged.sequence AND op_log.stream_sequence IS NULL AND EXISTS (SELECT FROM held)
+),
+marked AS (
+    INSERT INTO stream_marks (name, created, last_sequence, gaps)
+    SELECT * FROM unnest(%(names)s::text[], %(created)s::text[], %(last_sequences)s::bigint[], %(gaps)s::bigint[])
+    WHERE EXISTS (SELECT FROM held)
+    ON CONFLICT (name) DO UPDATE
+    SET created = excluded.created, last_sequence = excluded.last_sequence, gaps = excluded.gaps
+)
+SELECT id FROM held"""
+_REQUEUE: Final = f"""
+{_HELD},
+requeued AS (
+    UPDATE op_log SET stream_sequence = NULL
+    WHERE sequence = ANY (%(sequences)s::bigint[]) AND stream_sequence IS NOT NULL AND EXISTS (SELECT FROM held)
+)
+SELECT id FROM held"""
+_RELEASE: Final = "DELETE FROM relay_lease WHERE owner = %s"
+_BACKLOG: Final = "SELECT count(*), min(occurred_at) FROM op_log WHERE stream_sequence IS NULL"
+_READ: Final = f"""
+SELECT {_COLUMNS} FROM op_log WHERE sequence > %s AND starts_with(subject, %s) ORDER BY sequence LIMIT %s"""
+_STREAM_MARKS: Final = "SELECT name, created, last_sequence, gaps FROM stream_marks ORDER BY name"
+
+
+class PostgresOutbox(Outbox):
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
+        rows = await self._database.rows(_LEASE, {"owner": owner, "limit": limit, "now": now, "expires_at": expires_at})
+        return [_entry(row) for row in rows if row[0] is not None] if rows else None
+
+    async def mark_published(
+        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+    ) -> bool:
+        parameters = {
+            "owner": owner,
+            "sequences": [sequence for sequence, _ in acknowledged],
+            "stream_sequences": [stream_sequence for _, stream_sequence in acknowledged],
+            "names": [mark.name for mark in marks],
+            "created": [mark.created for mark in marks],
+            "last_sequences": [mark.last_sequence for mark in marks],
+            "gaps": [mark.gaps for mark in marks],
+        }
+        return bool(await self._database.rows(_MARK, parameters))
+
+    async def release(self, owner: str) -> None:
+        await self._database.rows(_RELEASE, (owner,))
+
+    async def backlog(self) -> Backlog:
+        ((count, oldest_at),) = await self._database.rows(_BACKLOG)
+        return Backlog(count, oldest_at)
+
+    async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
+        return [_entry(row) for row in await self._database.rows(_READ, (after, subject_prefix, limit))]
+
+    async def stream_marks(self) -> list[StreamMark]:
+        return [StreamMark(*row) for row in await self._database.rows(_STREAM_MARKS)]
+
+    async def requeue(self, owner: str, sequences: Sequence[int]) -> bool:
+        return bool(await self._database.rows(_REQUEUE, {"owner": owner, "sequences": list(sequences)}))
+
+
+def _entry(row: tuple[Any, ...]) -> OpLogEntry:
+    sequence, event_id, did, subject, envelope, occurred_at, stream_sequence = row
+    return OpLogEntry(sequence, Event(event_id, Did(did), subject, envelope, occurred_at), stream_sequence)
