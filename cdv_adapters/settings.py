@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     env: Literal["dev", "staging", "prod"] = Field("dev", description="`dev`, `staging` or `prod`")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(
-        8080, ge=1, le=65535, validation_alias=AliasChoices("CDV_PORT", "PORT"), description="port to listen on"
+        8080,
+        ge=1,
+        le=65535,
+        validation_alias=AliasChoices("CDV_PORT", "PORT"),
+        description="port to listen on; `PORT` does too",
     )
     data_dir: Path = Field(
         Path("./.cdv"), description="embedded mode: SQLite file, media, local issuer's key, catalogue cache"
@@ -254,6 +258,18 @@ def masked(settings: Settings) -> dict[str, str]:
             value = ",".join(value)
         shown[f"CDV_{name.upper()}"] = "" if value is None else str(value)
     return shown
+
+
+def markdown_table() -> str:
+    """Return the settings as a table for the docs: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        value = field.default
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        default = "" if value in {None, ""} else f"`{value}`"
+        rows.append(f"| `CDV_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -15,7 +15,7 @@ import msgspec
 from cdv_adapters.container import local_issuer, open_service
 from cdv_adapters.container import migrate as migrate_database
 
-from cdv_adapters.settings import Settings, SettingsRefused, masked, read_settings, unknown_variables
+from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
 from cdv_http.openapi import openapi_document
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_check)
 
     command = commands.add_parser("config", help="print the effective settings, secrets masked")
+    command.add_argument("--markdown", action="store_true", help="print all settings, their defaults and meanings")
     command.set_defaults(run=_config)
 
     command = commands.add_parser("openapi", help="print the OpenAPI document")
@@ -126,7 +127,10 @@ async def _problem(check: Callable[[], Awaitable[None]]) -> str | None:
     return None
 
 
-def _config(_: argparse.Namespace) -> int:
+def _config(arguments: argparse.Namespace) -> int:
+    if arguments.markdown:
+        print(markdown_table(), end="")
+        return 0
     for name, value in masked(_settings()).items():
         print(f"{name}={value}")
     return 0
