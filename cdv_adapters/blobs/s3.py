@@ -167,7 +167,7 @@ class S3BlobStore:
         """
         return await self._call(_PROVISION_SECONDS, provision_bucket, self._client, self._bucket, allowed_origins)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up the threads and connections; calls under way may fail with Unavailable."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for pool in self._pools:

@@ -1,0 +1,130 @@
+"""Our blob stores keep the contract: files, S3, and the fake that other tests stand on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+from anyio import to_thread
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from cdv_adapters.blobs.filesystem import FilesystemBlobStore
+from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_core.errors import AssetNotFound
+from cdv_core.ports.blobs import BlobStore, ServedBlobStore
+from cdv_core.ports.clock import Clock
+from conformance.ports.blobs import BlobStoreContract, BlobStoreMachine, Download, Subject, SystemClock
+from tests.fakes.blobs import FakeBlobStore
+from tests.servers import Bucket
+
+
+class Served:
+    """A store whose URLs lead to our own service."""
+
+    clock: Clock = SystemClock()
+
+    def __init__(self, store: ServedBlobStore) -> None:
+        self._served = store
+        self.store: BlobStore = store
+
+    async def put(self, url: str, data: bytes) -> None:
+        await self._served.receive(url.removeprefix("/v1/blobs/upload/"), in_pieces(data))
+
+    async def get(self, url: str) -> Download | None:
+        try:
+            content = await self._served.open(url.removeprefix("/v1/blobs/download/"))
+        except AssetNotFound:
+            return None
+        data = b"".join([chunk async for chunk in content.chunks()])
+        assert len(data) == content.size_bytes
+        return Download(data, content.mime_type, content.disposition)
+
+
+async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 100_000):
+        yield data[start : start + 100_000]
+
+
+class Http:
+    """A store with a server of its own, used as any HTTP client would."""
+
+    clock: Clock = SystemClock()
+
+    def __init__(self, store: BlobStore, http: urllib3.PoolManager) -> None:
+        self.store = store
+        self._http = http
+
+    async def put(self, url: str, data: bytes) -> None:
+        answer = await to_thread.run_sync(lambda: self._http.request("PUT", url, body=data))
+        assert answer.status == 200, answer.data
+
+    async def get(self, url: str) -> Download | None:
+        answer = await to_thread.run_sync(lambda: self._http.request("GET", url))
+        if answer.status == 404:
+            return None
+        assert answer.status == 200, answer.data
+        return Download(answer.data, answer.headers["Content-Type"], answer.headers["Content-Disposition"])
+
+
+@pytest.fixture
+def http() -> Iterator[urllib3.PoolManager]:
+    with urllib3.PoolManager(timeout=10, retries=False, maxsize=8) as http:
+        yield http
+
+
+@pytest.fixture
+def s3_store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
+    store = S3BlobStore(
+        endpoint=s3_bucket.endpoint,
+        bucket=s3_bucket.name,
+        region=s3_bucket.region,
+        keys=lambda: (s3_bucket.access_key, s3_bucket.secret_key),
+        clock=SystemClock(),
+    )
+    yield store
+    store.close()
+
+
+class TestFake(BlobStoreContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return Served(FakeBlobStore(SystemClock()))
+
+
+class TestFilesystem(BlobStoreContract):
+    @pytest.fixture
+    def subject(self, tmp_path: Path) -> Subject:
+        return Served(FilesystemBlobStore(tmp_path / "media", SystemClock()))
+
+
+class TestS3(BlobStoreContract):
+    @pytest.fixture
+    def subject(self, s3_store: S3BlobStore, http: urllib3.PoolManager) -> Subject:
+        return Http(s3_store, http)
+
+
+def test_the_fake_agrees_with_a_dictionary():
+    class Machine(BlobStoreMachine):
+        def open_subject(self) -> Subject:
+            return Served(FakeBlobStore(SystemClock()))
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=50, stateful_step_count=30, deadline=None))
+
+
+def test_files_agree_with_a_dictionary(tmp_path: Path):
+    class Machine(BlobStoreMachine):
+        def open_subject(self) -> Subject:
+            return Served(FilesystemBlobStore(tmp_path / "media", SystemClock()))
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=30, stateful_step_count=25, deadline=None))
+
+
+def test_s3_agrees_with_a_dictionary(s3_store: S3BlobStore, http: urllib3.PoolManager):
+    class Machine(BlobStoreMachine):
+        def open_subject(self) -> Subject:
+            return Http(s3_store, http)
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
