@@ -6,7 +6,7 @@ The only file that names concrete adapters.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +14,24 @@ from typing import Any, Literal
 from dependency_injector import containers, providers
 
 from cdv_adapters.blobs.filesystem import FilesystemBlobStore
+from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_adapters.clock.system import SystemClock
+from cdv_adapters.database import postgres
+from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.ids.ulid import UlidSource
+from cdv_adapters.media.postgres import PostgresMediaStore
 from cdv_adapters.media.sqlite import SqliteMediaStore
+from cdv_adapters.outbox.postgres import PostgresOutbox
 from cdv_adapters.outbox.sqlite import SqliteOutbox
+from cdv_adapters.records.postgres import PostgresRecordStore
 from cdv_adapters.records.sqlite import SqliteRecordStore
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.settings import Settings
+from cdv_adapters.tokens.jwks import JwksTokenVerifier, JwksUrl
+from cdv_adapters.tokens.key_set import IssuerKeys
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
-from cdv_core.errors import CannotStart
+from cdv_core.errors import CannotStart, Unavailable
 from cdv_core.ports.blobs import ServedBlobStore
 from cdv_core.ports.tokens import TokenVerifier
 from cdv_core.use_cases.media import Media, MediaPolicy
@@ -40,6 +48,15 @@ class Dependency:
     check: Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work off the request path, to be done again and again. Safe with any number of replicas doing it."""
+
+    name: str
+    every_seconds: float
+    do: Callable[[], Awaitable[object]]
+
+
 @dataclass(slots=True)
 class Service:
     """The vault with everything around it that serving it takes.
@@ -52,8 +69,9 @@ class Service:
     vault: Vault
     tokens: TokenVerifier
     dependencies: tuple[Dependency, ...]
-    served_blobs: ServedBlobStore | None
-    public_keys: dict[str, Any] | None
+    chores: tuple[Chore, ...]
+    served_blobs: ServedBlobStore | None = None
+    public_keys: dict[str, Any] | None = None
     draining: bool = False
 
     @property
@@ -81,6 +99,34 @@ def make_data_dir(settings: Settings) -> None:
         ) from error
 
 
+def _which(value: object) -> str:
+    return "embedded" if value is None else "production"
+
+
+def _postgres(settings: Settings) -> PostgresDatabase:
+    assert settings.db_dsn is not None, "selected only with a DSN"  # noqa: S101
+    return PostgresDatabase(settings.db_dsn.get_secret_value())
+
+
+def _s3(settings: Settings, clock: SystemClock) -> S3BlobStore:
+    assert settings.s3_endpoint is not None, "selected only with an endpoint"  # noqa: S101
+    assert settings.s3_bucket is not None, "the settings require it with an endpoint"  # noqa: S101
+    access, secret = settings.s3_access_key, settings.s3_secret_key
+    keys = None if access is None or secret is None else (access.get_secret_value(), secret.get_secret_value())
+    return S3BlobStore(
+        endpoint=settings.s3_endpoint,
+        bucket=settings.s3_bucket,
+        clock=clock,
+        region=settings.s3_region,
+        keys=None if keys is None else lambda: keys,
+    )
+
+
+def _jwks(settings: Settings, clock: SystemClock) -> JwksTokenVerifier:
+    url = settings.jwks_url or f"{settings.issuer.rstrip('/')}/.well-known/jwks.json"
+    return JwksTokenVerifier(IssuerKeys(JwksUrl(url)), issuer=settings.issuer, audience=settings.audience, clock=clock)
+
+
 class Container(containers.DeclarativeContainer):
     """The vault's parts. A Selector picks the embedded or the production adapter by what is configured."""
 
@@ -90,19 +136,42 @@ class Container(containers.DeclarativeContainer):
     ids = providers.Singleton(UlidSource)
     schemas = providers.Singleton(BundledSchemas)
 
-    database = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call("vault.sqlite3"))
-    records_store = providers.Singleton(SqliteRecordStore, database)
-    media_store = providers.Singleton(SqliteMediaStore, database)
-    outbox = providers.Singleton(SqliteOutbox, database)
+    _database = providers.Callable(_which, settings.provided.db_dsn)
+    sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call("vault.sqlite3"))
+    postgres = providers.Singleton(_postgres, settings)
+    database = providers.Selector(_database, embedded=sqlite, production=postgres)
+    record_store = providers.Selector(
+        _database,
+        embedded=providers.Singleton(SqliteRecordStore, sqlite),
+        production=providers.Singleton(PostgresRecordStore, postgres),
+    )
+    media_store = providers.Selector(
+        _database,
+        embedded=providers.Singleton(SqliteMediaStore, sqlite),
+        production=providers.Singleton(PostgresMediaStore, postgres),
+    )
+    outbox = providers.Selector(
+        _database,
+        embedded=providers.Singleton(SqliteOutbox, sqlite),
+        production=providers.Singleton(PostgresOutbox, postgres),
+    )
 
-    blobs = providers.Singleton(FilesystemBlobStore, settings.provided.data_dir.joinpath.call("media"), clock)
+    blobs = providers.Selector(
+        providers.Callable(_which, settings.provided.s3_endpoint),
+        embedded=providers.Singleton(FilesystemBlobStore, settings.provided.data_dir.joinpath.call("media"), clock),
+        production=providers.Singleton(_s3, settings, clock),
+    )
 
     issuer = providers.Singleton(local_issuer, settings)
-    tokens = providers.Singleton(LocalKeyTokenVerifier, issuer, clock)
+    tokens = providers.Selector(
+        providers.Callable(_which, settings.provided.jwt_issuer),
+        embedded=providers.Singleton(LocalKeyTokenVerifier, issuer, clock),
+        production=providers.Singleton(_jwks, settings, clock),
+    )
 
     records = providers.Singleton(
         Records,
-        records_store,
+        record_store,
         schemas,
         clock,
         ids,
@@ -132,21 +201,36 @@ class Container(containers.DeclarativeContainer):
 async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
     """Open the vault and what it depends on; close it all in reverse order.
 
-    Raises: CannotStart: with what to do about it.
+    The database must be there; everything else may come later. Raises: CannotStart: with what to do about it.
     """
-    make_data_dir(settings)
     container = Container(settings=providers.Object(settings))
-    async with container.database() as database:
+    async with AsyncExitStack() as stack:
+        if settings.db_dsn is None or settings.s3_endpoint is None or settings.jwt_issuer is None:
+            make_data_dir(settings)
+        await migrate(settings)
+        database = await stack.enter_async_context(container.database())
+        dependencies = [Dependency("database", critical=True, check=database.ping)]
+        chores = [Chore("purge expired replies", 60, lambda: _purge(container))]
+
+        blobs = container.blobs()
+        dependencies.append(Dependency("object_store", critical=False, check=blobs.check))
+        chores.append(Chore("sweep uploads", 60, container.media().sweep))
+        if isinstance(blobs, S3BlobStore):
+            stack.callback(blobs.close)
+
+        tokens = container.tokens()
+        if isinstance(tokens, JwksTokenVerifier):
+            stack.push_async_callback(tokens.keys.aclose)
+            dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
+
         yield Service(
             settings,
             container.vault(),
-            container.tokens(),
-            (
-                Dependency("database", critical=True, check=database.ping),
-                Dependency("object_store", critical=False, check=container.blobs().check),
-            ),
-            container.blobs(),
-            container.issuer().jwks(),
+            tokens,
+            tuple(dependencies),
+            tuple(chores),
+            served_blobs=blobs if isinstance(blobs, FilesystemBlobStore) else None,
+            public_keys=container.issuer().jwks() if settings.jwt_issuer is None else None,
         )
 
 
@@ -161,5 +245,19 @@ async def open_vault(data_dir: str | Path) -> AsyncGenerator[Vault, None]:
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Bring the database to the version that this code knows; return the names of the migrations applied."""
-    raise NotImplementedError(settings)
+    """Bring Postgres to the schema that this code knows; return the names of the migrations applied.
+
+    SQLite is migrated when it is opened. Raises: CannotStart.
+    """
+    if settings.db_dsn is None:
+        return []
+    try:
+        return await postgres.migrate(settings.db_dsn.get_secret_value())
+    except Unavailable as error:
+        remedy = "start it, or correct CDV_DB_DSN"
+        raise CannotStart("reach the database", str(error.__cause__ or error), remedy) from error
+
+
+async def _purge(container: Container) -> int:
+    purged: int = await container.record_store().purge_expired_replies(container.clock().now(), limit=1000)
+    return purged

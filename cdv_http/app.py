@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from cdv_adapters.container import open_service
 from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.errors import CdvError
+from cdv_http.chores import doing
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
 from cdv_http.logs import set_up_logs
 from cdv_http.middleware.edge import EdgeMiddleware
@@ -28,7 +29,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-        async with open_service(chosen) as service:
+        async with open_service(chosen) as service, doing(service.chores):
             app.state["service"] = service
             yield
             service.draining = True

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+
 from cdv_adapters.container import local_issuer, open_service
 from cdv_adapters.container import migrate as migrate_database
-
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError

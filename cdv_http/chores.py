@@ -1,0 +1,37 @@
+"""Work off the request path, while the service is open."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+
+from loguru import logger
+
+from cdv_adapters.container import Chore
+from cdv_core.errors import CdvError
+
+
+@asynccontextmanager
+async def doing(chores: Iterable[Chore]) -> AsyncGenerator[None, None]:
+    """Do the chores, each at its own pace, until the block ends; what is then under way is cancelled, which is safe."""
+    tasks = [asyncio.create_task(_repeat(chore), name=chore.name) for chore in chores]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _repeat(chore: Chore) -> None:
+    while True:
+        # Some jitter, so that replicas started together do not work at the same moments for ever.
+        await asyncio.sleep(chore.every_seconds * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+        try:
+            await chore.do()
+        except CdvError as error:
+            logger.warning("{} will be tried again: {}", chore.name, error)
+        except Exception:  # noqa: BLE001 - a defect in one round must not end the rounds; it is logged whole
+            logger.exception("{} failed", chore.name)
