@@ -1,0 +1,54 @@
+"""What the relay's tests stand on: a vault's op log and streams, and how to write to and read from them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cdv_core.domain.events import Event
+from cdv_core.domain.identifiers import Did
+from cdv_core.use_cases.outbox import Outcome, Relay
+from tests.fakes.clock import FakeClock
+from tests.fakes.events import FakeEventBus
+from tests.fakes.ids import FakeIdSource
+from tests.fakes.outbox import FakeOutbox
+
+ADA, BOB = Did("did:example:ada"), Did("did:example:bob")
+RECORD, MEDIA = "cdv.records.com.registryaccord.feed.post.created", "cdv.media.finalized"
+
+
+class Setting:
+    """A fake outbox and a fake bus under one clock."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.ids = FakeIdSource()
+        self.outbox = FakeOutbox()
+        self.bus = FakeEventBus(self.clock)
+
+    def write(self, did: Did = ADA, subject: str = RECORD, age: timedelta = timedelta()) -> str:
+        """Commit an event and return its id."""
+        moment = self.clock.now() - age
+        event_id = self.ids.new(self.clock.now())
+        self.outbox.append(Event(event_id, did, subject, b"{}", moment))
+        return event_id
+
+    def relay(self, batch_entries: int = 500, chunk_entries: int = 20_000) -> Relay:
+        return Relay(
+            self.outbox, self.bus, self.clock, self.ids, batch_entries=batch_entries, chunk_entries=chunk_entries
+        )
+
+    def dids(self, name: str = "RA_RECORDS") -> dict[Did, list[str]]:
+        """Return per DID the ids that the stream holds, in order."""
+        held: dict[Did, list[str]] = {}
+        by_id = {entry.event.event_id: entry.event.did for entry in self.outbox.entries.values()}
+        for event_id in self.bus.ids(name):
+            held.setdefault(by_id[event_id], []).append(event_id)
+        return held
+
+
+async def drain(relay: Relay) -> list[Outcome]:
+    """Run until there is nothing to do at once; return what each run did."""
+    outcomes = [await relay.run_once()]
+    while outcomes[-1].more:
+        outcomes.append(await relay.run_once())
+    return outcomes

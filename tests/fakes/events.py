@@ -1,0 +1,105 @@
+"""An event bus that can lose, refuse and forget."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from itertools import takewhile
+
+from cdv_adapters.events.memory import MemoryEventBus, Message, Stream
+from cdv_core.errors import Unavailable
+from cdv_core.ports.clock import Clock
+from cdv_core.ports.events import Acknowledged, StreamState
+from cdv_core.ports.outbox import OpLogEntry
+
+
+async def nothing() -> None:
+    """What happens by default."""
+
+
+class FakeEventBus(MemoryEventBus):
+    """`down`: every call raises Unavailable. `refused`: ids of events that are not kept.
+
+    `lost_acknowledgements`: ids of events that are kept, once, and nobody learns it. `before_publish`: what happens,
+    once, when the caller has judged the streams and nothing has been sent; `after_publish`: when it has been answered.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.down = False
+        self.refused: set[str] = set()
+        self.lost_acknowledgements: set[str] = set()
+        self.before_publish = self.after_publish = nothing
+        for stream in self._streams.values():
+            stream.complete_since = None
+
+    async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
+        self._reach()
+        before, self.before_publish = self.before_publish, nothing
+        await before()
+        answers = await self._publish(entries, onto)
+        after, self.after_publish = self.after_publish, nothing
+        await after()
+        return answers
+
+    async def _publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
+        if any(state != self._streams[state.name].state() for state in onto):
+            return await super().publish(entries, onto)
+        answers: list[Acknowledged | None] = []
+        held_up = set()
+        for entry in entries:
+            answer = None
+            if entry.event.did not in held_up and entry.event.event_id not in self.refused:
+                present = [it.state() for it in self._streams.values() if it.name in {state.name for state in onto}]
+                (answer,) = await super().publish([entry], present)
+            if entry.event.event_id in self.lost_acknowledgements:
+                self.lost_acknowledgements.discard(entry.event.event_id)
+                answer = None
+            if answer is None:
+                held_up.add(entry.event.did)
+            answers.append(answer)
+        return answers
+
+    async def streams(self) -> list[StreamState]:
+        self._reach()
+        return await super().streams()
+
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
+        self._reach()
+        async for item in super().message_ids(stream, after):
+            yield item
+
+    def ids(self, name: str = "RA_RECORDS") -> list[str]:
+        """Return the ids of what the stream holds, in order."""
+        return [message.event.event_id for message in self._streams[name].messages]
+
+    def recreate(self, name: str = "RA_RECORDS") -> None:
+        """Delete the stream and make it anew."""
+        old = self._streams[name]
+        self._streams[name] = Stream(name, old.subject_prefix, old.complete_since)
+
+    def roll_back(self, last_sequence: int, name: str = "RA_RECORDS") -> None:
+        """Go back to an older copy of the stream's files."""
+        stream = self._streams[name]
+        kept = list(takewhile(lambda it: it.sequence <= last_sequence, stream.messages))
+        self._hold(stream, kept)
+        stream.last_sequence = last_sequence
+
+    def purge(self, keep: int = 0, name: str = "RA_RECORDS") -> None:
+        """Remove all but the latest `keep`."""
+        stream = self._streams[name]
+        self._hold(stream, list(stream.messages)[len(stream.messages) - keep :])
+
+    def delete(self, *sequences: int, name: str = "RA_RECORDS") -> None:
+        """Remove single messages."""
+        stream = self._streams[name]
+        self._hold(stream, [message for message in stream.messages if message.sequence not in sequences])
+
+    def _hold(self, stream: Stream, messages: list[Message]) -> None:
+        stream.messages.clear()
+        stream.messages.extend(messages)
+        kept = {message.event.event_id for message in messages}
+        stream.recent = {event_id: place for event_id, place in stream.recent.items() if event_id in kept}
+
+    def _reach(self) -> None:
+        if self.down:
+            raise Unavailable("events")
