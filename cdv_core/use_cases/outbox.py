@@ -80,7 +80,7 @@ class Relay:
         self._chunk_entries = chunk_entries
         self._lease_life = lease_life
         self._renew_at = clock.now()
-        # Per incarnation of a stream, where it keeps one entry that it must: while it begins no later, all is well.
+        # Per incarnation of a stream, where it keeps the first that it must: while it begins no later, all is well.
         self._first_kept: dict[str, int] = {}
 
     async def run_once(self) -> Outcome:
@@ -153,13 +153,12 @@ class Relay:
             return True
         if state.first_sequence <= self._first_kept.get(state.created, 1):
             return False
-        # The stream has dropped its oldest: had their time come? The first entry that must still be there tells.
+        # The stream has dropped its oldest: had their time come? The oldest entries that it must still hold tell.
         floor = _floor(state)
-        for entry in await self._outbox.read(await self._position(floor), PAGE_ENTRIES, state.subject_prefix):
-            if entry.stream_sequence is not None and _occurred_since(entry, floor):
-                self._first_kept[state.created] = entry.stream_sequence
-                return entry.stream_sequence < state.first_sequence
-        return False
+        page = await self._outbox.read(await self._position(floor), PAGE_ENTRIES, state.subject_prefix)
+        places = [it.stream_sequence for it in page if it.stream_sequence is not None and _occurred_since(it, floor)]
+        self._first_kept[state.created] = min(places, default=state.first_sequence)
+        return self._first_kept[state.created] < state.first_sequence
 
     async def _compare(self, states: Sequence[StreamState], marks: Mapping[str, StreamMark]) -> list[Comparison]:
         compared = dict.fromkeys((state.name for state in states), 0)
