@@ -1,6 +1,7 @@
 """Which adapter stands behind each port: chosen by the settings, wired once, opened and closed in order.
 
-The only file that names concrete adapters.
+The only file that names concrete adapters. Those of the production stack are imported where they are made: the embedded
+vault opens without loading a database driver, an S3 client or a broker's client.
 """
 
 from __future__ import annotations
@@ -9,34 +10,35 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dependency_injector import containers, providers
+from loguru import logger
 
 from cdv_adapters.blobs.filesystem import FilesystemBlobStore
-from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_adapters.clock.system import SystemClock
-from cdv_adapters.database import postgres
-from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.ids.ulid import UlidSource
-from cdv_adapters.media.postgres import PostgresMediaStore
 from cdv_adapters.media.sqlite import SqliteMediaStore
-from cdv_adapters.outbox.postgres import PostgresOutbox
 from cdv_adapters.outbox.sqlite import SqliteOutbox
-from cdv_adapters.records.postgres import PostgresRecordStore
 from cdv_adapters.records.sqlite import SqliteRecordStore
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.settings import Settings
-from cdv_adapters.tokens.jwks import JwksTokenVerifier, JwksUrl
-from cdv_adapters.tokens.key_set import IssuerKeys
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
 from cdv_core.errors import CannotStart, Unavailable
 from cdv_core.ports.blobs import ServedBlobStore
+from cdv_core.ports.media import MediaStore
+from cdv_core.ports.outbox import Outbox
+from cdv_core.ports.records import RecordStore
 from cdv_core.ports.tokens import TokenVerifier
 from cdv_core.use_cases.media import Media, MediaPolicy
 from cdv_core.use_cases.records import Records, SchemaPolicy
 from cdv_core.vault import Vault
+
+if TYPE_CHECKING:
+    from cdv_adapters.blobs.s3 import S3BlobStore
+    from cdv_adapters.database.postgres import PostgresDatabase
+    from cdv_adapters.tokens.jwks import JwksTokenVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,15 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """Work off the request path, to be done again and again. Safe with any number of replicas doing it."""
+    """Work off the request path, to be done again and again. Safe with any number of replicas doing it.
+
+    `until_done`: it is begun at once, and not repeated after it has succeeded.
+    """
 
     name: str
     every_seconds: float
     do: Callable[[], Awaitable[object]]
+    until_done: bool = False
 
 
 @dataclass(slots=True)
@@ -68,8 +74,8 @@ class Service:
     settings: Settings
     vault: Vault
     tokens: TokenVerifier
-    dependencies: tuple[Dependency, ...]
-    chores: tuple[Chore, ...]
+    dependencies: list[Dependency]
+    chores: list[Chore]
     served_blobs: ServedBlobStore | None = None
     public_keys: dict[str, Any] | None = None
     draining: bool = False
@@ -104,11 +110,33 @@ def _which(value: object) -> str:
 
 
 def _postgres(settings: Settings) -> PostgresDatabase:
+    from cdv_adapters.database.postgres import PostgresDatabase
+
     assert settings.db_dsn is not None, "selected only with a DSN"  # noqa: S101
     return PostgresDatabase(settings.db_dsn.get_secret_value())
 
 
+def _postgres_records(database: PostgresDatabase) -> RecordStore:
+    from cdv_adapters.records.postgres import PostgresRecordStore
+
+    return PostgresRecordStore(database)
+
+
+def _postgres_media(database: PostgresDatabase) -> MediaStore:
+    from cdv_adapters.media.postgres import PostgresMediaStore
+
+    return PostgresMediaStore(database)
+
+
+def _postgres_outbox(database: PostgresDatabase) -> Outbox:
+    from cdv_adapters.outbox.postgres import PostgresOutbox
+
+    return PostgresOutbox(database)
+
+
 def _s3(settings: Settings, clock: SystemClock) -> S3BlobStore:
+    from cdv_adapters.blobs.s3 import S3BlobStore
+
     assert settings.s3_endpoint is not None, "selected only with an endpoint"  # noqa: S101
     assert settings.s3_bucket is not None, "the settings require it with an endpoint"  # noqa: S101
     access, secret = settings.s3_access_key, settings.s3_secret_key
@@ -123,6 +151,9 @@ def _s3(settings: Settings, clock: SystemClock) -> S3BlobStore:
 
 
 def _jwks(settings: Settings, clock: SystemClock) -> JwksTokenVerifier:
+    from cdv_adapters.tokens.jwks import JwksTokenVerifier, JwksUrl
+    from cdv_adapters.tokens.key_set import IssuerKeys
+
     url = settings.jwks_url or f"{settings.issuer.rstrip('/')}/.well-known/jwks.json"
     return JwksTokenVerifier(IssuerKeys(JwksUrl(url)), issuer=settings.issuer, audience=settings.audience, clock=clock)
 
@@ -143,17 +174,17 @@ class Container(containers.DeclarativeContainer):
     record_store = providers.Selector(
         _database,
         embedded=providers.Singleton(SqliteRecordStore, sqlite),
-        production=providers.Singleton(PostgresRecordStore, postgres),
+        production=providers.Singleton(_postgres_records, postgres),
     )
     media_store = providers.Selector(
         _database,
         embedded=providers.Singleton(SqliteMediaStore, sqlite),
-        production=providers.Singleton(PostgresMediaStore, postgres),
+        production=providers.Singleton(_postgres_media, postgres),
     )
     outbox = providers.Selector(
         _database,
         embedded=providers.Singleton(SqliteOutbox, sqlite),
-        production=providers.Singleton(PostgresOutbox, postgres),
+        production=providers.Singleton(_postgres_outbox, postgres),
     )
 
     blobs = providers.Selector(
@@ -209,29 +240,31 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             make_data_dir(settings)
         await migrate(settings)
         database = await stack.enter_async_context(container.database())
-        dependencies = [Dependency("database", critical=True, check=database.ping)]
-        chores = [Chore("purge expired replies", 60, lambda: _purge(container))]
-
-        blobs = container.blobs()
-        dependencies.append(Dependency("object_store", critical=False, check=blobs.check))
-        chores.append(Chore("sweep uploads", 60, container.media().sweep))
-        if isinstance(blobs, S3BlobStore):
-            stack.callback(blobs.close)
-
-        tokens = container.tokens()
-        if isinstance(tokens, JwksTokenVerifier):
-            stack.push_async_callback(tokens.keys.aclose)
-            dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
-
-        yield Service(
+        blobs, tokens = container.blobs(), container.tokens()
+        service = Service(
             settings,
             container.vault(),
             tokens,
-            tuple(dependencies),
-            tuple(chores),
-            served_blobs=blobs if isinstance(blobs, FilesystemBlobStore) else None,
-            public_keys=container.issuer().jwks() if settings.jwt_issuer is None else None,
+            dependencies=[
+                Dependency("database", critical=True, check=database.ping),
+                Dependency("object_store", critical=False, check=blobs.check),
+            ],
+            chores=[
+                Chore("purge expired replies", 60, lambda: _purge(container)),
+                Chore("sweep uploads", 60, container.media().sweep),
+            ],
         )
+        if settings.s3_endpoint is None:
+            service.served_blobs = blobs
+        else:
+            stack.callback(blobs.close)
+            service.chores.append(Chore("prepare the bucket", 10, lambda: _provision(blobs, settings), until_done=True))
+        if settings.jwt_issuer is None:
+            service.public_keys = container.issuer().jwks()
+        else:
+            stack.push_async_callback(tokens.keys.aclose)
+            service.dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
+        yield service
 
 
 @asynccontextmanager
@@ -251,8 +284,10 @@ async def migrate(settings: Settings) -> list[str]:
     """
     if settings.db_dsn is None:
         return []
+    from cdv_adapters.database.postgres import migrate as migrate_postgres
+
     try:
-        return await postgres.migrate(settings.db_dsn.get_secret_value())
+        return await migrate_postgres(settings.db_dsn.get_secret_value())
     except Unavailable as error:
         remedy = "start it, or correct CDV_DB_DSN"
         raise CannotStart("reach the database", str(error.__cause__ or error), remedy) from error
@@ -261,3 +296,9 @@ async def migrate(settings: Settings) -> list[str]:
 async def _purge(container: Container) -> int:
     purged: int = await container.record_store().purge_expired_replies(container.clock().now(), limit=1000)
     return purged
+
+
+async def _provision(blobs: S3BlobStore, settings: Settings) -> None:
+    for feature in await blobs.provision(settings.cors_allowed_origins):
+        level = "INFO" if feature.outcome == "done" else "WARNING"
+        logger.log(level, "bucket {}: {}: {}: {}", settings.s3_bucket, feature.feature, feature.outcome, feature.detail)

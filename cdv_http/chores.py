@@ -27,11 +27,20 @@ async def doing(chores: Iterable[Chore]) -> AsyncGenerator[None, None]:
 
 async def _repeat(chore: Chore) -> None:
     while True:
-        # Some jitter, so that replicas started together do not work at the same moments for ever.
-        await asyncio.sleep(chore.every_seconds * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+        if not chore.until_done:
+            await _pause(chore)
         try:
             await chore.do()
+            if chore.until_done:
+                return
         except CdvError as error:
             logger.warning("{} will be tried again: {}", chore.name, error)
         except Exception:  # noqa: BLE001 - a defect in one round must not end the rounds; it is logged whole
             logger.exception("{} failed", chore.name)
+        if chore.until_done:
+            await _pause(chore)
+
+
+async def _pause(chore: Chore) -> None:
+    # Some jitter, so that replicas started together do not work at the same moments for ever.
+    await asyncio.sleep(chore.every_seconds * random.uniform(0.75, 1.25))  # noqa: S311 - no secret

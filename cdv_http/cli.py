@@ -18,7 +18,6 @@ from cdv_adapters.container import migrate as migrate_database
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
-from cdv_http.openapi import openapi_document
 from cdv_http.server import serve
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
@@ -137,6 +136,8 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _openapi(_: argparse.Namespace) -> int:
+    from cdv_http.openapi import openapi_document
+
     print(msgspec.json.format(json.dumps(openapi_document()), indent=2))
     return 0
 
