@@ -18,16 +18,16 @@ _SANDBOX: Final = {"Content-Security-Policy": "default-src 'none'; sandbox", "Ca
 
 
 @put("/v1/blobs/upload/{token:str}", status_code=200)
-async def upload_blob(request: AnyRequest, token: str) -> Response[bytes]:
+async def upload_blob(request: AnyRequest) -> Response[bytes]:
     """Take the bytes of one upload."""
-    await _store_of(request).receive(token, request.stream())
+    await _store_of(request).receive(request.path_params["token"], request.stream())
     return Response(b"", status_code=200)
 
 
 @get("/v1/blobs/download/{token:str}")
-async def download_blob(request: AnyRequest, token: str) -> Response[Any]:
+async def download_blob(request: AnyRequest) -> Response[Any]:
     """Give the bytes of one object, or the part of them that a Range header names."""
-    content = await _store_of(request).open(token)
+    content = await _store_of(request).open(request.path_params["token"])
     headers = {**_SANDBOX, "Content-Disposition": content.disposition, "Accept-Ranges": "bytes"}
     part = _part(request.headers.get("range", ""), content.size_bytes)
     if part is None:
