@@ -87,12 +87,13 @@ def is_tid(text: str) -> bool:
 
 
 def is_date_time(text: str) -> bool:
-    """RFC 3339 with an offset, and a moment of the calendar; a leap second is none (the vault could not store it)."""
+    """RFC 3339 with an offset, and a moment of the calendar or the leap second that may end a day in UTC."""
+    leap = text[17:19] == "60"
     try:
-        parse_time(text, "")
+        moment = parse_time(f"{text[:17]}59{text[19:]}" if leap else text, "")
     except InvalidField:
         return False
-    return True
+    return not leap or (moment.hour, moment.minute) == (23, 59)
 
 
 def is_date(text: str) -> bool:

@@ -1,0 +1,201 @@
+"""Violations: everything that is wrong with a value, found by walking schema and value side by side.
+
+Only values that the compiled validator has refused come here, so this is written to be read, not to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from itertools import accumulate, islice
+from typing import Any, Final
+
+from cdv_core.domain.formats import FORMATS
+from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
+from cdv_core.domain.lowering import MEASURES
+from cdv_core.domain.patterns import compile_pattern
+from cdv_core.errors import Violation
+
+VIOLATIONS_MAX: Final = 1_000  # ours: a record of a hundred thousand bad items is not worth an answer of megabytes
+_POINTERS_MAX_CHARS: Final = 128 * 1024  # ours: for the same reason, when member names are long
+
+_IS_TYPE: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "null": lambda it: it is None,
+    "boolean": lambda it: isinstance(it, bool),
+    "integer": lambda it: _is_number(it) and it == int(it),
+    "number": lambda it: _is_number(it),  # noqa: PLW0108 - defined below
+    "string": lambda it: isinstance(it, str),
+    "array": lambda it: isinstance(it, list),
+    "object": lambda it: isinstance(it, dict),
+}
+
+
+def find_violations(document: SchemaDocument, value: object) -> tuple[Violation, ...]:
+    """Return what is wrong with `value`, in schema order, each fault once; () if nothing is.
+
+    At most VIOLATIONS_MAX faults, the last then with the rule `more`.
+    """
+    found = list(islice(_Walk(document).faults(document.root, value, ""), VIOLATIONS_MAX + 1))
+    faults = list(dict.fromkeys(found))
+    lengths = accumulate(len(it.pointer) for it in faults)
+    shown = sum(1 for length in islice(lengths, VIOLATIONS_MAX) if length <= _POINTERS_MAX_CHARS) or 1
+    if shown < len(faults):
+        faults[shown:] = [Violation("", "more", "there are more violations than are listed here")]
+    return tuple(faults)
+
+
+class _Walk:
+    def __init__(self, document: SchemaDocument) -> None:
+        self._document = document
+
+    def fits(self, node: SchemaNode, value: object) -> bool:
+        return next(self.faults(node, value, ""), None) is None
+
+    def faults(self, node: SchemaNode, value: object, pointer: str) -> Iterator[Violation]:
+        node = self._document.resolve(node)
+        if node is False:
+            yield Violation(pointer, "false", "nothing is allowed here")
+        if isinstance(node, bool):
+            return
+        if "type" in node and not any(_IS_TYPE[it](value) for it in node["type"]):
+            yield Violation(pointer, "type", f"must be {' or '.join(node['type'])}")
+        if "enum" in node and not any(equal(value, it) for it in node["enum"]):
+            yield Violation(pointer, "enum", "must be one of the values that the schema lists")
+        if "const" in node and not equal(value, node["const"]):
+            yield Violation(pointer, "const", "must be the value that the schema gives")
+        if isinstance(value, str):
+            yield from _of_string(node, value, pointer)
+        elif _is_number(value):
+            yield from _of_number(node, value, pointer)
+        elif isinstance(value, list):
+            yield from self._of_array(node, value, pointer)
+        elif isinstance(value, dict):
+            yield from self._of_object(node, value, pointer)
+        yield from self._of_combination(node, value, pointer)
+
+    def _of_combination(self, node: dict[str, Any], value: object, pointer: str) -> Iterator[Violation]:
+        for part in node.get("allOf", ()):
+            yield from self.faults(part, value, pointer)
+        if "anyOf" in node and not any(self.fits(it, value) for it in node["anyOf"]):
+            yield Violation(pointer, "anyOf", f"must fit one of {len(node['anyOf'])} alternatives, and fits none")
+        if "oneOf" in node:
+            fitting = sum(self.fits(it, value) for it in node["oneOf"])
+            if fitting != 1:
+                message = f"must fit exactly one of {len(node['oneOf'])} alternatives, and fits {fitting}"
+                yield Violation(pointer, "oneOf", message)
+        if "not" in node and self.fits(node["not"], value):
+            yield Violation(pointer, "not", "must not fit what the schema excludes")
+        if "if" in node:
+            yield from self.faults(node.get("then" if self.fits(node["if"], value) else "else", True), value, pointer)
+
+    def _of_array(self, node: dict[str, Any], value: list[object], pointer: str) -> Iterator[Violation]:
+        yield from _of_size(node, len(value), "Items", "items", pointer)
+        if node.get("uniqueItems") and len({_identity(it) for it in value}) < len(value):
+            yield Violation(pointer, "uniqueItems", "must not hold the same item twice")
+        if "contains" in node and not any(self.fits(node["contains"], it) for it in value):
+            yield Violation(pointer, "contains", "must hold an item that the schema asks for")
+        items = node.get("items", True)
+        placed = items if isinstance(items, list) else [items] * len(value)
+        rest = node.get("additionalItems", True)
+        for place, item in enumerate(value):
+            if place < len(placed):
+                yield from self.faults(placed[place], item, f"{pointer}/{place}")
+            elif rest is False:
+                yield Violation(f"{pointer}/{place}", "additionalItems", f"must not have more than {len(placed)} items")
+            else:
+                yield from self.faults(rest, item, f"{pointer}/{place}")
+
+    def _of_object(self, node: dict[str, Any], value: dict[str, object], pointer: str) -> Iterator[Violation]:
+        yield from _of_size(node, len(value), "Properties", "members", pointer)
+        for name in node.get("required", ()):
+            if name not in value:
+                yield Violation(pointer, "required", f"must have the member {_shown(name)}")
+        for name, needed in node.get("dependencies", {}).items():
+            if name in value:
+                yield from self._of_dependency(name, needed, value, pointer)
+        named = node.get("properties", {})
+        matched = [(compile_pattern(text), part) for text, part in node.get("patternProperties", {}).items()]
+        for name, member in value.items():
+            place = f"{pointer}/{escape(name)}"
+            if "propertyNames" in node and not self.fits(node["propertyNames"], name):
+                yield Violation(place, "propertyNames", "must not have this name")
+            applied = [named[name]] if name in named else []
+            applied += [part for pattern, part in matched if pattern.search(name)]
+            for part in applied:
+                yield from self.faults(part, member, place)
+            rest = True if applied else node.get("additionalProperties", True)
+            if rest is False:
+                yield Violation(place, "additionalProperties", "must not be there: the schema names every member")
+            else:
+                yield from self.faults(rest, member, place)
+
+    def _of_dependency(
+        self, name: str, needed: SchemaNode | list[str], value: dict[str, object], pointer: str
+    ) -> Iterator[Violation]:
+        if not isinstance(needed, list):
+            yield from self.faults(needed, value, pointer)
+            return
+        for other in needed:
+            if other not in value:
+                message = f"must have the member {_shown(other)} beside {_shown(name)}"
+                yield Violation(pointer, "dependencies", message)
+
+
+def _of_string(node: dict[str, Any], value: str, pointer: str) -> Iterator[Violation]:
+    yield from _of_size(node, len(value), "Length", "characters", pointer)
+    for name, measure in MEASURES.items():
+        if f"min{name}" in node or f"max{name}" in node:
+            yield from _of_size(node, measure(value), name, f"{name.lower()}", pointer)
+    if "format" in node and not FORMATS[node["format"]](value):
+        yield Violation(pointer, "format", f"must be a {node['format']}")
+    if "pattern" in node and not compile_pattern(node["pattern"]).search(value):
+        yield Violation(pointer, "pattern", f"must match {_shown(node['pattern'])}")
+
+
+def _of_size(node: dict[str, Any], size: int, keyword: str, unit: str, pointer: str) -> Iterator[Violation]:
+    least, most = node.get(f"min{keyword}", 0), node.get(f"max{keyword}", size)
+    if size < least:
+        yield Violation(pointer, f"min{keyword}", f"must have at least {least} {unit}, and has {size}")
+    if size > most:
+        yield Violation(pointer, f"max{keyword}", f"must have at most {most} {unit}, and has {size}")
+
+
+def _of_number(node: dict[str, Any], value: Any, pointer: str) -> Iterator[Violation]:  # noqa: ANN401 - int or float
+    if "minimum" in node and value < node["minimum"]:
+        yield Violation(pointer, "minimum", f"must be at least {node['minimum']}")
+    if "maximum" in node and value > node["maximum"]:
+        yield Violation(pointer, "maximum", f"must be at most {node['maximum']}")
+    if "exclusiveMinimum" in node and value <= node["exclusiveMinimum"]:
+        yield Violation(pointer, "exclusiveMinimum", f"must be more than {node['exclusiveMinimum']}")
+    if "exclusiveMaximum" in node and value >= node["exclusiveMaximum"]:
+        yield Violation(pointer, "exclusiveMaximum", f"must be less than {node['exclusiveMaximum']}")
+    if "multipleOf" in node and (exact(value) / exact(node["multipleOf"])).denominator != 1:
+        yield Violation(pointer, "multipleOf", f"must be a multiple of {node['multipleOf']}")
+
+
+def exact(number: float) -> Fraction:
+    """Return the decimal number that was written, not its nearest double."""
+    return Fraction(Decimal(repr(number)))
+
+
+def equal(one: object, other: object) -> bool:
+    """Whether two JSON values are the same: numbers by value, and no number is a boolean."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(value: object) -> object:
+    """Return something hashable that is equal for equal JSON values and for no others."""
+    if isinstance(value, dict):
+        return "object", frozenset((name, _identity(it)) for name, it in value.items())
+    if isinstance(value, list):
+        return "array", tuple(_identity(it) for it in value)
+    return ("boolean", value) if isinstance(value, bool) else value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else text[:100] + "...")
