@@ -83,24 +83,27 @@ class _Refused(Exception):
 
 
 def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no narrower type
-    match value:
-        case str():
-            _check_text(value)
-            return str(value)
-        case None | bool():
-            return value
-        case int():
-            return _integer(int(value))
-        case float():
-            if not math.isfinite(value):
-                raise _Refused("not a finite number")
-            return _integer(int(value)) if value.is_integer() else float(value)
-        case Mapping():
-            return _normal_object(value, levels)
-        case list() | tuple():
-            return _normal_array(value, levels)
-        case _:
-            raise _Refused(f"{type(value).__name__} is no JSON type")
+    kind = type(value)
+    if kind is str:
+        return _text(value)  # type: ignore[arg-type] # `kind` says it
+    if value is None or kind is bool:
+        return value
+    if kind is int:
+        return _integer(value)  # type: ignore[arg-type]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _Refused("not a finite number")
+        return _integer(int(value)) if value.is_integer() else float(value)
+    if isinstance(value, Mapping):
+        return _normal_object(value, levels)
+    if isinstance(value, list | tuple):
+        return _normal_array(value, levels)
+    # Subtypes, which an embedding program may send, become what they stand for.
+    if isinstance(value, str):
+        return _text(str(value))
+    if isinstance(value, int):
+        return _integer(int(value))
+    raise _Refused(f"{kind.__name__} is no JSON type")
 
 
 def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
@@ -132,8 +135,7 @@ def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list
 def _member_name(key: object) -> str:
     if not isinstance(key, str):
         raise _Refused("member names are strings")
-    _check_text(key)
-    return str(key)
+    return _text(str(key))
 
 
 def _integer(value: int) -> int:
@@ -142,7 +144,7 @@ def _integer(value: int) -> int:
     return value
 
 
-def _check_text(text: str) -> None:
+def _text(text: str) -> str:
     if "\x00" in text:
         raise _Refused("contains U+0000")
     if not text.isascii():
@@ -150,6 +152,7 @@ def _check_text(text: str) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise _Refused("not valid Unicode (a lone surrogate)") from None
+    return text
 
 
 def _printable(pointer: str) -> str:
