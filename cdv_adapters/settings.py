@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     )
     rate_limit_writes: str = Field("600/minute", description="write budget per subject or address")
     rate_limit_reads: str = Field("3000/minute", description="read budget per subject or address")
-    rate_limit_storage: str | None = Field(None, description="shared store of the budgets; unset: in this process")
+    rate_limit_storage: SecretStr | None = Field(None, description="shared store of the budgets; unset: in this process")
     tls_cert: Path | None = Field(None, description="certificate chain, PEM; unset: plain HTTP, behind a proxy")
     tls_key: Path | None = Field(None, description="private key of the certificate, PEM")
     tls_client_ca: Path | None = Field(None, description="CA of client certificates; set: mutual TLS")

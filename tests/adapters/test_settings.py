@@ -1,0 +1,201 @@
+"""The environment is read once, checked together and reported together."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cdv_adapters.settings import (
+    LOCAL_ISSUER,
+    Settings,
+    SettingsRefused,
+    markdown_table,
+    masked,
+    read_settings,
+    unknown_variables,
+)
+
+PRODUCTION = {
+    "CDV_ENV": "prod",
+    "CDV_DB_DSN": "file:/run/secrets/dsn",
+    "CDV_S3_ENDPOINT": "https://s3.example.com",
+    "CDV_S3_BUCKET": "media",
+    "CDV_JWT_ISSUER": "https://id.example.com",
+    "CDV_JWT_AUDIENCE": "cdv",
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith("CDV_") or name == "PORT":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def environment(monkeypatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def problems(**overrides: object) -> tuple[str, ...]:
+    with pytest.raises(SettingsRefused) as caught:
+        read_settings(**overrides)
+    return caught.value.problems
+
+
+def test_the_defaults_are_the_contracts():
+    settings = read_settings()
+    assert (settings.env, settings.host, settings.port) == ("dev", "127.0.0.1", 8080)
+    assert settings.data_dir == Path(".cdv")
+    assert (settings.issuer, settings.audience) == (LOCAL_ISSUER, "cdv")
+    assert (settings.max_body_bytes, settings.max_media_size) == (2**20, 10 * 2**20)
+    assert settings.allowed_mime_types == ("image/jpeg", "image/png", "image/gif", "video/mp4")
+    assert (settings.rate_limit_writes, settings.rate_limit_reads) == ("600/minute", "3000/minute")
+    assert (settings.workers, settings.request_timeout, settings.shutdown_grace) == (1, 30, 25)
+    assert settings.read_auth == "public"
+    assert settings.cors_allowed_origins == settings.trusted_proxies == ()
+    assert settings.reject_deprecated_schemas is False
+
+
+def test_an_embedded_vault_does_not_hear_the_environment(monkeypatch):
+    environment(monkeypatch, CDV_READ_AUTH="token", CDV_ENV="prod")
+    assert Settings.embedded(Path("x")) == Settings.embedded(Path("x"))
+    assert Settings.embedded(Path("x")).read_auth == "public"
+    assert Settings.embedded(Path("x")).env == "dev"
+    assert Settings.embedded(Path("x")).data_dir == Path("x")
+
+
+def test_values_are_read_with_their_units(monkeypatch):
+    environment(
+        monkeypatch,
+        CDV_MAX_BODY_BYTES="2MiB",
+        CDV_REQUEST_TIMEOUT="1.5s",
+        CDV_SHUTDOWN_GRACE="7",
+        CDV_ALLOWED_MIME_TYPES=" image/png , image/webp ,",
+        CDV_REJECT_DEPRECATED_SCHEMAS="true",
+        CDV_TRUSTED_PROXIES="10.0.0.0/8,::1",
+        CDV_CORS_ALLOWED_ORIGINS="https://app.example.com,http://localhost:3000",
+    )
+    settings = read_settings()
+    assert settings.max_body_bytes == 2 * 2**20
+    assert (settings.request_timeout, settings.shutdown_grace) == (1.5, 7)
+    assert settings.allowed_mime_types == ("image/png", "image/webp")
+    assert settings.reject_deprecated_schemas is True
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
+    assert settings.cors_allowed_origins == ("https://app.example.com", "http://localhost:3000")
+
+
+def test_port_has_a_second_name_and_the_command_line_comes_first(monkeypatch):
+    environment(monkeypatch, PORT="9000")
+    assert read_settings().port == 9000
+    environment(monkeypatch, CDV_PORT="9001")
+    assert read_settings().port == 9001
+    assert read_settings(port=9002, host=None).port == 9002
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    environment(monkeypatch, CDV_DB_DSN="", CDV_PORT="")
+    assert read_settings().db_dsn is None
+    assert read_settings().port == 8080
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CDV_ENV", "production"),
+        ("CDV_PORT", "0"),
+        ("CDV_PORT", "65536"),
+        ("CDV_PORT", "http"),
+        ("CDV_MAX_BODY_BYTES", "lots"),
+        ("CDV_MAX_BODY_BYTES", "0"),
+        ("CDV_MAX_MEDIA_SIZE", "-1"),
+        ("CDV_RATE_LIMIT_WRITES", "600"),
+        ("CDV_RATE_LIMIT_READS", "0/minute"),
+        ("CDV_REQUEST_TIMEOUT", "0"),
+        ("CDV_SHUTDOWN_GRACE", "soon"),
+        ("CDV_WORKERS", "0"),
+        ("CDV_READ_AUTH", "yes"),
+        ("CDV_REJECT_DEPRECATED_SCHEMAS", "perhaps"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "app.example.com"),
+        ("CDV_TRUSTED_PROXIES", "proxy.example.com"),
+        ("CDV_S3_ENDPOINT", "s3.example.com"),
+        ("CDV_SPECS_URL", "ftp://example.com/x"),
+        ("CDV_TLS_CERT", "/nowhere/cert.pem"),
+        ("CDV_S3_ACCESS_KEY", "alone"),
+    ],
+)
+def test_what_cannot_be_read_is_a_problem_that_names_the_variable(monkeypatch, name, value):
+    environment(monkeypatch, **{name: value})
+    assert any(name in problem for problem in problems())
+
+
+def test_one_start_shows_every_problem(monkeypatch):
+    environment(monkeypatch, CDV_ENV="prod", CDV_PORT="x", CDV_MAX_BODY_BYTES="y", CDV_CORS_ALLOWED_ORIGINS="*")
+    found = problems()
+    for name in ("CDV_PORT", "CDV_MAX_BODY_BYTES", "CDV_DB_DSN", "CDV_S3_ENDPOINT", "CDV_S3_BUCKET", "CDV_JWT_ISSUER",
+                 "CDV_JWT_AUDIENCE", "CDV_CORS_ALLOWED_ORIGINS"):  # fmt: skip
+        assert sum(problem.startswith(f"{name}:") for problem in found) == 1, name
+
+
+def test_outside_dev_nothing_falls_back_to_files_or_to_our_own_issuer(monkeypatch):
+    for env in ("staging", "prod"):
+        environment(monkeypatch, **PRODUCTION | {"CDV_ENV": env})
+        assert read_settings().env == env
+    for name in set(PRODUCTION) - {"CDV_ENV"}:
+        monkeypatch.delenv(name)
+        assert [problem.partition(":")[0] for problem in problems()] == [name]
+        monkeypatch.setenv(name, PRODUCTION[name])
+
+
+def test_any_origin_is_for_dev_only(monkeypatch):
+    environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS="*")
+    assert read_settings().cors_allowed_origins == ("*",)
+    environment(monkeypatch, **PRODUCTION)
+    assert [problem.partition(":")[0] for problem in problems()] == ["CDV_CORS_ALLOWED_ORIGINS"]
+
+
+def test_dotenv_is_read_in_dev_and_the_environment_wins(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("CDV_PORT=9000\nCDV_READ_AUTH=token\n")
+    assert (read_settings().port, read_settings().read_auth) == (9000, "token")
+    environment(monkeypatch, CDV_PORT="9001")
+    assert read_settings().port == 9001
+    environment(monkeypatch, **PRODUCTION)
+    assert read_settings().read_auth == "public"
+
+
+def test_secrets_are_masked(monkeypatch):
+    environment(
+        monkeypatch,
+        CDV_DB_DSN="postgresql://cdv:hunter2@db/cdv",
+        CDV_S3_ACCESS_KEY="access-hunter2",
+        CDV_S3_SECRET_KEY="secret-hunter2",
+        CDV_NATS_CREDS="creds-hunter2",
+        CDV_NATS_URL="nats://u:hunter2@nats",
+        CDV_RATE_LIMIT_STORAGE="redis://:hunter2@redis:6379",
+        CDV_ALLOWED_MIME_TYPES="image/png,image/gif",
+    )
+    settings = read_settings()
+    shown = masked(settings)
+    assert "hunter2" not in str(shown) + repr(settings)
+    assert shown["CDV_DB_DSN"] == "**********"
+    assert shown["CDV_ALLOWED_MIME_TYPES"] == "image/png,image/gif"
+    assert shown["CDV_SPECS_URL"] == ""
+
+
+def test_a_problem_does_not_repeat_a_secret(monkeypatch):
+    environment(monkeypatch, CDV_S3_ACCESS_KEY="hunter2", CDV_PORT="x")
+    assert "hunter2" not in " ".join(problems())
+
+
+def test_misspelt_variables_are_found():
+    names = {"CDV_PORT": "", "CDV_MAX_BODY_BYTE": "", "PATH": "", "CDV_TEST_NATS_URL": "", "CDVX": ""}
+    assert unknown_variables(names) == ["CDV_MAX_BODY_BYTE"]
+
+
+def test_the_docs_have_every_setting_as_the_code_does():
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    assert markdown_table() in page, "run `cdv config --markdown` and put its output into docs/configuration.md"
+    for name in Settings.model_fields:
+        assert f"`CDV_{name.upper()}`" in page
