@@ -1,0 +1,163 @@
+"""Events in NATS JetStream: what it looks like from the outside. Connecting, publishing and settings are beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Self
+
+import nats.errors
+from loguru import logger
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
+
+from cdv_adapters.events.nats_connection import API_TIMEOUT_SECONDS, NatsAccess, NatsConnection
+from cdv_adapters.events.nats_publication import Publication, event_id
+from cdv_adapters.events.nats_streams import CONSUMERS, Difference, StreamSettings, differences, stream_state
+from cdv_core.errors import Unavailable
+from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamState
+from cdv_core.ports.outbox import OpLogEntry
+
+PUBLISH_TIMEOUT_SECONDS: Final = 5.0  # ours: of one call, however many entries
+_IDS_AT_ONCE: Final = 1000
+_READER_LIFE_SECONDS: Final = 60.0  # ours: after so long the server forgets a reader that has gone without a word
+_UNLIMITED: Final = 2**31  # publications under way: the caller bounds them
+
+# https://github.com/nats-io/nats-server/blob/main/server/errors.json
+_CONSUMER_NOT_FOUND: Final = 10014
+_STREAM_NOT_FOUND: Final = 10059
+
+
+class NatsEventBus(EventBus):
+    """Publishes to RA_RECORDS and RA_MEDIA, which are made, with their consumers, where they are not there.
+
+    As a context manager it is connected in the background while the block runs; a broker need not be there yet. What
+    exists with other settings is left as it is and listed in `differences`. Needs NATS 2.10 or newer.
+    """
+
+    def __init__(
+        self,
+        access: NatsAccess,
+        settings: StreamSettings | None = None,
+        *,
+        publish_timeout_seconds: float = PUBLISH_TIMEOUT_SECONDS,
+    ) -> None:
+        self._settings = settings or StreamSettings()
+        self._timeout_seconds = publish_timeout_seconds
+        self._connection = NatsConnection(access, self._prepare, f"$JS.API.STREAM.INFO.{next(iter(STREAMS))}")
+        self._jetstream: JetStreamContext  # of the present connection
+        self.differences: tuple[Difference, ...] = ()
+
+    async def __aenter__(self) -> Self:
+        await self._connection.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._connection.__aexit__(*exception)
+
+    async def check(self) -> None:
+        """Return when JetStream answers for each stream. Raises: Unavailable: it does not, within seconds."""
+        await self.streams()
+
+    async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
+        return await Publication(self._connection, self._context(), self._timeout_seconds).of(entries, onto)
+
+    async def streams(self) -> list[StreamState]:
+        client = self._connection.client
+        with _translated():
+            try:
+                infos = await self._infos(client)
+            except APIError as error:
+                if error.err_code != _STREAM_NOT_FOUND:
+                    raise
+                await self._verify(client)
+                infos = await self._infos(client)
+            return [stream_state(info) for info in infos]
+
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
+        jetstream = self._context()
+        reader = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            ack_policy=AckPolicy.NONE,
+            headers_only=True,
+            mem_storage=True,
+            num_replicas=1,
+            inactive_threshold=_READER_LIFE_SECONDS,
+        )
+        with _translated():
+            subscription = await jetstream.pull_subscribe(
+                f"{stream.subject_prefix}>", stream=stream.name, config=reader
+            )
+            info = await subscription.consumer_info()
+        delivered, pending = 0, info.num_pending
+        try:
+            while pending:
+                with _translated():
+                    messages = await subscription.fetch(_IDS_AT_ONCE, timeout=API_TIMEOUT_SECONDS)
+                for message in messages:
+                    place, pending = message.metadata.sequence, message.metadata.num_pending
+                    delivered += 1
+                    if place.consumer != delivered:  # one got lost on its way: without it this would look like a loss
+                        raise Unavailable("events")
+                    if place.stream > stream.last_sequence:
+                        return
+                    yield place.stream, event_id((message.headers or {}).get("Nats-Msg-Id", ""))
+        finally:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await subscription.unsubscribe()
+                await jetstream.delete_consumer(stream.name, info.name)
+
+    def _context(self) -> JetStreamContext:
+        _ = self._connection.client  # raises Unavailable when there is none
+        return self._jetstream
+
+    async def _prepare(self, client: Client) -> None:
+        await self._verify(client)
+        self._jetstream = client.jetstream(timeout=API_TIMEOUT_SECONDS, publish_async_max_pending=_UNLIMITED)
+
+    async def _infos(self, client: Client) -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*(self._connection.ask(client, f"STREAM.INFO.{name}") for name in STREAMS)))
+
+    async def _verify(self, client: Client) -> None:
+        """Make what is not there, and compare what is with what it should be."""
+        found: list[Difference] = []
+        for name in STREAMS:
+            wanted = self._settings.stream(name)
+            info = await self._existing(client, f"STREAM.INFO.{name}", _STREAM_NOT_FOUND)
+            info = info or await self._connection.ask(client, f"STREAM.CREATE.{name}", wanted)
+            found += differences(name, wanted, info["config"])
+            for consumer in CONSUMERS:
+                wanted = self._settings.consumer(consumer)
+                request = {"stream_name": name, "config": wanted, "action": "create"}
+                info = await self._existing(client, f"CONSUMER.INFO.{name}.{consumer}", _CONSUMER_NOT_FOUND)
+                info = info or await self._connection.ask(client, f"CONSUMER.CREATE.{name}.{consumer}", request)
+                found += differences(f"{name}/{consumer}", wanted, info["config"])
+        for difference in set(found) - set(self.differences):
+            logger.warning("NATS is not set up as configured, and is left so: {}", difference)
+        self.differences = tuple(found)
+
+    async def _existing(self, client: Client, subject: str, not_found: int) -> dict[str, Any] | None:
+        try:
+            return await self._connection.ask(client, subject)
+        except APIError as error:
+            if error.err_code != not_found:
+                raise
+            return None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # nats-py cancels whoever waits on a connection that closes. Only when this task is to end is it meant.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise Unavailable("events") from error
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise Unavailable("events") from error

@@ -1,0 +1,120 @@
+"""What the streams and their consumers should be, and how a server's account of them differs from that.
+
+Shapes are those of the JetStream API (JSON); durations in it are nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cdv_core.domain.times import parse_time
+from cdv_core.ports.events import DUPLICATE_WINDOW, STREAMS, StreamState
+
+CONSUMERS: Final = ("GATEWAY_FANOUT", "DURABLE_DEVTOOLS")  # spec: events
+_FULL: Final = 0.9  # ours: of max_bytes or max_msgs; above, messages may have been dropped for their number
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What an operator may decide. `max_age` and `max_bytes`: of each stream; what is beyond is dropped, oldest first.
+
+    `replicas`: 1, or 3 or 5 in a cluster. `ack_wait`: after how long a consumer gets a message again that it has not
+    acknowledged. `max_ack_pending`: how many may be unacknowledged before it gets no more.
+    """
+
+    max_age: timedelta = timedelta(days=7)
+    max_bytes: int = 1024**3
+    replicas: int = 1
+    duplicate_window: timedelta = DUPLICATE_WINDOW
+    ack_wait: timedelta = timedelta(seconds=30)
+    max_ack_pending: int = 1000
+
+    def stream(self, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "subjects": [f"{STREAMS[name]}>"],  # not `*`: a collection's name has several tokens
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "max_age": _nanoseconds(self.max_age),
+            "max_bytes": self.max_bytes,
+            "max_msgs": -1,
+            "max_msgs_per_subject": -1,
+            "num_replicas": self.replicas,
+            "duplicate_window": _nanoseconds(self.duplicate_window),
+        }
+
+    def consumer(self, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "durable_name": name,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": _nanoseconds(self.ack_wait),
+            "max_ack_pending": self.max_ack_pending,
+            "max_deliver": -1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting that is not as it should be. `where`: the stream, or `stream/consumer`. JSON values, as the API's."""
+
+    where: str
+    setting: str
+    wanted: object
+    found: object
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.setting} is {self.found!r}, not {self.wanted!r}"
+
+
+def differences(where: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield each setting of `wanted` that `found` has otherwise. What only `found` has is the server's business."""
+    for setting, value in wanted.items():
+        if found.get(setting) != value:
+            yield Difference(where, setting, value, found.get(setting))
+
+
+def stream_state(info: Mapping[str, Any]) -> StreamState:
+    """Return what a stream info response says."""
+    state, name = info["state"], info["config"]["name"]
+    return StreamState(
+        name,
+        STREAMS[name],
+        info["created"],
+        max(state["first_seq"], 1),  # 0 while nothing ever came
+        state["last_seq"],
+        state["messages"],
+        _complete_since(info),
+    )
+
+
+def _complete_since(info: Mapping[str, Any]) -> datetime | None:
+    config, state = info["config"], info["state"]
+    now = parse_time(info["ts"], "ts")  # the server's: the messages' times are its own too
+    if config["retention"] != "limits" or config.get("max_msgs_per_subject", -1) > 0:
+        return now  # not as we made it: it removes what it likes
+    limits = [
+        since
+        for since in (
+            now - timedelta(microseconds=config["max_age"] / 1000) if config.get("max_age") else None,
+            parse_time(state["first_ts"], "first_ts") if _is_full(config, state) else None,
+        )
+        if since is not None
+    ]
+    return max(limits, default=None)
+
+
+def _is_full(config: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    return any(
+        0 < config.get(limit, -1) * _FULL <= state[size]
+        for limit, size in (("max_bytes", "bytes"), ("max_msgs", "messages"))
+    )
+
+
+def _nanoseconds(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1) * 1000
