@@ -40,7 +40,6 @@ Keys = Callable[[], Awaitable[tuple[str, str]] | tuple[str, str]]
 _CHUNK_BYTES: Final = 256 * 1024  # ours: few system calls, little memory
 _SLOWEST_BYTES_PER_SECOND: Final = 4 * 1024**2  # ours: a store slower than this is down
 _PROVISION_SECONDS: Final = 60.0  # ours: some ten calls, at start
-_KEYS_LIFE_SECONDS: Final = 60.0  # ours: how long after a rotation the old keys may still be used
 _METADATA_TIMEOUT: Final = Timeout(connect=1.0, read=2.0)  # ours: it is on this machine, or there is none
 _TRANSIENT_STATUS: Final = (500, 502, 503, 504)
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "PreconditionFailed"})
@@ -68,10 +67,10 @@ class S3BlobStore:
     """A BlobStore in one bucket.
 
     `endpoint` and `public_endpoint` are URLs; the public one is where clients reach the store, if not at `endpoint`.
-    `keys` gives the access and the secret key, and is asked again a minute later or when they are refused; without it
-    the platform's own credentials are used (environment, web identity, container or instance role). `ca_file`: PEM of
-    the authorities to trust instead of the system's. A call fails within `call_timeout_seconds`; reading an object
-    has as much more as its size warrants, copying one has `copy_timeout_seconds`.
+    `keys` gives the access and the secret key, and is asked again after `keys_life_seconds` or when they are refused;
+    without it the platform's own credentials are used (environment, web identity, container or instance role).
+    `ca_file`: PEM of the authorities to trust instead of the system's. A call fails within `call_timeout_seconds`;
+    reading an object has as much more as its size warrants, copying one has `copy_timeout_seconds` more.
 
     The mark of staged bytes is their ETag and, in a bucket that keeps versions, their version: then exactly that
     version is copied. Without versions an ETag is often an MD5, and a creator who makes two files of one MD5 may swap
@@ -92,12 +91,14 @@ class S3BlobStore:
         read_timeout_seconds: float = 5.0,
         call_timeout_seconds: float = 10.0,
         copy_timeout_seconds: float = 20.0,
+        keys_life_seconds: float = 60.0,
         max_threads: int = 16,
     ) -> None:
         self._bucket = bucket
         self._region = region
         self._clock = clock
         self._keys = keys
+        self._keys_life_seconds = keys_life_seconds
         self._keys_fresh_until = 0.0
         self._call_seconds = call_timeout_seconds
         self._copy_seconds = copy_timeout_seconds
@@ -219,7 +220,7 @@ class S3BlobStore:
             raise Unavailable("object store") from error
 
     async def _read_keys(self) -> Credentials:
-        """Return the keys to sign with, read again when a minute has passed. Raises: Unavailable."""
+        """Return the keys to sign with, read again when their life is over. Raises: Unavailable."""
         if time.monotonic() >= self._keys_fresh_until:
             try:
                 self._holder.credentials = await self._fetch_keys()
@@ -227,7 +228,7 @@ class S3BlobStore:
                 if self._holder.credentials is None:
                     raise
                 # Else go on with those in hand: if they are no good any more, the store will say so.
-            self._keys_fresh_until = time.monotonic() + _KEYS_LIFE_SECONDS
+            self._keys_fresh_until = time.monotonic() + self._keys_life_seconds
         return self._holder.retrieve()
 
     async def _fetch_keys(self) -> Credentials:

@@ -1,0 +1,83 @@
+"""S3 stores to try, and what tests do with them."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+import urllib3
+
+from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_core.errors import Unavailable
+from conformance.ports.blobs import SystemClock
+from tests.fakes.s3 import Answer, Asked, ScriptedS3
+from tests.servers import Bucket
+
+STAGING = "uploads/01K00000000000000000000001"
+FINAL = "dev/did:plc:abc/01K00000000000000000000001/a.png"
+# Far longer than any bound of ours, far shorter than a hang: it says that a bound was kept, not how fast we were.
+PATIENCE_SECONDS = 60
+IMPATIENT: dict[str, Any] = {
+    "connect_timeout_seconds": 0.5,
+    "read_timeout_seconds": 0.5,
+    "call_timeout_seconds": 3.0,
+    "copy_timeout_seconds": 3.0,
+}
+
+
+@contextmanager
+def open_store(endpoint: str, bucket: Bucket | None = None, **options: Any) -> Iterator[S3BlobStore]:
+    """A store on `bucket` at `endpoint`, which need not be the bucket's own."""
+    keys = ("access", "secret") if bucket is None else (bucket.access_key, bucket.secret_key)
+    defaults: dict[str, Any] = {
+        "bucket": "bucket" if bucket is None else bucket.name,
+        "clock": SystemClock(),
+        "keys": lambda: keys,
+    }
+    store = S3BlobStore(endpoint=endpoint, **(defaults | options))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def scripted_store(answer: Callable[[Asked], Answer], **options: Any) -> Iterator[tuple[S3BlobStore, ScriptedS3]]:
+    """An impatient store on a server that answers as told."""
+    with ScriptedS3(answer) as server, open_store(server.url, **(IMPATIENT | options)) as store:
+        yield store, server
+
+
+def request(method: str, url: str, body: bytes | None = None) -> urllib3.BaseHTTPResponse:
+    with urllib3.PoolManager(timeout=10, retries=False) as http:
+        return http.request(method, url, body=body)
+
+
+async def stage(store: S3BlobStore, data: bytes, key: str = STAGING) -> str:
+    """Upload, and return the URL that was used."""
+    expires_at = SystemClock().now() + timedelta(minutes=15)
+    url = await store.upload_url(key, size_bytes=len(data), expires_at=expires_at)
+    answer = await anyio.to_thread.run_sync(request, "PUT", url, data)
+    assert answer.status == 200
+    return url
+
+
+async def promote(store: S3BlobStore, mark: str) -> bool:
+    return await store.promote(STAGING, mark, FINAL, mime_type="image/png", disposition="inline")
+
+
+async def mark_of(store: S3BlobStore, size_bytes: int) -> str:
+    blob = await store.inspect(STAGING, size_bytes=size_bytes)
+    assert blob is not None
+    return blob.etag
+
+
+async def unavailable(work: Awaitable[object]) -> BaseException:
+    """Assert that the work ends in Unavailable, in good time; return what caused it."""
+    with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(Unavailable) as raised:
+        await work
+    assert raised.value.dependency == "object store"
+    assert raised.value.__cause__ is not None
+    return raised.value.__cause__

@@ -1,0 +1,302 @@
+"""The S3 store against a real server that dies and hangs, and one that says what real ones say rarely."""
+
+import hashlib
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+import urllib3
+from minio.error import MinioException
+
+from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_core.errors import MediaSizeMismatch, Unavailable
+from conformance.ports.blobs import SystemClock
+from tests.adapters.s3_stores import (
+    IMPATIENT,
+    PATIENCE_SECONDS,
+    STAGING,
+    mark_of,
+    open_store,
+    promote,
+    scripted_store,
+    stage,
+    unavailable,
+)
+from tests.fakes.s3 import Answer, ScriptedS3, refusal
+from tests.servers import Bucket, FaultProxy, S3Server
+
+CALLS: dict[str, Callable[[S3BlobStore, str], Awaitable[object]]] = {
+    "inspect": lambda store, _: store.inspect(STAGING, size_bytes=5),
+    "promote": promote,
+    "delete": lambda store, _: store.delete(STAGING),
+    "check": lambda store, _: store.check(),
+    "provision": lambda store, _: store.provision([]),
+}
+
+
+@pytest.fixture
+def store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
+    with open_store(s3_bucket.endpoint, s3_bucket) as store:
+        yield store
+
+
+# The store dies, hangs, comes back
+
+
+async def test_a_store_killed_between_any_two_steps_is_unavailable_and_then_goes_on(own_s3_server: S3Server):
+    bucket = own_s3_server.create_bucket()
+    with open_store(bucket.endpoint, bucket, **IMPATIENT) as store:
+        for call in CALLS.values():
+            await stage(store, b"bytes")
+            mark = await mark_of(store, 5)
+            own_s3_server.kill()
+
+            await unavailable(call(store, mark))
+
+            own_s3_server.start()
+            with anyio.fail_after(PATIENCE_SECONDS):
+                await call(store, mark)
+
+
+@pytest.mark.parametrize("fault", ["hang", "hang_replies", "cut"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_faulty_network_is_unavailable_within_the_bound_and_then_goes_on(
+    fault: str, call: str, s3_bucket: Bucket
+):
+    with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket, **IMPATIENT) as store:
+        await stage(store, b"bytes")
+        mark = await mark_of(store, 5)
+        getattr(proxy, fault)()
+
+        await unavailable(CALLS[call](store, mark))
+
+        proxy.heal()
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await CALLS[call](store, mark)
+
+
+async def test_a_connection_that_died_while_idle_is_not_noticed(s3_bucket: Bucket):
+    with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket) as store:
+        await stage(store, b"bytes")
+        for call in CALLS.values():
+            mark = await mark_of(store, 5)
+            proxy.cut_once()
+            await call(store, mark)
+            await stage(store, b"bytes")
+
+
+async def test_the_event_loop_goes_on_while_the_store_hangs(s3_bucket: Bucket):
+    with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket) as store:
+        await stage(store, b"bytes")
+        proxy.hang()
+        marks: list[str] = []
+
+        async def inspect() -> None:
+            marks.append(await mark_of(store, 5))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(inspect)
+            await anyio.lowlevel.checkpoint()
+            proxy.heal()  # were the loop held, this would come after the time-out
+
+        assert len(marks) == 1
+
+
+async def test_more_calls_than_threads_all_end_while_the_store_hangs(s3_bucket: Bucket):
+    with (
+        FaultProxy(s3_bucket.endpoint) as proxy,
+        open_store(proxy.url, s3_bucket, **IMPATIENT, max_threads=2) as store,
+    ):
+        await stage(store, b"bytes")
+        proxy.hang()
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(unavailable, store.inspect(STAGING, size_bytes=5))
+        proxy.heal()
+
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await mark_of(store, 5)
+
+
+async def test_a_port_where_nobody_listens_is_unavailable(s3_bucket: Bucket):
+    with ScriptedS3(lambda _: Answer()) as gone:
+        pass
+    with open_store(gone.url, s3_bucket, **IMPATIENT) as store:
+        for call in CALLS.values():
+            assert isinstance(await unavailable(call(store, "etag null")), urllib3.exceptions.HTTPError)
+
+
+# Answers that a real store gives rarely
+
+FAILING_ANSWERS = {
+    "slow_down": refusal(503, "SlowDown"),
+    "internal_error": refusal(500, "InternalError"),
+    "access_denied": refusal(403, "AccessDenied"),
+    "unknown_key": refusal(403, "InvalidAccessKeyId"),
+    "a_proxys_page": Answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"}),
+    "empty": Answer(500),
+    "not_xml": Answer(400, b"{", {"Content-Type": "application/xml"}),
+    "not_text": Answer(400, b"\xff\xfe", {"Content-Type": "application/octet-stream"}),
+    "redirect": Answer(307, b"<Error/>", {"Content-Type": "application/xml", "Location": "http://127.0.0.1:1/"}),
+}
+
+
+@pytest.mark.parametrize("answer", FAILING_ANSWERS)
+@pytest.mark.parametrize("call", ["inspect", "promote", "delete", "check"])
+async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
+    with scripted_store(lambda _: FAILING_ANSWERS[answer]) as (store, _):
+        cause = await unavailable(CALLS[call](store, "etag null"))
+
+    assert isinstance(cause, (MinioException, ValueError, SyntaxError))
+
+
+@pytest.mark.parametrize("call", ["inspect", "delete"])
+async def test_a_bucket_that_is_gone_is_unavailable(call: str):
+    """A HEAD answer has no body to tell the bucket from the object: `promote` takes this for a staged object gone."""
+    with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _):
+        await unavailable(CALLS[call](store, "etag null"))
+
+
+async def test_a_bucket_that_is_not_there_is_not_ready():
+    with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _), pytest.raises(Unavailable):
+        await store.check()
+
+
+async def test_a_passing_error_is_tried_again():
+    answers = iter([refusal(503, "SlowDown"), refusal(500, "InternalError")])
+    whole = Answer(200, b"bytes", {"ETag": '"abc"'})
+    with scripted_store(lambda _: next(answers, whole), call_timeout_seconds=PATIENCE_SECONDS) as (store, server):
+        assert await mark_of(store, 5) == "abc null"
+        assert len(server.asked) == 3
+
+
+async def test_a_store_in_trouble_is_not_hammered():
+    with scripted_store(lambda _: Answer(503, b"", {"Retry-After": "3600"}), call_timeout_seconds=PATIENCE_SECONDS) as (
+        store,
+        server,
+    ):
+        await unavailable(store.inspect(STAGING, size_bytes=5))
+
+        assert len(server.asked) == 3
+
+
+async def test_an_object_of_another_size_is_not_read():
+    sent: list[int] = []
+
+    def body() -> Iterator[bytes]:
+        while True:
+            sent.append(1)
+            yield b"x" * 65536
+
+    with scripted_store(lambda _: Answer(200, body(), {"Content-Length": str(10**12), "ETag": '"abc"'})) as (
+        store,
+        server,
+    ):
+        with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(MediaSizeMismatch) as raised:
+            await store.inspect(STAGING, size_bytes=5)
+
+        assert (raised.value.declared_bytes, raised.value.actual_bytes) == (5, 10**12)
+        assert server.hung_up.wait(PATIENCE_SECONDS)
+        assert len(sent) * 65536 < 10**9
+
+
+async def test_what_is_hashed_is_what_is_stored_whatever_its_encoding_says():
+    """The uploader may set any Content-Encoding: nothing is unpacked, neither a bomb nor a lie."""
+    headers = {"ETag": '"abc"', "Content-Encoding": "gzip"}
+    with scripted_store(lambda _: Answer(200, b"no gzip at all", headers)) as (store, _):
+        blob = await store.inspect(STAGING, size_bytes=14)
+
+        assert blob is not None
+        assert (blob.sha256, blob.head) == (hashlib.sha256(b"no gzip at all").hexdigest(), b"no gzip at all")
+
+
+@pytest.mark.parametrize("then", ["close", "stall", "drip"])
+async def test_an_object_that_does_not_arrive_whole_is_unavailable(then: str):
+    over = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        if then == "stall":
+            over.wait(PATIENCE_SECONDS)
+        while then == "drip" and not over.wait(0.1):
+            yield b"x"
+
+    headers = {"Content-Length": "200000", "ETag": '"abc"', "Connection": "close"}
+    with scripted_store(lambda _: Answer(200, body(), headers), call_timeout_seconds=1.0) as (store, _):
+        try:
+            await unavailable(store.inspect(STAGING, size_bytes=200_000))
+        finally:
+            over.set()
+
+
+async def test_nobody_reads_on_for_a_caller_who_left():
+    begun, over = threading.Event(), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"x" * 300_000
+        begun.set()
+        while not over.wait(0.01):
+            yield b"x" * 65536
+
+    headers = {"Content-Length": str(10**10), "ETag": '"abc"'}
+    with scripted_store(lambda _: Answer(200, body(), headers), call_timeout_seconds=PATIENCE_SECONDS) as (
+        store,
+        server,
+    ):
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: store.inspect(STAGING, size_bytes=10**10))
+                await anyio.to_thread.run_sync(begun.wait, PATIENCE_SECONDS)
+                group.cancel_scope.cancel()
+
+            assert server.hung_up.wait(PATIENCE_SECONDS)
+        finally:
+            over.set()
+
+
+# Memory
+
+
+async def test_inspecting_a_large_object_takes_little_memory(store: S3BlobStore, s3_bucket: Bucket, tmp_path: Path):
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(200 * 2**20)
+    await stage(store, b"x" * 2**20, "uploads/small")
+    expires_at = SystemClock().now() + timedelta(minutes=15)
+    url = await store.upload_url("uploads/large", size_bytes=200 * 2**20, expires_at=expires_at)
+
+    def upload() -> None:
+        with large.open("rb") as file, urllib3.PoolManager(timeout=60, retries=False) as http:
+            headers = {"Content-Length": str(200 * 2**20)}
+            assert http.request("PUT", url, body=file, headers=headers).status == 200
+
+    await anyio.to_thread.run_sync(upload)
+    script = textwrap.dedent(
+        """
+        import asyncio, resource, sys
+        from cdv_adapters.blobs.s3 import S3BlobStore
+        from conformance.ports.blobs import SystemClock
+
+        async def main(endpoint, bucket, *keys):
+            store = S3BlobStore(endpoint=endpoint, bucket=bucket, clock=SystemClock(), keys=lambda: keys)
+            for name, size_bytes in (("small", 2**20), ("large", 200 * 2**20)):
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                assert await store.inspect(f"uploads/{name}", size_bytes=size_bytes)
+                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            store.close()
+            print(grown // 1024)
+
+        asyncio.run(main(*sys.argv[1:]))
+        """
+    )
+    bucket = [s3_bucket.endpoint, s3_bucket.name, s3_bucket.access_key, s3_bucket.secret_key]
+
+    done = await anyio.run_process([sys.executable, "-c", script, *bucket], stderr=subprocess.STDOUT)
+
+    assert int(done.stdout) < 30  # MiB, of 200

@@ -1,0 +1,324 @@
+"""The bucket is made and protected as far as the store offers it, and nobody's own settings are overwritten."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from xml.etree import ElementTree as ET
+
+import anyio
+import pytest
+from minio.error import S3Error
+
+from cdv_adapters.blobs.s3_bucket import Outcome, Provisioned
+from tests.adapters.s3_stores import FINAL, mark_of, open_store, promote, request, scripted_store, stage
+from tests.fakes.s3 import Answer, Asked, refusal
+from tests.servers import Bucket, S3Server
+
+FEATURES = ["bucket", "private", "versioning", "encryption", "lifecycle", "cors"]
+ORIGINS = ["https://app.example", "https://admin.example"]
+
+
+@pytest.fixture
+def new_bucket(s3_server: S3Server) -> Iterator[Bucket]:
+    """A bucket that is not there yet."""
+    bucket = s3_server.create_bucket()
+    s3_server.client().remove_bucket(bucket.name)
+    yield bucket
+    s3_server.drop_bucket(bucket)
+
+
+def outcomes(report: list[Provisioned]) -> dict[str, Outcome]:
+    assert [item.feature for item in report] == FEATURES
+    assert all(item.detail for item in report)
+    return {item.feature: item.outcome for item in report}
+
+
+# A real store
+
+
+async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
+    with open_store(new_bucket.endpoint, new_bucket) as store:
+        told = outcomes(await store.provision([]))
+
+        assert (told["bucket"], told["private"], told["cors"]) == (Outcome.DONE, Outcome.DONE, Outcome.DONE)
+        assert set(told.values()) <= {Outcome.DONE, Outcome.NOT_OFFERED}
+        await store.check()
+        await stage(store, b"bytes")
+        assert await promote(store, await mark_of(store, 5))
+
+
+async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
+    reports: list[list[Provisioned]] = []
+
+    async def start() -> None:
+        with open_store(new_bucket.endpoint, new_bucket) as store:
+            reports.append(await store.provision(ORIGINS))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(6):
+            group.start_soon(start)
+
+    assert {outcomes(report)["bucket"] for report in reports} == {Outcome.DONE}
+
+
+async def test_a_bucket_open_to_everyone_is_closed(s3_server: S3Server, s3_bucket: Bucket):
+    public = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": ["*"]},
+                "Action": ["s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{s3_bucket.name}/*"],
+            }
+        ],
+    }
+    try:
+        s3_server.client().set_bucket_policy(s3_bucket.name, json.dumps(public))
+    except S3Error as error:
+        pytest.skip(f"this store has no bucket policies: {error.code}")
+    anonymous = f"{s3_bucket.endpoint}/{s3_bucket.name}/{FINAL}"
+    with open_store(s3_bucket.endpoint, s3_bucket) as store:
+        await stage(store, b"bytes")
+        assert await promote(store, await mark_of(store, 5))
+        assert request("GET", anonymous).status == 200
+
+        told = outcomes(await store.provision([]))
+
+    assert told["private"] is Outcome.DONE
+    assert request("GET", anonymous).status == 403
+
+
+# What a real one would be told
+
+
+class Told:
+    """A store that has every feature, none of them set. `settings` holds what was put, by query name."""
+
+    def __init__(self, **settings: str | Answer) -> None:
+        self.settings: dict[str, bytes | Answer] = {
+            name: value if isinstance(value, Answer) else value.encode() for name, value in settings.items()
+        }
+        self.refused: dict[str, Answer] = {}
+
+    def __call__(self, asked: Asked) -> Answer:
+        name = next((name for name in asked.query if name != "location"), "bucket")
+        if name in self.refused:
+            return self.refused[name]
+        if asked.method == "PUT":
+            self.settings[name] = asked.body
+            return Answer(200)
+        if asked.method == "DELETE":
+            del self.settings[name]
+            return Answer(204)
+        default = {
+            "policy": refusal(404, "NoSuchBucketPolicy"),
+            "versioning": Answer(200, b"<VersioningConfiguration/>"),
+            "encryption": refusal(404, "ServerSideEncryptionConfigurationNotFoundError"),
+            "lifecycle": refusal(404, "NoSuchLifecycleConfiguration"),
+            "cors": refusal(404, "NoSuchCORSConfiguration"),
+            "bucket": refusal(404, "NoSuchBucket"),
+        }[name]
+        value = self.settings.get(name, default)
+        return value if isinstance(value, Answer) else Answer(200, value)
+
+    def text(self, name: str) -> str:
+        value = self.settings[name]
+        assert isinstance(value, bytes)
+        return value.decode()
+
+
+def rules(xml: str, tag: str) -> list[list[tuple[str, str]]]:
+    """Each rule as its leaves' names and texts, in order."""
+    return [
+        [(leaf.tag.rpartition("}")[2], leaf.text or "") for leaf in rule.iter() if len(leaf) == 0]
+        for rule in ET.fromstring(xml)
+        if rule.tag.rpartition("}")[2] == tag
+    ]
+
+
+async def provision(told: Told) -> list[Provisioned]:
+    with scripted_store(told) as (store, _):
+        return await store.provision(ORIGINS)
+
+
+async def test_every_feature_that_is_offered_is_set():
+    told = Told()
+
+    report = await provision(told)
+
+    assert set(outcomes(report).values()) == {Outcome.DONE}
+    assert "Enabled" in told.text("versioning")
+    assert "AES256" in told.text("encryption")
+    assert rules(told.text("lifecycle"), "Rule") == [
+        [
+            ("Status", "Enabled"),
+            ("Prefix", "uploads/"),
+            ("ID", "cdv-staging"),
+            ("DaysAfterInitiation", "1"),
+            ("Days", "1"),
+            ("NoncurrentDays", "1"),
+        ],
+        [
+            ("Status", "Enabled"),
+            ("Prefix", ""),
+            ("ID", "cdv-versions"),
+            ("DaysAfterInitiation", "1"),
+            ("ExpiredObjectDeleteMarker", "true"),
+            ("NoncurrentDays", "30"),
+        ],
+    ]
+    assert rules(told.text("cors"), "CORSRule") == [
+        [
+            ("ID", "cdv-uploads"),
+            ("AllowedOrigin", "https://app.example"),
+            ("AllowedOrigin", "https://admin.example"),
+            ("AllowedMethod", "PUT"),
+            ("AllowedMethod", "GET"),
+            ("AllowedMethod", "HEAD"),
+            ("AllowedHeader", "*"),
+            ("ExposeHeader", "ETag"),
+            ("MaxAgeSeconds", "3600"),
+        ]
+    ]
+    assert "policy" not in told.settings
+
+
+async def test_rules_are_sent_with_the_digest_that_s3_demands():
+    told = Told()
+    with scripted_store(told) as (store, server):
+        await store.provision(ORIGINS)
+
+    for asked in server.asked:
+        if asked.method == "PUT" and asked.query.keys() & {"cors", "lifecycle"}:
+            digest = hashlib.md5(asked.body, usedforsecurity=False).digest()
+            assert asked.headers["content-md5"] == base64.b64encode(digest).decode()
+
+
+async def test_no_rule_expires_what_is_permanent():
+    told = Told()
+    await provision(told)
+
+    expiring = [rule for rule in rules(told.text("lifecycle"), "Rule") if "Days" in dict(rule)]
+
+    assert [dict(rule)["Prefix"] for rule in expiring] == ["uploads/"]
+
+
+async def test_provisioning_again_changes_nothing():
+    told = Told()
+    first = await provision(told)
+    settings = dict(told.settings)
+    told.settings["bucket"] = Answer(200)
+
+    second = await provision(told)
+
+    assert outcomes(second) == outcomes(first)
+    assert {**told.settings, "bucket": settings["bucket"]} == settings
+
+
+async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing():
+    told = Told()
+    told.refused = {
+        "versioning": refusal(501, "NotImplemented"),
+        "lifecycle": refusal(403, "AccessDenied"),
+        "encryption": Answer(405, b"no", {"Content-Type": "text/plain"}),
+    }
+
+    report = await provision(told)
+
+    assert outcomes(report) == {
+        "bucket": Outcome.DONE,
+        "private": Outcome.DONE,
+        "versioning": Outcome.NOT_OFFERED,
+        "encryption": Outcome.FAILED,
+        "lifecycle": Outcome.FAILED,
+        "cors": Outcome.DONE,
+    }
+    details = {item.feature: item.detail for item in report}
+    assert details["lifecycle"] == "AccessDenied: told to"
+    assert "405" in details["encryption"]
+
+
+async def test_a_bucket_of_someone_else_is_reported():
+    told = Told()
+
+    def answer(asked: Asked) -> Answer:
+        taken = asked.method == "PUT" and not asked.query
+        return refusal(409, "BucketAlreadyExists") if taken else told(asked)
+
+    with scripted_store(answer) as (store, _):
+        report = await store.provision([])
+
+    assert outcomes(report)["bucket"] is Outcome.FAILED
+
+
+LIFECYCLE = """<LifecycleConfiguration><Rule><ID>theirs</ID><Status>Enabled</Status><Filter>
+<Prefix>logs/</Prefix></Filter><Expiration><Days>3</Days></Expiration></Rule></LifecycleConfiguration>"""
+CORS = """<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CORSRule><AllowedOrigin>https://x.example
+</AllowedOrigin><AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>"""
+
+
+async def test_rules_of_the_operators_own_are_left_alone_and_named():
+    told = Told(lifecycle=LIFECYCLE, cors=CORS)
+
+    report = await provision(told)
+
+    assert (told.text("lifecycle"), told.text("cors")) == (LIFECYCLE, CORS)
+    details = {item.feature: (item.outcome, item.detail) for item in report}
+    assert details["lifecycle"][0] is details["cors"][0] is Outcome.FAILED
+    assert "theirs" in details["lifecycle"][1]
+    assert "https://app.example" in details["cors"][1]
+
+
+async def test_keys_of_the_operators_own_are_left_alone():
+    kms = (
+        "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>aws:kms"
+        "</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>"
+    )
+    told = Told(encryption=kms)
+
+    report = await provision(told)
+
+    assert told.text("encryption") == kms
+    assert Provisioned("encryption", Outcome.DONE, "objects are encrypted (aws:kms)") in report
+
+
+def statement(effect: str, principal: object, **more: object) -> dict[str, object]:
+    return {"Effect": effect, "Principal": principal, "Action": "s3:GetObject", "Resource": "*", **more}
+
+
+PUBLIC = [
+    statement("Allow", "*"),
+    statement("Allow", {"AWS": "*"}),
+    statement("Allow", {"AWS": ["arn:aws:iam::1:root", "*"]}),
+]
+NOT_PUBLIC = [
+    statement("Deny", "*"),
+    statement("Allow", {"AWS": "arn:aws:iam::1:root"}),
+    statement("Allow", {"Service": "logging.s3.amazonaws.com"}),
+    statement("Allow", "*", Condition={"StringEquals": {"aws:SourceVpce": "vpce-1"}}),
+]
+
+
+async def test_only_what_lets_everyone_in_is_taken_out_of_a_policy():
+    told = Told(policy=json.dumps({"Version": "2012-10-17", "Statement": [*PUBLIC, *NOT_PUBLIC]}))
+
+    report = await provision(told)
+
+    assert json.loads(told.text("policy")) == {"Version": "2012-10-17", "Statement": NOT_PUBLIC}
+    assert Provisioned("private", Outcome.DONE, "3 policy statement(s) that let everyone in were removed") in report
+
+
+async def test_a_policy_of_nothing_else_goes():
+    told = Told(policy=json.dumps({"Statement": PUBLIC[0]}))
+
+    assert outcomes(await provision(told))["private"] is Outcome.DONE
+
+    assert "policy" not in told.settings
+
+
+async def test_a_policy_that_cannot_be_read_is_reported():
+    told = Told(policy="{")
+
+    assert outcomes(await provision(told))["private"] is Outcome.FAILED

@@ -1,0 +1,70 @@
+"""The store is asked for its certificate, and believed only if an authority that we trust has signed it."""
+
+import ipaddress
+import ssl
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from urllib3.exceptions import SSLError
+
+from conformance.ports.blobs import SystemClock
+from tests.adapters.s3_stores import IMPATIENT, open_store, unavailable
+from tests.fakes.s3 import Answer, ScriptedS3
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that has signed itself, with its key, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
+    now = SystemClock().now()
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)  # strict since 3.13
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "store.pem"
+    pkcs8, clear = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    path.write_bytes(key.private_bytes(pem, pkcs8, clear) + signed.public_bytes(pem))
+    return path
+
+
+@pytest.fixture
+def server(certificate: Path) -> Iterator[ScriptedS3]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with ScriptedS3(lambda _: Answer(200), context) as server:
+        yield server
+
+
+async def test_a_store_that_nobody_vouches_for_is_not_talked_to(server: ScriptedS3):
+    with open_store(server.url, **IMPATIENT) as store:
+        cause = await unavailable(store.check())
+
+    assert "CERTIFICATE_VERIFY_FAILED" in str(cause)
+    assert isinstance(getattr(cause, "reason", None), SSLError)
+    assert server.asked == []
+
+
+async def test_a_store_that_a_named_authority_vouches_for_is(server: ScriptedS3, certificate: Path):
+    with open_store(server.url, ca_file=certificate, **IMPATIENT) as store:
+        await store.check()
+
+
+async def test_a_certificate_for_another_host_is_refused(server: ScriptedS3, certificate: Path):
+    with open_store(server.url.replace("127.0.0.1", "localhost"), ca_file=certificate, **IMPATIENT) as store:
+        assert "CERTIFICATE_VERIFY_FAILED" in str(await unavailable(store.check()))

@@ -1,0 +1,285 @@
+"""What the S3 store signs and copies, and with whose keys."""
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from minio.error import S3Error
+
+from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_core.errors import Unavailable
+from conformance.ports.blobs import SystemClock
+from tests.adapters.s3_stores import (
+    FINAL,
+    PATIENCE_SECONDS,
+    STAGING,
+    mark_of,
+    open_store,
+    promote,
+    request,
+    scripted_store,
+    stage,
+    unavailable,
+)
+from tests.fakes.clock import FakeClock
+from tests.fakes.s3 import Answer, Asked, ScriptedS3, refusal
+from tests.servers import Bucket, FaultProxy
+
+
+@pytest.fixture
+def store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
+    with open_store(s3_bucket.endpoint, s3_bucket) as store:
+        yield store
+
+
+# Copies
+
+COPIED = Answer(200, b"<CopyObjectResult><ETag>abc</ETag></CopyObjectResult>")
+
+
+async def test_exactly_the_version_that_was_inspected_is_copied():
+    def answer(asked: Asked) -> Answer:
+        if asked.method == "PUT":
+            return COPIED
+        return Answer(200, b"bytes", {"ETag": '"abc"', "x-amz-version-id": "v.1/2"})
+
+    with scripted_store(answer) as (store, server):
+        assert await promote(store, await mark_of(store, 5))
+
+        copy = server.asked[-1]
+        assert (copy.method, copy.path) == ("PUT", "/bucket/dev/did%3Aplc%3Aabc/01K00000000000000000000001/a.png")
+        assert copy.headers["x-amz-copy-source"] == f"/bucket/{STAGING}?versionId=v.1/2"
+        assert copy.headers["x-amz-copy-source-if-match"] == "abc"
+        assert copy.headers["x-amz-metadata-directive"] == "REPLACE"
+        assert copy.headers["content-type"] == "image/png"
+        assert copy.headers["content-disposition"] == "inline"
+
+
+@pytest.mark.parametrize("version", [{}, {"x-amz-version-id": "null"}])
+async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, str]):
+    def answer(asked: Asked) -> Answer:
+        return COPIED if asked.method == "PUT" else Answer(200, b"bytes", {"ETag": '"abc"', **version})
+
+    with scripted_store(answer) as (store, server):
+        assert await promote(store, await mark_of(store, 5))
+
+        assert server.asked[-1].headers["x-amz-copy-source"] == f"/bucket/{STAGING}"
+        assert server.asked[-1].headers["x-amz-copy-source-if-match"] == "abc"
+
+
+@pytest.mark.parametrize(
+    "refused", [refusal(412, "PreconditionFailed"), refusal(404, "NoSuchKey"), refusal(404, "NoSuchVersion")]
+)
+async def test_a_copy_of_what_is_no_longer_there_is_false(refused: Answer):
+    with scripted_store(lambda asked: refused if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
+        assert not await promote(store, "abc null")
+
+
+async def test_a_copy_that_fails_after_its_200_is_no_success():
+    """S3 answers a copy with 200 before it is done; the error then stands in the body."""
+    failed = refusal(200, "InternalError")
+    with scripted_store(lambda asked: failed if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
+        await unavailable(promote(store, "abc null"))
+
+
+# URLs
+
+
+async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
+    with ScriptedS3(lambda _: Answer()) as gone:
+        pass
+    with open_store(gone.url, s3_bucket, public_endpoint="https://media.example", region="eu-west-3") as store:
+        expires_at = SystemClock().now() + timedelta(minutes=15)
+        upload = urlsplit(await store.upload_url(STAGING, size_bytes=5, expires_at=expires_at))
+        download = urlsplit(
+            await store.download_url(FINAL, mime_type="a/b", disposition="inline", expires_at=expires_at)
+        )
+
+    assert (upload.scheme, upload.netloc, upload.path) == ("https", "media.example", f"/{s3_bucket.name}/{STAGING}")
+    query = parse_qs(upload.query)
+    assert "/eu-west-3/s3/" in query["X-Amz-Credential"][0]
+    assert 890 <= int(query["X-Amz-Expires"][0]) <= 900
+    assert parse_qs(download.query)["response-content-disposition"] == ["inline"]
+
+
+async def test_clients_may_reach_the_store_under_another_name(s3_bucket: Bucket):
+    with (
+        FaultProxy(s3_bucket.endpoint) as proxy,
+        open_store(s3_bucket.endpoint, s3_bucket, public_endpoint=proxy.url) as store,
+    ):
+        url = await stage(store, b"bytes")
+        assert url.startswith(proxy.url)
+        assert await mark_of(store, 5)
+
+
+async def test_an_upload_url_is_good_for_one_key_one_method_and_its_time(store: S3BlobStore, s3_bucket: Bucket):
+    url = await stage(store, b"bytes")
+    other = STAGING[:-1] + "2"
+
+    assert request("GET", url).status == 403
+    assert request("DELETE", url).status == 403
+    assert request("PUT", url.replace(STAGING, other), b"other").status == 403
+    assert request("PUT", url.replace(STAGING, "dev/x"), b"other").status == 403
+    assert request("PUT", url.replace("X-Amz-Expires=8", "X-Amz-Expires=9"), b"other").status == 403
+    assert request("PUT", url.partition("?")[0], b"other").status == 403
+    assert request("GET", url.partition("?")[0]).status == 403
+    clock = FakeClock(SystemClock().now() - timedelta(hours=1))
+    with open_store(s3_bucket.endpoint, s3_bucket, clock=clock) as past:
+        expired = await past.upload_url(STAGING, size_bytes=5, expires_at=clock.now() + timedelta(minutes=15))
+    assert request("PUT", expired, b"other").status == 403
+
+    blob = await store.inspect(STAGING, size_bytes=5)
+    assert blob is not None
+    assert blob.head == b"bytes"
+    assert await store.inspect(other, size_bytes=5) is None
+
+
+# Keys
+
+
+async def test_keys_that_were_rotated_are_read_again_when_refused(s3_bucket: Bucket):
+    good = (s3_bucket.access_key, s3_bucket.secret_key)
+    keys = [(s3_bucket.access_key, "the old secret")]
+
+    async def read() -> tuple[str, str]:
+        return keys[-1]
+
+    with open_store(s3_bucket.endpoint, s3_bucket, keys=read) as store:
+        assert isinstance(await unavailable(store.check()), S3Error)
+        keys.append(good)
+        await store.check()
+        assert await store.inspect(STAGING, size_bytes=5) is None
+
+
+async def test_keys_that_go_on_being_refused_are_not_tried_for_ever():
+    read: list[int] = []
+
+    def keys() -> tuple[str, str]:
+        read.append(1)
+        return "access", f"secret {len(read)}"
+
+    with scripted_store(lambda _: refusal(403, "InvalidAccessKeyId"), keys=keys) as (store, server):
+        await unavailable(store.inspect(STAGING, size_bytes=5))
+
+        assert (len(read), len(server.asked)) == (2, 2)
+
+
+async def test_keys_are_not_read_for_each_call(s3_bucket: Bucket):
+    read: list[int] = []
+
+    def keys() -> tuple[str, str]:
+        read.append(1)
+        return s3_bucket.access_key, s3_bucket.secret_key
+
+    with open_store(s3_bucket.endpoint, s3_bucket, keys=keys) as store:
+        for _ in range(3):
+            await stage(store, b"bytes")
+            await store.check()
+
+    assert len(read) == 1
+
+
+async def test_a_secret_source_that_is_down_is_unavailable_until_it_answered_once():
+    down = [True]
+
+    def keys() -> tuple[str, str]:
+        if down[0]:
+            raise Unavailable("secrets")
+        return "access", "secret"
+
+    with scripted_store(lambda _: Answer(200), keys=keys, keys_life_seconds=0.0) as (store, _):
+        with pytest.raises(Unavailable) as raised:
+            await store.check()
+        assert raised.value.dependency == "secrets"
+
+        down[0] = False
+        await store.check()
+        down[0] = True
+        await store.check()
+
+
+@pytest.mark.parametrize("keys", [("", "secret"), ("access", "")])
+async def test_an_empty_key_is_unavailable(keys: tuple[str, str]):
+    with scripted_store(lambda _: Answer(200), keys=lambda: keys) as (store, _):
+        await unavailable(store.check())
+        await unavailable(store.upload_url(STAGING, size_bytes=5, expires_at=SystemClock().now()))
+
+
+PLATFORM = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ACCESS_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECRET_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+)
+
+
+@pytest.fixture
+def platform_store(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3BlobStore]:
+    """A store without keys, on a platform that has none yet."""
+    for name in PLATFORM:
+        monkeypatch.delenv(name, raising=False)
+    with open_store(s3_bucket.endpoint, s3_bucket, keys=None) as store:
+        yield store
+
+
+async def test_without_keys_those_of_the_environment_are_used(
+    platform_store: S3BlobStore, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_bucket.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_bucket.secret_key)
+
+    await stage(platform_store, b"bytes")
+    await platform_store.check()
+
+
+async def test_without_keys_those_of_the_containers_role_are_used(
+    platform_store: S3BlobStore, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+):
+    role = (
+        f'{{"AccessKeyId": "{s3_bucket.access_key}", "SecretAccessKey": "{s3_bucket.secret_key}",'
+        ' "Token": "", "Expiration": "2099-01-01T00:00:00Z"}'
+    )
+    with ScriptedS3(lambda _: Answer(200, role.encode())) as metadata:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{metadata.url}/role")
+
+        await stage(platform_store, b"bytes")
+        await platform_store.check()
+
+    assert [asked.path for asked in metadata.asked] == ["/role"]
+
+
+@pytest.mark.parametrize("answer", [Answer(200, b"{}"), Answer(200, b"["), Answer(404), Answer(500)])
+async def test_a_platform_without_keys_is_unavailable(
+    answer: Answer, platform_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
+):
+    with ScriptedS3(lambda _: answer) as metadata:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{metadata.url}/role")
+
+        await unavailable(platform_store.check())
+
+
+async def test_a_platform_that_hangs_is_unavailable_and_holds_nobody_up(
+    platform_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
+):
+    over = threading.Event()
+
+    def hang(_: Asked) -> Answer:
+        over.wait(PATIENCE_SECONDS)
+        return Answer(500)
+
+    with ScriptedS3(hang) as metadata:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{metadata.url}/role")
+        try:
+            await unavailable(
+                platform_store.upload_url(STAGING, size_bytes=5, expires_at=SystemClock().now() + timedelta(minutes=1))
+            )
+        finally:
+            over.set()
