@@ -96,7 +96,10 @@ class NatsServer(Server):
 
     async def _delete_streams(self) -> None:
         connection = await nats.connect(
-            self.url, allow_reconnect=False, user_credentials=self.credentials_file and str(self.credentials_file)
+            self.url,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            user_credentials=self.credentials_file and str(self.credentials_file),
         )
         try:
             jetstream = connection.jetstream()

