@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.exceptions import HTTPException
-from litestar.types import ASGIApp, ControllerRouterHandler
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
 
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
@@ -17,6 +18,7 @@ from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, re
 from cdv_http.logs import set_up_logs
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.routes import blobs, docs, health, media, records
+from cdv_http.routes.options import options_of
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -50,8 +52,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     return EdgeMiddleware(app, timeout_seconds=chosen.request_timeout)
 
 
-def _routes(settings: Settings) -> list[ControllerRouterHandler]:
-    routes: list[ControllerRouterHandler] = [
+def _routes(settings: Settings) -> list[HTTPRouteHandler]:
+    routes: list[HTTPRouteHandler] = [
         records.create_record,
         records.get_record,
         records.list_records,
@@ -68,4 +70,4 @@ def _routes(settings: Settings) -> list[ControllerRouterHandler]:
         routes += [blobs.upload_blob, blobs.download_blob]
     if settings.jwt_issuer is None:
         routes.append(health.jwks)
-    return routes
+    return [options_of(routes), *routes]  # first, or the framework puts its own there

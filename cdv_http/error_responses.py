@@ -43,7 +43,7 @@ _OF_FRAMEWORK_STATUS: Final[dict[int, tuple[str, str]]] = {
 
 
 class RequestRefused(CdvError):
-    """The request never reached a use case. `status` is 405, 413 or 415; the code is CDV_BAD_REQUEST for all."""
+    """The request never reached a use case. `status` is 400, 413 or 415; the code is CDV_BAD_REQUEST for all."""
 
     code = "CDV_BAD_REQUEST"
 

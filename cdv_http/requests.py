@@ -14,7 +14,8 @@ from cdv_core.ports.tokens import TokenVerifier
 from cdv_core.use_cases.records import Viewer
 from cdv_http.error_responses import RequestRefused
 
-_JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
+# RFC 3986, 3.2.2 without what no host of ours would be: a name, an IPv4 or an IPv6 address, and perhaps a port.
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +(\S.*)", re.IGNORECASE | re.DOTALL)
 
 AnyRequest = Request[Any, Any, Any]
@@ -28,7 +29,7 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
-    if not _JSON.fullmatch(request.headers.get("content-type", "")):
+    if not _is_json(request.headers.get("content-type", "")):
         raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})
     body = bytearray()
     async for chunk in request.stream():
@@ -85,6 +86,27 @@ def required(parameters: dict[str, str], name: str) -> str:
     if name not in parameters:
         raise InvalidField(name, "required")
     return parameters[name]
+
+
+def absolute_url(request: AnyRequest, url: str) -> str:
+    """Return `url`, if it is relative, at the address that the client used.
+
+    Raises RequestRefused: 400, the client named no host or one that cannot be.
+    """
+    if "://" in url:
+        return url
+    hosts = request.headers.getall("host", [])
+    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+        raise RequestRefused(400, "the Host header names no host")
+    return f"{request.scope['scheme']}://{hosts[0]}{url}"
+
+
+def _is_json(content_type: str) -> bool:
+    media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    pairs = [parameter.partition("=") for parameter in parameters]
+    return media_type == "application/json" and all(
+        value.strip('" ') == "utf-8" for name, _, value in pairs if name.strip() == "charset"
+    )
 
 
 def _too_large(max_bytes: int) -> RequestRefused:

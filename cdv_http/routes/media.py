@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urljoin
-
 from litestar import Response, get, post
 
 from cdv_http.answers import success
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket
-from cdv_http.requests import AnyRequest, authenticate, read_json
+from cdv_http.requests import AnyRequest, absolute_url, authenticate, read_json
 from cdv_http.service import service_of
 
 
@@ -27,7 +25,7 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
         filename=given(body.filename),
         subject=subject,
     )
-    return success(upload_ticket(upload, urljoin(str(request.base_url), upload.url)))
+    return success(upload_ticket(upload, absolute_url(request, upload.url)))
 
 
 @post("/v1/media/finalize")
@@ -59,5 +57,5 @@ async def media_content(request: AnyRequest) -> Response[bytes]:
     """Redirect to a short-lived signed URL of the asset's bytes."""
     service = service_of(request)
     await authenticate(request, service.tokens)
-    url = urljoin(str(request.base_url), await service.vault.media.content_url(request.path_params["assetId"]))
-    return Response(b"", status_code=307, headers={"Location": url})
+    url = await service.vault.media.content_url(request.path_params["assetId"])
+    return Response(b"", status_code=307, headers={"Location": absolute_url(request, url)})
