@@ -32,6 +32,7 @@ _GROUP_MAX: Final = 256  # ours: writes that share one commit; bounds what one f
 _QUICK_CHECK_MAX_BYTES: Final = 256 * 1024 * 1024  # ours: read in well under a second
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_NOT_UNIQUE: Final = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
 
 # What to tell the operator, by SQLite's primary result code.
 _REFUSALS: Final = {
@@ -236,7 +237,8 @@ class SqliteDatabase:
 def _translated(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
-    translated = IdTaken() if isinstance(error, sqlite3.IntegrityError) else Unavailable("database")
+    code = getattr(error, "sqlite_errorcode", None)
+    translated = IdTaken() if code in _NOT_UNIQUE else Unavailable("database")
     translated.__cause__ = error
     return translated
 

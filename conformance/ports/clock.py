@@ -1,0 +1,17 @@
+"""What every clock must do."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from cdv_core.ports.clock import Clock
+
+
+class ClockContract:
+    """Inherit, and give a fixture `clock`."""
+
+    def test_the_time_is_aware_and_in_utc(self, clock: Clock):
+        now = clock.now()
+
+        assert isinstance(now, datetime)
+        assert now.utcoffset() == timedelta(0)

@@ -1,0 +1,56 @@
+"""What every source of ids must do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cdv_core.domain.identifiers import is_ulid
+from cdv_core.ports.ids import IdSource
+from conformance.ports.stores import START
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment_of(ulid: str) -> datetime:
+    """Return the millisecond that a ULID bears."""
+    millis = 0
+    for character in ulid[:10]:
+        millis = millis * 32 + _CROCKFORD.index(character)
+    return _EPOCH + timedelta(milliseconds=millis)
+
+
+def to_the_millisecond(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+class IdSourceContract:
+    """Inherit, and give the fixtures `ids` and `other_ids`: two sources."""
+
+    @settings(
+        deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+    )
+    @given(steps=st.lists(st.integers(-3_000, 5_000), min_size=1, max_size=30))
+    def test_each_id_sorts_after_every_other_whatever_the_clock_does(self, ids: IdSource, steps: list[int]):
+        # The source has seen other examples: what it gave last is where this one begins.
+        last = ids.new(START)
+        now = START
+        for micros in steps:
+            now += timedelta(microseconds=micros)
+
+            new = ids.new(now)
+
+            assert is_ulid(new)
+            assert new > last
+            assert moment_of(new) == max(to_the_millisecond(now), moment_of(last))
+            last = new
+
+    def test_an_id_bears_its_moment_to_the_millisecond(self, ids: IdSource):
+        for moment in (_EPOCH, START, datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)):
+            assert moment_of(ids.new(moment)) == to_the_millisecond(moment)
+
+    def test_sources_never_give_the_same(self, ids: IdSource, other_ids: IdSource):
+        assert not {ids.new(START) for _ in range(500)} & {other_ids.new(START) for _ in range(500)}

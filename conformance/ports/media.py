@@ -1,0 +1,148 @@
+"""What every media store must do, whatever it is made of: the state machine, and laws under concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.media import Asset, AssetState
+from cdv_core.errors import IdTaken
+from conformance.ports.media_machine import media_machine
+from conformance.ports.stores import (
+    ALICE,
+    BOB,
+    BOUNDED,
+    START,
+    DatabaseContract,
+    OpenStores,
+    Stores,
+    a_record,
+    an_asset,
+    its_event,
+    op_log,
+    ulid,
+)
+
+CHECKSUM = "c" * 64
+PAST = START + timedelta(hours=1)  # when every asset here has expired
+
+
+async def claimed(stores: Stores, number: int = 1, did: Did = ALICE) -> Asset:
+    """Add pending asset `number`, and claim it."""
+    asset = an_asset(number, did)
+    await stores.media.add(asset)
+    claimed = await stores.media.claim(asset.asset_id, CHECKSUM)
+    assert claimed is not None
+    return claimed
+
+
+class MediaStoreContract(DatabaseContract):
+    """Inherit, and give a fixture `open_stores`."""
+
+    def test_it_behaves_like_its_model(self, open_stores: OpenStores):
+        run_state_machine_as_test(media_machine(open_stores), settings=BOUNDED)
+
+    async def test_what_was_added_is_found_unchanged(self, stores: Stores):
+        filename = "\U0001f408 \u00fc e\u0301'\"; DROP TABLE assets; --.png"
+        asset = an_asset(1, expires_at=datetime.max.replace(tzinfo=START.tzinfo), filename=filename)
+
+        await stores.media.add(asset)
+
+        assert await stores.media.find(asset.asset_id) == asset
+
+    async def test_of_different_claims_at_once_one_wins_for_all(self, stores: Stores):
+        asset = an_asset(1)
+        await stores.media.add(asset)
+
+        results = await asyncio.gather(*(stores.media.claim(asset.asset_id, f"{n:064x}") for n in range(24)))
+
+        assert {None if it is None else it.checksum for it in results} == {results[0] and results[0].checksum}
+        assert await stores.media.find(asset.asset_id) == results[0]
+
+    async def test_24_finalisations_at_once_give_one_answer_and_one_event(self, stores: Stores):
+        asset = await claimed(stores)
+        events = [its_event(asset, 100 + number) for number in range(24)]
+
+        results = await asyncio.gather(*(stores.media.finalize(asset.asset_id, event) for event in events))
+
+        assert {it and it.state for it in results} == {AssetState.FINALIZED}
+        assert results == [results[0]] * 24
+        (told,) = await op_log(stores)
+        assert told in events
+
+    async def test_an_asset_is_either_finalised_or_expired_whoever_is_first(self, stores: Stores):
+        assets = [await claimed(stores, number) for number in range(40)]
+        finalising = (stores.media.finalize(asset.asset_id, its_event(asset)) for asset in assets)
+        expiring = (stores.media.expire(PAST, 7) for _ in range(3))
+
+        results = await asyncio.gather(*finalising, *expiring)
+
+        given = [it.asset_id for it in results[:40] if isinstance(it, Asset) and it.state is AssetState.FINALIZED]
+        found = [await stores.media.find(asset.asset_id) for asset in assets]
+        assert [it.asset_id for it in found if it and it.state is AssetState.FINALIZED] == given
+        assert sorted(event.event_id for event in await op_log(stores)) == sorted(given)
+        assert {it and it.state for it in found} <= set(AssetState)
+
+    async def test_an_expired_asset_cannot_be_claimed_or_finalised(self, stores: Stores):
+        asset = await claimed(stores)
+        unclaimed = an_asset(2)
+        await stores.media.add(unclaimed)
+
+        expired = await stores.media.expire(PAST, 10)
+
+        assert [(it.asset_id, it.state) for it in expired] == [
+            (asset.asset_id, AssetState.EXPIRED),
+            (unclaimed.asset_id, AssetState.EXPIRED),
+        ]
+        assert await stores.media.finalize(asset.asset_id, its_event(asset)) == expired[0]
+        assert await stores.media.claim(unclaimed.asset_id, CHECKSUM) == expired[1]
+        assert await op_log(stores) == []
+
+    async def test_any_number_may_sweep_at_once(self, stores: Stores):
+        for number in range(30):
+            asset = await claimed(stores, number)
+            if number % 2:
+                await stores.media.finalize(asset.asset_id, its_event(asset))
+
+        async def sweep() -> None:
+            while batch := await stores.media.expire(PAST, 4):
+                await stores.media.swept([asset.asset_id for asset in batch])
+
+        await asyncio.gather(*(sweep() for _ in range(4)))
+
+        found = [await stores.media.find(an_asset(number).asset_id) for number in range(30)]
+        assert [it and it.state for it in found] == [None, AssetState.FINALIZED] * 15
+
+    async def test_40_first_uploads_at_once_by_new_creators_are_all_kept(self, stores: Stores):
+        assets = [an_asset(number, Did(f"did:plc:{number % 20}")) for number in range(40)]
+
+        await asyncio.gather(*(stores.media.add(asset) for asset in assets))
+
+        assert [await stores.media.find(asset.asset_id) for asset in assets] == assets
+
+    async def test_a_finalisation_that_cannot_be_told_did_not_happen(self, stores: Stores):
+        first, second = await claimed(stores, 1), await claimed(stores, 2, BOB)
+        await stores.media.finalize(first.asset_id, its_event(first))
+        with pytest.raises(IdTaken):
+            await stores.media.finalize(second.asset_id, its_event(second, 1))
+
+        assert await stores.media.find(second.asset_id) == second
+
+        finalized = await stores.media.finalize(second.asset_id, its_event(second))
+        assert finalized is not None
+        assert finalized.state is AssetState.FINALIZED
+
+    async def test_records_and_media_of_one_creator_share_the_order_of_their_commits(self, stores: Stores):
+        for number in range(10):
+            if number % 2:
+                record = a_record(number)
+                await stores.records.create(record, its_event(record))
+            else:
+                asset = await claimed(stores, number)
+                await stores.media.finalize(asset.asset_id, its_event(asset))
+
+        assert [event.event_id for event in await op_log(stores)] == [ulid(number) for number in range(10)]

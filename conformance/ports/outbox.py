@@ -1,0 +1,139 @@
+"""What every outbox must do, whatever it is made of: the state machine, and laws under concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from itertools import count
+
+from hypothesis.stateful import run_state_machine_as_test
+
+from cdv_core.domain.identifiers import Did
+from cdv_core.ports.outbox import Backlog, OpLogEntry
+from conformance.ports.outbox_machine import outbox_machine
+from conformance.ports.stores import (
+    BOB,
+    BOUNDED,
+    START,
+    DatabaseContract,
+    OpenStores,
+    Stores,
+    a_record,
+    its_event,
+    op_log,
+    ulid,
+)
+
+LEASE = timedelta(seconds=30)
+
+
+async def write(stores: Stores, number: int, did: Did = BOB) -> None:
+    record = a_record(number, did)
+    await stores.records.create(record, its_event(record))
+
+
+async def lease(stores: Stores, owner: str, limit: int = 100, now: datetime = START) -> list[OpLogEntry] | None:
+    return await stores.outbox.lease(owner, limit, now=now, expires_at=now + LEASE)
+
+
+def ids(entries: list[OpLogEntry] | None) -> list[str] | None:
+    return None if entries is None else [entry.event.event_id for entry in entries]
+
+
+class OutboxContract(DatabaseContract):
+    """Inherit, and give a fixture `open_stores`."""
+
+    def test_it_behaves_like_its_model(self, open_stores: OpenStores):
+        run_state_machine_as_test(outbox_machine(open_stores), settings=BOUNDED)
+
+    async def test_of_relays_at_once_one_is_given_the_entries(self, stores: Stores):
+        await write(stores, 1)
+
+        results = await asyncio.gather(*(lease(stores, f"relay {number}") for number in range(10)))
+
+        assert (
+            sorted(map(ids, results), key=str) == [None] * 9 + [[ulid(1)]]
+            or sorted(map(ids, results), key=lambda it: it is None) == [[ulid(1)]] + [None] * 9
+        )
+
+    async def test_another_relay_takes_over_from_the_moment_the_lease_ends(self, stores: Stores):
+        await write(stores, 1)
+        assert ids(await lease(stores, "first")) == [ulid(1)]
+        end = START + LEASE
+
+        assert await lease(stores, "second", now=end - timedelta(microseconds=1)) is None
+        assert ids(await lease(stores, "second", now=end)) == [ulid(1)]
+        assert await lease(stores, "first", now=end) is None
+
+    async def test_a_relay_that_was_overtaken_can_no_longer_change_anything(self, stores: Stores):
+        await write(stores, 1)
+        (entry,) = await lease(stores, "first") or []
+        await lease(stores, "second", now=START + LEASE)
+
+        assert not await stores.outbox.mark_published("first", [(entry.sequence, 1)])
+        await stores.outbox.release("first")
+
+        assert ids(await lease(stores, "second", now=START + LEASE)) == [ulid(1)]
+        assert await lease(stores, "third", now=START + LEASE) is None
+
+    async def test_a_relay_whose_lease_ran_out_unnoticed_may_still_note_what_it_did(self, stores: Stores):
+        await write(stores, 1)
+        (entry,) = await lease(stores, "first") or []
+
+        assert await stores.outbox.mark_published("first", [(entry.sequence, 7)])
+
+        (entry,) = await stores.outbox.read(0, 10)
+        assert entry.stream_sequence == 7
+
+    async def test_an_entry_is_handed_out_until_it_is_marked(self, stores: Stores):
+        for number in range(3):
+            await write(stores, number)
+        for _ in range(3):
+            assert ids(await lease(stores, "relay")) == [ulid(0), ulid(1), ulid(2)]
+
+        (first, *_) = await lease(stores, "relay") or []
+        await stores.outbox.mark_published("relay", [(first.sequence, 1)])
+
+        assert ids(await lease(stores, "relay")) == [ulid(1), ulid(2)]
+
+    async def test_an_entry_below_published_ones_is_still_handed_out(self, stores: Stores):
+        for number in range(3):
+            await write(stores, number)
+        entries = await lease(stores, "relay") or []
+
+        await stores.outbox.mark_published("relay", [(entry.sequence, n) for n, entry in enumerate(entries[1:], 1)])
+
+        assert ids(await lease(stores, "relay")) == [ulid(0)]
+        assert await stores.outbox.backlog() == Backlog(1, a_record(0).indexed_at)
+
+    async def test_relays_that_race_with_writers_hand_out_everything_in_each_creators_order(self, stores: Stores):
+        dids = [Did(f"did:plc:{number}") for number in range(6)]
+        stream: list[OpLogEntry] = []
+        places = count(1)
+        writing = asyncio.Event()
+
+        async def writer(place: int, did: Did) -> None:
+            for number in range(15):
+                await write(stores, 100 * place + number, did)
+
+        async def relay(owner: str) -> None:
+            while True:
+                done = writing.is_set()
+                entries = await lease(stores, owner, limit=4)
+                stream.extend(entries or [])
+                await stores.outbox.mark_published(owner, [(it.sequence, next(places)) for it in entries or []])
+                await stores.outbox.release(owner)
+                if done and (await stores.outbox.backlog()).count == 0:
+                    return
+                await asyncio.sleep(0)  # a store in memory never gives way by itself
+
+        async def writers() -> None:
+            await asyncio.gather(*(writer(place, did) for place, did in enumerate(dids)))
+            writing.set()
+
+        await asyncio.gather(writers(), relay("a"), relay("b"), relay("c"))
+
+        assert sorted(it.event.event_id for it in stream) == sorted(it.event_id for it in await op_log(stores))
+        for place, did in enumerate(dids):
+            own = [it.event.event_id for it in stream if it.event.did == did]
+            assert own == [ulid(100 * place + number) for number in range(15)]

@@ -1,0 +1,246 @@
+"""What every record store must do, whatever it is made of: the state machine, and laws under concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+from cdv_core.domain.canonical import canonical_record
+from cdv_core.domain.cursors import Cursor
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.identifiers import Did, Nsid, RecordUri
+from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.errors import IdempotencyConflict, IdTaken
+from cdv_core.ports.records import Retryable
+from conformance.ports.records_machine import record_machine
+from conformance.ports.stores import (
+    ALICE,
+    BOB,
+    BOUNDED,
+    LIKE,
+    POST,
+    DatabaseContract,
+    OpenStores,
+    Stores,
+    a_record,
+    as_stored,
+    its_event,
+    later,
+    op_log,
+)
+from conformance.strategies import COLLECTIONS, DIDS, JSON_OBJECTS, NSIDS, records_of
+
+KEY = IdempotencyKey("key")
+LIFE = timedelta(hours=24)
+# Examples may share a store: each writes a record of its own.
+_ONE_STORE_FOR_ALL = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
+
+
+def retryable(record: NewRecord, request: int = 0) -> Retryable:
+    """Return what lets the write of `record` be repeated, as request number `request`. Its reply is the URI."""
+    return Retryable(KEY, bytes([request]) * 32, str(record.uri).encode(), record.indexed_at + LIFE)
+
+
+async def answer(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
+    """Write `record` under the key, and return what its writer is told."""
+    earlier = await stores.records.create(record, its_event(record), retryable(record, request))
+    return str(record.uri).encode() if earlier is None else earlier
+
+
+async def create(stores: Stores, record: NewRecord) -> None:
+    assert await stores.records.create(record, its_event(record)) is None
+
+
+async def stored_uris(stores: Stores) -> list[RecordUri]:
+    return [record.uri async for record in stores.records.scan()]
+
+
+async def event_uris(stores: Stores) -> list[str]:
+    """Return the URI that each event of the op log speaks of, in op-log order."""
+    return [msgspec.json.decode(event.envelope)["payload"]["uri"] for event in await op_log(stores)]
+
+
+def _values(did: str) -> st.SearchStrategy[tuple[str, str, dict[str, Any]]]:
+    bundled = st.sampled_from(COLLECTIONS).flatmap(
+        lambda name: st.tuples(st.just(did), st.just(name), records_of(name, did))
+    )
+    return bundled | st.tuples(st.just(did), NSIDS, JSON_OBJECTS)
+
+
+class RecordStoreContract(DatabaseContract):
+    """Inherit, and give a fixture `open_stores`."""
+
+    def test_it_behaves_like_its_model(self, open_stores: OpenStores):
+        run_state_machine_as_test(record_machine(open_stores), settings=BOUNDED)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=_ONE_STORE_FOR_ALL)
+    @given(did_collection_and_value=DIDS.flatmap(_values))
+    async def test_what_is_read_has_the_cid_of_what_was_stored(
+        self, stores: Stores, numbers: Iterator[int], did_collection_and_value: tuple[str, str, dict[str, Any]]
+    ):
+        did, collection, value = did_collection_and_value
+        record = a_record(next(numbers), Did(did), Nsid(collection), value=value)
+        await create(stores, record)
+
+        (listed,) = await stores.records.list(Listing(record.uri.did, 1))
+
+        assert listed == as_stored(record) == await stores.records.find(record.uri)
+        assert canonical_record(listed.value).cid == record.cid
+
+    @pytest.fixture
+    def numbers(self) -> Iterator[int]:
+        return count()
+
+    async def test_24_writes_at_once_with_one_key_store_one_record_and_give_one_answer(self, stores: Stores):
+        answers = await asyncio.gather(*(answer(stores, a_record(number)) for number in range(24)))
+
+        (stored,) = await stored_uris(stores)
+        assert answers == [str(stored).encode()] * 24
+        assert await event_uris(stores) == [str(stored)]
+
+    async def test_of_different_requests_at_once_under_one_key_one_is_stored(self, stores: Stores):
+        attempts = (answer(stores, a_record(number), request=number) for number in range(24))
+
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+
+        (stored,) = await stored_uris(stores)
+        (told,) = [it for it in results if not isinstance(it, IdempotencyConflict)]
+        assert told == str(stored).encode()
+        assert await event_uris(stores) == [str(stored)]
+
+    async def test_a_key_is_new_again_from_the_moment_its_life_ends(self, stores: Stores):
+        first = a_record(1)
+        end = first.indexed_at + LIFE
+        await answer(stores, first)
+        last_moment = end - timedelta(microseconds=1)
+        assert await answer(stores, a_record(2, at=last_moment)) == str(first.uri).encode()
+
+        answers = await asyncio.gather(*(answer(stores, a_record(number, at=end)) for number in range(3, 15)))
+
+        assert len(set(answers)) == 1
+        assert set(await stored_uris(stores)) == {first.uri, RecordUri.parse(answers[0].decode())}
+
+    async def test_a_key_is_each_creators_own(self, stores: Stores):
+        await answer(stores, a_record(1, ALICE), request=1)
+        bobs = a_record(2, BOB)
+
+        assert await answer(stores, bobs, request=2) == str(bobs.uri).encode()
+        assert await stores.records.find_reply(BOB, KEY, bytes([2]) * 32, bobs.indexed_at) == str(bobs.uri).encode()
+        with pytest.raises(IdempotencyConflict):
+            await stores.records.find_reply(ALICE, KEY, bytes([2]) * 32, bobs.indexed_at)
+
+    async def test_100_creators_first_writes_at_once_are_all_kept(self, stores: Stores):
+        records = [a_record(number, Did(f"did:plc:{number}")) for number in range(100)]
+
+        await asyncio.gather(*(create(stores, record) for record in records))
+
+        assert set(await stored_uris(stores)) == {record.uri for record in records}
+        assert set(await event_uris(stores)) == {str(record.uri) for record in records}
+
+    async def test_100_writes_at_once_by_one_new_creator_are_all_kept(self, stores: Stores):
+        records = [a_record(number) for number in range(100)]
+
+        await asyncio.gather(*(create(stores, record) for record in records))
+
+        listed = await stores.records.list(Listing(ALICE, 1000))
+        assert listed == [as_stored(record) for record in reversed(records)]
+        assert sorted(await event_uris(stores)) == sorted(str(record.uri) for record in records)
+
+    async def test_the_op_log_has_each_creators_writes_in_the_order_of_their_commits(self, stores: Stores):
+        chains = [
+            [a_record(100 * n + place, Did(f"did:plc:{n}"), at=later(-place)) for place in range(12)] for n in range(8)
+        ]
+
+        async def one_after_the_other(chain: list[NewRecord]) -> None:
+            for record in chain:
+                await create(stores, record)
+
+        await asyncio.gather(*map(one_after_the_other, chains))
+
+        events = await event_uris(stores)
+        for chain in chains:
+            uris = [str(record.uri) for record in chain]
+            assert [uri for uri in events if uri in uris] == uris
+
+    async def test_a_write_that_cannot_be_told_leaves_nothing(self, stores: Stores):
+        await create(stores, a_record(1))
+        record = a_record(2, BOB)
+        with pytest.raises(IdTaken):
+            await stores.records.create(record, its_event(record, 1), retryable(record))
+
+        assert await stored_uris(stores) == [a_record(1).uri]
+        assert await stores.records.find_reply(BOB, KEY, b"\x00" * 32, record.indexed_at) is None
+
+        assert await answer(stores, record) == str(record.uri).encode()
+        assert await event_uris(stores) == [str(a_record(1).uri), str(record.uri)]
+
+    async def test_a_cancelled_write_is_there_whole_or_not_at_all(self, stores: Stores):
+        records = [a_record(number, Did(f"did:plc:{number % 5}")) for number in range(40)]
+        tasks = [asyncio.create_task(answer_under_own_key(stores, record)) for record in records]
+        for patience, task in enumerate(tasks):
+            for _ in range(patience % 5):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await create(stores, a_record(1000, BOB))  # after it, nothing of those is under way any more
+
+        stored = {str(uri) for uri in await stored_uris(stores)}
+        assert stored == set(await event_uris(stores))
+        for record in records:
+            reply = await stores.records.find_reply(
+                record.uri.did, IdempotencyKey(record.uri.rkey), b"\x00" * 32, record.indexed_at
+            )
+            assert (reply is not None) == (str(record.uri) in stored)
+
+    @pytest.mark.parametrize("collection", [None, POST])
+    async def test_pages_walked_during_writes_hold_each_earlier_record_exactly_once(self, stores: Stores, collection):
+        # Three at each microsecond, so that pages end between records of one moment.
+        earlier = [a_record(500 + n, ALICE, POST if n % 2 else LIKE, at=later(n // 3)) for n in range(60)]
+        for record in earlier:
+            await create(stores, record)
+        numbers = iter([*range(499, 0, -9), *range(600, 700)])
+        walked: list[StoredRecord] = []
+        after = None
+
+        while page := await stores.records.list(Listing(ALICE, 7, collection, after=after)):
+            walked += page
+            after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)
+            moments = [page[-1].indexed_at, page[0].indexed_at, later(100 + len(walked))]
+            await asyncio.gather(*(create(stores, a_record(next(numbers), at=moment)) for moment in moments))
+
+        matching = [record for record in reversed(earlier) if collection in {None, record.uri.collection}]
+        assert [it for it in walked if it.uri in {record.uri for record in earlier}] == [
+            as_stored(it) for it in matching
+        ]
+        assert len({it.uri for it in walked}) == len(walked)
+
+    async def test_any_number_may_purge_at_once(self, stores: Stores):
+        records = [a_record(number, Did(f"did:plc:{number}")) for number in range(30)]
+        for record in records:
+            await answer(stores, record)
+        end = records[-1].indexed_at + LIFE
+
+        async def purge() -> int:
+            purged = 0
+            while batch := await stores.records.purge_expired_replies(end - timedelta(seconds=5), 4):
+                purged += batch
+            return purged
+
+        assert sum(await asyncio.gather(*(purge() for _ in range(5)))) == 25
+        assert await stores.records.purge_expired_replies(end, 100) == 5
+
+
+async def answer_under_own_key(stores: Stores, record: NewRecord) -> None:
+    """Write `record` under a key that is its rkey."""
+    key = IdempotencyKey(record.uri.rkey)
+    kept = Retryable(key, b"\x00" * 32, b"reply", record.indexed_at + LIFE)
+    await stores.records.create(record, its_event(record), kept)

@@ -1,0 +1,15 @@
+"""Our media stores, put to the contract."""
+
+from hypothesis.stateful import run_state_machine_as_test
+
+from conformance.ports.media import MediaStoreContract
+from conformance.ports.media_machine import media_machine
+from conformance.ports.stores import BOUNDED, OpenStores
+
+
+class TestMediaStores(MediaStoreContract):
+    """Each of `open_stores` in conftest.py."""
+
+
+def test_sqlite_and_the_fake_agree(open_sqlite: OpenStores, open_fake: OpenStores):
+    run_state_machine_as_test(media_machine(open_sqlite, open_fake), settings=BOUNDED)

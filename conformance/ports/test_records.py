@@ -1,0 +1,15 @@
+"""Our record stores, put to the contract."""
+
+from hypothesis.stateful import run_state_machine_as_test
+
+from conformance.ports.records import RecordStoreContract
+from conformance.ports.records_machine import record_machine
+from conformance.ports.stores import BOUNDED, OpenStores
+
+
+class TestRecordStores(RecordStoreContract):
+    """Each of `open_stores` in conftest.py."""
+
+
+def test_sqlite_and_the_fake_agree(open_sqlite: OpenStores, open_fake: OpenStores):
+    run_state_machine_as_test(record_machine(open_sqlite, open_fake), settings=BOUNDED)
