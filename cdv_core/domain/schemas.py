@@ -130,9 +130,10 @@ class Catalogue:
         such version, or none was named and none is stable. SchemaVersionRefused: its status forbids writing at `now`.
         """
         entry = self.collection(collection)
-        schema = entry.versions.get(version or entry.latest_stable or "")
+        wanted = entry.latest_stable if version is None else version
+        schema = None if wanted is None else entry.versions.get(wanted)
         if schema is None:
-            raise SchemaVersionUnknown(collection, version or "latestStable")
+            raise SchemaVersionUnknown(collection, wanted if wanted is not None else "latestStable")
         reason = _refusal(schema, now, allow_drafts=allow_drafts, reject_deprecated=reject_deprecated)
         if reason:
             raise SchemaVersionRefused(collection, schema.version, reason)
