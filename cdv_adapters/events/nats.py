@@ -10,7 +10,6 @@ from typing import Any, Final, Self
 import nats.errors
 from loguru import logger
 from nats.aio.client import Client
-from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
@@ -24,7 +23,6 @@ from cdv_core.ports.outbox import OpLogEntry
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0  # ours: of one call, however many entries
 _IDS_AT_ONCE: Final = 1000
 _READER_LIFE_SECONDS: Final = 60.0  # ours: after so long the server forgets a reader that has gone without a word
-_UNLIMITED: Final = 2**31  # publications under way: the caller bounds them
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -47,8 +45,7 @@ class NatsEventBus(EventBus):
     ) -> None:
         self._settings = settings or StreamSettings()
         self._timeout_seconds = publish_timeout_seconds
-        self._connection = NatsConnection(access, self._prepare, f"$JS.API.STREAM.INFO.{next(iter(STREAMS))}")
-        self._jetstream: JetStreamContext  # of the present connection
+        self._connection = NatsConnection(access, self._verify, f"$JS.API.STREAM.INFO.{next(iter(STREAMS))}")
         self.differences: tuple[Difference, ...] = ()
 
     async def __aenter__(self) -> Self:
@@ -58,12 +55,16 @@ class NatsEventBus(EventBus):
     async def __aexit__(self, *exception: object) -> None:
         await self._connection.__aexit__(*exception)
 
+    async def connected(self) -> None:
+        """Return when there is a connection and the streams have been verified, however long that takes."""
+        await self._connection.ready()
+
     async def check(self) -> None:
         """Return when JetStream answers for each stream. Raises: Unavailable: it does not, within seconds."""
         await self.streams()
 
     async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
-        return await Publication(self._connection, self._context(), self._timeout_seconds).of(entries, onto)
+        return await Publication(self._connection, self._timeout_seconds).of(entries, onto)
 
     async def streams(self) -> list[StreamState]:
         client = self._connection.client
@@ -78,7 +79,7 @@ class NatsEventBus(EventBus):
             return [stream_state(info) for info in infos]
 
     async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
-        jetstream = self._context()
+        jetstream = self._connection.client.jetstream(timeout=API_TIMEOUT_SECONDS)
         reader = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=after + 1,
@@ -110,14 +111,6 @@ class NatsEventBus(EventBus):
             with suppress(nats.errors.Error, OSError, TimeoutError):
                 await subscription.unsubscribe()
                 await jetstream.delete_consumer(stream.name, info.name)
-
-    def _context(self) -> JetStreamContext:
-        _ = self._connection.client  # raises Unavailable when there is none
-        return self._jetstream
-
-    async def _prepare(self, client: Client) -> None:
-        await self._verify(client)
-        self._jetstream = client.jetstream(timeout=API_TIMEOUT_SECONDS, publish_async_max_pending=_UNLIMITED)
 
     async def _infos(self, client: Client) -> list[dict[str, Any]]:
         return list(await asyncio.gather(*(self._connection.ask(client, f"STREAM.INFO.{name}") for name in STREAMS)))

@@ -65,6 +65,7 @@ class NatsConnection:
         self._ping_subject = ping_subject
         self._client: Client | None = None
         self._lost = asyncio.Event()
+        self._ready = asyncio.Event()
         self._awaited: set[asyncio.Future[Any]] = set()
         self._problem: Exception | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -87,6 +88,10 @@ class NatsConnection:
             raise Unavailable("events") from self._problem
         return self._client
 
+    async def ready(self) -> None:
+        """Return when there is a connection, however long that takes."""
+        await self._ready.wait()
+
     async def settle(self, futures: Collection[asyncio.Future[Any]], timeout_seconds: float) -> None:
         """Return when all are done, the time is up, or the connection is lost; what is not done then is cancelled."""
         self._awaited.update(futures)
@@ -108,8 +113,7 @@ class NatsConnection:
         if not asking.done() or asking.cancelled():
             raise Unavailable("events") from self._problem
         answer: dict[str, Any] = json.loads(asking.result().data)
-        if error := answer.get("error"):
-            raise APIError(error.get("code"), error.get("description"), error.get("err_code"))
+        raise_error(answer)
         return answer
 
     async def _keep_connected(self) -> None:
@@ -122,6 +126,7 @@ class NatsConnection:
                 async with asyncio.timeout(_PREPARE_TIMEOUT_SECONDS):
                     await self._prepare(client)
                 self._client, self._problem, pause = client, None, _FIRST_PAUSE_SECONDS
+                self._ready.set()
                 logger.info("connected to NATS at {}", _address(client))
                 await self._watch(client)
             except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may go better
@@ -130,6 +135,7 @@ class NatsConnection:
                 self._problem = error
             finally:
                 self._client = None
+                self._ready.clear()
                 _cancel(self._awaited)
                 if client is not None:
                     await _drop(client)
@@ -178,6 +184,12 @@ class NatsConnection:
 
     async def _on_closed(self) -> None:
         self._lost.set()
+
+
+def raise_error(answer: Mapping[str, Any]) -> None:
+    """Raises: APIError: JetStream has answered with an error."""
+    if error := answer.get("error"):
+        raise APIError(error.get("code"), error.get("description"), error.get("err_code"))
 
 
 class _Client(Client):

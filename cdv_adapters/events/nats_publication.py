@@ -7,6 +7,7 @@ taken, none after it is; and nothing is taken by a stream that does not end wher
 from __future__ import annotations
 
 import asyncio
+import json
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,10 @@ from typing import Final
 
 import nats.errors
 from loguru import logger
-from nats.js import JetStreamContext
-from nats.js.api import PubAck
+from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from cdv_adapters.events.nats_connection import NatsConnection
+from cdv_adapters.events.nats_connection import NatsConnection, raise_error
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import STREAMS, Acknowledged, StreamState
@@ -43,13 +43,18 @@ class _End:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Ack:
+    seq: int
+    duplicate: bool
+
+
 class Publication:
     """One call of `publish`, on one connection, for a bounded time."""
 
-    def __init__(self, connection: NatsConnection, jetstream: JetStreamContext, timeout_seconds: float) -> None:
+    def __init__(self, connection: NatsConnection, timeout_seconds: float) -> None:
         self._connection = connection
         self._client = connection.client
-        self._jetstream = jetstream
         self._deadline = asyncio.get_running_loop().time() + timeout_seconds
         self._acknowledged: dict[int, Acknowledged] = {}
 
@@ -94,7 +99,7 @@ class Publication:
             if not ack.duplicate:
                 end.sequence = ack.seq
             if not ack.duplicate or held == entry.event.event_id:
-                self._acknowledged[entry.sequence] = Acknowledged(ack.seq, duplicate=bool(ack.duplicate))
+                self._acknowledged[entry.sequence] = Acknowledged(ack.seq, duplicate=ack.duplicate)
                 return ack.duplicate or message_id != entry.event.event_id
             # Purged, and still recognised. Every relay that finds this out gives it the same new id.
             message_id = f"{entry.event.event_id}.{ack.seq}"
@@ -109,27 +114,36 @@ class Publication:
             self._acknowledged[entry.sequence] = Acknowledged(ack.seq)
         return len(entries)
 
-    async def _send(self, end: _End, messages: Sequence[tuple[OpLogEntry, str]]) -> list[PubAck | None]:
-        futures: list[asyncio.Future[PubAck]] = []
-        try:
-            for place, (entry, message_id) in enumerate(messages):
-                headers = {
-                    "Nats-Msg-Id": message_id,
-                    "Nats-Expected-Stream": end.name,
-                    "Nats-Expected-Last-Sequence": str(end.sequence + place),
-                }
-                event = entry.event
-                futures.append(await self._jetstream.publish_async(event.subject, event.envelope, headers=headers))
-        except (nats.errors.Error, OSError) as error:
-            logger.warning("{} was not sent an event: {}", end.name, error)
-        await self._connection.settle(futures, self._deadline - asyncio.get_running_loop().time())
-        failures = list(filter(None, map(_failure, futures)))
-        for failure in failures[:1]:  # those after it fail because it did
-            # Not the stream that the caller saw: it is going to look again, and that is all.
-            expected = isinstance(failure, APIError) and failure.err_code == _WRONG_LAST_SEQUENCE
-            logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, failure)
-        acks = [future.result() if _is_acknowledged(future) else None for future in futures]
-        return acks + [None] * (len(messages) - len(futures))
+    async def _send(self, end: _End, messages: Sequence[tuple[OpLogEntry, str]]) -> list[_Ack | None]:
+        remaining = max(self._deadline - asyncio.get_running_loop().time(), 0)
+        # Tasks begin in the order in which they are made, and each has sent its message before it waits.
+        sending = [
+            asyncio.ensure_future(
+                self._client.request(
+                    entry.event.subject,
+                    entry.event.envelope,
+                    timeout=remaining,
+                    headers={
+                        "Nats-Msg-Id": message_id,
+                        "Nats-Expected-Stream": end.name,
+                        "Nats-Expected-Last-Sequence": str(end.sequence + place),
+                    },
+                )
+            )
+            for place, (entry, message_id) in enumerate(messages)
+        ]
+        await self._connection.settle(sending, remaining)
+        acks: list[_Ack | None] = []
+        for sent in sending:
+            try:
+                acks.append(_ack(sent))
+            except (nats.errors.Error, OSError, asyncio.CancelledError, asyncio.InvalidStateError) as error:
+                if all(acks):  # those after it fail because it did
+                    # Not the stream that the caller saw: it is going to look again, and that is all.
+                    expected = isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE
+                    logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {!r}", end.name, error)
+                acks.append(None)
+        return acks
 
     async def _held(self, end: _End, sequence: int) -> str | None:
         """Return the id of the event at that place, "" if there is none, None if the stream does not answer."""
@@ -161,9 +175,7 @@ def _round(entries: Sequence[OpLogEntry]) -> tuple[list[OpLogEntry], list[OpLogE
     return now, later
 
 
-def _failure(future: asyncio.Future[PubAck]) -> BaseException | None:
-    return future.exception() if future.done() and not future.cancelled() else None
-
-
-def _is_acknowledged(future: asyncio.Future[PubAck]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
+def _ack(sent: asyncio.Task[Msg]) -> _Ack:
+    answer = json.loads(sent.result().data)
+    raise_error(answer)
+    return _Ack(answer["seq"], answer.get("duplicate", False))

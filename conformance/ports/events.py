@@ -1,0 +1,211 @@
+"""What every event bus does. An adapter gives an `OpenBus` as the fixture `open_bus` and inherits EventBusContract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeAlias
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cdv_core.domain.events import Event
+from cdv_core.domain.identifiers import Did
+from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamState
+from cdv_core.ports.outbox import OpLogEntry
+
+OpenBus: TypeAlias = Callable[[], AbstractAsyncContextManager[EventBus]]
+"""Opens a bus whose streams are empty; leaving the context closes it."""
+
+DIDS = (Did("did:plc:alice"), Did("did:web:bob.example"), Did("did:plc:carol"))
+SUBJECTS = (
+    "cdv.records.com.registryaccord.feed.post.created",
+    "cdv.records.com.example.a.created",
+    "cdv.media.finalized",
+)
+RECORDS, MEDIA = STREAMS
+AT = datetime(2026, 11, 24, 2, 53, 29, 331656, tzinfo=UTC)
+
+
+def an_entry(number: int, did: Did = DIDS[0], subject: str = SUBJECTS[0]) -> OpLogEntry:
+    """Return op-log entry `number`; its event's id is made of that number."""
+    return OpLogEntry(number, Event(f"{number:026d}", did, subject, b'{"number": %d}' % number, AT))
+
+
+def stream_of(entry: OpLogEntry) -> str:
+    return next(name for name, prefix in STREAMS.items() if entry.event.subject.startswith(prefix))
+
+
+async def ids_of(bus: EventBus, name: str = RECORDS, after: int = 0) -> list[tuple[int, str]]:
+    (state,) = [state for state in await bus.streams() if state.name == name]
+    async with aclosing(bus.message_ids(state, after)) as ids:
+        return [item async for item in ids]
+
+
+class EventBusContract:
+    @pytest.fixture
+    async def bus(self, open_bus: OpenBus):
+        async with open_bus() as bus:
+            yield bus
+
+    async def test_there_is_one_empty_stream_of_records_and_one_of_media(self, bus: EventBus):
+        states = await bus.streams()
+        assert [(it.name, it.subject_prefix) for it in states] == list(STREAMS.items())
+        assert [(it.first_sequence, it.last_sequence, it.messages, it.gaps) for it in states] == [(1, 0, 0, 0)] * 2
+        assert await ids_of(bus) == []
+
+    async def test_acknowledged_entries_are_in_the_stream_where_the_acknowledgement_says(self, bus: EventBus):
+        entries = [
+            an_entry(1),
+            an_entry(2, DIDS[1]),
+            an_entry(3, subject=SUBJECTS[1]),
+            an_entry(4, DIDS[2], SUBJECTS[2]),
+        ]
+        answers = await bus.publish(entries, await bus.streams())
+        assert answers == [Acknowledged(1), Acknowledged(2), Acknowledged(3), Acknowledged(1)]
+        assert await ids_of(bus, RECORDS) == [(n, an_entry(n).event.event_id) for n in (1, 2, 3)]
+        assert await ids_of(bus, MEDIA) == [(1, an_entry(4).event.event_id)]
+        assert [(it.first_sequence, it.last_sequence, it.messages) for it in await bus.streams()] == [
+            (1, 3, 3),
+            (1, 1, 1),
+        ]
+
+    async def test_a_stream_keeps_its_incarnation(self, bus: EventBus):
+        before = [state.created for state in await bus.streams()]
+        await bus.publish([an_entry(1)], await bus.streams())
+        assert [state.created for state in await bus.streams()] == before
+
+    async def test_many_at_once_keep_their_order(self, bus: EventBus):
+        entries = [an_entry(number, DIDS[number % 3]) for number in range(1, 501)]
+        assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in range(1, 501)]
+        assert [event_id for _, event_id in await ids_of(bus)] == [entry.event.event_id for entry in entries]
+
+    async def test_publishing_again_keeps_one(self, bus: EventBus):
+        await bus.publish([an_entry(1), an_entry(2)], await bus.streams())
+        again = await bus.publish([an_entry(1), an_entry(2), an_entry(3)], await bus.streams())
+        assert again == [Acknowledged(1, duplicate=True), Acknowledged(2, duplicate=True), Acknowledged(3)]
+        assert [sequence for sequence, _ in await ids_of(bus)] == [1, 2, 3]
+
+    async def test_what_is_known_and_what_is_new_may_be_mixed(self, bus: EventBus):
+        await bus.publish([an_entry(2), an_entry(4)], await bus.streams())
+        answers = await bus.publish([an_entry(number) for number in range(1, 6)], await bus.streams())
+        assert answers == [
+            Acknowledged(3),
+            Acknowledged(1, duplicate=True),
+            Acknowledged(4),
+            Acknowledged(2, duplicate=True),
+            Acknowledged(5),
+        ]
+
+    async def test_nothing_is_added_to_a_stream_that_ends_elsewhere_than_the_caller_saw(self, bus: EventBus):
+        before = await bus.streams()
+        await bus.publish([an_entry(1)], before)
+        assert await bus.publish([an_entry(2), an_entry(3, DIDS[1])], before) == [None, None]
+        assert [sequence for sequence, _ in await ids_of(bus)] == [1]
+
+    async def test_an_entry_that_is_not_taken_holds_up_its_did_in_the_other_stream_too(self, bus: EventBus):
+        before = await bus.streams()
+        await bus.publish([an_entry(1)], before)
+        entries = [
+            an_entry(2, DIDS[0], SUBJECTS[2]),
+            an_entry(3, DIDS[0], SUBJECTS[0]),
+            an_entry(4, DIDS[0], SUBJECTS[2]),
+            an_entry(5, DIDS[1], SUBJECTS[2]),
+        ]
+        first, second, third, fourth = await bus.publish(entries, before)
+        assert (second, third) == (None, None)
+        assert first is not None
+        assert fourth is not None
+        assert {event_id for _, event_id in await ids_of(bus, MEDIA)} == {
+            entries[0].event.event_id,
+            entries[3].event.event_id,
+        }
+
+    async def test_ids_may_be_read_from_anywhere_and_left_early(self, bus: EventBus):
+        await bus.publish([an_entry(number) for number in range(1, 6)], await bus.streams())
+        assert [sequence for sequence, _ in await ids_of(bus, after=3)] == [4, 5]
+        assert await ids_of(bus, after=5) == []
+        (state, _) = await bus.streams()
+        async with aclosing(bus.message_ids(state)) as ids:
+            assert await anext(ids) == (1, an_entry(1).event.event_id)
+
+    async def test_ids_end_where_the_state_says(self, bus: EventBus):
+        await bus.publish([an_entry(1), an_entry(2)], await bus.streams())
+        (state, _) = await bus.streams()
+        await bus.publish([an_entry(3)], await bus.streams())
+        async with aclosing(bus.message_ids(state)) as ids:
+            assert [sequence async for sequence, _ in ids] == [1, 2]
+
+    async def test_publishing_nothing_is_nothing(self, bus: EventBus):
+        assert await bus.publish([], await bus.streams()) == []
+
+
+class EventBusMachine(RuleBasedStateMachine):
+    """Any sequence of publications, fresh, repeated and outdated, against a list per stream."""
+
+    opened_by: ClassVar[OpenBus]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._exits = AsyncExitStack()
+        self.bus: EventBus = self.run(self._exits.enter_async_context(type(self).opened_by()))
+        self.seen: list[list[StreamState]] = [self.run(self.bus.streams())]
+        self.held: dict[str, list[str]] = {name: [] for name in STREAMS}
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(coroutine)
+
+    def teardown(self) -> None:
+        self.run(self._exits.aclose())
+        self._runner.close()
+
+    @rule(
+        entries=st.lists(
+            st.builds(lambda number: an_entry(number, DIDS[number % 3], SUBJECTS[number % 5 % 3]), st.integers(1, 40)),
+            max_size=8,
+            unique_by=lambda entry: entry.sequence,
+        ),
+        back=st.sampled_from([0, 0, 0, 1, 2]),
+    )
+    def publish(self, entries: list[OpLogEntry], back: int) -> None:
+        onto = self.seen[max(0, len(self.seen) - 1 - back)]
+        takes = {state.name: state.last_sequence == len(self.held[state.name]) for state in onto}
+        answers = self.run(self.bus.publish(entries, onto))
+        self.seen.append(self.run(self.bus.streams()))
+        ids = {name: dict(self.run(ids_of(self.bus, name))) for name in STREAMS}
+        held_up = set()
+        last: dict[tuple[str, Did], int] = {}
+        for entry, answer in zip(entries, answers, strict=True):
+            name, event = stream_of(entry), entry.event
+            if not takes[name] or event.did in held_up:
+                held_up.add(event.did)
+                assert answer is None
+                continue
+            assert answer is not None
+            assert ids[name][answer.stream_sequence] == event.event_id
+            assert answer.duplicate == (event.event_id in self.held[name])
+            if not answer.duplicate:
+                # In the order given, within a DID; the streams themselves may order DIDs as they like.
+                assert answer.stream_sequence > last.get((name, event.did), len(self.held[name]))
+                last[name, event.did] = answer.stream_sequence
+        added = {(stream_of(it), it.event.event_id) for it, answer in zip(entries, answers, strict=True) if answer}
+        for name, kept in self.held.items():
+            assert list(ids[name].values())[: len(kept)] == kept
+            new = list(ids[name].values())[len(kept) :]
+            assert sorted(new) == sorted({event_id for stream, event_id in added if stream == name} - set(kept))
+            kept += new
+
+    @invariant()
+    def the_states_count_what_is_held(self) -> None:
+        for state in self.seen[-1]:
+            count = len(self.held[state.name])
+            assert (state.first_sequence, state.last_sequence, state.messages, state.gaps) == (1, count, count, 0)
+            assert state.created == next(it.created for it in self.seen[0] if it.name == state.name)
+
+
+def event_bus_machine(open_bus: OpenBus) -> type[EventBusMachine]:
+    return type("EventBusMachine", (EventBusMachine,), {"opened_by": staticmethod(open_bus)})

@@ -1,0 +1,66 @@
+"""Our event buses, put to the contract."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from cdv_adapters.clock.system import SystemClock
+from cdv_adapters.events.memory import MemoryEventBus
+from cdv_adapters.events.nats import NatsEventBus
+from cdv_adapters.events.nats_connection import NatsAccess
+from conformance.ports.events import EventBusContract, OpenBus, event_bus_machine
+from tests.fakes.clock import FakeClock
+from tests.fakes.events import FakeEventBus
+from tests.servers import NatsServer
+
+BOUNDED = settings(max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ON_A_SERVER = settings(BOUNDED, max_examples=6)
+
+
+@pytest.fixture
+def open_memory() -> OpenBus:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[MemoryEventBus]:
+        yield MemoryEventBus(SystemClock())
+
+    return opened
+
+
+@pytest.fixture
+def open_fake() -> OpenBus:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[FakeEventBus]:
+        yield FakeEventBus(FakeClock())
+
+    return opened
+
+
+@pytest.fixture
+def open_nats(nats_server: NatsServer) -> OpenBus:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[NatsEventBus]:
+        nats_server.clear()
+        async with NatsEventBus(NatsAccess(nats_server.url)) as bus:
+            await bus.connected()
+            yield bus
+
+    return opened
+
+
+class TestEventBuses(EventBusContract):
+    @pytest.fixture(params=["open_memory", "open_fake", "open_nats"])
+    def open_bus(self, request: pytest.FixtureRequest) -> OpenBus:
+        opened: OpenBus = request.getfixturevalue(request.param)
+        return opened
+
+
+@pytest.mark.parametrize("name", ["open_memory", "open_fake"])
+def test_any_sequence_in_memory(name: str, request: pytest.FixtureRequest):
+    run_state_machine_as_test(event_bus_machine(request.getfixturevalue(name)), settings=BOUNDED)
+
+
+def test_any_sequence_in_nats(open_nats: OpenBus):
+    run_state_machine_as_test(event_bus_machine(open_nats), settings=ON_A_SERVER)
