@@ -89,12 +89,15 @@ class Settings(BaseSettings):
     )
     rate_limit_writes: str = Field("600/minute", description="write budget per subject or address")
     rate_limit_reads: str = Field("3000/minute", description="read budget per subject or address")
-    rate_limit_storage: SecretStr | None = Field(None, description="shared store of the budgets; unset: in this process")
+    rate_limit_storage: SecretStr | None = Field(
+        None, description="shared store of the budgets; unset: in this process"
+    )
     tls_cert: Path | None = Field(None, description="certificate chain, PEM; unset: plain HTTP, behind a proxy")
     tls_key: Path | None = Field(None, description="private key of the certificate, PEM")
     tls_client_ca: Path | None = Field(None, description="CA of client certificates; set: mutual TLS")
     trusted_proxies: Names = Field((), description="addresses or networks whose forwarding headers are believed")
     workers: int = Field(1, ge=1, le=256, description="worker processes")
+    max_in_flight: int = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
     request_timeout: Seconds = Field(30.0, description="seconds a request may take")
     shutdown_grace: Seconds = Field(25.0, description="seconds that requests in flight get at shutdown")
 

@@ -324,6 +324,20 @@ class Unavailable(CdvError):
 
 
 @dataclass(eq=False)
+class RateLimited(CdvError):
+    """`budget`: reads or writes. `retry_after_seconds` becomes the Retry-After header."""
+
+    budget: str
+    retry_after_seconds: int
+    code = "CDV_RATE_LIMIT"
+    message = "the budget of {budget} is spent; try again in {retry_after_seconds} s"
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"budget": self.budget}
+
+
+@dataclass(eq=False)
 class BlobUrlRefused(CdvError):
     """`reason`: not_signed_by_us, expired, or for_another_purpose."""
 

@@ -16,7 +16,10 @@ from cdv_core.errors import CdvError
 from cdv_http.chores import doing
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
 from cdv_http.logs import set_up_logs
+from cdv_http.middleware.cors import CorsMiddleware
 from cdv_http.middleware.edge import EdgeMiddleware
+from cdv_http.middleware.guard import GuardMiddleware
+from cdv_http.rate_limits import RateLimits
 from cdv_http.routes import blobs, docs, health, media, records
 from cdv_http.routes.options import options_of
 
@@ -49,7 +52,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    return EdgeMiddleware(app, timeout_seconds=chosen.request_timeout)
+    app.state["rate_limits"] = RateLimits(
+        writes=chosen.rate_limit_writes,
+        reads=chosen.rate_limit_reads,
+        storage_url=None if chosen.rate_limit_storage is None else chosen.rate_limit_storage.get_secret_value(),
+        trusted_proxies=chosen.trusted_proxies,
+    )
+    guarded = GuardMiddleware(app, timeout_seconds=chosen.request_timeout, max_in_flight=chosen.max_in_flight)
+    return EdgeMiddleware(CorsMiddleware(guarded, chosen.cors_allowed_origins))
 
 
 def _routes(settings: Settings) -> list[HTTPRouteHandler]:

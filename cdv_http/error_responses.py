@@ -9,7 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from loguru import logger
 
-from cdv_core.errors import CdvError, Unavailable
+from cdv_core.errors import CdvError, RateLimited, Unavailable
 
 # spec: error codes
 STATUS_OF_CODE: Final[dict[str, int]] = {
@@ -89,8 +89,9 @@ def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Re
     headers = dict(error.headers) if isinstance(error, RequestRefused) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | RateLimited):
         headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, Unavailable):
         logger.bind(dependency=error.dependency).opt(exception=error.__cause__).warning("unavailable: {}", error)
     request.scope["state"]["error_code"] = error.code
     return _response(request, status, error.code, str(error), error.details, headers)

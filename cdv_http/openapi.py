@@ -35,6 +35,7 @@ _DESCRIPTIONS: Final[dict[int, str]] = {
     403: "The token's subject may not do this",
     404: "There is no such thing",
     409: "It conflicts with what is there",
+    429: "The budget of the subject or the address is spent; try again after Retry-After",
     500: "A defect of the service; quote the correlation id",
     503: "A dependency is down; try again after Retry-After",
 }
@@ -210,13 +211,16 @@ def _responses(endpoint: _Endpoint) -> Json:
             responses["200"]["headers"] = {
                 name: {"description": text, "schema": _TEXT} for name, text in endpoint.headers.items()
             }
-    for status, codes in _by_status((*endpoint.codes, "CDV_INTERNAL")).items():
+    limited = ("CDV_RATE_LIMIT", "CDV_UNAVAILABLE") if endpoint.path.startswith("/v1/") else ()
+    for status, codes in _by_status(dict.fromkeys((*endpoint.codes, *limited, "CDV_INTERNAL"))).items():
         responses[str(status)] = {
             "description": f"{_DESCRIPTIONS[status]}: {', '.join(codes)}.",
             "content": _json_content(_ref(ErrorEnvelope)),
         }
-        if status == 503:
-            responses["503"]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+        if status in {429, 503}:
+            responses[str(status)]["headers"] = {
+                "Retry-After": {"description": "seconds", "schema": {"type": "integer"}}
+            }
         if status == 401:
             responses["401"]["headers"] = {"WWW-Authenticate": {"description": "`Bearer`", "schema": _TEXT}}
     return responses

@@ -9,10 +9,11 @@ from urllib.parse import parse_qsl
 from litestar import Request
 
 from cdv_core.domain.identifiers import Did
-from cdv_core.errors import InvalidField, TokenMissing
-from cdv_core.ports.tokens import TokenVerifier
+from cdv_core.errors import CdvError, InvalidField, TokenMissing
+from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
 from cdv_core.use_cases.records import Viewer
 from cdv_http.error_responses import RequestRefused
+from cdv_http.rate_limits import Budget, RateLimits
 
 # RFC 3986, 3.2.2 without what no host of ours would be: a name, an IPv4 or an IPv6 address, and perhaps a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
@@ -40,24 +41,46 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
 
 
 async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:
-    """Return the subject of the request's bearer token. Raises TokenMissing and what the verifier raises."""
-    subject = await authenticate_if_present(request, tokens)
-    if not isinstance(subject, Did):
-        raise TokenMissing
+    """Return the subject of the request's bearer token.
+
+    Raises: TokenMissing, what the verifier raises, and RateLimited.
+    """
+    subject = await authenticate_if_present(request, tokens, required=True)
+    assert isinstance(subject, Did), "a missing token was refused"  # noqa: S101
     return subject
 
 
-async def authenticate_if_present(request: AnyRequest, tokens: TokenVerifier) -> Did | Viewer:
-    """Return the subject, or ANONYMOUS when no Authorization is sent. One that is sent must be good."""
+async def authenticate_if_present(
+    request: AnyRequest, tokens: TokenVerifier, *, required: bool = False
+) -> Did | Viewer:
+    """Return the subject, or ANONYMOUS when no Authorization is sent and none is required. One sent must be good.
+
+    Counts the request: on the subject's budget, or on the address's for whoever proved nothing.
+    """
+    limits: RateLimits = request.app.state["rate_limits"]
+    budget: Budget = "reads" if request.method == "GET" else "writes"
+    try:
+        token = await _verified_token(request, tokens)
+        if token is None and required:
+            raise TokenMissing
+    except CdvError:
+        await limits.admit(request.scope, budget, None)
+        raise
+    await limits.admit(request.scope, budget, token)
+    if token is None:
+        return Viewer.ANONYMOUS
+    request.scope["state"]["did"] = token.subject
+    return token.subject
+
+
+async def _verified_token(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken | None:
     headers = request.headers.getall("authorization", [])
     if not headers:
-        return Viewer.ANONYMOUS
+        return None
     bearer = _BEARER.fullmatch(headers[0])
     if bearer is None or len(headers) > 1:
         raise TokenMissing
-    verified = await tokens.verify(bearer.group(1).strip())
-    request.scope["state"]["did"] = verified.subject
-    return verified.subject
+    return await tokens.verify(bearer.group(1).strip())
 
 
 def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, str]:

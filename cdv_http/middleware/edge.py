@@ -1,19 +1,17 @@
-"""What every request gets, whoever answers it: a correlation id, a time limit, safe headers, one log line."""
+"""What every request gets, whoever answers it: a correlation id, safe headers, one log line."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 import time
-from typing import Final
+from typing import Any, Final
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
-from cdv_http.error_responses import error_bytes
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -32,9 +30,8 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 class EdgeMiddleware:
     """The outermost layer: nothing of ours answers outside it."""
 
-    def __init__(self, app: ASGIApp, *, timeout_seconds: float) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._timeout_seconds = timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -46,18 +43,11 @@ class EdgeMiddleware:
         method = scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"
-        answer = _Answer(send, correlation_id, bodyless=method == "HEAD")
+        answer = _Answer(send, state, bodyless=method == "HEAD")
         started = time.perf_counter()
         with logger.contextualize(correlation_id=correlation_id, **_trace_id(scope)):
             try:
-                async with asyncio.timeout(self._timeout_seconds) as limit:
-                    await self._app(scope, receive, answer.send)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                logger.warning("the request ran over {} s", self._timeout_seconds)
-                state["error_code"] = "CDV_UNAVAILABLE"
-                await answer.time_out()
+                await self._app(scope, receive, answer.send)
             finally:
                 milliseconds = (time.perf_counter() - started) * 1000
                 logger.info(
@@ -77,9 +67,9 @@ class EdgeMiddleware:
 class _Answer:
     """Passes an answer on, with the headers that every answer has."""
 
-    def __init__(self, send: Send, correlation_id: str, *, bodyless: bool) -> None:
+    def __init__(self, send: Send, state: dict[str, Any], *, bodyless: bool) -> None:
         self._send = send
-        self._correlation_id = correlation_id
+        self._state = state
         self._bodyless = bodyless
         self.status = 0
 
@@ -91,21 +81,13 @@ class _Answer:
             message["body"] = b""
         await self._send(message)
 
-    async def time_out(self) -> None:
-        """Answer 503 if nothing was answered yet; what had begun is cut off by the server."""
-        if self.status:
-            return
-        content = error_bytes("CDV_UNAVAILABLE", "the request took too long; try again later", self._correlation_id)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(content)).encode()),
-            (b"retry-after", b"1"),
-        ]
-        await self.send({"type": "http.response.start", "status": 503, "headers": headers})
-        await self.send({"type": "http.response.body", "body": content, "more_body": False})
-
     def _headers(self, present: set[bytes]) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-correlation-id", self._correlation_id.encode()), *_SAFE_HEADERS]
+        headers = [(b"x-correlation-id", self._state["correlation_id"].encode()), *_SAFE_HEADERS]
+        if "rate_limit" in self._state:
+            limit, remaining, reset = self._state["rate_limit"]
+            headers.append((b"x-ratelimit-limit", b"%d" % limit))
+            headers.append((b"x-ratelimit-remaining", b"%d" % remaining))
+            headers.append((b"x-ratelimit-reset", b"%d" % reset))  # seconds since 1970
         if _NO_CONTENT_POLICY[0] not in present:
             headers.append(_NO_CONTENT_POLICY)
         if _NO_STORE[0] not in present:

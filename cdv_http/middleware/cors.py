@@ -1,0 +1,85 @@
+"""Which other origins' pages may call us (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol): none unless listed.
+
+Ours and not the framework's, which replaces an answer's Vary, leaves it out where no origin was sent, and answers a
+preflight that it refuses with an error outside our envelope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+_METHODS: Final = b"GET, HEAD, POST, PUT, OPTIONS"
+_REQUEST_HEADERS: Final = (
+    b"authorization, content-type, idempotency-key, if-none-match, range, traceparent, x-correlation-id"
+)
+_EXPOSED: Final = (
+    b"x-correlation-id, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, retry-after, etag, "
+    b"idempotent-replayed, deprecation, sunset, location"
+)
+_PREFLIGHT_SECONDS: Final = b"600"  # ours: as long as the strictest browser keeps one
+
+
+class CorsMiddleware:
+    """Answers preflights before anything else looks at them, and marks answers for the origins allowed.
+
+    No credentials: tokens travel in a header that the page sets, never in cookies.
+    """
+
+    def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:
+        self._app = app
+        self._any = "*" in allowed_origins
+        self._allowed = frozenset(origin.encode() for origin in allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or not self._allowed:
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin", b"")
+        granted = self._granted(origin)
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*_varying(message["headers"]), *granted]
+            await send(message)
+
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            await _answer_preflight(marked, allowed=bool(granted))
+        else:
+            await self._app(scope, receive, marked)
+
+    def _granted(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        if not origin or not (self._any or origin in self._allowed):
+            return []
+        return [
+            (b"access-control-allow-origin", b"*" if self._any else origin),
+            (b"access-control-expose-headers", _EXPOSED),
+        ]
+
+
+async def _answer_preflight(send: Send, *, allowed: bool) -> None:
+    """Answer 204; without the headers that the browser waits for, it stops the page's request by itself."""
+    headers: list[tuple[bytes, bytes]] = []
+    if allowed:
+        headers = [
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-headers", _REQUEST_HEADERS),
+            (b"access-control-max-age", _PREFLIGHT_SECONDS),
+        ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _varying(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers with Origin added to Vary, so that no cache gives one origin's answer to another."""
+    others, varies = [], []
+    for name, value in headers:
+        if name == b"vary":
+            varies.append(value)
+        else:
+            others.append((name, value))
+    return [*others, (b"vary", b", ".join([*varies, b"Origin"]))]

@@ -1,0 +1,72 @@
+"""How long a request may take, and how many may be under way: beyond that, 503 at once rather than later for all."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from loguru import logger
+
+from cdv_http.error_responses import error_bytes
+
+# Probes must get through a flood, or an orchestrator would kill what is merely busy.
+_NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class GuardMiddleware:
+    """Bounds the time of each request and the number in flight in this process."""
+
+    def __init__(self, app: ASGIApp, *, timeout_seconds: float, max_in_flight: int) -> None:
+        self._app = app
+        self._timeout_seconds = timeout_seconds
+        self._max_in_flight = max_in_flight
+        self.in_flight = 0
+        self.shed = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["path"] in _NEVER_SHED:
+            await self._app(scope, receive, send)
+            return
+        if self.in_flight >= self._max_in_flight:
+            self.shed += 1
+            await _unavailable(scope, send, "too many requests are under way; try again later")
+            return
+        self.in_flight += 1
+        try:
+            await self._within_time(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+
+    async def _within_time(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def noting(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                await self._app(scope, receive, noting)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            logger.warning("the request ran over {} s", self._timeout_seconds)
+            # What had begun to be answered is cut off by the server.
+            if not answered:
+                await _unavailable(scope, send, "the request took too long; try again later")
+
+
+async def _unavailable(scope: Scope, send: Send, message: str) -> None:
+    state = scope["state"]
+    state["error_code"] = "CDV_UNAVAILABLE"
+    content = error_bytes("CDV_UNAVAILABLE", message, state["correlation_id"])
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        (b"retry-after", b"1"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": content, "more_body": False})
