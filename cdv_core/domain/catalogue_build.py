@@ -5,53 +5,121 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from cdv_core.domain.catalogue_index import CollectionEntry, Index, VersionEntry
+from cdv_core.domain.catalogue_index import CollectionEntry, DocumentRef, Index, VersionEntry
 from cdv_core.domain.documents import CatalogueRefused, Problem, parse_document
+from cdv_core.domain.json_schema import SchemaRefused
+from cdv_core.domain.lexicon import is_lexicon, translate
 from cdv_core.domain.schemas import Catalogue, Collection, Schema
-from cdv_core.domain.validators import compile_validator
+from cdv_core.domain.validators import Validator, compile_validator
 
 
 def build_catalogue(
-    index: Index, documents: Mapping[str, bytes], *, pause: Callable[[], None] = lambda: None
+    index: Index,
+    documents: Mapping[str, bytes],
+    *,
+    previous: Catalogue | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> Catalogue:
     """Return the catalogue that `index` describes, every schema compiled.
 
-    `documents`: by path, each what the source published. `pause` is called between two documents: whoever builds
-    beside an event loop gives way there.
+    `documents`: by path, each what the source published. `previous`: what it did not change is not compiled again.
+    `pause` is called between two documents: whoever builds beside an event loop gives way there.
 
     Raises CatalogueRefused: a document is missing, is not what its digest says, or is no schema that we can enforce.
     """
-    problems: list[Problem] = []
-    collections = {}
-    for entry in index.collections:
-        schemas = {}
-        for version in entry.versions:
-            pause()
+    return _Build(index, documents, previous, pause).run()
+
+
+class _Build:
+    def __init__(
+        self, index: Index, documents: Mapping[str, bytes], previous: Catalogue | None, pause: Callable[[], None]
+    ) -> None:
+        self._index = index
+        self._documents = documents
+        self._previous = previous
+        self._pause = pause
+        self._problems: list[Problem] = []
+        self._parsed: dict[str, object] = {}
+
+    def run(self) -> Catalogue:
+        for ref in self._index.documents():
+            self._parse(ref)
+        self._refuse_if_wrong()
+        shared = self._shared_lexicons()
+        collections = {it.name: self._collection(it, shared) for it in self._index.collections}
+        self._refuse_if_wrong()
+        return Catalogue(collections, self._index.generated_at)
+
+    def _refuse_if_wrong(self) -> None:
+        if self._problems:
+            raise CatalogueRefused(self._problems)
+
+    def _parse(self, ref: DocumentRef) -> None:
+        document = self._documents.get(ref.path)
+        if document is None:
+            self._problems.append(Problem(ref.path, "is missing"))
+        elif ref.sha256 is not None and hashlib.sha256(document).hexdigest() != ref.sha256:
+            self._problems.append(Problem(ref.path, f"its SHA-256 is not {ref.sha256}"))
+        else:
             try:
-                schemas[str(version.version)] = _schema(entry, version, documents)
+                self._parsed[ref.path] = parse_document(document)
             except ValueError as wrong:
-                problems.append(Problem(version.document.path, str(wrong)))
-        collections[entry.name] = Collection(entry.name, entry.visibility, entry.latest_stable, schemas)
-    if problems:
-        raise CatalogueRefused(problems)
-    return Catalogue(collections, index.generated_at)
+                self._problems.append(Problem(ref.path, f"is not JSON: {wrong}"))
 
+    def _shared_lexicons(self) -> dict[str, object]:
+        """Return what Lexicons may refer to, by id: those shared, and the latest stable one of each collection."""
+        latest = {
+            str(entry.name): self._parsed[version.document.path]
+            for entry in self._index.collections
+            for version in entry.versions
+            if str(version.version) == entry.latest_stable
+        }
+        shared = {str(name): self._parsed[ref.path] for name, ref in self._index.lexicons}
+        return {name: it for name, it in (latest | shared).items() if is_lexicon(it)}
 
-def _schema(entry: CollectionEntry, version: VersionEntry, documents: Mapping[str, bytes]) -> Schema:
-    document = documents.get(version.document.path)
-    if document is None:
-        raise ValueError("missing")
-    expected = version.document.sha256
-    if expected is not None and hashlib.sha256(document).hexdigest() != expected:
-        raise ValueError(f"its SHA-256 is not {expected}")
-    return Schema(
-        entry.name,
-        str(version.version),
-        version.status,
-        entry.visibility,
-        document,
-        compile_validator(parse_document(document)),
-        version.deprecated_at,
-        version.sunset,
-        version.replaced_by,
-    )
+    def _collection(self, entry: CollectionEntry, shared: Mapping[str, object]) -> Collection:
+        versions = {}
+        for version in entry.versions:
+            validator = self._validator(entry, version, shared)
+            if validator is not None:
+                versions[str(version.version)] = self._schema(entry, version, validator)
+        return Collection(entry.name, entry.visibility, entry.latest_stable, versions)
+
+    def _validator(
+        self, entry: CollectionEntry, version: VersionEntry, shared: Mapping[str, object]
+    ) -> Validator | None:
+        path = version.document.path
+        document = self._parsed[path]
+        if not is_lexicon(document):  # which may refer to another that has changed
+            kept = self._kept(entry, version)
+            if kept is not None:
+                return kept
+        self._pause()
+        try:
+            if is_lexicon(document):
+                return compile_validator(translate(document, entry.name, shared))
+            return compile_validator(document)
+        except SchemaRefused as refused:
+            self._problems.extend(Problem(path, reason) for reason in refused.reasons)
+            return None
+
+    def _kept(self, entry: CollectionEntry, version: VersionEntry) -> Validator | None:
+        if self._previous is None or entry.name not in self._previous:
+            return None
+        schema = self._previous.collection(entry.name).versions.get(str(version.version))
+        if schema is None or schema.document != self._documents[version.document.path]:
+            return None
+        return schema.validator
+
+    def _schema(self, entry: CollectionEntry, version: VersionEntry, validator: Validator) -> Schema:
+        return Schema(
+            collection=entry.name,
+            version=str(version.version),
+            status=version.status,
+            visibility=entry.visibility,
+            document=self._documents[version.document.path],
+            validator=validator,
+            deprecated_at=version.deprecated_at,
+            sunset=version.sunset,
+            replaced_by=version.replaced_by,
+        )

@@ -18,6 +18,7 @@ from cdv_core.domain.versions import Version
 from cdv_core.errors import InvalidField
 
 INDEX_NAME: Final = "SPEC_INDEX.json"  # spec: schema catalogue
+DOCUMENTS_MAX: Final = 10_000  # ours: twice what we promise to load in half a minute
 
 # A path below the index, of plain names: no scheme, no root, no query, no way up.
 _PATH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*", re.ASCII)
@@ -114,6 +115,9 @@ def read_index(text: bytes) -> Index:
         generated_at = parse_time(raw.generated_at, "generatedAt")
     except (ValueError, InvalidField) as wrong:  # msgspec's errors are ValueErrors too
         raise CatalogueRefused([Problem(INDEX_NAME, str(wrong))]) from wrong
+    count = sum(len(it.versions) for it in raw.schemas) + len(raw.lexicons)
+    if count > DOCUMENTS_MAX:
+        raise CatalogueRefused([Problem(INDEX_NAME, f"{count} documents, over the limit of {DOCUMENTS_MAX}")])
     reader = _Reader(raw, generated_at)
     index = reader.read()
     if reader.problems:
