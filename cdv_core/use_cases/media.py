@@ -102,9 +102,7 @@ class Media:
         MediaTypeMismatch: the asset stays pending. Unavailable: try again.
         """
         checksum = Sha256.parse(sha256)
-        asset = await self._store.find(AssetId.parse(asset_id))
-        if asset is None:
-            raise AssetNotFound(asset_id)
+        asset = await self._find(asset_id)
         if subject is not None and asset.did != subject:
             raise DidMismatch("assetId")
         if asset.state is AssetState.FINALIZED:
@@ -152,11 +150,9 @@ class Media:
     async def describe(self, asset_id: str, *, viewer: Did | None = None) -> Asset:
         """Return a finalised asset, or a pending one to its owner; `viewer` None is the vault itself.
 
-        Raises: InvalidField. AssetNotFound: unknown, expired, or someone else's pending one. Unavailable.
+        Raises: AssetNotFound: unknown, expired, or someone else's pending one. Unavailable.
         """
-        asset = await self._store.find(AssetId.parse(asset_id))
-        if asset is None:
-            raise AssetNotFound(asset_id)
+        asset = await self._find(asset_id)
         if asset.state is AssetState.FINALIZED:
             return asset
         if self._is_expired(asset) or (viewer is not None and viewer != asset.did):
@@ -166,10 +162,10 @@ class Media:
     async def content_url(self, asset_id: str) -> str:
         """Return a URL of a finalised asset's bytes, good for 5 minutes.
 
-        Raises: InvalidField. AssetNotFound: unknown or not finalised. Unavailable.
+        Raises: AssetNotFound: unknown or not finalised. Unavailable.
         """
-        asset = await self._store.find(AssetId.parse(asset_id))
-        if asset is None or asset.state is not AssetState.FINALIZED:
+        asset = await self._find(asset_id)
+        if asset.state is not AssetState.FINALIZED:
             raise AssetNotFound(asset_id)
         return await self._blobs.download_url(
             asset.final_key(self._policy.env),
@@ -191,6 +187,16 @@ class Media:
                 await self._blobs.delete(asset.final_key(self._policy.env))
         await self._store.swept([asset.asset_id for asset in assets])
         return len(assets)
+
+    async def _find(self, asset_id: str) -> Asset:
+        """Raises: AssetNotFound: unknown, as is whatever cannot be an asset's id. Unavailable."""
+        try:
+            found = await self._store.find(AssetId.parse(asset_id))
+        except InvalidField:
+            found = None
+        if found is None:
+            raise AssetNotFound(asset_id)
+        return found
 
     def _is_expired(self, asset: Asset) -> bool:
         return asset.state is AssetState.EXPIRED or asset.expires_at <= self._clock.now()
