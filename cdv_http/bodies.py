@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import json
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -101,12 +102,26 @@ def decode_body(raw: bytes, body_type: type[Body]) -> Body:
     except UnicodeDecodeError as error:
         raise InvalidField("body", "not valid UTF-8") from error
     except msgspec.DecodeError as error:
-        if "surrogate" in str(error):
+        # msgspec takes a lone surrogate near the end for a body that was cut off.
+        if "surrogate" in str(error) or _is_json(raw):
             raise InvalidField("body", "a string is not valid Unicode (a lone surrogate)") from error
         raise MalformedJson(str(error)) from error
     except RecursionError as error:
         raise InvalidField("body", "nested too deeply") from error
     return body
+
+
+def _is_json(raw: bytes) -> bool:
+    """Say whether `raw` is JSON by the grammar alone, which lets half a surrogate pair stand."""
+    try:
+        json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _invalid_field(message: str) -> InvalidField:
