@@ -3,7 +3,10 @@
 import os
 import pwd
 import shutil
+import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats
@@ -12,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 import trustme
+from nats.aio.client import Client as NatsClient
 
 from tests.servers import Bucket, NatsServer, NoServer, PostgresServer, S3Server, ServerFailed, describe, own, shared
 from tests.servers.postgres import programs
@@ -141,12 +145,12 @@ async def test_nats_is_without_streams_when_cleared(nats_server: NatsServer, nat
 
 async def test_nats_with_credentials_admits_only_who_holds_them():
     with NatsServer.from_wheel(credentials=True) as server:
-        with pytest.raises(nats.errors.Error, match="Authorization Violation"):
-            await nats.connect(server.url, allow_reconnect=False, max_reconnect_attempts=1)
-
-        client = await nats.connect(server.url, user_credentials=str(server.credentials_file))
-        await client.jetstream().add_stream(name="MINE", subjects=["mine"])
-        await client.close()
+        async with disconnected_client() as client:
+            with pytest.raises(nats.errors.Error, match="Authorization Violation"):
+                await client.connect(server.url, allow_reconnect=False)
+        async with disconnected_client() as client:
+            await client.connect(server.url, user_credentials=str(server.credentials_file))
+            await client.jetstream().add_stream(name="MINE", subjects=["mine"])
 
 
 async def test_nats_with_tls_is_known_by_its_authority(tmp_path: Path):
@@ -159,11 +163,21 @@ async def test_nats_with_tls_is_known_by_its_authority(tmp_path: Path):
     authority.configure_trust(trusting)
 
     with NatsServer.from_wheel(tls=(certificate, key)) as server:
-        client = await nats.connect(server.url, tls=trusting)
-        await client.flush()
-        await client.close()
-        with pytest.raises(ssl.SSLCertVerificationError):
-            await nats.connect(server.url, tls=ssl.create_default_context(), allow_reconnect=False)
+        async with disconnected_client() as client:
+            await client.connect(server.url, tls=trusting)
+            await client.flush()
+        with socket.create_connection((server.host.address, server.host.port)) as stranger:
+            stranger.recv(4096)  # NATS greets first, and speaks TLS then
+            with pytest.raises(ssl.SSLCertVerificationError):
+                ssl.create_default_context().wrap_socket(stranger, server_hostname=server.host.address)
+
+
+@asynccontextmanager
+async def disconnected_client() -> AsyncIterator[NatsClient]:
+    """A client that closes what it has opened, also when connecting fails."""
+    client = NatsClient()
+    yield client
+    await client.close()
 
 
 def test_a_bucket_goes_with_all_that_is_in_it(s3_server: S3Server):
