@@ -1,0 +1,60 @@
+"""The copy on disk of the catalogue last fetched: one file, replaced at once, so that it is whole or the one before."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+from cdv_adapters.schemas.specs_url import CATALOGUE_MAX_BYTES, Stamp
+
+
+class CachedCatalogue(msgspec.Struct, frozen=True):
+    """A catalogue as its source at `url` published it: the index and the documents by path, byte for byte."""
+
+    url: str
+    stamp: Stamp
+    index: bytes
+    documents: dict[str, bytes]
+
+
+class CatalogueCache:
+    """Keeps the catalogue of one URL in the file at `path`. What another URL left there is not read."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self._path = path
+        self._url = url
+
+    def read(self) -> CachedCatalogue | None:
+        """Return what was written last, None if nothing, if it cannot be read, or if it is another URL's."""
+        try:
+            # Twice: names and framing around files that are themselves within the limit.
+            if self._path.stat().st_size > 2 * CATALOGUE_MAX_BYTES:
+                return None
+            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=CachedCatalogue)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("the catalogue kept in {} cannot be read: {}", self._path, error)
+            return None
+        return kept if kept.url == self._url else None
+
+    def write(self, published: CachedCatalogue) -> None:
+        """Keep `published` across restarts. A disk that refuses is logged: the catalogue is in force all the same."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.msgpack.encode(published))
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(name).replace(self._path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            logger.warning("the catalogue cannot be kept in {}: {}", self._path, error)

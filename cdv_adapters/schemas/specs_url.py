@@ -1,0 +1,184 @@
+"""Reading a catalogue's files from where its URL says, within limits of size, number and time.
+
+https, http to this very machine, and file. A redirect is an answer like any other: not the file. Bytes are counted
+as they arrive, and nothing is decompressed, so that no bomb goes off.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+from urllib.request import url2pathname
+
+import urllib3
+
+from cdv_core.domain.catalogue_index import INDEX_NAME
+
+INDEX_MAX_BYTES: Final = 4 * 1024 * 1024  # ours: ten thousand documents take two
+DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: as much as a record may have
+CATALOGUE_MAX_BYTES: Final = 64 * 1024 * 1024  # ours: all files together
+_CHUNK_BYTES: Final = 64 * 1024
+_PARALLEL: Final = 8  # ours: polite, and five thousand small files still take seconds
+
+
+class FetchFailed(Exception):
+    """The source did not give the file; the argument says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What identifies one state of a file, for asking later whether it has changed."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        headers = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in headers.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """`body` is None when the file is as the stamp said that it was."""
+
+    body: bytes | None
+    stamp: Stamp
+
+
+class SpecsUrl:
+    """A catalogue's location. `url` names its index or the folder that holds it."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float = 60,  # ours: for the whole catalogue
+        pause_seconds: float = 10,  # ours: the longest silence within one answer
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises ValueError: neither https, nor http to the loopback, nor file; or with a user, a query, a fragment."""
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            if parts.netloc not in {"", "localhost"}:
+                raise ValueError("a file URL names a file of this machine: file:///path")
+        elif parts.scheme not in {"https", "http"} or not parts.hostname:
+            raise ValueError("it must begin with https:// or file://")
+        elif parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError("http:// is for this machine's own loopback; use https://")
+        if parts.username or parts.query or parts.fragment:
+            raise ValueError("it must not have a user, a query or a fragment")
+        self.url = url if parts.path.endswith(".json") else f"{url.rstrip('/')}/{INDEX_NAME}"
+        self.timeout_seconds = timeout_seconds
+        self._pause_seconds = pause_seconds
+        self.monotonic = monotonic
+        self.is_file = parts.scheme == "file"
+        self.closed = False
+        self._pool = urllib3.PoolManager(maxsize=_PARALLEL, block=True, retries=False)
+
+    def close(self) -> None:
+        """Make every fetch that is under way give up soon."""
+        self.closed = True
+        self._pool.clear()
+
+    def index(self, known: Stamp) -> Fetched:
+        """Return the index, unless it is what `known` says. Blocks. Raises: FetchFailed."""
+        return self._fetch(self.url, INDEX_MAX_BYTES, _Budget(self), known)
+
+    def documents(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Return the documents at `paths`, all of them. Blocks. Raises: FetchFailed: one cannot be had."""
+        budget = _Budget(self)
+
+        def fetch(path: str) -> tuple[str, bytes]:
+            body = self._fetch(urljoin(self.url, path), DOCUMENT_MAX_BYTES, budget, Stamp()).body
+            if body is None:
+                raise FetchFailed(f"{path}: not modified, and nobody asked")
+            return path, body
+
+        with ThreadPoolExecutor(_PARALLEL, "catalogue") as pool:
+            futures = [pool.submit(fetch, path) for path in paths]
+            try:
+                return dict(future.result() for future in futures)
+            finally:
+                budget.exhaust()  # after a failure the others give up as well
+                pool.shutdown(cancel_futures=True)
+
+    def _fetch(self, url: str, max_bytes: int, budget: _Budget, known: Stamp) -> Fetched:
+        try:
+            return self._read(url, max_bytes, budget) if self.is_file else self._get(url, max_bytes, budget, known)
+        except OSError as error:
+            raise FetchFailed(f"{url}: {error.strerror or error}") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise FetchFailed(f"{url}: {error}") from error
+
+    def _read(self, url: str, max_bytes: int, budget: _Budget) -> Fetched:
+        path = Path(url2pathname(urlsplit(url).path))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FetchFailed(f"{url}: not a regular file")
+        with path.open("rb") as file:
+            return Fetched(budget.collect(url, iter(lambda: file.read(_CHUNK_BYTES), b""), max_bytes), Stamp())
+
+    def _get(self, url: str, max_bytes: int, budget: _Budget, known: Stamp) -> Fetched:
+        timeout = urllib3.Timeout(connect=self._pause_seconds, read=self._pause_seconds)
+        response = self._pool.request(
+            "GET",
+            url,
+            headers={"Accept-Encoding": "identity", **known.conditions},
+            timeout=timeout,
+            redirect=False,
+            preload_content=False,
+            decode_content=False,
+        )
+        with closing(response):
+            if response.status == 304 and known.conditions:
+                return Fetched(None, known)
+            if response.status != 200:
+                raise FetchFailed(f"{url}: status {response.status}")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise FetchFailed(f"{url}: compressed, though we asked for it plain")
+            body = budget.collect(url, response.stream(_CHUNK_BYTES, decode_content=False), max_bytes)
+            return Fetched(body, Stamp(response.headers.get("ETag"), response.headers.get("Last-Modified")))
+
+
+class _Budget:
+    """The time and the bytes that fetching a catalogue may still take."""
+
+    def __init__(self, source: SpecsUrl) -> None:
+        self._source = source
+        self._deadline = source.monotonic() + source.timeout_seconds
+        self._bytes_left = CATALOGUE_MAX_BYTES
+        self._lock = Lock()
+
+    def exhaust(self) -> None:
+        self._deadline = float("-inf")
+
+    def collect(self, url: str, chunks: Iterable[bytes], max_bytes: int) -> bytes:
+        """Return `chunks` in one. Raises FetchFailed: too many bytes, here or altogether, or too late."""
+        body = bytearray()
+        for chunk in chunks:
+            body += chunk
+            with self._lock:
+                self._bytes_left -= len(chunk)
+            if len(body) > max_bytes:
+                raise FetchFailed(f"{url}: over the limit of {max_bytes} bytes")
+            if self._bytes_left < 0:
+                raise FetchFailed(f"the catalogue is over the limit of {CATALOGUE_MAX_BYTES} bytes")
+            if self._source.closed or self._source.monotonic() > self._deadline:
+                raise FetchFailed(f"{url}: too slow")
+        return bytes(body)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,203 @@
+"""The catalogue from a URL: taken over whole or not at all, kept on disk, renewed in the background."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+import anyio.to_thread
+from loguru import logger
+
+from cdv_adapters.schemas.bundled import bundled_catalogue
+from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
+from cdv_adapters.schemas.specs_url import FetchFailed, SpecsUrl, Stamp
+from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_index import DocumentRef, read_index
+from cdv_core.domain.documents import CatalogueRefused, Problem
+from cdv_core.domain.schemas import Catalogue
+from cdv_core.errors import CannotStart, Unavailable
+
+REFRESH_SECONDS: Final = 300  # ours: how soon a community's change is in force
+REFRESH_MAX_SECONDS: Final = 240  # ours: long enough to fetch and compile ten thousand documents
+
+# Between two documents the compiling thread sleeps: requests then run without waiting for Python's lock.
+_PAUSE_SECONDS: Final = 0.0005
+_PROBLEMS_LOGGED: Final = 20
+
+Outcome = Literal["never", "updated", "unchanged", "failed", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueState:
+    """For readiness, metrics and people. `origin`: where the catalogue in force came from.
+
+    `outcome`: of the last refresh; `reason` says why it failed, `problems` why the update was refused.
+    """
+
+    origin: Literal["bundled", "cache", "source"]
+    generated_at: datetime
+    collections: int
+    outcome: Outcome = "never"
+    reason: str | None = None
+    problems: tuple[Problem, ...] = ()
+    refreshes: int = 0
+    failures: int = 0
+    refusals: int = 0
+
+
+class UrlSchemas:
+    """A SchemaSource that follows a catalogue elsewhere.
+
+    Until the first fetch succeeds, the copy that an earlier run kept is in force, or else the bundled catalogue.
+    """
+
+    def __init__(self, source: SpecsUrl, cache: CatalogueCache) -> None:
+        self._source = source
+        self._cache = cache
+        self._catalogue = bundled_catalogue()
+        self._published: CachedCatalogue | None = None
+        self._state = CatalogueState("bundled", self._catalogue.generated_at, len(self._catalogue))
+        # One refresh at a time, in a thread of its own: the default threads are for requests.
+        self._limiter = anyio.CapacityLimiter(1)
+
+    @classmethod
+    def at(cls, url: str, data_dir: Path) -> UrlSchemas:
+        """Return the source for `url`, which keeps its copy in `data_dir`. Raises CannotStart: not a URL we follow."""
+        try:
+            source = SpecsUrl(url)
+        except ValueError as error:
+            raise CannotStart(f"follow the catalogue at {url}", str(error), "correct CDV_SPECS_URL") from error
+        return cls(source, CatalogueCache(data_dir / "catalogue.msgpack", source.url))
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self._catalogue
+
+    @property
+    def state(self) -> CatalogueState:
+        return self._state
+
+    async def open(self, wait_seconds: float = 30) -> None:
+        """Put the kept copy in force, if there is one, then ask the source, without waiting for it longer than that.
+
+        A source that fails raises nothing.
+        """
+        await anyio.to_thread.run_sync(self._restore)
+        await self.refresh(wait_seconds)
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._source.close()
+
+    async def refresh(self, wait_seconds: float = REFRESH_MAX_SECONDS) -> None:
+        """Ask the source once, and put what it has in force if it has changed and all of it is good.
+
+        A failure or a refusal is logged, counted and seen in `state`; the catalogue in force stays. So it does when
+        this takes longer than `wait_seconds`, though what then still arrives is used.
+        """
+        with anyio.move_on_after(wait_seconds) as patience:
+            await anyio.to_thread.run_sync(self._refresh, limiter=self._limiter, abandon_on_cancel=True)
+        if patience.cancelled_caught:
+            self._fail(f"no catalogue within {wait_seconds:.0f} s")
+
+    async def check(self) -> None:
+        """Raises Unavailable: the last refresh did not succeed."""
+        if self._state.outcome in {"failed", "refused"}:
+            raise Unavailable("schema source")
+
+    def _restore(self) -> None:
+        kept = self._cache.read()
+        if kept is None:
+            return
+        try:
+            self._put_in_force(self._build(kept), kept, "cache")
+        except CatalogueRefused as refused:
+            # Written by an earlier release, whose rules were others: the source will do.
+            logger.warning("the catalogue kept on disk is refused: {}", _summary(refused))
+
+    def _refresh(self) -> None:
+        self._state = replace(self._state, refreshes=self._state.refreshes + 1)
+        try:
+            published = self._fetch()
+            catalogue = self._build(published) if published else None
+        except FetchFailed as failed:
+            self._fail(str(failed))
+        except CatalogueRefused as refused:
+            self._refuse(refused)
+        else:
+            if catalogue is None or published is None:
+                self._state = replace(self._state, outcome="unchanged", reason=None, problems=())
+                return
+            self._put_in_force(catalogue, published, "source")
+            self._state = replace(self._state, outcome="updated")
+            self._cache.write(published)
+            logger.info("the schema catalogue of {} is in force", catalogue.generated_at)
+
+    def _fail(self, reason: str) -> None:
+        logger.warning("the schema catalogue cannot be fetched, the last good one stays: {}", reason)
+        failures = self._state.failures + 1
+        self._state = replace(self._state, outcome="failed", reason=reason, problems=(), failures=failures)
+
+    def _refuse(self, refused: CatalogueRefused) -> None:
+        reason = _summary(refused)
+        logger.error("the new schema catalogue is refused, the last good one stays: {}", reason)
+        refusals = self._state.refusals + 1
+        self._state = replace(
+            self._state, outcome="refused", reason=reason, problems=refused.problems, refusals=refusals
+        )
+
+    def _put_in_force(
+        self, catalogue: Catalogue, published: CachedCatalogue, origin: Literal["cache", "source"]
+    ) -> None:
+        # One assignment: a request sees the old catalogue or the new one.
+        self._catalogue, self._published = catalogue, published
+        self._state = replace(
+            self._state,
+            origin=origin,
+            generated_at=catalogue.generated_at,
+            collections=len(catalogue),
+            reason=None,
+            problems=(),
+        )
+
+    def _fetch(self) -> CachedCatalogue | None:
+        """Return what the source publishes, None if that is in force. Raises: FetchFailed, CatalogueRefused."""
+        published = self._published
+        fetched = self._source.index(published.stamp if published else Stamp())
+        if published and fetched.body in {None, published.index} and not self._source.is_file:
+            self._published = replace(published, stamp=fetched.stamp)
+            return None
+        if fetched.body is None:
+            raise FetchFailed("not modified, and nobody asked")
+        known = published.documents if published else {}
+        refs = list(read_index(fetched.body).documents())
+        same = {ref.path: known[ref.path] for ref in refs if _is_unchanged(ref, known)}
+        documents = same | self._source.documents(ref.path for ref in refs if ref.path not in same)
+        if published and (fetched.body, documents) == (published.index, published.documents):
+            return None
+        return CachedCatalogue(self._source.url, fetched.stamp, fetched.body, documents)
+
+    def _build(self, published: CachedCatalogue) -> Catalogue:
+        return build_catalogue(
+            read_index(published.index),
+            published.documents,
+            previous=self._catalogue,
+            pause=lambda: time.sleep(_PAUSE_SECONDS),
+        )
+
+
+def _is_unchanged(ref: DocumentRef, known: Mapping[str, bytes]) -> bool:
+    """Whether the index's digest says that we have this document already."""
+    return ref.path in known and ref.sha256 == hashlib.sha256(known[ref.path]).hexdigest()
+
+
+def _summary(refused: CatalogueRefused) -> str:
+    listed = "; ".join(map(str, refused.problems[:_PROBLEMS_LOGGED]))
+    more = len(refused.problems) - _PROBLEMS_LOGGED
+    return f"{listed}; and {more} more" if more > 0 else listed
