@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -81,9 +80,9 @@ def _raw_point(x: object) -> bytes:
     if not isinstance(x, str):
         raise UnusableKey("no x")
     try:
-        raw = base64.b64decode(x + "=" * (-len(x) % 4), b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
+        raw = base64.urlsafe_b64decode(x + "=" * (-len(x) % 4))
+    except ValueError as error:
         raise UnusableKey("x is not base64url") from error
-    if base64url(raw) != x:
+    if base64url(raw) != x:  # Python reads over what is not of the alphabet
         raise UnusableKey("x is not canonical base64url")
     return raw

@@ -281,6 +281,13 @@ async def test_an_unknown_key_during_an_outage_is_refused_and_not_asked_for_more
         assert not await world.accepts(world.stranger)
     assert world.keys.state.fetches == 2
 
+    world.now += 300
+    await world.accepts(world.a)
+    await settle()
+    assert world.keys.state.fetches == 3
+    assert not await world.accepts(world.stranger)  # the cool-down is over, and yet the issuer failed just now
+    assert world.keys.state.fetches == 3
+
 
 async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spared(world: World):
     world.issuer.down = True
