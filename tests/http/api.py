@@ -7,7 +7,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import httpx
 from dependency_injector import providers
 from litestar.types import ASGIApp
 
+from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.container import Container, local_issuer
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer
@@ -147,17 +148,13 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 async def serving(data_dir: Path, clock: FakeClock | None = None, **settings: object) -> AsyncIterator[Api]:
     """Serve a vault kept in `data_dir`, under these settings and no others, until the block ends."""
     chosen = Settings.embedded(data_dir).model_copy(update=settings)
-    if clock is not None:
-        Container.clock.override(providers.Object(clock))
-    try:
-        app = create_app(chosen)
-        async with _lifespan(app):
-            transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # each has its own names for ASGI's types
-            async with httpx.AsyncClient(transport=transport, base_url="http://vault.test") as http:
-                yield Api(http, local_issuer(chosen), chosen, clock)
-    finally:
-        if clock is not None:
-            Container.clock.reset_override()
+    app = create_app(chosen)
+    async with AsyncExitStack() as stack:
+        with Container.clock.override(providers.Object(clock or SystemClock())):
+            await stack.enter_async_context(_lifespan(app))
+        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # each has its own names for ASGI's types
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://vault.test"))
+        yield Api(http, local_issuer(chosen), chosen, clock)
 
 
 @asynccontextmanager
