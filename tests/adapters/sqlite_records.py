@@ -1,0 +1,16 @@
+"""Numbered records in a SQLite file: put there, and seen there."""
+
+from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_core.domain.records import Listing
+from conformance.ports.stores import ALICE, a_record, its_event
+
+
+async def create(database: SqliteDatabase, number: int, size: int = 1) -> None:
+    """Write record `number`, with a text of `size` characters."""
+    record = a_record(number, value={"text": "x" * size})
+    await SqliteRecordStore(database).create(record, its_event(record))
+
+
+async def stored_numbers(database: SqliteDatabase) -> list[int]:
+    return [int(record.uri.rkey) for record in reversed(await SqliteRecordStore(database).list(Listing(ALICE, 1000)))]

@@ -1,0 +1,50 @@
+"""A process that writes to a vault's SQLite file and says what was acknowledged; to be run beside others, and killed.
+
+python -m tests.adapters.sqlite_writer FILE FIRST COUNT: write COUNT records from number FIRST on, eight at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_core.domain.canonical import canonical_record
+from cdv_core.domain.events import Event, record_created
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
+from cdv_core.domain.records import NewRecord
+from cdv_core.ports.records import Retryable
+
+NOW = datetime(2026, 11, 24, 2, 53, 29, tzinfo=UTC)
+
+
+def write_number(number: int) -> tuple[NewRecord, Event, Retryable]:
+    """Return everything that is written under `number`; the same whoever asks."""
+    did, rkey = f"did:plc:{number % 7}", f"{number:026d}"
+    canonical = canonical_record({"text": "x" * (number * 37 % 9000)})
+    uri = RecordUri(Did(did), Nsid("com.registryaccord.feed.post"), RecordKey(rkey))
+    record = NewRecord(uri, canonical.cid, canonical.json, NOW + timedelta(microseconds=number), "1.0.0")
+    retryable = Retryable(IdempotencyKey(rkey), rkey.encode(), rkey.encode(), NOW + timedelta(days=1))
+    return record, record_created(record, event_id=rkey, correlation_id="test"), retryable
+
+
+async def main(path: Path, first: int, count: int) -> None:
+    print("started", flush=True)
+    numbers = iter(range(first, first + count))
+    async with SqliteDatabase(path) as database:
+        records = SqliteRecordStore(database)
+
+        async def write() -> None:
+            for number in numbers:
+                await records.create(*write_number(number))
+                print(number, flush=True)
+
+        await asyncio.gather(*(write() for _ in range(8)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,155 @@
+"""A SQLite file is opened, or refused on one line and left alone."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdv_adapters.database import sqlite
+from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_core.errors import CannotStart
+from tests.adapters.sqlite_records import create, stored_numbers
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "vault.sqlite3"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
+
+
+async def test_the_directory_and_the_file_are_made_and_kept(path: Path):
+    async with SqliteDatabase(path) as database:
+        await create(database, 1)
+    async with SqliteDatabase(path) as database:
+        await database.ping()
+        assert await stored_numbers(database) == [1]
+
+
+async def test_many_may_open_a_new_file_at_once(path: Path):
+    databases = [SqliteDatabase(path) for _ in range(8)]
+    try:
+        await asyncio.gather(*(database.open() for database in databases))
+        await asyncio.gather(*(create(database, number) for number, database in enumerate(databases)))
+        assert await stored_numbers(databases[0]) == list(range(8))
+    finally:
+        await asyncio.gather(*(database.close() for database in databases))
+
+
+async def refusal(path: Path) -> CannotStart:
+    with pytest.raises(CannotStart) as refused:
+        await SqliteDatabase(path).open()
+    assert "\n" not in str(refused.value)
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but text\n" * 100, b"\x00" * 5000, b"text"], ids=["text", "zeros", "short"]
+)
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, content: bytes):
+    path.parent.mkdir()
+    path.write_bytes(content)
+
+    assert "not a database" in (await refusal(path)).reason
+
+    assert path.read_bytes() == content
+
+
+async def test_a_damaged_file_is_refused_and_left_alone(path: Path):
+    async with SqliteDatabase(path) as database:
+        for number in range(200):
+            await create(database, number, size=500)
+    content = bytearray(path.read_bytes())
+    content[20_000:60_000] = os.urandom(40_000)
+    path.write_bytes(content)
+
+    assert "damaged" in (await refusal(path)).reason
+
+    assert path.read_bytes() == content
+
+
+async def test_a_file_of_newer_code_is_refused_and_left_alone(path: Path):
+    async with SqliteDatabase(path) as database:
+        await database.write(lambda connection: connection.execute("PRAGMA user_version = 999").fetchall())
+    content = path.read_bytes()
+
+    assert "newer code" in (await refusal(path)).reason
+
+    assert path.read_bytes() == content
+
+
+async def test_a_file_in_the_directorys_place_is_refused(path: Path):
+    path.parent.write_text("in the way")
+
+    assert str(path.parent) in (await refusal(path)).what
+
+
+async def test_a_directory_in_the_files_place_is_refused(path: Path):
+    path.mkdir(parents=True)
+
+    assert "cannot be opened" in (await refusal(path)).reason
+
+
+async def test_a_file_that_someone_keeps_locked_is_refused(path: Path, impatient: None):
+    async with SqliteDatabase(path):
+        pass
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        assert "locked" in (await refusal(path)).reason
+    finally:
+        other.close()
+
+
+@pytest.fixture
+def read_only_vault() -> Iterator[Path]:
+    """A vault in a directory that this process may read and not write."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("file modes mean nothing here")
+    directory = Path(tempfile.mkdtemp())
+    path = directory / "vault.sqlite3"
+    asyncio.run(open_and_close(path))
+    path.chmod(0o444)
+    directory.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)  # root may write everywhere
+    yield path
+    if is_root:
+        os.seteuid(0)
+    directory.chmod(0o755)
+    shutil.rmtree(directory)
+
+
+async def open_and_close(path: Path) -> None:
+    async with SqliteDatabase(path):
+        pass
+
+
+async def test_a_vault_that_cannot_be_written_is_refused(read_only_vault: Path):
+    assert "let this user" in (await refusal(read_only_vault)).remedy
+    assert "let this user" in (await refusal(read_only_vault.parent / "new" / "vault.sqlite3")).remedy
+    assert "let this user" in (await refusal(read_only_vault.parent / "new.sqlite3")).remedy
+
+
+async def test_a_migration_that_fails_leaves_the_file_at_the_version_before(path: Path, monkeypatch):
+    scripts = sqlite._migrations()
+    broken = "CREATE TABLE half (done TEXT);\nCREATE TABLE accounts (did TEXT);\n"
+    monkeypatch.setattr(sqlite, "_migrations", lambda: [*scripts, broken])
+    await refusal(path)
+    whole = "-- a comment; with a semicolon\nCREATE TABLE half (done TEXT);\nALTER TABLE half ADD COLUMN too TEXT;\n"
+    monkeypatch.setattr(sqlite, "_migrations", lambda: [*scripts, whole])
+
+    async with SqliteDatabase(path) as database:
+        rows = await database.read(lambda it: it.execute("SELECT done, too FROM half").fetchall())
+        versions = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
+
+    assert (rows, versions) == ([], (len(scripts) + 1,))

@@ -1,0 +1,75 @@
+"""How SQLite goes about our statements, in its own words."""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+
+from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_adapters.media.sqlite import SqliteMediaStore
+from cdv_adapters.outbox.sqlite import SqliteOutbox
+from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_core.domain.cursors import Cursor
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.identifiers import Nsid
+from cdv_core.domain.records import Listing
+from cdv_core.ports.records import Retryable
+from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
+
+
+async def use_every_method(database: SqliteDatabase) -> None:
+    records, media, outbox = SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database)
+    record, asset = a_record(1), an_asset(2)
+    retryable = Retryable(IdempotencyKey("key"), b"fingerprint", b"reply", START)
+    await records.create(record, its_event(record), retryable)
+    await records.find(record.uri)
+    await records.find_reply(ALICE, retryable.key, b"fingerprint", START)
+    await records.purge_expired_replies(START, 10)
+    assert [it async for it in records.scan()] == [as_stored(record)]
+    for listing in listings():
+        await records.list(listing)
+    await media.add(asset)
+    await media.claim(asset.asset_id, "c" * 64)
+    await media.finalize(asset.asset_id, its_event(asset))
+    await media.expire(START + timedelta(1), 10)
+    await media.swept([asset.asset_id])
+    await outbox.lease("relay", 10, now=START, expires_at=START)
+    await outbox.mark_published("relay", [(1, 1)])
+    await outbox.requeue("relay", [1])
+    await outbox.read(0, 10, "cdv.records.")
+    await outbox.backlog()
+    await outbox.release("relay")
+
+
+def listings() -> Iterator[Listing]:
+    """Yield a listing of every form that the query takes."""
+    cursor = Cursor(START, ulid(5))
+    collections = (None, frozenset[Nsid]()), (None, frozenset({FLAG, LIKE})), (POST, frozenset[Nsid]())
+    earlier = START - timedelta(days=1)
+    for collection, hidden in collections:
+        for since, until, after in product((None, START), (None, earlier, START), (None, cursor)):
+            yield Listing(ALICE, 25, collection, hidden, since, until, after)
+
+
+def explain(connection: sqlite3.Connection, statements: set[str]) -> dict[str, str]:
+    """Return SQLite's plan for each statement that has one."""
+    queries = [it for it in statements if it.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
+    return {it: str([row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {it}")]) for it in queries}
+
+
+async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
+    statements: set[str] = set()
+    async with SqliteDatabase(tmp_path / "vault.sqlite3") as database:
+        for connection in database._connections:
+            connection.set_trace_callback(statements.add)
+        await use_every_method(database)
+        for connection in database._connections:
+            connection.set_trace_callback(None)
+        plans = await database.read(lambda connection: explain(connection, statements))
+
+    assert len(plans) > 40
+    assert {query: plan for query, plan in plans.items() if "TEMP B-TREE" in plan} == {}
+    # One index holds what is unpublished and nothing else, one table at most one row.
+    scans = {plan for plan in plans.values() if "SCAN" in plan}
+    assert scans == {"['SCAN op_log USING INDEX op_log_unpublished']", "['SCAN relay_lease']"}

@@ -1,0 +1,205 @@
+"""Writes to a SQLite file: synced, in groups, each whole or not at all; and readers beside them."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdv_adapters.database import sqlite
+from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_adapters.outbox.sqlite import SqliteOutbox
+from cdv_core.errors import IdTaken, Unavailable
+from tests.adapters.sqlite_records import create, stored_numbers
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "vault.sqlite3"
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
+    async with SqliteDatabase(path) as database:
+        yield database
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
+
+
+@contextmanager
+def writer_held(database: SqliteDatabase) -> Iterator[None]:
+    """Keep the writer's thread busy, so that writes gather behind it; they are committed as one group."""
+    release = threading.Event()
+    database._writer.submit(release.wait)
+    try:
+        yield
+    finally:
+        release.set()
+
+
+async def gathered(database: SqliteDatabase, *writes: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Make the writes as one group; return what came of each."""
+    with writer_held(database):
+        tasks = [asyncio.create_task(write) for write in writes]
+        await asyncio.sleep(0)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_every_commit_is_synced_to_the_disk(database: SqliteDatabase):
+    def settings(connection: sqlite3.Connection):
+        names = ("journal_mode", "synchronous", "fullfsync", "foreign_keys")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert await database.write(settings) == ["wal", 2, 1, 1]
+
+
+async def test_writes_that_arrive_together_share_one_commit(database: SqliteDatabase):
+    statements: list[str] = []
+    await database.write(lambda connection: connection.set_trace_callback(statements.append))
+
+    await gathered(database, *(create(database, number) for number in range(20)))
+
+    assert await stored_numbers(database) == list(range(20))
+    # The first is that of the write which set the trace.
+    assert statements.count("COMMIT") == 2
+
+
+async def test_a_write_that_fails_takes_nothing_of_its_group_with_it(database: SqliteDatabase):
+    await create(database, 1)
+
+    def broken(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM records")
+        raise ZeroDivisionError
+
+    results = await gathered(
+        database,
+        create(database, 2),
+        create(database, 1),
+        create(database, 3),
+        database.write(broken),
+        create(database, 4),
+    )
+
+    assert [type(it) for it in results] == [type(None), IdTaken, type(None), ZeroDivisionError, type(None)]
+    assert await stored_numbers(database) == [1, 2, 3, 4]
+
+
+async def test_no_write_of_a_group_is_acknowledged_when_its_commit_fails(database: SqliteDatabase):
+    def fail_at_commit(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA defer_foreign_keys = ON")
+        connection.execute("INSERT INTO replies VALUES ('did:plc:nobody', 'key', x'', x'', 0)")
+
+    results = await gathered(database, create(database, 1), database.write(fail_at_commit), create(database, 2))
+
+    assert [type(it) for it in results] == [Unavailable] * 3
+    assert await stored_numbers(database) == []
+    await create(database, 1)
+    assert await stored_numbers(database) == [1]
+
+
+async def test_a_write_cancelled_while_it_waits_does_not_happen(database: SqliteDatabase):
+    with writer_held(database):
+        task = asyncio.create_task(create(database, 1))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+    await create(database, 2)
+
+    assert task.cancelled()
+    assert await stored_numbers(database) == [2]
+
+
+async def test_closing_finishes_what_was_accepted(path: Path):
+    database = SqliteDatabase(path)
+    await database.open()
+    with writer_held(database):
+        tasks = [asyncio.create_task(create(database, number)) for number in range(20)]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(database.close())
+        await asyncio.sleep(0)
+    await asyncio.gather(closing, *tasks)
+
+    async with SqliteDatabase(path) as database:
+        assert await stored_numbers(database) == list(range(20))
+
+
+async def test_a_database_that_is_not_open_is_unavailable(path: Path):
+    database = SqliteDatabase(path)
+    with pytest.raises(Unavailable):
+        await database.ping()
+    await database.open()
+    await database.close()
+    await database.close()
+    with pytest.raises(Unavailable):
+        await create(database, 1)
+
+
+async def test_a_full_disk_is_unavailable_and_damages_nothing(database: SqliteDatabase, path: Path):
+    async def allow_pages(more: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages + more}").fetchone()
+
+        await database.write(work)
+
+    await create(database, 0)
+    await allow_pages(20)
+
+    results = await gathered(database, *(create(database, number, size=30_000) for number in range(1, 10)))
+
+    assert {type(it) for it in results} - {type(None)} == {Unavailable}
+    kept = [0, *(number for number, it in enumerate(results, 1) if it is None)]
+    assert await stored_numbers(database) == kept
+    await allow_pages(10_000)
+    await create(database, 20, size=30_000)
+    assert await stored_numbers(database) == [*kept, 20]
+    assert len(await SqliteOutbox(database).read(0, 100)) == len(kept) + 1
+
+
+async def test_a_file_locked_by_another_process_is_unavailable_and_then_available(path: Path, impatient: None):
+    async with SqliteDatabase(path) as database:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            await create(database, 1)
+        assert await stored_numbers(database) == []
+        other.execute("ROLLBACK")
+        other.close()
+
+        await create(database, 1)
+
+        assert await stored_numbers(database) == [1]
+
+
+async def test_readers_cannot_write(database: SqliteDatabase):
+    with pytest.raises(Unavailable) as raised:
+        await database.read(lambda connection: connection.execute("DELETE FROM records"))
+
+    assert isinstance(raised.value.__cause__, sqlite3.Error)
+
+
+async def test_reading_goes_on_while_a_write_takes_its_time(database: SqliteDatabase):
+    await create(database, 1)
+    begun, finish = threading.Event(), threading.Event()
+
+    def slow(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM records")
+        begun.set()
+        finish.wait()
+        raise ZeroDivisionError
+
+    writing = asyncio.create_task(database.write(slow))
+    await asyncio.to_thread(begun.wait)
+    try:
+        assert await stored_numbers(database) == [1]
+    finally:
+        finish.set()
+    with pytest.raises(ZeroDivisionError):
+        await writing
