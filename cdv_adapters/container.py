@@ -38,7 +38,11 @@ from cdv_core.vault import Vault
 if TYPE_CHECKING:
     from cdv_adapters.blobs.s3 import S3BlobStore
     from cdv_adapters.database.postgres import PostgresDatabase
+    from cdv_adapters.schemas.url import UrlSchemas
     from cdv_adapters.tokens.jwks import JwksTokenVerifier
+
+_SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
+_SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,13 @@ def _s3(settings: Settings, clock: SystemClock) -> S3BlobStore:
     )
 
 
+def _url_schemas(settings: Settings) -> UrlSchemas:
+    from cdv_adapters.schemas.url import UrlSchemas
+
+    assert settings.specs_url is not None, "selected only with a URL"  # noqa: S101
+    return UrlSchemas.at(settings.specs_url, settings.data_dir)
+
+
 def _jwks(settings: Settings, clock: SystemClock) -> JwksTokenVerifier:
     from cdv_adapters.tokens.jwks import JwksTokenVerifier, JwksUrl
     from cdv_adapters.tokens.key_set import IssuerKeys
@@ -165,7 +176,11 @@ class Container(containers.DeclarativeContainer):
 
     clock = providers.Singleton(SystemClock)
     ids = providers.Singleton(UlidSource)
-    schemas = providers.Singleton(BundledSchemas)
+    schemas = providers.Selector(
+        providers.Callable(_which, settings.provided.specs_url),
+        embedded=providers.Singleton(BundledSchemas),
+        production=providers.Singleton(_url_schemas, settings),
+    )
 
     _database = providers.Callable(_which, settings.provided.db_dsn)
     sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call("vault.sqlite3"))
@@ -236,7 +251,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
     """
     container = Container(settings=providers.Object(settings))
     async with AsyncExitStack() as stack:
-        if settings.db_dsn is None or settings.s3_endpoint is None or settings.jwt_issuer is None:
+        if None in {settings.db_dsn, settings.s3_endpoint, settings.jwt_issuer} or settings.specs_url is not None:
             make_data_dir(settings)
         await migrate(settings)
         database = await stack.enter_async_context(container.database())
@@ -264,6 +279,12 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
         else:
             stack.push_async_callback(tokens.keys.aclose)
             service.dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
+        if settings.specs_url is not None:
+            schemas = container.schemas()
+            stack.callback(schemas.close)
+            await schemas.open(_SPECS_AT_START_SECONDS)
+            service.dependencies.append(Dependency("schemas", critical=False, check=schemas.check))
+            service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
         yield service
 
 
