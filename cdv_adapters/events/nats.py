@@ -45,7 +45,7 @@ class NatsEventBus(EventBus):
     ) -> None:
         self._settings = settings or StreamSettings()
         self._timeout_seconds = publish_timeout_seconds
-        self._connection = NatsConnection(access, self._verify, f"$JS.API.STREAM.INFO.{next(iter(STREAMS))}")
+        self._connection = NatsConnection(access, self._verify, f"STREAM.INFO.{next(iter(STREAMS))}")
         self.differences: tuple[Difference, ...] = ()
 
     async def __aenter__(self) -> Self:

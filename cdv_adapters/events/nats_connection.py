@@ -36,7 +36,6 @@ _CLOSE_TIMEOUT_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LAST_PAUSE_SECONDS: Final = 2.0  # ours: a broker that is back is noticed this soon
 _PING_EVERY_SECONDS: Final = 2.0
-_PING_TIMEOUT_SECONDS: Final = 3.0
 # More than is ever under way at once: beyond it nats-py would wait for the socket, and swallow being cancelled.
 _PENDING_BYTES: Final = 64 * 1024**2
 _DEFAULT_PORT: Final = 4222
@@ -57,7 +56,9 @@ class NatsAccess:
 
 
 class NatsConnection:
-    """`prepare`: run on each new connection before anyone else may use it; `ping_subject`: any answer shows life."""
+    """`prepare`: run on each new connection before anyone else may use it. `ping_subject`: of the JetStream API, any
+    answer shows life.
+    """
 
     def __init__(self, access: NatsAccess, prepare: Callable[[Client], Awaitable[None]], ping_subject: str) -> None:
         self._access = access
@@ -68,6 +69,7 @@ class NatsConnection:
         self._ready = asyncio.Event()
         self._awaited: set[asyncio.Future[Any]] = set()
         self._problem: Exception | None = None
+        self._refusal: Exception | None = None  # what nats-py swallows when it gives a server up
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -119,10 +121,10 @@ class NatsConnection:
     async def _keep_connected(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         for attempt in count():
-            self._lost.clear()
             client = None
             try:
                 client = await self._connect(attempt)
+                self._lost.clear()
                 async with asyncio.timeout(_PREPARE_TIMEOUT_SECONDS):
                     await self._prepare(client)
                 self._client, self._problem, pause = client, None, _FIRST_PAUSE_SECONDS
@@ -130,13 +132,14 @@ class NatsConnection:
                 logger.info("connected to NATS at {}", _address(client))
                 await self._watch(client)
             except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may go better
-                if str(error) != str(self._problem):
-                    logger.warning("no connection to NATS, trying on: {}", error or type(error).__name__)
-                self._problem = error
+                problem = self._refusal if isinstance(error, nats.errors.NoServersError) else error
+                if str(problem) != str(self._problem):
+                    logger.warning("no connection to NATS, trying on: {!r}", problem)
+                self._problem = problem
             finally:
                 self._client = None
                 self._ready.clear()
-                _cancel(self._awaited)
+                await self._on_closed()
                 if client is not None:
                     await _drop(client)
             await asyncio.sleep(pause)
@@ -153,6 +156,8 @@ class NatsConnection:
                     f"{url.scheme}://{url.hostname}:{url.port or _DEFAULT_PORT}",
                     name="cdv",
                     allow_reconnect=False,
+                    max_reconnect_attempts=1,  # or it would go on for ever, with that server and those credentials
+                    reconnect_time_wait=0,
                     connect_timeout=int(_CONNECT_TIMEOUT_SECONDS),
                     pending_size=_PENDING_BYTES,
                     error_cb=self._on_error,
@@ -173,17 +178,19 @@ class NatsConnection:
                 await asyncio.wait_for(self._lost.wait(), _PING_EVERY_SECONDS)
                 break
             # Not nats-py's flush: a PONG that comes after its timeout ends the client's reading without a word.
-            with suppress(nats.errors.NoRespondersError):
-                await client.request(self._ping_subject, timeout=_PING_TIMEOUT_SECONDS)
+            with suppress(APIError, nats.errors.NoRespondersError):
+                await self.ask(client, self._ping_subject)
         raise ConnectionError("the connection was closed")
 
     async def _on_error(self, error: Exception) -> None:
-        logger.debug("NATS: {}", error or type(error).__name__)
+        logger.debug("NATS: {!r}", error)
+        self._refusal = error
         if isinstance(error, nats.errors.StaleConnectionError | OSError):
-            self._lost.set()
+            await self._on_closed()
 
     async def _on_closed(self) -> None:
         self._lost.set()
+        _cancel(self._awaited)
 
 
 def raise_error(answer: Mapping[str, Any]) -> None:
@@ -216,7 +223,7 @@ async def _drop(client: Client) -> None:
     try:
         await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT_SECONDS)
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        logger.debug("NATS: closing: {}", error or type(error).__name__)
+        logger.debug("NATS: closing: {!r}", error)
 
 
 async def _present(secret: Secret) -> str:

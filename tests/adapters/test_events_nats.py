@@ -1,0 +1,228 @@
+"""The NATS adapter on a real server: what it makes, what it reports, how it is let in, what it does about purges."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+
+from cdv_adapters.events.nats import NatsEventBus
+from cdv_adapters.events.nats_connection import NatsAccess
+from cdv_adapters.events.nats_streams import Difference, StreamSettings
+from cdv_core.errors import Unavailable
+from cdv_core.ports.events import Acknowledged
+from conformance.ports.events import an_entry, ids_of
+from tests.adapters.nats_relaying import operator
+from tests.servers import FaultProxy, NatsServer
+from tests.servers.nats import configuration
+from tests.servers.process import Process, free_port, new_directory, program
+
+
+@asynccontextmanager
+async def connected(access: NatsAccess, settings: StreamSettings | None = None) -> AsyncIterator[NatsEventBus]:
+    async with NatsEventBus(access, settings) as bus, asyncio.timeout(60):
+        await bus.connected()
+        yield bus
+
+
+def configured(**more: object) -> NatsServer:
+    """Return a server of our own with more in its configuration."""
+    port, directory = free_port(), new_directory("cdv-nats-", durable=False)
+    file = directory / "nats.conf"
+    file.write_text(configuration(f"127.0.0.1:{port}", str(directory / "store"), durable=False, **more), "utf-8")
+    process = Process([program("nats-server", NatsServer.WHEEL), "--config", file], port=port, directory=directory)
+    return NatsServer(process, f"nats://127.0.0.1:{port}")
+
+
+async def test_streams_and_consumers_are_made_as_the_settings_say(nats_url: str):
+    settings = StreamSettings(
+        max_age=timedelta(hours=3), max_bytes=10**7, ack_wait=timedelta(seconds=7), max_ack_pending=17
+    )
+    async with connected(NatsAccess(nats_url), settings) as bus, operator(nats_url) as jetstream:
+        assert bus.differences == ()
+        for name, subject in (("RA_RECORDS", "cdv.records.>"), ("RA_MEDIA", "cdv.media.>")):
+            stream = (await jetstream.stream_info(name)).config
+            assert (stream.subjects, stream.retention, stream.storage) == ([subject], "limits", "file")
+            assert (stream.max_age, stream.max_bytes, stream.num_replicas) == (10_800, 10**7, 1)
+            assert stream.duplicate_window == 120
+            consumers = {info.name: info.config for info in await jetstream.consumers_info(name)}
+            assert sorted(consumers) == ["DURABLE_DEVTOOLS", "GATEWAY_FANOUT"]
+            for consumer in consumers.values():
+                assert (consumer.ack_policy, consumer.ack_wait, consumer.max_ack_pending) == ("explicit", 7, 17)
+
+
+async def test_a_consumer_receives_the_envelope_on_the_events_subject_under_the_events_id(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        entry = an_entry(1)
+        await bus.publish([entry], await bus.streams())
+        subscription = await jetstream.pull_subscribe_bind("GATEWAY_FANOUT", stream="RA_RECORDS")
+        (message,) = await subscription.fetch(1)
+        assert (message.subject, message.data) == (entry.event.subject, entry.event.envelope)
+        assert message.headers["Nats-Msg-Id"] == entry.event.event_id
+
+
+async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nats_url: str):
+    async with operator(nats_url) as jetstream:
+        await jetstream.add_stream(name="RA_MEDIA", subjects=["cdv.media.>"], max_age=60, max_msgs=5)
+        async with connected(NatsAccess(nats_url)) as bus:
+            pass
+        await jetstream.delete_consumer("RA_RECORDS", "GATEWAY_FANOUT")
+        await jetstream.add_consumer("RA_RECORDS", durable_name="GATEWAY_FANOUT", ack_policy="explicit", ack_wait=99)
+        async with connected(NatsAccess(nats_url)) as bus:
+            week, minute = 7 * 24 * 3600 * 10**9, 60 * 10**9
+            assert set(bus.differences) == {
+                Difference("RA_RECORDS/GATEWAY_FANOUT", "ack_wait", 30 * 10**9, 99 * 10**9),
+                Difference("RA_MEDIA", "max_age", week, minute),
+                Difference("RA_MEDIA", "max_bytes", 1024**3, -1),
+                Difference("RA_MEDIA", "max_msgs", -1, 5),
+                Difference("RA_MEDIA", "duplicate_window", 2 * minute, minute),
+            }
+            assert await bus.publish([an_entry(1)], await bus.streams()) == [Acknowledged(1)]
+        assert (await jetstream.stream_info("RA_MEDIA")).config.max_age == 60
+        assert (await jetstream.consumer_info("RA_RECORDS", "GATEWAY_FANOUT")).config.ack_wait == 99
+
+
+async def test_a_difference_says_where_what_and_how():
+    difference = Difference("RA_MEDIA", "max_age", 3, 4)
+    assert str(difference) == "RA_MEDIA: max_age is 4, not 3"
+
+
+async def test_a_purged_event_is_kept_again_though_the_stream_recognises_its_id(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        entries = [an_entry(number) for number in (1, 2, 3)]
+        await bus.publish(entries, await bus.streams())
+        await jetstream.purge_stream("RA_RECORDS")
+        entries.append(an_entry(4))
+        assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (4, 5, 6, 7)]
+        # And again: now each is there, under its second name, and stays the only one.
+        again = await bus.publish(entries, await bus.streams())
+        assert again == [Acknowledged(number, duplicate=True) for number in (4, 5, 6, 7)]
+        assert await ids_of(bus) == [(3 + it.sequence, it.event.event_id) for it in entries]
+        await jetstream.purge_stream("RA_RECORDS")
+        assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (8, 9, 10, 11)]
+
+
+async def test_credentials_are_asked_for_at_each_connection():
+    with NatsServer.from_wheel(credentials=True) as server:
+        assert server.credentials_file
+        good, given = server.credentials_file.read_text("ascii"), asyncio.Event()
+        bad = good.replace(good.splitlines()[1], "x" * 40)
+
+        async def credentials() -> str:
+            first = not given.is_set()
+            given.set()
+            return bad if first else good
+
+        async with connected(NatsAccess(server.url, credentials)) as bus:
+            await bus.check()
+        async with connected(NatsAccess(server.url, str(server.credentials_file))) as bus:
+            await bus.check()
+
+
+async def test_without_credentials_there_is_no_connection_and_the_reason_is_told():
+    with NatsServer.from_wheel(credentials=True) as server:
+        async with NatsEventBus(NatsAccess(server.url)) as bus, asyncio.timeout(60):
+            reason = ""
+            while "Authorization" not in reason:
+                with pytest.raises(Unavailable) as refused:
+                    await bus.check()
+                reason = str(refused.value.__cause__)
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "userinfo"),
+    [({"user": "ada", "password": "p@ss/w%rd"}, "ada:p%40ss%2Fw%25rd"), ({"token": "t:k/n"}, "t%3Ak%2Fn")],
+    ids=["user and password", "token"],
+)
+async def test_a_password_or_token_in_the_url(authorization: dict[str, str], userinfo: str):
+    with configured(authorization=authorization) as server:
+        async with connected(NatsAccess(server.url.replace("//", f"//{userinfo}@"))) as bus:
+            await bus.check()
+
+
+async def test_of_several_servers_any_will_do(nats_url: str):
+    async with connected(NatsAccess(f"nats://127.0.0.1:{free_port()},{nats_url}")) as bus:
+        await bus.check()
+
+
+async def test_tls_with_a_ca_of_ones_own(tmp_path: Path):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    ca, certificate, key = (tmp_path / f"{name}.pem" for name in ("ca", "certificate", "key"))
+    authority.cert_pem.write_to_path(str(ca))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    with NatsServer.from_wheel(tls=(certificate, key)) as server:
+        async with connected(NatsAccess(server.url, tls_ca=ca)) as bus:
+            await bus.check()
+        async with NatsEventBus(NatsAccess(server.url)) as bus, asyncio.timeout(60):
+            reason: BaseException | None = None
+            while not isinstance(reason, ssl.SSLCertVerificationError):
+                with pytest.raises(Unavailable) as refused:
+                    await bus.check()
+                reason = refused.value.__cause__
+                await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_does_not_encrypt_is_told_no_password():
+    received = bytearray()
+    gone = asyncio.Event()
+
+    async def eavesdrop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id": "X", "version": "2.15.0", "headers": true, "max_payload": 1000000}\r\n')
+        received.extend(await reader.read())
+        writer.close()
+        gone.set()
+
+    listener = await asyncio.start_server(eavesdrop, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with NatsEventBus(NatsAccess(f"tls://ada:secret@127.0.0.1:{port}")), asyncio.timeout(60):
+        await gone.wait()
+    listener.close()
+    await listener.wait_closed()
+    assert bytes(received) == b""
+
+
+async def test_a_broker_that_hangs_is_reported_in_bounded_time(nats_url: str):
+    with FaultProxy(nats_url) as proxy:
+        async with connected(NatsAccess(proxy.url)) as bus:
+            states = await bus.streams()
+            await asyncio.to_thread(proxy.hang)
+            async with asyncio.timeout(30):
+                with pytest.raises(Unavailable):
+                    await bus.check()
+            with suppress(Unavailable):  # it may have noticed already
+                assert await bus.publish([an_entry(1)], states) == [None]
+
+
+async def test_a_server_without_jetstream_is_no_connection():
+    port, directory = free_port(), new_directory("cdv-nats-", durable=False)
+    executable = program("nats-server", NatsServer.WHEEL)
+    process = Process([executable, "--addr", "127.0.0.1", "--port", str(port)], port=port, directory=directory)
+    with NatsServer(process, f"nats://127.0.0.1:{port}") as server:
+        async with NatsEventBus(NatsAccess(server.url)) as bus, asyncio.timeout(60):
+            reason = ""
+            while "no responders" not in reason:
+                with pytest.raises(Unavailable) as refused:
+                    await bus.check()
+                reason = str(refused.value.__cause__)
+                await asyncio.sleep(0.01)
+
+
+async def test_a_subject_that_another_stream_has_taken_is_the_reason_told(nats_url: str):
+    async with operator(nats_url) as jetstream:
+        await jetstream.add_stream(name="OTHER", subjects=["cdv.records.com.example.>"])
+        async with NatsEventBus(NatsAccess(nats_url)) as bus, asyncio.timeout(60):
+            reason = ""
+            while "overlap" not in reason:
+                with pytest.raises(Unavailable) as refused:
+                    await bus.check()
+                reason = str(refused.value.__cause__)
+                await asyncio.sleep(0.01)
