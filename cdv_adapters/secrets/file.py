@@ -1,0 +1,49 @@
+"""Secrets in files, as Docker, Kubernetes and systemd mount them: `file:/run/secrets/db-password`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+
+from cdv_core.errors import InvalidField, Unavailable
+
+PREFIX: Final = "file:"
+_MAX_BYTES: Final = 64 * 1024  # ours: the largest secret is a NATS credentials file, of a few KiB
+
+
+class UnusableSecret(Exception):
+    """The file is there and holds no secret; the argument says why, and shows none of it."""
+
+
+class FileSecrets:
+    """A SecretSource that reads the file named by the reference, an absolute path, and drops line ends at its end."""
+
+    async def get(self, reference: str) -> str:
+        """Raises: InvalidField: not `file:` and an absolute path. Unavailable: no such file, or no text in it."""
+        path = Path(reference.removeprefix(PREFIX))
+        if not reference.startswith(PREFIX) or not path.is_absolute() or "\0" in reference:
+            raise InvalidField("secret reference", "not file: and an absolute path")
+        try:
+            # In a thread: what is mounted may be a network's.
+            return await anyio.to_thread.run_sync(_read, path)
+        except (OSError, UnusableSecret) as error:
+            raise Unavailable("secrets") from error
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise UnusableSecret(f"{path}: more than {_MAX_BYTES} bytes")
+    try:
+        secret = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        secret = None
+    # Outside the handler: the decoding error carries the bytes.
+    if secret is None:
+        raise UnusableSecret(f"{path}: not UTF-8")
+    if not secret:
+        raise UnusableSecret(f"{path}: empty")
+    return secret

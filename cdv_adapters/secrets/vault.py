@@ -1,0 +1,190 @@
+"""Secrets in HashiCorp Vault or OpenBao, version 2 of its key-value engine: `vault:<mount>/<path>#<field>`.
+
+Set up as its own tools are, by the environment:
+
+- `VAULT_ADDR`; `VAULT_CACERT` (PEM; else what the system trusts); `VAULT_NAMESPACE`.
+- One login: `VAULT_TOKEN`; or `VAULT_ROLE_ID` and `VAULT_SECRET_ID` (AppRole, mounted at `VAULT_APPROLE_MOUNT`, else
+  `approle`); or `VAULT_K8S_ROLE` (the pod's service account; mounted at `VAULT_K8S_MOUNT`, else `kubernetes`).
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+import msgspec
+import stamina
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from cdv_core.errors import InvalidField, Unavailable
+
+PREFIX: Final = "vault:"
+SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # Kubernetes mounts it there
+_REFERENCE: Final = re.compile(r"vault:(?P<mount>[^/#\s]+)/(?P<path>[^#\s]+)#(?P<field>[^#\s]+)")
+_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours
+_ANSWER_MAX_BYTES: Final = 1024 * 1024  # ours; Vault's own limit for a secret is about as much
+_RENEW: Final = 0.8  # log in again when this much of a login's life is over
+# Sealed or starting, without a leader, rate-limited, or a replica that lags behind (412): worth another try.
+_PASSING: Final = frozenset({412, 429, 500, 502, 503, 504})
+
+
+class _Secret(msgspec.Struct):
+    data: dict[str, Any] | None  # None: deleted
+
+
+class _SecretAnswer(msgspec.Struct):
+    data: _Secret
+
+
+class _Auth(msgspec.Struct):
+    client_token: str
+    lease_duration: int  # seconds; 0: for ever
+
+
+class _LoginAnswer(msgspec.Struct):
+    auth: _Auth
+
+
+_Shape = TypeVar("_Shape", _SecretAnswer, _LoginAnswer)
+
+
+class VaultRefused(Exception):
+    """Vault said no, or nothing we understand. `doing` says what was asked of it, and no more."""
+
+    def __init__(self, doing: str, status: int | None = None, reason: str = "") -> None:
+        super().__init__(f"{doing}: {reason or f'status {status}'}")
+        self.status = status
+
+
+class VaultSecrets:
+    """A SecretSource that asks Vault at every call, and logs in anew before a login ends or when it is not taken."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        service_account_token: Path = SERVICE_ACCOUNT_TOKEN,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises InvalidField: no address, no login, or a CA file that cannot be read."""
+        self._address = environ.get("VAULT_ADDR", "").rstrip("/")
+        if not self._address.startswith(("http://", "https://")):
+            raise InvalidField("VAULT_ADDR", "needed for vault: references, an http:// or https:// address")
+        ca_file = environ.get("VAULT_CACERT") or None
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise InvalidField("VAULT_CACERT", f"{ca_file} cannot be read as PEM certificates") from error
+        self._login: Callable[[], tuple[str, float]] | None = None
+        token = environ.get("VAULT_TOKEN")
+        if token:
+            pass
+        elif environ.get("VAULT_ROLE_ID"):
+            mount = environ.get("VAULT_APPROLE_MOUNT", "approle")
+            credentials = {"role_id": environ["VAULT_ROLE_ID"], "secret_id": environ.get("VAULT_SECRET_ID", "")}
+            self._login = lambda: self._log_in(mount, credentials)
+        elif environ.get("VAULT_K8S_ROLE"):
+            role, k8s_mount = environ["VAULT_K8S_ROLE"], environ.get("VAULT_K8S_MOUNT", "kubernetes")
+            # Read at each login: Kubernetes replaces it every hour.
+            self._login = lambda: self._log_in(
+                k8s_mount, {"role": role, "jwt": service_account_token.read_text(encoding="utf-8").strip()}
+            )
+        else:
+            raise InvalidField("VAULT_TOKEN", "needed for vault: references, or VAULT_ROLE_ID, or VAULT_K8S_ROLE")
+        self._namespace = {"X-Vault-Namespace": environ["VAULT_NAMESPACE"]} if environ.get("VAULT_NAMESPACE") else {}
+        self._pool = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT, retries=False)
+        self._monotonic = monotonic
+        self._token = token or ""
+        self._log_in_at = float("inf") if token else float("-inf")
+        self._lock = threading.Lock()
+        self._limiter = anyio.CapacityLimiter(4)  # not the default one, which a hanging object store may exhaust
+
+    async def get(self, reference: str) -> str:
+        """Return the field of the secret's latest version.
+
+        Raises: InvalidField: not of the form above. Unavailable: Vault does not answer after three tries, does not
+        let us, or has no such secret, field, or text in it; the cause says which.
+        """
+        match = _REFERENCE.fullmatch(reference)
+        if match is None or {"", ".", ".."} & {match["mount"], *match["path"].split("/")}:
+            raise InvalidField("secret reference", "not vault:<mount>/<path>#<field>")
+        try:
+            async for attempt in stamina.retry_context(
+                on=_is_passing, attempts=3, timeout=10, wait_initial=0.2, wait_max=1
+            ):
+                with attempt:
+                    fields = await anyio.to_thread.run_sync(
+                        self._read, match["mount"], match["path"], limiter=self._limiter
+                    )
+        except (HTTPError, OSError, VaultRefused) as error:
+            raise Unavailable("secrets") from error
+        secret = fields.get(match["field"])
+        if not isinstance(secret, str) or not secret:
+            raise Unavailable("secrets") from VaultRefused(
+                f"reading {reference}", reason="no such field, or no text in it"
+            )
+        return secret
+
+    def _read(self, mount: str, path: str) -> dict[str, Any]:
+        doing = f"reading {mount}/{path}"
+        url = f"/v1/{quote(mount)}/data/{quote(path)}"
+        try:
+            answer = self._ask(doing, "GET", url, token=self._valid_token())
+        except VaultRefused as refused:
+            if refused.status != 403 or self._login is None:
+                raise
+            # Perhaps the login was revoked, or is not known to a Vault that was restored.
+            answer = self._ask(doing, "GET", url, token=self._valid_token(renew=True))
+        secret = _decoded(answer, _SecretAnswer, doing).data.data
+        if secret is None:
+            raise VaultRefused(doing, reason="deleted")
+        return secret
+
+    def _valid_token(self, *, renew: bool = False) -> str:
+        with self._lock:
+            if self._login is not None and (renew or self._monotonic() >= self._log_in_at):
+                self._token, life_seconds = self._login()
+                self._log_in_at = self._monotonic() + life_seconds * _RENEW
+            return self._token
+
+    def _log_in(self, mount: str, credentials: dict[str, str]) -> tuple[str, float]:
+        doing = f"logging in at {mount}"
+        answer = self._ask(doing, "POST", f"/v1/auth/{quote(mount)}/login", body=credentials)
+        auth = _decoded(answer, _LoginAnswer, doing).auth
+        return auth.client_token, auth.lease_duration or float("inf")
+
+    def _ask(self, doing: str, method: str, path: str, *, token: str = "", body: object = None) -> bytes:
+        headers = {"X-Vault-Request": "true", **self._namespace}
+        if token:
+            headers["X-Vault-Token"] = token
+        content = None if body is None else msgspec.json.encode(body)
+        with self._pool.request(
+            method, self._address + path, headers=headers, body=content, redirect=False, preload_content=False
+        ) as response:
+            # A redirect is refused like any other status: it would send our token to whom we did not choose.
+            if response.status != 200:
+                raise VaultRefused(doing, response.status)
+            answer = response.read(_ANSWER_MAX_BYTES + 1)
+        if len(answer) > _ANSWER_MAX_BYTES:
+            raise VaultRefused(doing, reason=f"more than {_ANSWER_MAX_BYTES} bytes")
+        return answer
+
+
+def _decoded(answer: bytes, shape: type[_Shape], doing: str) -> _Shape:
+    try:
+        return msgspec.json.decode(answer, type=shape)
+    except msgspec.MsgspecError as error:
+        raise VaultRefused(doing, reason="not an answer of Vault's") from error
+
+
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, HTTPError) or (isinstance(error, VaultRefused) and error.status in _PASSING)
