@@ -8,7 +8,7 @@ from cdv_core.domain.schemas import Catalogue
 
 
 class SchemaSource(Protocol):
-    """Holds the catalogue in force. It is replaced whole or not at all; a request reads it once and keeps what it read."""
+    """Holds the catalogue in force, replaced whole or not at all; a request reads it once and keeps what it read."""
 
     @property
     def catalogue(self) -> Catalogue:

@@ -1,6 +1,7 @@
 """What makes two requests the same."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from cdv_core.domain.canonical import canonical_record
 from cdv_core.domain.idempotency import IdempotencyKey, request_fingerprint
 from cdv_core.errors import InvalidField
 
-BASE = {
+BASE: dict[str, Any] = {
     "collection": "com.example.post",
     "cid": canonical_record({"a": 1, "b": [2]}).cid,
     "created_at": datetime(2026, 11, 24, 2, 53, 29, 331656, UTC),

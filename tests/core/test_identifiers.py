@@ -40,7 +40,8 @@ def test_dids_of_the_w3c_syntax_are_accepted_as_they_are(text):
     "text",
     [
         "", "did", "did:", "did:plc", "did:plc:", "did:plc:a:", "did::a", "DID:plc:a", "did:PLC:a", "did:p-c:a",
-        "did:plc:a b", "did:plc:a/b", "did:plc:a#b", "did:plc:a?b", "did:plc:%", "did:plc:%1", "did:plc:%zz", "did:plc:é",
+        "did:plc:a b",
+        "did:plc:a/b", "did:plc:a#b", "did:plc:a?b", "did:plc:%", "did:plc:%1", "did:plc:%zz", "did:plc:é",
         "did:plc:a\n", " did:plc:a", "did:plc:a\x00", "at://did:plc:a", "did:plc:٣",
     ],
 )  # fmt: skip
@@ -71,7 +72,8 @@ def test_nsids_are_accepted(text):
     [
         "", "com", "com.example", "com..post", ".com.example", "com.example.", "com.example.2post", "com.example.po-st",
         "com.-example.post", "com.example-.post", "1om.example.post", "com.example.post*", "com.exämple.post",
-        "com.example.post\n", "com/example/post", "com.example.po_st", "a." + "b" * 64 + ".c", "com.example." + "p" * 64,
+        "com.example.post\n", "com/example/post", "com.example.po_st",
+        "a." + "b" * 64 + ".c", "com.example." + "p" * 64,
     ],
 )  # fmt: skip
 def test_what_is_no_nsid_is_refused(text):

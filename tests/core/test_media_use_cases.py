@@ -3,6 +3,7 @@
 import hashlib
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,13 @@ class World:
         self.media = Media(self.store, self.blobs, self.clock, FakeIdSource(), policy)
 
     async def init(self, **changes):
-        arguments = {"did": ADA, "mime_type": "image/png", "size": len(PNG), "subject": ADA, "filename": "a.png"}
+        arguments: dict[str, Any] = {
+            "did": ADA,
+            "mime_type": "image/png",
+            "size": len(PNG),
+            "subject": ADA,
+            "filename": "a.png",
+        }
         return (await self.media.init_upload(**arguments | changes)).asset
 
     async def uploaded(self, data: bytes = PNG, **changes):

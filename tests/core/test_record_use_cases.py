@@ -2,12 +2,14 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_core.domain.identifiers import Did, Nsid
 from cdv_core.errors import (
+    CdvError,
     CidMismatch,
     CollectionUnknown,
     CursorInvalid,
@@ -116,7 +118,7 @@ async def test_an_embedding_program_speaks_for_the_did_itself(world):
 
 
 async def test_nothing_is_stored_that_was_refused(world):
-    refusals = [
+    refusals: list[tuple[dict[str, Any], type[CdvError]]] = [
         ({"collection": "com.example.unknown"}, CollectionUnknown),
         ({"schema_version": "9.9.9"}, SchemaVersionUnknown),
         ({"record": {}}, SchemaRejected),
