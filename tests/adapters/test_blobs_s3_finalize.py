@@ -1,0 +1,100 @@
+"""Finalize on a real object store that is killed between any two of its steps."""
+
+import hashlib
+from typing import Any
+
+import anyio
+import pytest
+
+from cdv_core.domain.limits import SWEEP_GRACE
+from cdv_core.domain.media import AssetState
+from cdv_core.errors import Unavailable
+from cdv_core.use_cases.media import Media, MediaPolicy
+from conformance.ports.blobs import SystemClock
+from tests.adapters.s3_stores import IMPATIENT, PATIENCE_SECONDS, open_store, request
+from tests.fakes.clock import FakeClock
+from tests.fakes.ids import FakeIdSource
+from tests.fakes.media import FakeMediaStore
+from tests.servers import S3Server
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 1000
+HASH = hashlib.sha256(PNG).hexdigest()
+POLICY = MediaPolicy("test", 10_000, ("image/png",))
+
+
+class KilledAround:
+    """The blob store, its server killed just before or after the first call of one method."""
+
+    def __init__(self, inner: Any, server: S3Server, when: str, method: str) -> None:
+        self._inner, self._server, self._when, self._method = inner, server, when, method
+
+    def __getattr__(self, name: str) -> Any:
+        if name != self._method:
+            return getattr(self._inner, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self._method = ""
+            if self._when == "before":
+                self._server.kill()
+            answer = await getattr(self._inner, name)(*args, **kwargs)
+            if self._when == "after":
+                self._server.kill()
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("when", "method", "finalized_at_once"),
+    [
+        ("before", "inspect", False),
+        ("after", "inspect", False),  # the hash is claimed then, and the copy not made
+        ("after", "promote", True),  # what is left to do is the database's
+    ],
+)
+async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
+    when: str, method: str, finalized_at_once: bool, own_s3_server: S3Server
+):
+    bucket = own_s3_server.create_bucket()
+    assets, clock, ids = FakeMediaStore(), FakeClock(SystemClock().now()), FakeIdSource()
+    with open_store(bucket.endpoint, bucket, **IMPATIENT) as blobs:
+        media = Media(assets, KilledAround(blobs, own_s3_server, when, method), clock, ids, POLICY)
+        upload = await media.init_upload(did="did:plc:abc", mime_type="image/png", size=len(PNG))
+        assert request("PUT", upload.url, PNG).status == 200
+
+        async def finalize() -> AssetState:
+            return (await media.finalize(asset_id=upload.asset.asset_id, sha256=HASH)).state
+
+        with anyio.fail_after(PATIENCE_SECONDS):
+            if not finalized_at_once:
+                with pytest.raises(Unavailable):
+                    await finalize()
+                assert assets.assets[upload.asset.asset_id].state is AssetState.PENDING
+                assert len(assets.outbox.entries) == 0
+                own_s3_server.start()
+            assert await finalize() is AssetState.FINALIZED
+        assert len(assets.outbox.entries) == 1
+
+        if finalized_at_once:
+            own_s3_server.start()
+        assert request("GET", await media.content_url(upload.asset.asset_id)).data == PNG
+
+
+async def test_a_sweep_that_the_store_interrupts_is_taken_up_again(own_s3_server: S3Server):
+    bucket = own_s3_server.create_bucket()
+    assets, clock, ids = FakeMediaStore(), FakeClock(SystemClock().now()), FakeIdSource()
+    with open_store(bucket.endpoint, bucket, **IMPATIENT) as blobs:
+        media = Media(assets, KilledAround(blobs, own_s3_server, "after", "delete"), clock, ids, POLICY)
+        upload = await media.init_upload(did="did:plc:abc", mime_type="image/png", size=len(PNG))
+        assert request("PUT", upload.url, PNG).status == 200
+        clock.moment = upload.asset.expires_at + SWEEP_GRACE * 2
+
+        with anyio.fail_after(PATIENCE_SECONDS):
+            with pytest.raises(Unavailable):
+                await media.sweep()
+            assert upload.asset.asset_id in assets.assets
+            own_s3_server.start()
+            assert await media.sweep() == 1
+
+        assert assets.assets == {}
+        assert await blobs.inspect(upload.asset.staging_key, size_bytes=len(PNG)) is None
