@@ -1,0 +1,84 @@
+"""The relay in the background: at once when there has been a write, patient when there is trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from loguru import logger
+
+from cdv_core.errors import CdvError
+from cdv_core.use_cases.outbox import Outcome, Relay
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long the relay rests. `idle_seconds`: when nothing waits and nobody wakes it; it then sees what streams lost.
+
+    `gather_seconds`: after a batch, so that the next is worth its round trips. `first_pause_seconds`, doubled up to
+    `last_pause_seconds`: after a run in vain, that is with the bus or the database down, or another relay at work.
+    """
+
+    idle_seconds: float = 5.0
+    gather_seconds: float = 0.02
+    first_pause_seconds: float = 0.1
+    last_pause_seconds: float = 2.0
+
+
+@asynccontextmanager
+async def relaying(
+    relay: Relay, *, observe: Callable[[Outcome], None] = lambda _: None, pace: Pace | None = None
+) -> AsyncGenerator[Callable[[], None]]:
+    """Relay while the block runs; what is then under way is cancelled, which loses and repeats nothing.
+
+    Gives what to call after a write: it wakes the relay, at once and without waiting. `observe` gets every outcome.
+    """
+    woken = asyncio.Event()
+    task = asyncio.create_task(_relay(relay, woken, observe, pace or Pace()), name="relay")
+    try:
+        yield woken.set
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome], None], pace: Pace) -> None:
+    pause = pace.first_pause_seconds
+    while True:
+        woken.clear()  # before the run: a write during it is not in it
+        outcome = await _run(relay)
+        if outcome is not None:
+            observe(outcome)
+        if outcome is not None and outcome.published:
+            pause = pace.first_pause_seconds
+            await asyncio.sleep(pace.gather_seconds)
+        elif outcome is None or not outcome.leased or outcome.waiting or outcome.more:
+            # Not to be woken: with the broker down every write would come to nothing here as well.
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, pace.last_pause_seconds)
+        else:
+            pause = pace.first_pause_seconds
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), pace.idle_seconds)
+
+
+async def _run(relay: Relay) -> Outcome | None:
+    try:
+        outcome = await relay.run_once()
+    except CdvError as error:
+        logger.debug("relaying will be tried again: {}", error)
+        return None
+    except Exception:  # noqa: BLE001 - a defect must not end the relaying; it is logged whole
+        logger.exception("relaying failed")
+        return None
+    for comparison in outcome.comparisons:
+        logger.warning(
+            "{} had lost events: of {} that it should hold {} are published again",
+            comparison.stream,
+            comparison.compared,
+            comparison.requeued,
+        )
+    return outcome
