@@ -33,7 +33,7 @@ class SchemaWarning:
         entry = {
             "code": self.code,
             "message": self.message,
-            "collection": self.collection,
+            "collection": str(self.collection),  # it may be an Nsid, which encoders do not know
             "schemaVersion": self.schema_version,
             "sunset": format_time(self.sunset) if self.sunset else None,
             "replacedBy": self.replaced_by,

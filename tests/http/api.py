@@ -19,9 +19,11 @@ from litestar.types import ASGIApp
 
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.container import Container, local_issuer
+from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
+from cdv_core.ports.schemas import SchemaSource
 from cdv_http.app import create_app
 from tests.fakes.clock import FakeClock
 
@@ -145,12 +147,17 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, clock: FakeClock | None = None, **settings: object) -> AsyncIterator[Api]:
+async def serving(
+    data_dir: Path, clock: FakeClock | None = None, schemas: SchemaSource | None = None, **settings: object
+) -> AsyncIterator[Api]:
     """Serve a vault kept in `data_dir`, under these settings and no others, until the block ends."""
     chosen = Settings.embedded(data_dir).model_copy(update=settings)
     app = create_app(chosen)
     async with AsyncExitStack() as stack:
-        with Container.clock.override(providers.Object(clock or SystemClock())):
+        with (
+            Container.clock.override(providers.Object(clock or SystemClock())),
+            Container.schemas.override(providers.Object(schemas or BundledSchemas())),
+        ):
             await stack.enter_async_context(_lifespan(app))
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # each has its own names for ASGI's types
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://vault.test"))
