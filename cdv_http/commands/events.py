@@ -1,0 +1,187 @@
+"""`cdv events`: print what the op log holds, follow what comes, and repair streams that have lost something."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+
+from cdv_core.domain.times import format_time
+from cdv_core.errors import Unavailable
+from cdv_core.ports.clock import Clock
+from cdv_core.ports.outbox import OpLogEntry, Outbox
+from cdv_core.use_cases.outbox import Comparison, Relay
+
+_PAGE_ENTRIES: Final = 1000
+_POLL_SECONDS: Final = 0.5  # ours: how long after its commit an event may be printed
+_LATE: Final = timedelta(seconds=30)  # ours: longer than a write may take from getting its sequence to its commit
+_PATIENCE_SECONDS: Final = 30.0  # ours: for the broker to be reached and for another relay to finish
+_RETRY_SECONDS: Final = 0.2
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class EventsAccess:
+    """What the commands work on. `relay`: None when no broker is configured."""
+
+    outbox: Outbox
+    clock: Clock
+    relay: Relay | None = None
+
+
+OpenEvents: TypeAlias = Callable[[], AbstractAsyncContextManager[EventsAccess]]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], open_events: OpenEvents) -> None:
+    """Add `events` to the subparsers. `open_events`: opens the database, and the broker if there is one."""
+    parser = commands.add_parser("events", help="print and follow events, repair streams")
+    parser.add_argument("--follow", action="store_true", help="go on with what comes; without --from only with that")
+    parser.add_argument("--from", dest="first", type=int, metavar="SEQ", help="begin with this op-log sequence")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.set_defaults(run=lambda arguments: asyncio.run(print_events(arguments, open_events)))
+    subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
+    reconciling = subcommands.add_parser("reconcile", help="find and publish again what a stream has lost")
+    reconciling.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object per line")
+    reconciling.set_defaults(run=lambda arguments: asyncio.run(reconcile(arguments, open_events)))
+
+
+async def print_events(arguments: argparse.Namespace, open_events: OpenEvents) -> int:
+    """Print one event per line: those there are, or without an end."""
+    async with open_events() as access:
+        outbox, first = access.outbox, arguments.first
+        if arguments.follow:
+            entries = follow(outbox, access.clock, await _end(outbox) if first is None else first - 1)
+        else:
+            entries = _read(outbox, 0 if first is None else first - 1)
+        async with aclosing(entries):
+            async for entry in entries:
+                print(_as_json(entry) if arguments.json else _as_text(entry), flush=True)
+    return 0
+
+
+async def reconcile(
+    arguments: argparse.Namespace, open_events: OpenEvents, patience_seconds: float = _PATIENCE_SECONDS
+) -> int:
+    """Compare the streams with the op log, print what was found, and publish what was missing.
+
+    Raises: Unavailable: the broker is not reached, or another relay does not finish.
+    """
+    async with open_events() as access:
+        relay = access.relay
+        if relay is None:
+            print("cdv: no broker is configured (CDV_NATS_URL): events stay in the op log", file=sys.stderr)
+            return 1
+        comparisons = await _patiently(relay.reconcile, patience_seconds)
+        for comparison in comparisons:
+            print(_report(comparison, as_json=arguments.json), flush=True)
+
+        async def publish() -> bool | None:
+            """Return whether there is nothing left to publish; None if this run came to nothing."""
+            outcome = await relay.run_once()
+            if not outcome.leased or (outcome.waiting and not outcome.published):
+                return None
+            return not (outcome.published or outcome.comparisons)
+
+        if any(comparison.requeued for comparison in comparisons):
+            while not await _patiently(publish, patience_seconds):
+                pass
+    return 0
+
+
+async def follow(
+    outbox: Outbox, clock: Clock, after: int, *, poll_seconds: float = _POLL_SECONDS
+) -> AsyncGenerator[OpLogEntry]:
+    """Yield the entries after that sequence, then what comes, without an end.
+
+    In op-log order, but that an entry that commits late, with a lower sequence than others, comes late. None is missed
+    for that: while a sequence is missing that may still be committed, the log is read again from there.
+    """
+    yielded: dict[int, datetime] = {}
+    while True:
+        position = after
+        while page := await outbox.read(position, _PAGE_ENTRIES):
+            position = page[-1].sequence
+            for entry in page:
+                if entry.sequence not in yielded:
+                    yielded[entry.sequence] = entry.event.occurred_at
+                    yield entry
+            after = _settled(after, yielded, clock.now() - _LATE)
+            yielded = {sequence: at for sequence, at in yielded.items() if sequence > after}
+        await asyncio.sleep(poll_seconds)
+
+
+def _settled(after: int, yielded: dict[int, datetime], before: datetime) -> int:
+    """Return the sequence up to which nothing can be committed any more."""
+    settled = max((sequence for sequence, occurred_at in yielded.items() if occurred_at < before), default=after)
+    while settled + 1 in yielded:
+        settled += 1
+    return settled
+
+
+async def _read(outbox: Outbox, after: int) -> AsyncGenerator[OpLogEntry]:
+    while page := await outbox.read(after, _PAGE_ENTRIES):
+        for entry in page:
+            yield entry
+        after = page[-1].sequence
+
+
+async def _end(outbox: Outbox) -> int:
+    """Return the last sequence there is, found by bisection."""
+    low, high = 0, 1
+    while await outbox.read(high - 1, 1):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if await outbox.read(middle - 1, 1):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+async def _patiently(call: Callable[[], Awaitable[Answer | None]], patience_seconds: float) -> Answer:
+    """Return the first answer that is not None. Raises: Unavailable: none came, as long as we waited."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_seconds
+    while True:
+        problem = Unavailable("events")
+        try:
+            answer = await call()
+        except Unavailable as error:
+            problem = error
+        else:
+            if answer is not None:
+                return answer
+        if loop.time() >= deadline:
+            raise problem
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _as_json(entry: OpLogEntry) -> str:
+    line = {
+        "sequence": entry.sequence,
+        "eventId": entry.event.event_id,
+        "streamSequence": entry.stream_sequence,
+        "event": msgspec.Raw(entry.event.envelope),
+    }
+    return msgspec.json.encode(line).decode()
+
+
+def _as_text(entry: OpLogEntry) -> str:
+    uri = msgspec.json.decode(entry.event.envelope)["payload"]["uri"]
+    published = "waiting" if entry.stream_sequence is None else f"published as {entry.stream_sequence}"
+    return f"{entry.sequence}  {format_time(entry.event.occurred_at)}  {entry.event.subject}  {uri}  {published}"
+
+
+def _report(comparison: Comparison, *, as_json: bool) -> str:
+    if as_json:
+        return msgspec.json.encode(comparison).decode()
+    return f"{comparison.stream}: {comparison.compared} compared, {comparison.requeued} lost and published again"
