@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from dependency_injector import containers, providers
 from loguru import logger
@@ -23,70 +24,28 @@ from cdv_adapters.media.sqlite import SqliteMediaStore
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.sqlite import SqliteRecordStore
 from cdv_adapters.schemas.bundled import BundledSchemas
+from cdv_adapters.secrets.references import SecretReferences
+from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
 from cdv_core.errors import CannotStart, Unavailable
-from cdv_core.ports.blobs import ServedBlobStore
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
-from cdv_core.ports.tokens import TokenVerifier
 from cdv_core.use_cases.media import Media, MediaPolicy
+from cdv_core.use_cases.outbox import Relay
 from cdv_core.use_cases.records import Records, SchemaPolicy
 from cdv_core.vault import Vault
 
 if TYPE_CHECKING:
     from cdv_adapters.blobs.s3 import S3BlobStore
     from cdv_adapters.database.postgres import PostgresDatabase
+    from cdv_adapters.events.nats import NatsEventBus
     from cdv_adapters.schemas.url import UrlSchemas
     from cdv_adapters.tokens.jwks import JwksTokenVerifier
 
 _SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
 _SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well
-
-
-@dataclass(frozen=True, slots=True)
-class Dependency:
-    """Something the service needs. `check` returns when it is up and raises a CdvError when it is not."""
-
-    name: Literal["database", "object_store", "events", "issuer", "schemas"]
-    critical: bool
-    check: Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """Work off the request path, to be done again and again. Safe with any number of replicas doing it.
-
-    `until_done`: it is begun at once, and not repeated after it has succeeded.
-    """
-
-    name: str
-    every_seconds: float
-    do: Callable[[], Awaitable[object]]
-    until_done: bool = False
-
-
-@dataclass(slots=True)
-class Service:
-    """The vault with everything around it that serving it takes.
-
-    `served_blobs`: set when media goes through the service itself. `public_keys`: the built-in issuer's JWKS, None
-    when tokens come from elsewhere.
-    """
-
-    settings: Settings
-    vault: Vault
-    tokens: TokenVerifier
-    dependencies: list[Dependency]
-    chores: list[Chore]
-    served_blobs: ServedBlobStore | None = None
-    public_keys: dict[str, Any] | None = None
-    draining: bool = False
-
-    @property
-    def reads_need_token(self) -> bool:
-        return self.settings.read_auth == "token"
 
 
 def local_issuer(settings: Settings, key_file: Path | None = None) -> LocalIssuer:
@@ -113,11 +72,50 @@ def _which(value: object) -> str:
     return "embedded" if value is None else "production"
 
 
-def _postgres(settings: Settings) -> PostgresDatabase:
+@dataclass(frozen=True, slots=True)
+class PostgresAccess:
+    """Where the database is, without its password, and what gives the present one; None if none is needed."""
+
+    dsn: str
+    password: Callable[[], Awaitable[str]] | None
+
+
+async def _postgres_access(settings: Settings, secrets: SecretReferences) -> PostgresAccess:
+    """Read the DSN: it may be a reference as a whole, and its password may be one."""
+    from cdv_adapters.database.postgres import split_password
+
+    assert settings.db_dsn is not None, "asked only with a DSN"  # noqa: S101
+    given = settings.db_dsn.get_secret_value()
+    dsn, password = split_password(await secrets.get(given))
+    if password is None:
+        return PostgresAccess(dsn, None)
+
+    async def present() -> str:
+        _, current = split_password(await secrets.get(given))
+        return await secrets.get(current or "")
+
+    return PostgresAccess(dsn, present)
+
+
+def _postgres(access: PostgresAccess) -> PostgresDatabase:
     from cdv_adapters.database.postgres import PostgresDatabase
 
-    assert settings.db_dsn is not None, "selected only with a DSN"  # noqa: S101
-    return PostgresDatabase(settings.db_dsn.get_secret_value())
+    return PostgresDatabase(access.dsn, password=access.password)
+
+
+def _nats(settings: Settings, secrets: SecretReferences) -> NatsEventBus:
+    from cdv_adapters.events.nats import NatsEventBus
+    from cdv_adapters.events.nats_connection import NatsAccess
+
+    assert settings.nats_url is not None, "made only with an address"  # noqa: S101
+    url, credentials = settings.nats_url, settings.nats_creds
+    # Asked again at every connection, so that a rotated secret is taken up.
+    return NatsEventBus(
+        NatsAccess(
+            partial(secrets.get, url.get_secret_value()),
+            None if credentials is None else partial(secrets.get, credentials.get_secret_value()),
+        )
+    )
 
 
 def _postgres_records(database: PostgresDatabase) -> RecordStore:
@@ -138,19 +136,24 @@ def _postgres_outbox(database: PostgresDatabase) -> Outbox:
     return PostgresOutbox(database)
 
 
-def _s3(settings: Settings, clock: SystemClock) -> S3BlobStore:
+def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3BlobStore:
     from cdv_adapters.blobs.s3 import S3BlobStore
 
     assert settings.s3_endpoint is not None, "selected only with an endpoint"  # noqa: S101
     assert settings.s3_bucket is not None, "the settings require it with an endpoint"  # noqa: S101
     access, secret = settings.s3_access_key, settings.s3_secret_key
-    keys = None if access is None or secret is None else (access.get_secret_value(), secret.get_secret_value())
+
+    async def keys() -> tuple[str, str]:
+        assert access is not None, "asked only with keys"  # noqa: S101
+        assert secret is not None, "the settings require both or neither"  # noqa: S101
+        return await secrets.get(access.get_secret_value()), await secrets.get(secret.get_secret_value())
+
     return S3BlobStore(
         endpoint=settings.s3_endpoint,
         bucket=settings.s3_bucket,
         clock=clock,
         region=settings.s3_region,
-        keys=None if keys is None else lambda: keys,
+        keys=None if access is None else keys,
     )
 
 
@@ -173,7 +176,9 @@ class Container(containers.DeclarativeContainer):
     """The vault's parts. A Selector picks the embedded or the production adapter by what is configured."""
 
     settings = providers.Dependency(instance_of=Settings)
+    postgres_access = providers.Dependency(instance_of=PostgresAccess)
 
+    secrets = providers.Singleton(SecretReferences, settings.provided.env)
     clock = providers.Singleton(SystemClock)
     ids = providers.Singleton(UlidSource)
     schemas = providers.Selector(
@@ -184,7 +189,7 @@ class Container(containers.DeclarativeContainer):
 
     _database = providers.Callable(_which, settings.provided.db_dsn)
     sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call("vault.sqlite3"))
-    postgres = providers.Singleton(_postgres, settings)
+    postgres = providers.Singleton(_postgres, postgres_access)
     database = providers.Selector(_database, embedded=sqlite, production=postgres)
     record_store = providers.Selector(
         _database,
@@ -205,7 +210,7 @@ class Container(containers.DeclarativeContainer):
     blobs = providers.Selector(
         providers.Callable(_which, settings.provided.s3_endpoint),
         embedded=providers.Singleton(FilesystemBlobStore, settings.provided.data_dir.joinpath.call("media"), clock),
-        production=providers.Singleton(_s3, settings, clock),
+        production=providers.Singleton(_s3, settings, clock, secrets),
     )
 
     issuer = providers.Singleton(local_issuer, settings)
@@ -242,6 +247,9 @@ class Container(containers.DeclarativeContainer):
     )
     vault = providers.Singleton(Vault, records, media)
 
+    bus = providers.Singleton(_nats, settings, secrets)
+    relay = providers.Singleton(Relay, outbox, bus, clock, ids)
+
 
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
@@ -253,13 +261,16 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
     async with AsyncExitStack() as stack:
         if None in {settings.db_dsn, settings.s3_endpoint, settings.jwt_issuer} or settings.specs_url is not None:
             make_data_dir(settings)
-        await migrate(settings)
+        if settings.db_dsn is not None:
+            await _reach(container)
         database = await stack.enter_async_context(container.database())
         blobs, tokens = container.blobs(), container.tokens()
         service = Service(
             settings,
             container.vault(),
             tokens,
+            container.outbox(),
+            container.clock(),
             dependencies=[
                 Dependency("database", critical=True, check=database.ping),
                 Dependency("object_store", critical=False, check=blobs.check),
@@ -279,6 +290,10 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
         else:
             stack.push_async_callback(tokens.keys.aclose)
             service.dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
+        if settings.nats_url is not None:
+            bus = await stack.enter_async_context(container.bus())
+            service.relay = container.relay()
+            service.dependencies.append(Dependency("events", critical=False, check=bus.check))
         if settings.specs_url is not None:
             schemas = container.schemas()
             stack.callback(schemas.close)
@@ -303,15 +318,20 @@ async def migrate(settings: Settings) -> list[str]:
 
     SQLite is migrated when it is opened. Raises: CannotStart.
     """
-    if settings.db_dsn is None:
-        return []
+    return [] if settings.db_dsn is None else await _reach(Container(settings=providers.Object(settings)))
+
+
+async def _reach(container: Container) -> list[str]:
+    """Find out where Postgres is, and migrate it."""
     from cdv_adapters.database.postgres import migrate as migrate_postgres
 
     try:
-        return await migrate_postgres(settings.db_dsn.get_secret_value())
+        access = await _postgres_access(container.settings(), container.secrets())
+        container.postgres_access.override(providers.Object(access))
+        return await migrate_postgres(access.dsn, password=access.password)
     except Unavailable as error:
         remedy = "start it, or correct CDV_DB_DSN"
-        raise CannotStart("reach the database", str(error.__cause__ or error), remedy) from error
+        raise CannotStart(f"reach the {error.dependency}", str(error.__cause__ or error), remedy) from error
 
 
 async def _purge(container: Container) -> int:

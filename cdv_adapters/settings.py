@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -26,6 +26,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
+SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
+_DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
 
 
@@ -183,6 +185,12 @@ class Settings(BaseSettings):
             for name, value in needed.items():
                 if value is None:
                     yield f"{name}: required when CDV_ENV is {self.env}"
+            for name in ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage"):
+                if _holds_plaintext(name, getattr(self, name)):
+                    yield (
+                        f"CDV_{name.upper()}: a secret in plain text is refused when CDV_ENV is {self.env}; "
+                        f"give a reference ({', '.join(SECRET_REFERENCES)})"
+                    )
             if "*" in self.cors_allowed_origins:
                 yield "CDV_CORS_ALLOWED_ORIGINS: * is for CDV_ENV=dev only; list exact origins"
         elif self.s3_endpoint is not None and self.s3_bucket is None:
@@ -273,6 +281,23 @@ def markdown_table() -> str:
         default = "" if value in {None, ""} else f"`{value}`"
         rows.append(f"| `CDV_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
+
+
+def _holds_plaintext(name: str, value: SecretStr | None) -> bool:
+    """Say whether a secret stands in the setting itself: all of it, or the password of an address."""
+    if value is None or value.get_secret_value().startswith(SECRET_REFERENCES):
+        return False
+    if name in {"s3_access_key", "s3_secret_key", "nats_creds"}:
+        return True
+    address = value.get_secret_value()
+    passwords = [unquote(part) for part in _DSN_PASSWORD.findall(address)]
+    for each in address.split(",") if "://" in address else ():
+        user_info, at, _ = each.rpartition("@")
+        user, colon, password = user_info.rpartition("//")[2].partition(":")
+        if at:
+            # An address of NATS may hold a token where others hold a name.
+            passwords.append(unquote(password) if colon else unquote(user) if name == "nats_url" else "")
+    return any(password and not password.startswith(SECRET_REFERENCES) for password in passwords)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

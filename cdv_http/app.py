@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from litestar import Litestar
 from litestar.exceptions import HTTPException
@@ -20,6 +20,7 @@ from cdv_http.middleware.cors import CorsMiddleware
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.guard import GuardMiddleware
 from cdv_http.rate_limits import RateLimits
+from cdv_http.relay import relaying
 from cdv_http.routes import blobs, docs, health, media, records
 from cdv_http.routes.options import options_of
 
@@ -34,7 +35,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-        async with open_service(chosen) as service, doing(service.chores):
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(open_service(chosen))
+            await stack.enter_async_context(doing(service.chores))
+            if service.relay is not None:
+                service.wrote = await stack.enter_async_context(relaying(service.relay))
             app.state["service"] = service
             yield
             service.draining = True

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from loguru import logger
 
-from cdv_adapters.container import Chore
+from cdv_adapters.service import Chore
 from cdv_core.errors import CdvError
 
 

@@ -7,7 +7,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cdv_adapters.container import migrate as migrate_database
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
+from cdv_http.commands import events
 from cdv_http.server import serve
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
@@ -74,7 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("openapi", help="print the OpenAPI document")
     command.set_defaults(run=_openapi)
 
+    events.add_parser(commands, _open_events)
     return parser
+
+
+@asynccontextmanager
+async def _open_events() -> AsyncGenerator[events.EventsAccess, None]:
+    async with open_service(_settings()) as service:
+        yield events.EventsAccess(service.outbox, service.clock, service.relay)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

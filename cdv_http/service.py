@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdv_adapters.container import Service
 from litestar import Request
+
+from cdv_adapters.service import Service
 
 
 def service_of(request: Request[Any, Any, Any]) -> Service:

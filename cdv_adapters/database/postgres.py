@@ -284,6 +284,20 @@ def _migrations() -> list[tuple[str, str]]:
     return [(it.name.removesuffix(".sql"), it.read_text(encoding="utf-8").split("-- rollback:")[0]) for it in scripts]
 
 
+def split_password(dsn: str) -> tuple[str, str | None]:
+    """Return the connection string without its password, and the password, None if it has none.
+
+    Raises: CannotStart: it cannot be read.
+    """
+    try:
+        parameters = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # Not from the error: it quotes what it could not read, and that may be the password.
+        raise CannotStart("read the connection string", "it is not one", "correct CDV_DB_DSN") from None
+    password = parameters.pop("password", None)
+    return make_conninfo("", **parameters), None if password is None else str(password)
+
+
 def _conninfo(dsn: str, startup: str = "") -> str:
     """Return `dsn` with what it leaves unsaid. Its own start-up options come last and win."""
     parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(dsn)}

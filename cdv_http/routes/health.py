@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import msgspec
-from cdv_adapters.container import Dependency
 from litestar import Response, get
 from loguru import logger
 
+from cdv_adapters.service import Dependency
 from cdv_core.errors import CdvError
 from cdv_http.answers import success
 from cdv_http.error_responses import error_bytes

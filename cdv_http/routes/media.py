@@ -41,6 +41,7 @@ async def finalize(request: AnyRequest) -> Response[bytes]:
         subject=subject,
         correlation_id=request.scope["state"]["correlation_id"],
     )
+    service.wrote()
     return success(asset_view(asset))
 
 

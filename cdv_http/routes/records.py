@@ -45,6 +45,7 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
         subject=subject,
         correlation_id=request.scope["state"]["correlation_id"],
     )
+    service.wrote()
     meta = Warnings([warning.as_json for warning in receipt.warnings]) if receipt.warnings else None
     return success(record_receipt(receipt), meta, _receipt_headers(receipt))
 

@@ -149,6 +149,38 @@ def test_outside_dev_nothing_falls_back_to_files_or_to_our_own_issuer(monkeypatc
         monkeypatch.setenv(name, PRODUCTION[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [
+        ("CDV_DB_DSN", "postgresql://cdv:hunter2@db/cdv", True),
+        ("CDV_DB_DSN", "postgresql://db/cdv?user=cdv&password=hunter2", True),
+        ("CDV_DB_DSN", "host=db user=cdv password = 'hunter2'", True),
+        ("CDV_DB_DSN", "postgresql://cdv@db/cdv", False),
+        ("CDV_DB_DSN", "postgresql://cdv:file%3A%2Frun%2Fdb@db/cdv", False),
+        ("CDV_DB_DSN", "host=db user=cdv password=file:/run/db", False),
+        ("CDV_DB_DSN", "vault:kv/cdv#dsn", False),
+        ("CDV_NATS_URL", "nats://nats:4222", False),
+        ("CDV_NATS_URL", "nats://a:4222,nats://cdv:hunter2@b:4222", True),
+        ("CDV_NATS_URL", "nats://hunter2@nats", True),
+        ("CDV_NATS_CREDS", "hunter2", True),
+        ("CDV_NATS_CREDS", "file:/run/nats.creds", False),
+        ("CDV_RATE_LIMIT_STORAGE", "redis://:hunter2@redis:6379", True),
+        ("CDV_RATE_LIMIT_STORAGE", "redis://redis:6379", False),
+        ("CDV_S3_ACCESS_KEY", "hunter2", True),
+    ],
+)
+def test_outside_dev_a_secret_in_plain_text_is_refused(monkeypatch, name, value, refused):
+    environment(
+        monkeypatch, **PRODUCTION | {"CDV_S3_ACCESS_KEY": "file:/a", "CDV_S3_SECRET_KEY": "awskms:aGk="} | {name: value}
+    )
+    if refused:
+        [problem] = problems()
+        assert problem.startswith(f"{name}: a secret in plain text")
+        assert "hunter2" not in problem
+    else:
+        assert read_settings().env == "prod"
+
+
 def test_any_origin_is_for_dev_only(monkeypatch):
     environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS="*")
     assert read_settings().cors_allowed_origins == ("*",)
