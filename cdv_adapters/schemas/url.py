@@ -23,7 +23,6 @@ from cdv_core.domain.documents import CatalogueRefused, Problem
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
 
-REFRESH_SECONDS: Final = 300  # ours: how soon a community's change is in force
 REFRESH_MAX_SECONDS: Final = 240  # ours: long enough to fetch and compile ten thousand documents
 
 # Between two documents the compiling thread sleeps: requests then run without waiting for Python's lock.
@@ -190,6 +189,19 @@ class UrlSchemas:
             previous=self._catalogue,
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )
+
+
+def fetch_catalogue(url: str) -> Catalogue:
+    """Return the catalogue at `url`, fetched and built at once, nothing kept. Blocks.
+
+    Raises: ValueError: not a URL that we follow. FetchFailed. CatalogueRefused.
+    """
+    source = SpecsUrl(url)
+    try:
+        index = read_index(source.index(Stamp()).body or b"")
+        return build_catalogue(index, source.documents(it.path for it in index.documents()))
+    finally:
+        source.close()
 
 
 def _is_unchanged(ref: DocumentRef, known: Mapping[str, bytes]) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import total_ordering
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from cdv_core.errors import InvalidField
-
-Change = Literal["none", "patch", "minor", "major"]
 
 _VERSION_MAX_CHARS: Final = 64  # ours
 _NUMBER: Final = r"(?:0|[1-9][0-9]*)"

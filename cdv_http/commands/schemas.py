@@ -1,0 +1,199 @@
+"""`cdv schemas`: look at the catalogue, judge a change to it, and rehearse one on the records that are stored."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from cdv_adapters.schemas.bundled import bundled_catalogue
+from cdv_adapters.schemas.specs_url import FetchFailed
+from cdv_adapters.schemas.url import fetch_catalogue
+from cdv_core.domain.compatibility import broken_promises, compare
+from cdv_core.domain.documents import CatalogueRefused, parse_document
+from cdv_core.domain.identifiers import Nsid
+from cdv_core.domain.json_schema import SchemaDocument, SchemaRefused
+from cdv_core.domain.lexicon import is_lexicon, translate
+from cdv_core.domain.records import StoredRecord
+from cdv_core.domain.rehearsal import Rehearsal
+from cdv_core.domain.schemas import Catalogue, Collection, Schema
+from cdv_core.domain.times import format_time
+from cdv_core.domain.validators import compile_validator
+from cdv_core.errors import InvalidField, SchemaVersionUnknown
+
+_FAILED, _MISUSED = 1, 2
+_PROGRESS_RECORDS: Final = 10_000
+
+SpecsUrlOf: TypeAlias = Callable[[], str | None]
+OpenRecords: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterator[StoredRecord]]]
+
+
+def add_parser(
+    commands: Any,  # noqa: ANN401 - what add_subparsers returns, which argparse gives no public name
+    specs_url: SpecsUrlOf,
+    open_records: OpenRecords,
+) -> None:
+    """Add `schemas` to the subparsers.
+
+    `specs_url`: the catalogue's URL by the settings, None for the bundled one. `open_records`: opens the store and
+    gives every record in it.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser("schemas", help="look at the schema catalogue, judge changes")
+    subcommands = parser.add_subparsers(title="subcommands", required=True, metavar="SUBCOMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = subcommands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=lambda arguments: _reported(run, arguments))
+        return command
+
+    def catalogue(arguments: argparse.Namespace) -> Catalogue:
+        url = arguments.specs_url or specs_url()
+        return bundled_catalogue() if url is None else fetch_catalogue(url)
+
+    command = add("list", lambda it: list_schemas(catalogue(it)), "list the collections and their versions")
+    _with_url(command)
+
+    command = add("show", lambda it: show(catalogue(it), it.collection, it.version), "print a schema document")
+    _with_url(command)
+    command.add_argument("collection", help="such as com.registryaccord.feed.post")
+    command.add_argument("version", nargs="?", help="such as 1.0.0; without it, the latest stable one")
+
+    command = add("validate", lambda it: _validate(it, catalogue), "say whether a file is a schema that can be used")
+    _with_url(command)
+    command.add_argument("file", type=Path, help="a JSON Schema or a Lexicon")
+    command.add_argument("--collection", help="the file is a record instead: judge it by this collection's schema")
+    command.add_argument("--schema-version", metavar="VERSION", help="by this version, not the latest stable one")
+
+    command = add("diff", lambda it: diff(it.old, it.new), "say how much a new schema changes an old one, and why")
+    command.add_argument("old", type=Path, metavar="OLD", help="schema document")
+    command.add_argument("new", type=Path, metavar="NEW", help="schema document")
+
+    command = add("check", lambda it: check(it.directory), "judge a whole catalogue before it is published")
+    command.add_argument("directory", type=Path, metavar="DIR", help="the folder with SPEC_INDEX.json")
+
+    text = "judge the stored records by a catalogue before switching to it"
+    command = add("rehearse", lambda it: asyncio.run(rehearse(fetch_catalogue(it.specs_url), open_records)), text)
+    command.add_argument("--specs-url", required=True, metavar="URL", help="the candidate: https:// or file://")
+
+
+def _with_url(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--specs-url", metavar="URL", help="the catalogue at this URL rather than CDV_SPECS_URL")
+
+
+def _reported(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Return the command's exit code, having said in plain words why it failed."""
+    try:
+        return run(arguments)
+    except CatalogueRefused as refused:
+        reasons, code = list(map(str, refused.problems)), _FAILED
+    except SchemaRefused as refused:
+        reasons, code = list(refused.reasons), _FAILED
+    except FetchFailed as failed:
+        reasons, code = [str(failed)], _FAILED
+    except OSError as error:
+        reasons, code = [f"{error.filename}: {error.strerror}"], _FAILED
+    except (ValueError, InvalidField) as wrong:
+        reasons, code = [str(wrong)], _MISUSED
+    for reason in reasons:
+        print(f"cdv: {reason}", file=sys.stderr)
+    return code
+
+
+def list_schemas(catalogue: Catalogue) -> int:
+    """Print a line for each version, the one that is used unless another is named marked with a star."""
+    for collection in catalogue:
+        for schema in collection.versions.values():
+            star = "*" if schema.version == collection.latest_stable else " "
+            print(f"{collection.name} {schema.version}{star} {_state(collection, schema)}".rstrip())
+    return 0
+
+
+def _state(collection: Collection, schema: Schema) -> str:
+    notes = [str(schema.status)]
+    if schema.sunset is not None:
+        notes.append(f"sunset {format_time(schema.sunset)}")
+    if schema.replaced_by is not None:
+        notes.append(f"replaced by {schema.replaced_by}")
+    if collection.visibility == "owner":
+        notes.append("readable by the owner only")
+    return ", ".join(notes)
+
+
+def show(catalogue: Catalogue, collection: str, version: str | None) -> int:
+    """Print the document as it was published."""
+    sys.stdout.buffer.write(_schema(catalogue, collection, version).document)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _schema(catalogue: Catalogue, collection: str, version: str | None) -> Schema:
+    entry = catalogue.collection(Nsid.parse(collection, "collection"))
+    chosen = version or entry.latest_stable or ""
+    if chosen not in entry.versions:
+        raise SchemaVersionUnknown(collection, version or "latestStable")
+    return entry.versions[chosen]
+
+
+def _validate(arguments: argparse.Namespace, catalogue: Callable[[argparse.Namespace], Catalogue]) -> int:
+    if arguments.collection is None:
+        _read_schema(arguments.file)
+        print(f"{arguments.file}: can be used")
+        return 0
+    schema = _schema(catalogue(arguments), arguments.collection, arguments.schema_version)
+    violations = schema.violations(parse_document(arguments.file.read_bytes()))
+    for violation in violations:
+        print(f"{violation.pointer or '/'}: {violation.rule}: {violation.message}")
+    if not violations:
+        print(f"{arguments.file}: satisfies {schema.collection} {schema.version}")
+    return _FAILED if violations else 0
+
+
+def _read_schema(path: Path) -> SchemaDocument:
+    """Raises: OSError, ValueError: not JSON, SchemaRefused."""
+    document = parse_document(path.read_bytes())
+    if isinstance(document, dict) and is_lexicon(document):
+        document = translate(document, Nsid.parse(str(document.get("id")), "id"), {})
+    return compile_validator(document).document
+
+
+def diff(old: Path, new: Path) -> int:
+    """Print patch, minor or major, then a line for each reason."""
+    difference = compare(_read_schema(old), _read_schema(new))
+    print(difference.change)
+    for reason in difference.reasons:
+        print(f"  {reason}")
+    return 0
+
+
+def check(directory: Path) -> int:
+    """Print every step between versions whose number promises less change than there is. Raises CatalogueRefused."""
+    catalogue = fetch_catalogue(directory.resolve().as_uri())
+    broken = list(broken_promises(catalogue))
+    for promise in broken:
+        print(promise)
+    if not broken:
+        versions = sum(len(it.versions) for it in catalogue)
+        print(f"{directory}: {len(catalogue)} collections, {versions} versions, nothing to object to")
+    return _FAILED if broken else 0
+
+
+async def rehearse(catalogue: Catalogue, open_records: OpenRecords) -> int:
+    """Judge every stored record by the catalogue's latest stable schemas; print how many would be refused, and why."""
+    rehearsal = Rehearsal(catalogue)
+    async with open_records() as records:
+        async for record in records:
+            rehearsal.add(record.uri.collection, record.value_json)
+            if rehearsal.records % _PROGRESS_RECORDS == 0:
+                failing = rehearsal.failing.total()
+                print(f"{rehearsal.records} records, {failing} would be refused", file=sys.stderr, flush=True)
+    for collection, count in sorted(rehearsal.failing.items()):
+        print(f"{collection}: {count} would be refused")
+        for (name, rule), times in sorted(rehearsal.broken.items()):
+            if name == collection:
+                print(f"  {rule}: {times}")
+    print(f"{rehearsal.records} records, {rehearsal.failing.total()} would be refused")
+    return _FAILED if rehearsal.failing else 0
