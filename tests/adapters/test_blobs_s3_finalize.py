@@ -11,7 +11,7 @@ from cdv_core.domain.media import AssetState
 from cdv_core.errors import Unavailable
 from cdv_core.use_cases.media import Media, MediaPolicy
 from conformance.ports.blobs import SystemClock
-from tests.adapters.s3_stores import IMPATIENT, PATIENCE_SECONDS, open_store, request
+from tests.adapters.s3_stores import PATIENCE_SECONDS, open_store, request
 from tests.fakes.clock import FakeClock
 from tests.fakes.ids import FakeIdSource
 from tests.fakes.media import FakeMediaStore
@@ -57,7 +57,7 @@ async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
 ):
     bucket = own_s3_server.create_bucket()
     assets, clock, ids = FakeMediaStore(), FakeClock(SystemClock().now()), FakeIdSource()
-    with open_store(bucket.endpoint, bucket, **IMPATIENT) as blobs:
+    with open_store(bucket.endpoint, bucket) as blobs:
         media = Media(assets, KilledAround(blobs, own_s3_server, when, method), clock, ids, POLICY)
         upload = await media.init_upload(did="did:plc:abc", mime_type="image/png", size=len(PNG))
         assert request("PUT", upload.url, PNG).status == 200
@@ -83,7 +83,7 @@ async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
 async def test_a_sweep_that_the_store_interrupts_is_taken_up_again(own_s3_server: S3Server):
     bucket = own_s3_server.create_bucket()
     assets, clock, ids = FakeMediaStore(), FakeClock(SystemClock().now()), FakeIdSource()
-    with open_store(bucket.endpoint, bucket, **IMPATIENT) as blobs:
+    with open_store(bucket.endpoint, bucket) as blobs:
         media = Media(assets, KilledAround(blobs, own_s3_server, "after", "delete"), clock, ids, POLICY)
         upload = await media.init_upload(did="did:plc:abc", mime_type="image/png", size=len(PNG))
         assert request("PUT", upload.url, PNG).status == 200

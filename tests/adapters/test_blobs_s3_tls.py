@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from urllib3.exceptions import SSLError
 
 from conformance.ports.blobs import SystemClock
-from tests.adapters.s3_stores import IMPATIENT, open_store, unavailable
+from tests.adapters.s3_stores import open_store, unavailable
 from tests.fakes.s3 import Answer, ScriptedS3
 
 
@@ -52,7 +52,7 @@ def server(certificate: Path) -> Iterator[ScriptedS3]:
 
 
 async def test_a_store_that_nobody_vouches_for_is_not_talked_to(server: ScriptedS3):
-    with open_store(server.url, **IMPATIENT) as store:
+    with open_store(server.url) as store:
         cause = await unavailable(store.check())
 
     assert "CERTIFICATE_VERIFY_FAILED" in str(cause)
@@ -61,10 +61,10 @@ async def test_a_store_that_nobody_vouches_for_is_not_talked_to(server: Scripted
 
 
 async def test_a_store_that_a_named_authority_vouches_for_is(server: ScriptedS3, certificate: Path):
-    with open_store(server.url, ca_file=certificate, **IMPATIENT) as store:
+    with open_store(server.url, ca_file=certificate) as store:
         await store.check()
 
 
 async def test_a_certificate_for_another_host_is_refused(server: ScriptedS3, certificate: Path):
-    with open_store(server.url.replace("127.0.0.1", "localhost"), ca_file=certificate, **IMPATIENT) as store:
+    with open_store(server.url.replace("127.0.0.1", "localhost"), ca_file=certificate) as store:
         assert "CERTIFICATE_VERIFY_FAILED" in str(await unavailable(store.check()))
