@@ -202,12 +202,18 @@ async def test_latency_delays_each_answer(subject: Subject, proxy: FaultProxy):
     assert anyio.current_time() - started >= 0.2  # once each way
 
 
-async def test_cut_once_resets_open_connections_and_lets_new_ones_through(postgres_dsn: str):
+@pytest.mark.parametrize("cut", [FaultProxy.cut, FaultProxy.cut_once])
+async def test_an_open_connection_is_reset(postgres_dsn: str, cut: Callable[[FaultProxy], None]):
     with FaultProxy(postgres_dsn) as proxy:
         async with await psycopg.AsyncConnection.connect(proxy.url) as connection:
-            proxy.cut_once()
+            cut(proxy)
             with pytest.raises(psycopg.OperationalError):
                 await connection.execute("SELECT 1")
+
+
+async def test_cut_once_lets_new_connections_through(postgres_dsn: str):
+    with FaultProxy(postgres_dsn) as proxy:
+        proxy.cut_once()
         async with await psycopg.AsyncConnection.connect(proxy.url) as connection:
             await connection.execute("SELECT 1")
 
