@@ -9,6 +9,7 @@ from litestar import Response, get, put
 from litestar.response import Stream
 
 from cdv_core.ports.blobs import ServedBlobStore
+from cdv_http.error_responses import RequestRefused
 from cdv_http.requests import AnyRequest
 from cdv_http.service import service_of
 
@@ -33,7 +34,8 @@ async def download_blob(request: AnyRequest) -> Response[Any]:
     if part is None:
         start, stop, status = 0, content.size_bytes, 200
     elif part.start >= part.stop:
-        return Response(b"", status_code=416, headers={"Content-Range": f"bytes */{content.size_bytes}"})
+        reason = f"the file has {content.size_bytes} bytes, and none of those asked for"
+        raise RequestRefused(416, reason, {"Content-Range": f"bytes */{content.size_bytes}"})
     else:
         start, stop, status = part.start, part.stop, 206
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size_bytes}"
@@ -44,7 +46,8 @@ async def download_blob(request: AnyRequest) -> Response[Any]:
 def _part(header: str, size_bytes: int) -> range | None:
     """Return the bytes that a Range header asks for, empty if the object has none of them, None if it asks for all.
 
-    Of several ranges none is served: the whole object is a valid answer to them (RFC 9110, 14.2).
+    A range that ends before it begins is none (RFC 9110, 14.1.1), and of several none is served: the whole object is
+    a valid answer to them (14.2).
     """
     match = _RANGE.fullmatch(header)
     if match is None or match.groups() == ("", ""):
@@ -52,6 +55,8 @@ def _part(header: str, size_bytes: int) -> range | None:
     first, last = match.groups()
     if not first:
         return range(max(size_bytes - int(last), 0), size_bytes if int(last) else 0)
+    if last and int(last) < int(first):
+        return None
     stop = min(int(last) + 1, size_bytes) if last else size_bytes
     return range(int(first), stop) if int(first) < size_bytes else range(0)
 
