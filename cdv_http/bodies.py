@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from cdv_core.domain.canonical import parse_number
 from cdv_core.domain.media import Asset, AssetState
@@ -29,7 +29,7 @@ class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=Tru
 class UploadInitBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     did: str
     mime_type: str
-    size: Annotated[int, Meta(ge=1)]
+    size: int | float
     sha256: str | UnsetType = UNSET
     filename: str | UnsetType = UNSET
 
@@ -137,6 +137,16 @@ def _invalid_field(message: str) -> InvalidField:
 def given(value: str | UnsetType) -> str | None:
     """Return an optional member's value, None where it was left out. (JSON null is a wrong type, and refused.)"""
     return None if value is UNSET else value
+
+
+def whole_number(value: float, field: str) -> int:
+    """Return a number without a fractional part as the integer that it is: to JSON, 4 and 4.0 are the same.
+
+    Raises InvalidField.
+    """
+    if value != int(value):
+        raise InvalidField(field, "a whole number")
+    return int(value)
 
 
 def record_receipt(receipt: Receipt) -> RecordReceipt:

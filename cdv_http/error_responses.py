@@ -43,7 +43,7 @@ _OF_FRAMEWORK_STATUS: Final[dict[int, tuple[str, str]]] = {
 
 
 class RequestRefused(CdvError):
-    """The request never reached a use case. `status` is 400, 413 or 415; the code is CDV_BAD_REQUEST for all."""
+    """The request never reached a use case. `status` is 400, 413, 415 or 416; the code is CDV_BAD_REQUEST for all."""
 
     code = "CDV_BAD_REQUEST"
 
@@ -78,9 +78,9 @@ def error_bytes(code: str, message: str, correlation_id: str, details: dict[str,
     return msgspec.json.encode(ErrorEnvelope(body), enc_hook=_encodable)
 
 
-def _encodable(value: object) -> str:
-    """Return what msgspec does not encode by itself, the names that are subtypes of str, as text."""
-    return str(value)
+def _encodable(value: object) -> int | str:
+    """Return what msgspec does not encode by itself, subtypes of int (a setting in bytes) and str (names), as those."""
+    return int(value) if isinstance(value, int) else str(value)
 
 
 def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Response[bytes]:

@@ -167,6 +167,7 @@ def openapi_document() -> Json:
     types = [ErrorEnvelope, *(t for e in _ENDPOINTS for t in (e.body, e.answer, e.meta) if t is not None)]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     components["RecordView"]["properties"]["value"] = {"type": "object"}
+    components["UploadInitBody"]["properties"]["size"] = {"type": "integer", "minimum": 1}
     paths: Json = {}
     for endpoint in _ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Response, get, post
 
 from cdv_http.answers import success
-from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket
+from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
 from cdv_http.requests import AnyRequest, absolute_url, authenticate, read_json
 from cdv_http.service import service_of
 
@@ -20,7 +20,7 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
     upload = await service.vault.media.init_upload(
         did=body.did,
         mime_type=body.mime_type,
-        size=body.size,
+        size=whole_number(body.size, "size"),
         sha256=given(body.sha256),
         filename=given(body.filename),
         subject=subject,
