@@ -280,6 +280,8 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
                 Chore("sweep uploads", 60, container.media().sweep),
             ],
         )
+        if settings.db_dsn is not None:
+            service.readings.append(database.usage)
         if settings.s3_endpoint is None:
             service.served_blobs = blobs
         else:
@@ -290,6 +292,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
         else:
             stack.push_async_callback(tokens.keys.aclose)
             service.dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
+            service.readings.append(lambda: _issuer_readings(tokens))
         if settings.nats_url is not None:
             bus = await stack.enter_async_context(container.bus())
             service.relay = container.relay()
@@ -300,6 +303,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             await schemas.open(_SPECS_AT_START_SECONDS)
             service.dependencies.append(Dependency("schemas", critical=False, check=schemas.check))
             service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
+            service.readings.append(lambda: _catalogue_readings(schemas))
         yield service
 
 
@@ -337,6 +341,17 @@ async def _reach(container: Container) -> list[str]:
 async def _purge(container: Container) -> int:
     purged: int = await container.record_store().purge_expired_replies(container.clock().now(), limit=1000)
     return purged
+
+
+def _issuer_readings(tokens: JwksTokenVerifier) -> dict[str, float]:
+    state = tokens.keys.state
+    return {"issuer_keys_age_seconds": state.age_seconds or 0, "issuer_failing": float(state.failing)}
+
+
+def _catalogue_readings(schemas: UrlSchemas) -> dict[str, float]:
+    state = schemas.state
+    failing = float(state.outcome in {"failed", "refused"})
+    return {"catalogue_generated": state.generated_at.timestamp(), "catalogue_failing": failing}
 
 
 async def _provision(blobs: S3BlobStore, settings: Settings) -> None:

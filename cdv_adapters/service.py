@@ -43,7 +43,8 @@ class Service:
 
     `relay`: None when no broker is configured. `served_blobs`: set when media goes through the service itself.
     `public_keys`: the built-in issuer's JWKS, None when tokens come from elsewhere. `wrote`: to be called after a
-    write, so that its event need not wait.
+    write, so that its event need not wait. `readings`: each gives present values of an adapter's state,
+    by name, without I/O.
     """
 
     settings: Settings
@@ -58,6 +59,7 @@ class Service:
     public_keys: dict[str, Any] | None = None
     draining: bool = False
     wrote: Callable[[], None] = field(default=lambda: None)
+    readings: list[Callable[[], dict[str, float]]] = field(default_factory=list)
 
     @property
     def reads_need_token(self) -> bool:

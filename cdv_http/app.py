@@ -16,6 +16,7 @@ from cdv_core.errors import CdvError
 from cdv_http.chores import doing
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
 from cdv_http.logs import set_up_logs
+from cdv_http.metrics import observe_relay
 from cdv_http.middleware.cors import CorsMiddleware
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.guard import GuardMiddleware
@@ -39,7 +40,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             service = await stack.enter_async_context(open_service(chosen))
             await stack.enter_async_context(doing(service.chores))
             if service.relay is not None:
-                service.wrote = await stack.enter_async_context(relaying(service.relay))
+                service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             app.state["service"] = service
             yield
             service.draining = True
@@ -78,6 +79,7 @@ def _routes(settings: Settings) -> list[HTTPRouteHandler]:
         media.media_content,
         health.healthz,
         health.readyz,
+        health.metrics,
         docs.openapi_json,
         docs.reference,
     ]

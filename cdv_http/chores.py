@@ -11,6 +11,7 @@ from loguru import logger
 
 from cdv_adapters.service import Chore
 from cdv_core.errors import CdvError
+from cdv_http.metrics import chores_total
 
 
 @asynccontextmanager
@@ -31,11 +32,14 @@ async def _repeat(chore: Chore) -> None:
             await _pause(chore)
         try:
             await chore.do()
+            chores_total.labels(chore.name, "done").inc()
             if chore.until_done:
                 return
         except CdvError as error:
+            chores_total.labels(chore.name, "put off").inc()
             logger.warning("{} will be tried again: {}", chore.name, error)
         except Exception:  # noqa: BLE001 - a defect in one round must not end the rounds; it is logged whole
+            chores_total.labels(chore.name, "failed").inc()
             logger.exception("{} failed", chore.name)
         if chore.until_done:
             await _pause(chore)

@@ -9,7 +9,8 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from loguru import logger
 
-from cdv_core.errors import CdvError, RateLimited, Unavailable
+from cdv_core.errors import CdvError, RateLimited, SchemaRejected, Unavailable
+from cdv_http.metrics import schema_rejects_total
 
 # spec: error codes
 STATUS_OF_CODE: Final[dict[str, int]] = {
@@ -93,6 +94,8 @@ def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Re
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unavailable):
         logger.bind(dependency=error.dependency).opt(exception=error.__cause__).warning("unavailable: {}", error)
+    if isinstance(error, SchemaRejected):
+        schema_rejects_total.labels(error.collection).inc()
     request.scope["state"]["error_code"] = error.code
     return _response(request, status, error.code, str(error), error.details, headers)
 

@@ -159,6 +159,10 @@ _ENDPOINTS: Final = (
         "get", "/readyz", "readyz", "Say whether requests can be served, and what is up",
         Readiness, "Ready, or degraded", codes=("CDV_UNAVAILABLE",), needs_token=False,
     ),
+    _Endpoint(
+        "get", "/metrics", "metrics", "Return the service's metrics", needs_token=False,
+        other={200: "Prometheus's text form."},
+    ),
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from loguru import logger
 from cdv_core.errors import CannotStart, RateLimited
 from cdv_core.ports.tokens import VerifiedToken
 from cdv_http.client_address import ClientAddresses
+from cdv_http.metrics import rate_limited_total
 
 Budget = Literal["reads", "writes"]
 
@@ -37,7 +38,6 @@ class RateLimits:
         self._storage = _storage(storage_url)
         self._limiter = FixedWindowRateLimiter(self._storage)
         self._addresses = ClientAddresses(trusted_proxies)
-        self.refused = 0
 
     async def admit(self, scope: Scope, budget: Budget, token: VerifiedToken | None) -> None:
         """Count one request; leave in the request's state what its X-RateLimit headers say.
@@ -56,7 +56,7 @@ class RateLimits:
             return
         scope["state"]["rate_limit"] = (limit.amount, window.remaining, math.ceil(window.reset_time))
         if not admitted:
-            self.refused += 1
+            rate_limited_total.labels(budget).inc()
             raise RateLimited(budget, max(math.ceil(window.reset_time - time.time()), 1))
 
 

@@ -6,13 +6,17 @@ import asyncio
 import os
 import socket
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
+from granian.server.common import AbstractServer
 
 from cdv_adapters.container import open_service
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
 
@@ -29,7 +33,19 @@ def serve(settings: Settings) -> int:
     asyncio.run(_try_service(settings))
     # Workers are fresh processes and read the environment again: give them what the command line said.
     os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
-    server = Granian(
+    with ExitStack() as stack:
+        if settings.workers > 1:
+            # Where the workers' counts are added up (cdv_http/metrics.py).
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-"))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        server = _server(settings)
+        server.on_startup(lambda: _greet(settings))
+        server.serve()
+    return 0
+
+
+def _server(settings: Settings) -> AbstractServer[Any]:
+    return Granian(
         "cdv_http.app:create_app",
         factory=True,
         address=settings.host,
@@ -43,11 +59,13 @@ def serve(settings: Settings) -> int:
         http1_settings=HTTP1Settings(
             header_read_timeout=_HEADER_TIMEOUT_MILLISECONDS, max_buffer_size=_HEADER_BYTES_MAX
         ),
+        ssl_cert=settings.tls_cert,
+        ssl_key=settings.tls_key,
+        ssl_protocol_min=SSLProtocols.tls13,
+        ssl_ca=settings.tls_client_ca,
+        ssl_client_verify=settings.tls_client_ca is not None,
         log_enabled=False,
     )
-    server.on_startup(lambda: _greet(settings))
-    server.serve()
-    return 0
 
 
 def _try_port(host: str, port: int) -> None:
@@ -68,7 +86,8 @@ async def _try_service(settings: Settings) -> None:
 
 
 def _greet(settings: Settings) -> None:
-    base = f"http://{settings.host}:{settings.port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    base = f"{scheme}://{settings.host}:{settings.port}"
     print(f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs", file=sys.stderr)
     if settings.jwt_issuer is not None:
         return

@@ -1,9 +1,8 @@
 """Postgres: connections that are bounded in time, what every write begins with, and the schema's migrations.
 
 A server that is gone, full or silent makes Unavailable within `acquire_seconds` + `statement_seconds` + 1 s. Nothing is
-tried again here: of a write that failed nobody knows whether it happened. Each method of a store is one statement, or
-one and a look at why it did nothing, in autocommit mode: no connection is ever idle in a transaction, and a pooler in
-transaction mode may stand between.
+tried again here: of a write that failed nobody knows whether it happened. Every statement of a store commits by itself:
+no connection is ever idle in a transaction, and a pooler in transaction mode may stand between.
 """
 
 from __future__ import annotations
@@ -168,6 +167,16 @@ class PostgresDatabase:
         """Return when the server answers. Raises: Unavailable: it did not within 2 seconds."""
         async with self.connection(acquire_seconds=_PING_SECONDS, answer_seconds=_PING_SECONDS) as connection:
             await connection.execute("SELECT 1")
+
+    def usage(self) -> dict[str, float]:
+        """Return how many connections are used and idle, and how many requests wait for one."""
+        stats = self._pool.get_stats()
+        idle = stats.get("pool_available", 0)
+        return {
+            "connections_used": stats.get("pool_size", 0) - idle,
+            "connections_idle": idle,
+            "connections_waited_for": stats.get("requests_waiting", 0),
+        }
 
     async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """Return what the statement gives; json columns are bytes. Raises: as `connection`."""

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
+from cdv_http.metrics import observe_request
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -24,6 +25,7 @@ _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"server", b"cdv"),  # or the server below adds its own name
 )
 _NO_CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -49,18 +51,20 @@ class EdgeMiddleware:
             try:
                 await self._app(scope, receive, answer.send)
             finally:
-                milliseconds = (time.perf_counter() - started) * 1000
+                seconds = time.perf_counter() - started
+                route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
+                observe_request(route, method if method in _METHODS else "other", answer.status, seconds, error_code)
                 logger.info(
                     "{} {} {} {:.1f} ms",
                     method,
                     _printable_path(scope),
                     answer.status,
-                    milliseconds,
-                    route=scope.get("path_template", ""),
+                    seconds * 1000,
+                    route=route,
                     status=answer.status,
-                    latency_ms=round(milliseconds, 3),
+                    latency_ms=round(seconds * 1000, 3),
                     did=state.get("did"),
-                    error_code=state.get("error_code"),
+                    error_code=error_code,
                 )
 
 

@@ -10,6 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
 from cdv_http.error_responses import error_bytes
+from cdv_http.metrics import in_flight, shed_total
 
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 _NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -22,22 +23,23 @@ class GuardMiddleware:
         self._app = app
         self._timeout_seconds = timeout_seconds
         self._max_in_flight = max_in_flight
-        self.in_flight = 0
-        self.shed = 0
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope["path"] in _NEVER_SHED:
             await self._app(scope, receive, send)
             return
-        if self.in_flight >= self._max_in_flight:
-            self.shed += 1
+        if self._in_flight >= self._max_in_flight:
+            shed_total.inc()
             await _unavailable(scope, send, "too many requests are under way; try again later")
             return
-        self.in_flight += 1
+        self._in_flight += 1
+        in_flight.inc()
         try:
             await self._within_time(scope, receive, send)
         finally:
-            self.in_flight -= 1
+            self._in_flight -= 1
+            in_flight.dec()
 
     async def _within_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False

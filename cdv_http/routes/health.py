@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 from litestar import Response, get
 from loguru import logger
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from cdv_adapters.service import Dependency
 from cdv_core.errors import CdvError
 from cdv_http.answers import success
 from cdv_http.error_responses import error_bytes
+from cdv_http.metrics import exposition
 from cdv_http.requests import AnyRequest
 from cdv_http.service import service_of
 
@@ -61,6 +63,12 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
         msgspec.to_builtins(readiness),
     )
     return Response(content, status_code=503, headers={"Retry-After": "1"}, media_type="application/json")
+
+
+@get("/metrics")
+async def metrics(request: AnyRequest) -> Response[bytes]:
+    """Return the service's metrics in Prometheus's text form."""
+    return Response(await exposition(service_of(request)), media_type=CONTENT_TYPE_LATEST)
 
 
 @get("/.well-known/jwks.json")

@@ -6,6 +6,7 @@ from litestar import Response, get, post
 
 from cdv_http.answers import success
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
+from cdv_http.metrics import media_total
 from cdv_http.requests import AnyRequest, absolute_url, authenticate, read_json
 from cdv_http.service import service_of
 
@@ -25,6 +26,7 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
         filename=given(body.filename),
         subject=subject,
     )
+    media_total.labels("announced").inc()
     return success(upload_ticket(upload, absolute_url(request, upload.url)))
 
 
@@ -42,6 +44,7 @@ async def finalize(request: AnyRequest) -> Response[bytes]:
         correlation_id=request.scope["state"]["correlation_id"],
     )
     service.wrote()
+    media_total.labels("finalized").inc()
     return success(asset_view(asset))
 
 
