@@ -8,6 +8,7 @@ in production.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -30,14 +31,16 @@ def encryption_context(environment: str) -> dict[str, str]:
 class KmsSecrets:
     """A SecretSource that decrypts its references, each once: a ciphertext never comes to mean anything else."""
 
-    def __init__(self, encryption_context: Mapping[str, str]) -> None:
+    def __init__(self, encryption_context: Mapping[str, str], *, attempts: int = 3) -> None:
         """Raises InvalidField: the extra is not installed, or AWS's settings name no region or are broken."""
         self._context = dict(encryption_context)
-        self._client = _client()
+        self._client = _client(attempts)
         self._decrypted: dict[str, str] = {}
 
     async def get(self, reference: str) -> str:
-        """Raises: InvalidField: not base64. Unavailable: KMS does not answer after three tries, or refuses."""
+        """Raises: InvalidField: not base64. Unavailable: KMS does not answer after `attempts`, or refuses; the
+        cause says which.
+        """
         if reference not in self._decrypted:
             try:
                 ciphertext = base64.b64decode(reference.removeprefix(PREFIX), validate=True)
@@ -54,16 +57,16 @@ class KmsSecrets:
         try:
             answer = self._client.decrypt(CiphertextBlob=ciphertext, EncryptionContext=self._context)
         except (BotoCoreError, ClientError) as error:
-            raise Unavailable("secrets") from error
+            raise Unavailable("secret source") from error
         try:
             return str(answer["Plaintext"].decode())
         except UnicodeDecodeError:
             pass
         # Outside the handler: the decoding error carries the bytes.
-        raise Unavailable("secrets") from UnusableSecret("not UTF-8")
+        raise Unavailable("secret source") from UnusableSecret("not UTF-8")
 
 
-def _client() -> Any:  # noqa: ANN401 - botocore makes its clients' classes as it runs
+def _client(attempts: int) -> Any:  # noqa: ANN401 - botocore makes its clients' classes as it runs
     try:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -72,9 +75,11 @@ def _client() -> Any:  # noqa: ANN401 - botocore makes its clients' classes as i
         raise InvalidField(
             "secret reference", "awskms: needs the extra: pip install creator-data-vault[aws]"
         ) from error
-    # botocore's own retries, which know AWS's errors: three tries of at most five seconds.
-    config = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
+    # botocore's own retries, which know AWS's errors.
+    retries = {"mode": "standard", "total_max_attempts": attempts}
+    config = Config(connect_timeout=2, read_timeout=3, retries=retries)
     try:
-        return get_session().create_client("kms", config=config)
+        # botocore itself looks at AWS_DEFAULT_REGION only.
+        return get_session().create_client("kms", region_name=os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
         raise InvalidField("secret reference", f"awskms: {error}") from error

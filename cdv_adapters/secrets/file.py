@@ -29,7 +29,7 @@ class FileSecrets:
             # In a thread: what is mounted may be a network's.
             return await anyio.to_thread.run_sync(_read, path)
         except (OSError, UnusableSecret) as error:
-            raise Unavailable("secrets") from error
+            raise Unavailable("secret source") from error
 
 
 def _read(path: Path) -> str:

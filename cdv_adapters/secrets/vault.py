@@ -9,6 +9,7 @@ Set up as its own tools are, by the environment:
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 import threading
@@ -38,7 +39,7 @@ _PASSING: Final = frozenset({412, 429, 500, 502, 503, 504})
 
 
 class _Secret(msgspec.Struct):
-    data: dict[str, Any] | None  # None: deleted
+    data: dict[str, Any]
 
 
 class _SecretAnswer(msgspec.Struct):
@@ -84,29 +85,27 @@ class VaultSecrets:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:
             raise InvalidField("VAULT_CACERT", f"{ca_file} cannot be read as PEM certificates") from error
-        self._login: Callable[[], tuple[str, float]] | None = None
-        token = environ.get("VAULT_TOKEN")
-        if token:
-            pass
-        elif environ.get("VAULT_ROLE_ID"):
-            mount = environ.get("VAULT_APPROLE_MOUNT", "approle")
-            credentials = {"role_id": environ["VAULT_ROLE_ID"], "secret_id": environ.get("VAULT_SECRET_ID", "")}
-            self._login = lambda: self._log_in(mount, credentials)
-        elif environ.get("VAULT_K8S_ROLE"):
-            role, k8s_mount = environ["VAULT_K8S_ROLE"], environ.get("VAULT_K8S_MOUNT", "kubernetes")
-            # Read at each login: Kubernetes replaces it every hour.
-            self._login = lambda: self._log_in(
-                k8s_mount, {"role": role, "jwt": service_account_token.read_text(encoding="utf-8").strip()}
-            )
-        else:
-            raise InvalidField("VAULT_TOKEN", "needed for vault: references, or VAULT_ROLE_ID, or VAULT_K8S_ROLE")
+        self._token = environ.get("VAULT_TOKEN", "")
+        self._login = None if self._token else self._login_of(environ, service_account_token)
         self._namespace = {"X-Vault-Namespace": environ["VAULT_NAMESPACE"]} if environ.get("VAULT_NAMESPACE") else {}
         self._pool = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT, retries=False)
         self._monotonic = monotonic
-        self._token = token or ""
-        self._log_in_at = float("inf") if token else float("-inf")
+        self._log_in_at = -math.inf
         self._lock = threading.Lock()
         self._limiter = anyio.CapacityLimiter(4)  # not the default one, which a hanging object store may exhaust
+
+    def _login_of(self, environ: Mapping[str, str], service_account_token: Path) -> Callable[[], _Auth]:
+        if environ.get("VAULT_ROLE_ID"):
+            mount = environ.get("VAULT_APPROLE_MOUNT", "approle")
+            credentials = {"role_id": environ["VAULT_ROLE_ID"], "secret_id": environ.get("VAULT_SECRET_ID", "")}
+            return lambda: self._log_in(mount, credentials)
+        if environ.get("VAULT_K8S_ROLE"):
+            role, k8s_mount = environ["VAULT_K8S_ROLE"], environ.get("VAULT_K8S_MOUNT", "kubernetes")
+            # Read at each login: Kubernetes replaces it every hour.
+            return lambda: self._log_in(
+                k8s_mount, {"role": role, "jwt": service_account_token.read_bytes().decode(errors="replace").strip()}
+            )
+        raise InvalidField("VAULT_TOKEN", "needed for vault: references, or VAULT_ROLE_ID, or VAULT_K8S_ROLE")
 
     async def get(self, reference: str) -> str:
         """Return the field of the secret's latest version.
@@ -126,10 +125,10 @@ class VaultSecrets:
                         self._read, match["mount"], match["path"], limiter=self._limiter
                     )
         except (HTTPError, OSError, VaultRefused) as error:
-            raise Unavailable("secrets") from error
+            raise Unavailable("secret source") from error
         secret = fields.get(match["field"])
         if not isinstance(secret, str) or not secret:
-            raise Unavailable("secrets") from VaultRefused(
+            raise Unavailable("secret source") from VaultRefused(
                 f"reading {reference}", reason="no such field, or no text in it"
             )
         return secret
@@ -137,30 +136,28 @@ class VaultSecrets:
     def _read(self, mount: str, path: str) -> dict[str, Any]:
         doing = f"reading {mount}/{path}"
         url = f"/v1/{quote(mount)}/data/{quote(path)}"
+        token = self._valid_token()
         try:
-            answer = self._ask(doing, "GET", url, token=self._valid_token())
+            answer = self._ask(doing, "GET", url, token=token)
         except VaultRefused as refused:
             if refused.status != 403 or self._login is None:
                 raise
             # Perhaps the login was revoked, or is not known to a Vault that was restored.
             answer = self._ask(doing, "GET", url, token=self._valid_token(renew=True))
-        secret = _decoded(answer, _SecretAnswer, doing).data.data
-        if secret is None:
-            raise VaultRefused(doing, reason="deleted")
-        return secret
+        return _decoded(answer, _SecretAnswer, doing).data.data
 
     def _valid_token(self, *, renew: bool = False) -> str:
         with self._lock:
             if self._login is not None and (renew or self._monotonic() >= self._log_in_at):
-                self._token, life_seconds = self._login()
-                self._log_in_at = self._monotonic() + life_seconds * _RENEW
+                auth = self._login()
+                self._token = auth.client_token
+                self._log_in_at = self._monotonic() + (auth.lease_duration or math.inf) * _RENEW
             return self._token
 
-    def _log_in(self, mount: str, credentials: dict[str, str]) -> tuple[str, float]:
+    def _log_in(self, mount: str, credentials: dict[str, str]) -> _Auth:
         doing = f"logging in at {mount}"
         answer = self._ask(doing, "POST", f"/v1/auth/{quote(mount)}/login", body=credentials)
-        auth = _decoded(answer, _LoginAnswer, doing).auth
-        return auth.client_token, auth.lease_duration or float("inf")
+        return _decoded(answer, _LoginAnswer, doing).auth
 
     def _ask(self, doing: str, method: str, path: str, *, token: str = "", body: object = None) -> bytes:
         headers = {"X-Vault-Request": "true", **self._namespace}

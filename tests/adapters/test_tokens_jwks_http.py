@@ -15,7 +15,7 @@ from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
 from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import InvalidField, TokenInvalid, Unavailable
-from tests.adapters.certificates import self_signed, server_side
+from tests.adapters.certificates import vouched
 from tests.fakes.clock import FakeClock
 from tests.fakes.s3 import Answer, Asked
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
@@ -117,16 +117,16 @@ def test_a_redirect_to_anywhere_else_is_not(location: str):
 
 
 def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path):
-    certificate = self_signed(tmp_path / "issuer.pem")
+    context = vouched(tmp_path / "ca.pem")
 
     def answer(asked: Asked) -> Answer:
         return Answer(302, b"", {"Location": f"http://{asked.headers['host']}/"})
 
     with (
-        ScriptedServer(answer, server_side(certificate)) as server,
+        ScriptedServer(answer, context) as server,
         pytest.raises(KeysNotFetched, match="another origin"),
     ):
-        JwksUrl(server.url + PATH, ca_file=certificate)()
+        JwksUrl(server.url + PATH, ca_file=tmp_path / "ca.pem")()
 
 
 def test_redirects_in_a_circle_end():
@@ -178,24 +178,24 @@ def test_an_issuer_that_accepts_and_says_nothing_is_given_up_on(monkeypatch: pyt
 
 
 def test_an_issuer_that_nobody_vouches_for_is_not_believed(tmp_path: Path):
-    with ScriptedServer(lambda _: DOCUMENT, server_side(self_signed(tmp_path / "issuer.pem"))) as server:
+    with ScriptedServer(lambda _: DOCUMENT, vouched(tmp_path / "ca.pem")) as server:
         assert "CERTIFICATE_VERIFY_FAILED" in refused(server.url + PATH)
         assert server.asked == []
 
 
 def test_an_issuer_is_believed_on_the_word_of_a_private_authority(tmp_path: Path):
-    certificate = self_signed(tmp_path / "issuer.pem")
-    with ScriptedServer(lambda _: DOCUMENT, server_side(certificate)) as server:
-        assert JwksUrl(server.url + PATH, ca_file=certificate)().body == DOCUMENT.body
+    context = vouched(tmp_path / "ca.pem")
+    with ScriptedServer(lambda _: DOCUMENT, context) as server:
+        assert JwksUrl(server.url + PATH, ca_file=tmp_path / "ca.pem")().body == DOCUMENT.body
 
 
 def test_a_certificate_for_another_host_is_not_believed(tmp_path: Path):
-    certificate = self_signed(tmp_path / "issuer.pem", host="127.0.0.2")
+    context = vouched(tmp_path / "ca.pem", host="127.0.0.2")
     with (
-        ScriptedServer(lambda _: DOCUMENT, server_side(certificate)) as server,
+        ScriptedServer(lambda _: DOCUMENT, context) as server,
         pytest.raises(KeysNotFetched, match="CERTIFICATE_VERIFY"),
     ):
-        JwksUrl(server.url + PATH, ca_file=certificate)()
+        JwksUrl(server.url + PATH, ca_file=tmp_path / "ca.pem")()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

@@ -1,0 +1,103 @@
+"""What every SecretSource must do."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from cdv_core.errors import InvalidField, Unavailable
+from cdv_core.ports.secrets import SecretSource
+
+SECRETS = {
+    "a word": "hunter2",
+    "what JSON and URLs must escape": '"\\ {}#?&%2F/:@é☃\U0001f600',
+    "white space inside and around": "  a\tb  c ",
+    "several lines": "-----BEGIN-----\nline\n\nline\n-----END-----",
+    "as long as KMS takes": "x" * 4096,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A source and its back door. `put(value)` returns a reference; `replace(reference, value)` puts another there.
+
+    `replace` is None where a reference can never mean anything else. `away(True)` takes the source away.
+    """
+
+    source: SecretSource
+    put: Callable[[str], str]
+    away: Callable[[bool], None]
+    absent: str
+    replace: Callable[[str, str], None] | None = None
+    malformed: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = field(default=("", "hunter2", "FILE:/x", "env:X", "vault", "://"))
+
+
+def told_by(error: BaseException) -> str:
+    """Everything that a log could show of an error: its text, its causes', and both in full."""
+    return repr(error) + "".join(traceback.format_exception(error)) + repr(error.__cause__) + repr(error.__context__)
+
+
+class SecretSourceContract:
+    """Subclass it with a fixture `rig` that gives a fresh Rig."""
+
+    @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+    async def test_a_secret_is_given_as_it_is(self, rig: Rig, secret: str):
+        reference = rig.put(secret)
+
+        assert await rig.source.get(reference) == secret
+        assert await rig.source.get(reference) == secret
+
+    async def test_secrets_are_told_apart(self, rig: Rig):
+        references = {rig.put(f"secret {n}"): f"secret {n}" for n in range(3)}
+
+        for reference, secret in references.items():
+            assert await rig.source.get(reference) == secret
+
+    async def test_a_changed_secret_is_seen_at_the_next_call(self, rig: Rig):
+        if rig.replace is None:
+            pytest.skip("a reference of this source never changes its meaning")
+        reference = rig.put("before")
+        assert await rig.source.get(reference) == "before"
+
+        rig.replace(reference, "after")
+
+        assert await rig.source.get(reference) == "after"
+
+    async def test_a_secret_that_is_not_there_is_unavailable_and_the_cause_says_so(self, rig: Rig):
+        with pytest.raises(Unavailable) as caught:
+            await rig.source.get(rig.absent)
+
+        assert caught.value.dependency == "secret source"
+        assert str(caught.value.__cause__)
+
+    async def test_what_is_no_reference_of_this_source_is_refused(self, rig: Rig):
+        for reference in (*rig.malformed, *rig.foreign):
+            with pytest.raises(InvalidField):
+                await rig.source.get(reference)
+
+    async def test_a_source_that_is_away_is_unavailable_until_it_is_back(self, rig: Rig):
+        reference = rig.put("hunter2")
+        rig.away(True)
+        with pytest.raises(Unavailable):
+            await rig.source.get(reference)
+        rig.away(False)
+
+        assert await rig.source.get(reference) == "hunter2"
+
+    async def test_neither_the_source_nor_its_errors_show_a_secret(self, rig: Rig):
+        secret = "hunter2-hunter2"
+        reference = rig.put(secret)
+        await rig.source.get(reference)
+        shown = repr(rig.source) + str(rig.source)
+        rig.away(True)
+        for bad in (reference, rig.absent, *rig.malformed, f"{secret}:x"):
+            try:
+                await rig.source.get(bad)
+            except (Unavailable, InvalidField) as error:
+                shown += told_by(error)
+
+        assert secret not in shown

@@ -1,0 +1,74 @@
+"""Who runs goes on while the source of secrets is away."""
+
+import pytest
+
+from cdv_adapters.secrets.remembered import RememberedSecrets
+from cdv_core.errors import Unavailable
+from tests.fakes.secrets import FakeSecrets
+
+
+class Counting(FakeSecrets):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def get(self, reference: str) -> str:
+        self.asked += 1
+        return await super().get(reference)
+
+
+class Moments:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def source() -> Counting:
+    source = Counting()
+    source.values["db"] = "first"
+    return source
+
+
+async def test_a_secret_is_read_again_each_time(source: Counting):
+    secrets = RememberedSecrets(source)
+    assert await secrets.get("db") == "first"
+
+    source.values["db"] = "second"
+
+    assert await secrets.get("db") == "second"
+
+
+async def test_an_outage_is_bridged_with_the_last_value_and_asked_about_only_now_and_then(source: Counting):
+    moments = Moments()
+    secrets = RememberedSecrets(source, monotonic=moments)
+    await secrets.get("db")
+    source.values["db"] = "second"
+    assert await secrets.get("db") == "second"
+
+    source.down = True
+    for _ in range(10):
+        assert await secrets.get("db") == "second"
+    assert source.asked == 3
+    moments.now += 5
+    assert await secrets.get("db") == "second"
+    assert source.asked == 4
+
+    source.down = False
+    source.values["db"] = "third"
+    assert await secrets.get("db") == "second"
+    moments.now += 5
+    assert await secrets.get("db") == "third"
+    assert await secrets.get("db") == "third"
+    assert source.asked == 6
+
+
+async def test_a_secret_never_read_is_unavailable_during_an_outage(source: Counting):
+    secrets = RememberedSecrets(source)
+    await secrets.get("db")
+    source.down = True
+    await secrets.get("db")
+
+    with pytest.raises(Unavailable):
+        await secrets.get("other")
