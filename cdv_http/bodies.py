@@ -3,46 +3,79 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, TypeVar
+import re
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from cdv_core.domain.canonical import parse_number
-from cdv_core.domain.media import Asset, AssetState
+from cdv_core.domain.idempotency import IDEMPOTENCY_KEY_SYNTAX
+from cdv_core.domain.identifiers import DID_SYNTAX, NSID_SYNTAX, RECORD_KEY_SYNTAX, ULID_SYNTAX
+from cdv_core.domain.limits import DID_MAX_CHARS, FILENAME_MAX_BYTES, IDEMPOTENCY_KEY_MAX_CHARS, NSID_MAX_CHARS
+from cdv_core.domain.media import SHA256_SYNTAX, Asset, AssetState
 from cdv_core.domain.records import Page, Receipt, StoredRecord
 from cdv_core.domain.times import format_time
 from cdv_core.errors import InvalidField, MalformedJson
 from cdv_core.use_cases.media import Upload
 
 
+def exactly(syntax: re.Pattern[str]) -> dict[str, Any]:
+    """Return the JSON Schema of a string that is `syntax` from its beginning to its end."""
+    return {"type": "string", "pattern": f"^(?:{syntax.pattern})$"}
+
+
+# What the API's document says of the members. The domain parses and enforces it, in the contract's order.
+DID: Final = {**exactly(DID_SYNTAX), "maxLength": DID_MAX_CHARS}
+COLLECTION: Final = {**exactly(NSID_SYNTAX), "maxLength": NSID_MAX_CHARS}
+ASSET_ID: Final = exactly(ULID_SYNTAX)
+TIME: Final = {"type": "string", "format": "date-time"}
+URI: Final = {
+    "type": "string",
+    "pattern": f"^at://(?:{DID_SYNTAX.pattern})/(?:{NSID_SYNTAX.pattern})/(?:{RECORD_KEY_SYNTAX.pattern})$",
+}
+_SHA256: Final = exactly(SHA256_SYNTAX)
+_KEY: Final = {**exactly(IDEMPOTENCY_KEY_SYNTAX), "maxLength": IDEMPOTENCY_KEY_MAX_CHARS}
+_WRITTEN_TIME: Final = {**TIME, "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$"}
+_CID: Final = {"type": "string", "pattern": "^bafyrei[a-z2-7]{52}$"}
+
+_Did = Annotated[str, Meta(extra_json_schema=DID)]
+_Uri = Annotated[str, Meta(extra_json_schema=URI)]
+_Time = Annotated[str, Meta(extra_json_schema=_WRITTEN_TIME)]
+_Cid = Annotated[str, Meta(extra_json_schema=_CID)]
+_AssetId = Annotated[str, Meta(extra_json_schema=ASSET_ID)]
+_Checksum = Annotated[str, Meta(extra_json_schema=_SHA256)]
+
+
 class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    collection: str
-    did: str
+    collection: Annotated[str, Meta(extra_json_schema=COLLECTION)]
+    did: _Did
     record: dict[str, Any]
-    created_at: str | UnsetType = UNSET
-    idempotency_key: str | UnsetType = UNSET
+    created_at: Annotated[str, Meta(extra_json_schema=TIME)] | UnsetType = UNSET
+    idempotency_key: Annotated[str, Meta(extra_json_schema=_KEY)] | UnsetType = UNSET
     schema_version: str | UnsetType = UNSET
     cid: str | UnsetType = UNSET
 
 
 class UploadInitBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    did: str
+    did: _Did
     mime_type: str
-    size: int | float
-    sha256: str | UnsetType = UNSET
-    filename: str | UnsetType = UNSET
+    size: Annotated[int | float, Meta(extra_json_schema={"type": "integer", "minimum": 1})]
+    sha256: _Checksum | UnsetType = UNSET
+    filename: Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": FILENAME_MAX_BYTES})] | UnsetType = (
+        UNSET
+    )
 
 
 class FinalizeBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     asset_id: str
-    sha256: str
+    sha256: _Checksum
 
 
 class RecordReceipt(msgspec.Struct, rename="camel"):
-    uri: str
-    cid: str
-    indexed_at: str
+    uri: _Uri
+    cid: _Cid
+    indexed_at: _Time
     schema_version: str
 
 
@@ -51,12 +84,12 @@ class Warnings(msgspec.Struct, rename="camel"):
 
 
 class RecordView(msgspec.Struct, rename="camel"):
-    uri: str
-    cid: str
-    value: msgspec.Raw
-    indexed_at: str
+    uri: _Uri
+    cid: _Cid
+    value: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+    indexed_at: _Time
     schema_version: str
-    created_at: str | UnsetType = UNSET
+    created_at: _Time | UnsetType = UNSET
 
 
 class RecordPage(msgspec.Struct, rename="camel"):
@@ -65,20 +98,20 @@ class RecordPage(msgspec.Struct, rename="camel"):
 
 
 class UploadTicket(msgspec.Struct, rename="camel"):
-    asset_id: str
+    asset_id: _AssetId
     upload_url: str
-    expires_at: str
+    expires_at: _Time
 
 
 class AssetView(msgspec.Struct, rename="camel"):
-    asset_id: str
-    uri: str
+    asset_id: _AssetId
+    uri: _Uri
     mime_type: str
     size: int
-    created_at: str
-    checksum: str | UnsetType = UNSET
+    created_at: _Time
+    checksum: _Checksum | UnsetType = UNSET
     filename: str | UnsetType = UNSET
-    status: str | UnsetType = UNSET
+    status: Literal["pending"] | UnsetType = UNSET
 
 
 Body = TypeVar("Body", CreateRecordBody, UploadInitBody, FinalizeBody)
@@ -183,5 +216,5 @@ def asset_view(asset: Asset) -> AssetView:
         format_time(asset.created_at),
         UNSET if checksum is None else str(checksum),
         asset.filename or UNSET,
-        str(asset.state) if pending else UNSET,
+        "pending" if pending else UNSET,
     )

@@ -13,7 +13,7 @@ from cdv_core.domain.limits import IDEMPOTENCY_KEY_MAX_CHARS
 from cdv_core.domain.times import format_time
 from cdv_core.errors import InvalidField
 
-_VISIBLE_ASCII: Final = re.compile(r"[\x21-\x7e]+")
+IDEMPOTENCY_KEY_SYNTAX: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class IdempotencyKey(str):
@@ -24,7 +24,7 @@ class IdempotencyKey(str):
     @classmethod
     def parse(cls, text: str, field: str = "idempotencyKey") -> Self:
         """Raises InvalidField: empty, too long, or a character that is not visible ASCII."""
-        if len(text) > IDEMPOTENCY_KEY_MAX_CHARS or not _VISIBLE_ASCII.fullmatch(text):
+        if len(text) > IDEMPOTENCY_KEY_MAX_CHARS or not IDEMPOTENCY_KEY_SYNTAX.fullmatch(text):
             raise InvalidField(field, f"1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters")
         return cls(text)
 

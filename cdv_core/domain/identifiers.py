@@ -10,18 +10,18 @@ from cdv_core.domain.limits import DID_MAX_CHARS, NSID_MAX_CHARS, RECORD_KEY_MAX
 from cdv_core.errors import InvalidField
 
 # https://www.w3.org/TR/did-core/#did-syntax, with one idchar required after the last colon.
-_DID: Final = re.compile(
+DID_SYNTAX: Final = re.compile(
     r"did:[a-z0-9]+:(?:[A-Za-z0-9._:-]|%[0-9A-Fa-f]{2})*(?:[A-Za-z0-9._-]|%[0-9A-Fa-f]{2})", re.ASCII
 )
-_NSID: Final = re.compile(
+NSID_SYNTAX: Final = re.compile(
     r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+"
     r"\.[A-Za-z][A-Za-z0-9]{0,62}",
     re.ASCII,
 )
-_RECORD_KEY: Final = re.compile(r"[A-Za-z0-9._:~-]+", re.ASCII)
+RECORD_KEY_SYNTAX: Final = re.compile(r"[A-Za-z0-9._:~-]+", re.ASCII)
 # 48 bits of milliseconds leave the first of 26 Crockford characters no higher than 7.
-_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
+ULID_SYNTAX: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
 
 
 class Did(str):
@@ -34,7 +34,7 @@ class Did(str):
         """Raises InvalidField: not a DID by the W3C syntax, or too long."""
         if len(text) > DID_MAX_CHARS:
             raise InvalidField(field, f"a DID has at most {DID_MAX_CHARS} characters")
-        if not _DID.fullmatch(text):
+        if not DID_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a DID (did:<method>:<id>)")
         return cls(text)
 
@@ -47,7 +47,7 @@ class Nsid(str):
     @classmethod
     def parse(cls, text: str, field: str = "collection") -> Self:
         """Raises InvalidField: not an NSID."""
-        if len(text) > NSID_MAX_CHARS or not _NSID.fullmatch(text):
+        if len(text) > NSID_MAX_CHARS or not NSID_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not an NSID (such as com.example.feed.post)")
         return cls(text)
 
@@ -60,7 +60,7 @@ class RecordKey(str):
     @classmethod
     def parse(cls, text: str, field: str = "rkey") -> Self:
         """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
-        if len(text) > RECORD_KEY_MAX_CHARS or text in {".", ".."} or not _RECORD_KEY.fullmatch(text):
+        if len(text) > RECORD_KEY_MAX_CHARS or text in {".", ".."} or not RECORD_KEY_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a record key")
         return cls(text)
 
@@ -79,7 +79,7 @@ class AssetId(str):
 
 
 def is_ulid(text: str) -> bool:
-    return _ULID.fullmatch(text) is not None
+    return ULID_SYNTAX.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

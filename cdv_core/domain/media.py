@@ -15,7 +15,7 @@ from cdv_core.domain.limits import FILENAME_MAX_BYTES
 from cdv_core.errors import InvalidField
 
 MEDIA_COLLECTION: Final = Nsid("com.registryaccord.media.asset")  # spec: identifiers
-_SHA256_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
+SHA256_SYNTAX: Final = re.compile(r"[0-9a-fA-F]{64}")
 # Control characters, separators, and the marks that turn text around: none may stand in a file's name.
 _UNSAFE_IN_FILENAME: Final = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SAFE_IN_QUOTES: Final = re.compile(r"[^A-Za-z0-9 ._-]")
@@ -77,7 +77,7 @@ class Sha256(str):
     @classmethod
     def parse(cls, text: str, field: str = "sha256") -> Self:
         """Raises InvalidField: not 64 hex characters of either case."""
-        if not _SHA256_HEX.fullmatch(text):
+        if not SHA256_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a SHA-256 (64 hex characters)")
         return cls(text.lower())
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import httpx
 from dependency_injector import providers
+from litestar import Litestar
 from litestar.types import ASGIApp
 
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.container import Container, local_issuer
 from cdv_adapters.schemas.bundled import BundledSchemas
+from cdv_adapters.service import Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
@@ -38,10 +40,20 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")  # spec: convention
 class Api:
     """An HTTP client of one vault, with tokens for anyone. `clock`, if given, is the vault's."""
 
+    app: ASGIApp
     http: httpx.AsyncClient
     issuer: LocalIssuer
     settings: Settings
     clock: FakeClock | None = None
+
+    @property
+    def service(self) -> Service:
+        """What the application has opened."""
+        inner: Any = self.app
+        while not isinstance(inner, Litestar):
+            inner = inner._app
+        service: Service = inner.state["service"]
+        return service
 
     def creator(self, did: str = "") -> Creator:
         """Return someone who has never written before, or who owns `did`."""
@@ -162,7 +174,7 @@ async def serving(
             await stack.enter_async_context(_lifespan(app))
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # each has its own names for ASGI's types
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://vault.test"))
-        yield Api(http, local_issuer(chosen), chosen, clock)
+        yield Api(app, http, local_issuer(chosen), chosen, clock)
 
 
 @asynccontextmanager
