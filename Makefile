@@ -28,7 +28,7 @@ check: $(VENV)/.installed-dev ## Format, lint, types, import boundaries, dead li
 	$(BIN)/python tests/check_links.py
 
 schemathesis: $(VENV)/.installed-dev ## Fuzz a running CDV from its OpenAPI document (URL=... TOKEN=...)
-	$(BIN)/schemathesis run $(URL)/openapi.json $(if $(TOKEN),--header 'Authorization: Bearer $(TOKEN)') $(ARGS)
+	@$(BIN)/schemathesis run $(URL)/openapi.json $(if $(TOKEN),--header 'Authorization: Bearer $(TOKEN)') $(ARGS)
 
 # Pins stay as they are unless LOCK_ARGS=--upgrade. The locks hold names, versions and hashes only, for every platform.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes --no-header \

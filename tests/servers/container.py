@@ -1,5 +1,6 @@
 """A server in a Docker container of its stock image."""
 
+import atexit
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
@@ -12,57 +13,32 @@ ENGINE_TIMEOUT_SECONDS = 60
 SOCKETS = [Path("/var/run/docker.sock"), Path.home() / ".docker/run/docker.sock"]
 
 
+@cache
 def docker_offers(image: str) -> bool:
     """Whether a Docker engine answers that has the image or can pull it. After one failed pull no other is tried."""
-    return _engine_answers() and (_has(image) or _pull(image))
-
-
-@cache
-def _engine_answers() -> bool:
     # Importing Docker's client costs more than most test files: not without a sign of an engine.
     if "DOCKER_HOST" not in os.environ and not any(path.exists() for path in SOCKETS):
         return False
     import docker
-    from docker.errors import DockerException
+    from docker.errors import DockerException, ImageNotFound
 
+    global _registry_is_out_of_reach
     try:
-        with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as client:
-            return bool(client.ping())
+        with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as engine:
+            try:
+                engine.images.get(image)
+            except ImageNotFound:
+                if _registry_is_out_of_reach:
+                    return False
+                _registry_is_out_of_reach = True
+                engine.images.pull(image)
+                _registry_is_out_of_reach = False
     except DockerException:
         return False
-
-
-@cache
-def _has(image: str) -> bool:
-    import docker
-    from docker.errors import ImageNotFound
-
-    with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as client:
-        try:
-            client.images.get(image)
-        except ImageNotFound:
-            return False
-        return True
+    return True
 
 
 _registry_is_out_of_reach = False
-
-
-@cache
-def _pull(image: str) -> bool:
-    global _registry_is_out_of_reach
-    if _registry_is_out_of_reach:
-        return False
-    import docker
-    from docker.errors import DockerException
-
-    try:
-        with contextlib.closing(docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)) as client:
-            client.images.pull(image)
-    except DockerException:
-        _registry_is_out_of_reach = True
-        return False
-    return True
 
 
 class Container:
@@ -90,6 +66,7 @@ class Container:
             self._container.with_copy_into_container(text.encode(), path)
         self.address = self._container.get_docker_client().host()
         self._created = False
+        atexit.register(self.close)
 
     def start(self) -> None:
         if self._created:
@@ -99,25 +76,34 @@ class Container:
             self._container.start()
 
     def stop(self) -> None:
-        self._container.get_wrapped_container().stop()
+        if self.alive():
+            self.resume()
+            self._container.get_wrapped_container().stop()
 
     def kill(self) -> None:
-        self._container.get_wrapped_container().kill()
-        self._container.wait()
+        if self.alive():
+            self.resume()
+            self._container.get_wrapped_container().kill()
+            self._container.wait()
 
     def pause(self) -> None:
         self._container.get_wrapped_container().pause()
 
     def resume(self) -> None:
-        self._container.get_wrapped_container().unpause()
+        self._container.reload()
+        if self._container.status == "paused":
+            self._container.get_wrapped_container().unpause()
 
     def alive(self) -> bool:
         self._container.reload()
-        return self._container.status == "running"
+        return self._container.status in {"running", "paused"}
 
     def log_tail(self) -> str:
         log: bytes = self._container.get_wrapped_container().logs(tail=30)
         return log.decode(errors="replace")
 
     def close(self) -> None:
-        self._container.stop()
+        atexit.unregister(self.close)
+        if self._created:
+            self._created = False
+            self._container.stop()

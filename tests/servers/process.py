@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import os
 import pwd
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -54,7 +54,10 @@ def new_directory(prefix: str, *, durable: bool, owner: Identity | None = None) 
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir=None if durable or not memory_has_room() else MEMORY))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     if owner:
-        os.chown(directory, owner["user"], owner["group"])
+        try:
+            os.chown(directory, owner["user"], owner["group"])
+        except OSError as error:  # root of a user namespace that holds nobody else
+            raise NoServer(f"we are root, and cannot be user {owner['user']} here: {error}") from error
     return directory
 
 
@@ -80,7 +83,7 @@ def free_port() -> int:
     then talks to itself.
     """
     while True:
-        port = random.randint(15000, 32000)
+        port = 15000 + secrets.randbelow(17000)  # not `random`: Hypothesis seeds it, the same in every run
         with contextlib.closing(socket.socket()) as candidate, contextlib.suppress(OSError):
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             candidate.bind(("127.0.0.1", port))
