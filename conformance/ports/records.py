@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import msgspec
@@ -222,6 +222,25 @@ class RecordStoreContract(DatabaseContract):
             as_stored(it) for it in matching
         ]
         assert len({it.uri for it in walked}) == len(walked)
+
+    async def test_every_combination_of_bounds_gives_what_lies_between(self, stores: Stores):
+        records = [a_record(n, ALICE, POST if n % 2 else LIKE, at=later(n // 2)) for n in range(8)]
+        for record in records:
+            await create(stores, record)
+        moments = [None, *(later(micros) for micros in range(4))]
+        cursors = [None, *(Cursor(record.indexed_at, record.uri.rkey) for record in records)]
+
+        for collection, since, until, after in product((None, POST), moments, moments, cursors):
+            listed = await stores.records.list(Listing(ALICE, 100, collection, frozenset(), since, until, after))
+
+            assert [it.uri for it in listed] == [
+                it.uri
+                for it in reversed(records)
+                if collection in {None, it.uri.collection}
+                and (since is None or it.indexed_at >= since)
+                and (until is None or it.indexed_at <= until)
+                and (after is None or (it.indexed_at, it.uri.rkey) < (after.indexed_at, after.rkey))
+            ]
 
     async def test_any_number_may_purge_at_once(self, stores: Stores):
         records = [a_record(number, Did(f"did:plc:{number}")) for number in range(30)]

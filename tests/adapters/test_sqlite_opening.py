@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,19 @@ async def test_many_may_open_a_new_file_at_once(path: Path):
         assert await stored_numbers(databases[0]) == list(range(8))
     finally:
         await asyncio.gather(*(database.close() for database in databases))
+
+
+async def test_opening_waits_for_a_process_that_is_making_the_file(path: Path, monkeypatch: pytest.MonkeyPatch):
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE made (of TEXT)")
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(time, "sleep", lambda _: other.execute("COMMIT"))
+
+    async with SqliteDatabase(path) as database:
+        await create(database, 1)
+        assert await stored_numbers(database) == [1]
+    other.close()
 
 
 async def refusal(path: Path) -> CannotStart:
