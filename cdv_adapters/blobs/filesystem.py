@@ -120,7 +120,10 @@ class FilesystemBlobStore:
 
     async def _prepare(self) -> UrlTokens:
         if self._tokens is None:
-            self._tokens = UrlTokens(await _in_thread(self._make_ready), self._clock)
+            try:
+                self._tokens = UrlTokens(await _in_thread(self._make_ready), self._clock)
+            except ValueError as error:  # the key's file is damaged, and says so
+                raise Unavailable("object store") from error
         return self._tokens
 
     # What follows blocks, and is called in threads only.

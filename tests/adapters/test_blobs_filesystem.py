@@ -222,11 +222,15 @@ def test_a_key_half_written_by_a_killed_process_is_not_used(tmp_path: Path):
     assert len(read_or_create_key(tmp_path / "url.key")) == 32
 
 
-def test_a_damaged_key_is_named_and_not_replaced(tmp_path: Path):
-    (tmp_path / "url.key").write_bytes(b"short")
+async def test_a_damaged_key_is_named_and_not_replaced(store: FilesystemBlobStore, root: Path):
+    root.mkdir()
+    (root / "url-signing.key").write_bytes(b"short")
 
-    with pytest.raises(ValueError, match=r"url\.key holds 5 bytes"):
-        read_or_create_key(tmp_path / "url.key")
+    with pytest.raises(Unavailable) as raised:
+        await store.check()
+
+    assert "url-signing.key holds 5 bytes" in str(raised.value.__cause__)
+    assert (root / "url-signing.key").read_bytes() == b"short"
 
 
 async def test_the_directory_is_its_owners_only(store: FilesystemBlobStore, root: Path):
