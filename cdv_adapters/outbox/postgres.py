@@ -1,4 +1,4 @@
-"""The op log in Postgres, as the relay sees it: each step is one statement, and nothing stays locked after it."""
+"""The op log in Postgres, as the relay sees it: no step is a transaction of several statements."""
 
 # ruff: noqa: S608 - queries are put together from constants, here and in cdv_adapters/database/postgres.py
 from __future__ import annotations
@@ -14,18 +14,11 @@ from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
 
 _COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, stream_sequence"
 
-# No row: the lease is another's. A row without an entry: it is ours, and nothing waits.
-_LEASE: Final = f"""
-WITH lease AS (
-    INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, %(owner)s, %(expires_at)s)
-    ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
-    WHERE relay_lease.owner = excluded.owner OR relay_lease.expires_at <= %(now)s
-    RETURNING id
-)
-SELECT {_COLUMNS} FROM lease LEFT JOIN (
-    SELECT {_COLUMNS} FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT %(limit)s
-) AS waiting ON true
-ORDER BY sequence"""
+_LEASE: Final = """
+INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, %(owner)s, %(expires_at)s)
+ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+WHERE relay_lease.owner = excluded.owner OR relay_lease.expires_at <= %(now)s"""
+_WAITING: Final = f"SELECT {_COLUMNS} FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT %s"
 # Locks the lease until the commit, so that nobody takes it over in the middle of what its holder does.
 _HELD: Final = "WITH held AS (SELECT id FROM relay_lease WHERE owner = %(owner)s FOR UPDATE)"
 _MARK: Final = f"""
@@ -62,8 +55,10 @@ class PostgresOutbox(Outbox):
         self._database = database
 
     async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
-        rows = await self._database.rows(_LEASE, {"owner": owner, "limit": limit, "now": now, "expires_at": expires_at})
-        return [_entry(row) for row in rows if row[0] is not None] if rows else None
+        if not await self._database.run(_LEASE, {"owner": owner, "now": now, "expires_at": expires_at}):
+            return None
+        # A second statement: the first may have waited for a release, and would not see what was marked before it.
+        return [_entry(row) for row in await self._database.rows(_WAITING, (limit,))]
 
     async def mark_published(
         self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
@@ -80,7 +75,7 @@ class PostgresOutbox(Outbox):
         return bool(await self._database.rows(_MARK, parameters))
 
     async def release(self, owner: str) -> None:
-        await self._database.rows(_RELEASE, (owner,))
+        await self._database.run(_RELEASE, (owner,))
 
     async def backlog(self) -> Backlog:
         ((count, oldest_at),) = await self._database.rows(_BACKLOG)

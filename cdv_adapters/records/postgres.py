@@ -48,9 +48,10 @@ _FIND: Final = f"{_SELECT} WHERE did = %s AND collection = %s AND rkey = %s"
 _SCAN: Final = f"{_SELECT} WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"
 # One upper bound and no more: given two, an index scan might begin at the weaker and walk past all that is between.
 _PAGE: Final = """
+AND collection <> ALL (%(hidden)s::text[])
 AND indexed_at >= %(since)s AND (indexed_at, rkey) < (%(before_time)s, %(before_rkey)s)
 ORDER BY indexed_at DESC, rkey DESC LIMIT %(limit)s"""
-_LIST: Final = f"{_SELECT} WHERE did = %(did)s AND collection <> ALL (%(hidden)s::text[]) {_PAGE}"
+_LIST: Final = f"{_SELECT} WHERE did = %(did)s {_PAGE}"
 _LIST_COLLECTION: Final = f"{_SELECT} WHERE did = %(did)s AND collection = %(collection)s {_PAGE}"
 
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
@@ -123,13 +124,14 @@ def listing_query(listing: Listing) -> tuple[str, dict[str, Any]]:
         before = (after.indexed_at, after.rkey)
     parameters = {
         "did": listing.did,
+        "hidden": list(listing.hidden),
         "since": listing.since or _EARLIEST,
         "before_time": before[0],
         "before_rkey": before[1],
         "limit": listing.limit,
     }
     if listing.collection is None:
-        return _LIST, {**parameters, "hidden": list(listing.hidden)}
+        return _LIST, parameters
     return _LIST_COLLECTION, {**parameters, "collection": listing.collection}
 
 

@@ -13,3 +13,7 @@ class TestOutboxes(OutboxContract):
 
 def test_sqlite_and_the_fake_agree(open_sqlite: OpenStores, open_fake: OpenStores):
     run_state_machine_as_test(outbox_machine(open_sqlite, open_fake), settings=BOUNDED)
+
+
+def test_sqlite_and_postgres_agree(open_sqlite: OpenStores, open_postgres: OpenStores):
+    run_state_machine_as_test(outbox_machine(open_sqlite, open_postgres), settings=BOUNDED)

@@ -1,0 +1,31 @@
+"""The stores on a database of Postgres, as the tests beside this file open them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from cdv_adapters.database.postgres import Password, PostgresDatabase, PostgresOptions
+from cdv_adapters.media.postgres import PostgresMediaStore
+from cdv_adapters.outbox.postgres import PostgresOutbox
+from cdv_adapters.records.postgres import PostgresRecordStore
+from conformance.ports.stores import Stores
+
+DEFAULT = PostgresOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStores(Stores):
+    """Three stores and the pool under them."""
+
+    database: PostgresDatabase
+
+
+@asynccontextmanager
+async def open_postgres(
+    dsn: str, options: PostgresOptions = DEFAULT, password: Password | None = None
+) -> AsyncIterator[PostgresStores]:
+    """Open the stores on a database that is migrated already."""
+    async with PostgresDatabase(dsn, options=options, password=password) as database:
+        yield PostgresStores(
+            PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database), database
+        )

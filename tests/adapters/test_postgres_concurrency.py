@@ -1,0 +1,236 @@
+"""Many writers on two pools, as two replicas are: what each DID commits keeps its order, and nothing happens twice."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from itertools import chain, count
+
+import psycopg
+import pytest
+
+from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.media import AssetState
+from cdv_core.domain.records import Listing
+from cdv_core.errors import IdempotencyConflict
+from cdv_core.ports.outbox import StreamMark
+from cdv_core.ports.records import Retryable
+from conformance.ports.stores import ALICE, BOB, START, Stores, a_record, an_asset, its_event
+from tests.adapters.postgres_stores import PostgresStores, open_postgres
+
+# A deferred trigger runs within the commit: after the sequence was drawn, before anybody else can see the entry.
+DELAY_COMMITS = """
+CREATE FUNCTION delay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER delay AFTER INSERT ON op_log DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION delay();
+"""
+GATE = 4711
+
+
+@pytest.fixture
+async def replicas(postgres_dsn: str) -> AsyncIterator[tuple[PostgresStores, PostgresStores]]:
+    await migrate(postgres_dsn)
+    options = PostgresOptions(max_size=12)
+    async with open_postgres(postgres_dsn, options) as one, open_postgres(postgres_dsn, options) as other:
+        yield one, other
+
+
+@pytest.fixture
+async def operator(postgres_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as connection:
+        yield connection
+
+
+async def create(stores: Stores, number: int, did: Did = ALICE, retryable: Retryable | None = None) -> bytes | None:
+    record = a_record(number, did)
+    return await stores.records.create(record, replace(its_event(record), event_id=f"{did}{number}"), retryable)
+
+
+async def logged(stores: Stores) -> list[str]:
+    return [entry.event.event_id for entry in await stores.outbox.read(0, 10_000)]
+
+
+async def until_waiting_for(operator: psycopg.AsyncConnection, lock: str) -> None:
+    """Return when a session of the database waits for a lock of this kind."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s"
+    async with asyncio.timeout(30):
+        while (await (await operator.execute(waiting, (lock,))).fetchone()) == (0,):
+            pass
+
+
+async def test_a_write_waits_for_the_earlier_one_of_its_did_and_for_no_other(replicas, operator):
+    one, other = replicas
+    await create(one, 0)  # so that it is the account's lock, and not its making, that the second waits for
+    gate = f"IF NEW.event_id = '{ALICE}1' THEN PERFORM pg_advisory_xact_lock({GATE}); END IF;"
+    await operator.execute(DELAY_COMMITS.format(gate).encode())
+    await operator.execute("SELECT pg_advisory_lock(%s)", (GATE,))
+    async with asyncio.TaskGroup() as writers:
+        first = writers.create_task(create(one, 1))
+        await until_waiting_for(operator, "advisory")
+        second = writers.create_task(create(other, 2))
+        await until_waiting_for(operator, "transactionid")
+        await create(other, 3, BOB)
+        assert not first.done()
+        assert not second.done()
+        assert await logged(one) == [f"{ALICE}0", f"{BOB}3"]
+        await operator.execute("SELECT pg_advisory_unlock(%s)", (GATE,))
+    assert await logged(one) == [f"{ALICE}0", f"{ALICE}1", f"{BOB}3", f"{ALICE}2"]
+
+
+async def test_what_a_did_has_logged_is_at_every_moment_a_beginning_of_its_final_log(replicas, operator):
+    await operator.execute(DELAY_COMMITS.format("PERFORM pg_sleep(random() / 100);").encode())
+    dids, numbers, moments = [ALICE, BOB], count(), list[list[str]]()
+    choices = random.Random(3)
+
+    async def write(stores: Stores) -> None:
+        for _ in range(15):
+            await create(stores, next(numbers), choices.choice(dids))
+
+    async def watch() -> None:
+        while True:
+            moments.append(await logged(replicas[0]))
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.gather(*(write(stores) for stores in replicas * 4))
+    watcher.cancel()
+    final = await logged(replicas[0])
+    assert len(final) == 8 * 15
+    for did in dids:
+        log = [event for event in final if event.startswith(did)]
+        for moment in moments:
+            seen = [event for event in moment if event.startswith(did)]
+            assert seen == log[: len(seen)]
+
+
+async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
+    calls: list[Coroutine[object, object, object]] = [
+        create(stores, number) for number, stores in enumerate(replicas * 8)
+    ]
+    calls += [stores.media.add(an_asset(number)) for number, stores in enumerate(replicas * 4)]
+    await asyncio.gather(*calls)
+    assert len(await replicas[0].records.list(Listing(ALICE, 100))) == 16
+
+
+async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
+    key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
+    offers = [Retryable(key, b"f" * 32, f"reply {number}".encode(), expires_at) for number in range(24)]
+    answers = await asyncio.gather(
+        *(create(stores, number, retryable=offers[number]) for number, stores in enumerate(replicas * 12))
+    )
+    winner = answers.index(None)
+    assert answers.count(None) == 1
+    assert {answer for answer in answers if answer is not None} == {offers[winner].reply}
+    assert await logged(replicas[0]) == [f"{ALICE}{winner}"]
+    assert len(await replicas[0].records.list(Listing(ALICE, 100))) == 1
+
+
+async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(replicas):
+    key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
+    outcomes = await asyncio.gather(
+        *(
+            create(stores, number, retryable=Retryable(key, bytes([number]) * 32, b"reply", expires_at))
+            for number, stores in enumerate(replicas * 6)
+        ),
+        return_exceptions=True,
+    )
+    assert outcomes.count(None) == 1
+    assert [type(it) for it in outcomes if it is not None] == [IdempotencyConflict] * 11
+    assert len(await logged(replicas[0])) == 1
+
+
+async def test_an_expired_key_is_won_anew_by_one(replicas):
+    key = IdempotencyKey("k")
+    await create(replicas[0], 0, retryable=Retryable(key, b"f" * 32, b"old", START + timedelta(seconds=1)))
+    answers = await asyncio.gather(
+        *(
+            create(stores, number, retryable=Retryable(key, b"g" * 32, b"new", START + timedelta(days=1)))
+            for number, stores in enumerate(replicas * 6, 1)
+        )
+    )
+    assert answers.count(None) == 1
+    assert answers.count(b"new") == 11
+
+
+async def test_a_key_purged_while_its_write_waited_is_new(replicas, operator):
+    retryable = Retryable(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
+    await create(replicas[0], 1, retryable=retryable)
+    purge = (
+        "CREATE FUNCTION purge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM replies; RETURN NULL; END $$"
+    )
+    await operator.execute(purge.encode())
+    # After the statement that finds the key taken, and before the one that looks for its reply.
+    await operator.execute(b"CREATE TRIGGER purge AFTER INSERT ON records FOR EACH STATEMENT EXECUTE FUNCTION purge()")
+    assert await create(replicas[1], 2, retryable=retryable) is None
+    assert await logged(replicas[0]) == [f"{ALICE}1", f"{ALICE}2"]
+
+
+async def test_an_asset_finalised_many_times_at_once_is_logged_once(replicas):
+    asset = an_asset(1)
+    await replicas[0].media.add(asset)
+    checksums = ["0" * 64, "f" * 64]
+    claimed = await asyncio.gather(
+        *(stores.media.claim(asset.asset_id, checksums[number % 2]) for number, stores in enumerate(replicas * 4))
+    )
+    assert len({it.checksum for it in claimed if it is not None}) == 1
+    finalized = await asyncio.gather(
+        *(stores.media.finalize(asset.asset_id, its_event(asset, number)) for number, stores in enumerate(replicas * 4))
+    )
+    assert [it.state for it in finalized if it is not None] == [AssetState.FINALIZED] * 8
+    assert len(await logged(replicas[0])) == 1
+
+
+async def test_an_asset_is_either_finalised_or_expired(replicas):
+    assets = [an_asset(number) for number in range(24)]
+    for asset in assets:
+        await replicas[0].media.add(asset)
+        await replicas[0].media.claim(asset.asset_id, "0" * 64)
+    outcomes = await asyncio.gather(
+        *(replicas[number % 2].media.finalize(it.asset_id, its_event(it)) for number, it in enumerate(assets)),
+        *(replicas[number % 2].media.expire(START + timedelta(hours=1), 100) for number in range(6)),
+    )
+    finalized = {it.asset_id for it in outcomes[:24] if it.state is AssetState.FINALIZED}
+    expired = {it.asset_id for it in chain.from_iterable(outcomes[24:]) if it.state is AssetState.EXPIRED}
+    assert finalized | expired == {it.asset_id for it in assets}
+    assert not finalized & expired
+    assert len(await logged(replicas[0])) == len(finalized)
+
+
+async def test_one_relay_leases_at_a_time(replicas):
+    await create(replicas[0], 1)
+    leased = await asyncio.gather(
+        *(
+            stores.outbox.lease(f"relay {number}", 10, now=START, expires_at=START + timedelta(seconds=9))
+            for number, stores in enumerate(replicas * 6)
+        )
+    )
+    assert sum(it is not None for it in leased) == 1
+
+
+async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
+    one, other = (stores.outbox for stores in replicas)
+    await create(replicas[0], 1)
+    ((entry,),) = [await one.lease("slow", 10, now=START, expires_at=START)]
+    assert await other.lease("next", 10, now=START, expires_at=START) == [entry]
+    assert not await one.mark_published("slow", [(entry.sequence, 1)], [StreamMark("RA_RECORDS", "today", 1)])
+    assert not await one.requeue("slow", [entry.sequence])
+    assert await one.stream_marks() == []
+    assert (await one.backlog()).count == 1
+
+
+async def test_overlapping_marks_and_requeues_end_in_one_of_their_orders(replicas):
+    """Two calls of one holder at once: what it was promised is not lost to a stale look at the rows."""
+    for number in range(40):
+        await create(replicas[0], number)
+    entries = await replicas[0].outbox.lease("relay", 100, now=START, expires_at=START) or []
+    pairs = [(it.sequence, it.sequence + 1000) for it in entries]
+    done = await asyncio.gather(
+        *(
+            stores.outbox.mark_published("relay", pairs[number:], [StreamMark("RA_RECORDS", "today", number)])
+            for number, stores in enumerate(replicas * 6)
+        )
+    )
+    assert all(done)
+    assert [it.stream_sequence for it in await replicas[0].outbox.read(0, 100)] == [place for _, place in pairs]

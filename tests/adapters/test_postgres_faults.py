@@ -1,0 +1,252 @@
+"""A database that dies, hangs, is full or refuses: Unavailable in bounded time, nothing lost, and back by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from itertools import count
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_core.domain.idempotency import IdempotencyKey
+from cdv_core.domain.records import Listing
+from cdv_core.errors import Unavailable
+from cdv_core.ports.records import Retryable
+from conformance.ports.stores import ALICE, START, Stores, a_record, its_event
+from tests.adapters.postgres_stores import PostgresStores, open_postgres
+from tests.servers import PostgresServer
+from tests.servers.proxy import FaultProxy
+
+# 2 s at most by these settings; the rest is for a machine that does other things as well.
+IMPATIENT = PostgresOptions(min_size=2, max_size=4, acquire_seconds=0.5, statement_seconds=0.5, lock_seconds=0.4)
+BOUND_SECONDS = 6
+RECOVERY_SECONDS = 5  # the promise
+
+
+async def refusal(call: Awaitable[object]) -> Unavailable:
+    """Return what the call raises, in bounded time."""
+    async with asyncio.timeout(BOUND_SECONDS):
+        with pytest.raises(Unavailable) as refused:
+            await call
+    return refused.value
+
+
+async def recovered(call: Callable[[], Awaitable[object]]) -> None:
+    """Return when the call succeeds again."""
+    async with asyncio.timeout(RECOVERY_SECONDS):
+        while True:
+            try:
+                await call()
+            except Unavailable:
+                continue
+            return
+
+
+async def create(stores: Stores, number: int) -> bytes | None:
+    record = a_record(number)
+    return await stores.records.create(record, its_event(record))
+
+
+@pytest.fixture
+async def proxied(postgres_dsn: str) -> AsyncIterator[tuple[FaultProxy, PostgresStores]]:
+    """Stores whose way to the database leads through a proxy."""
+    await migrate(postgres_dsn)
+    with FaultProxy(postgres_dsn) as proxy:
+        async with open_postgres(proxy.url, IMPATIENT) as stores:
+            await stores.database.ping()
+            yield proxy, stores
+
+
+async def test_acknowledged_writes_survive_kill_9(own_postgres_server: PostgresServer):
+    dsn = own_postgres_server.create_database()
+    await migrate(dsn)
+    numbers, acknowledged = count(), list[int]()
+    async with open_postgres(dsn, IMPATIENT) as stores:
+
+        async def write_until_refused() -> None:
+            while True:
+                number = next(numbers)
+                await create(stores, number)
+                acknowledged.append(number)
+
+        writers = [asyncio.create_task(write_until_refused()) for _ in range(4)]
+        while len(acknowledged) < 50:
+            await asyncio.wait(writers, timeout=0.01)
+        await asyncio.to_thread(own_postgres_server.kill)
+        async with asyncio.timeout(BOUND_SECONDS):
+            endings = await asyncio.gather(*writers, return_exceptions=True)
+        assert [type(it) for it in endings] == [Unavailable] * 4
+        await refusal(create(stores, next(numbers)))
+        await refusal(stores.database.ping())
+        await asyncio.to_thread(own_postgres_server.start)
+        await recovered(stores.database.ping)
+        await recovered(lambda: create(stores, next(numbers)))
+        kept = {int(it.uri.rkey) async for it in stores.records.scan()}
+        logged = {int(it.event.event_id) for it in await stores.outbox.read(0, 10_000)}
+    assert set(acknowledged) <= kept
+    assert kept == logged
+
+
+async def test_no_request_meets_a_connection_from_before_a_restart(own_postgres_server: PostgresServer):
+    dsn = own_postgres_server.create_database()
+    await migrate(dsn)
+    async with open_postgres(dsn, IMPATIENT) as stores:
+        await asyncio.gather(*(stores.database.ping() for _ in range(4)))
+        await asyncio.to_thread(own_postgres_server.restart)
+        for number in range(8):
+            await create(stores, number)
+
+
+async def test_a_frozen_server_is_unavailable_and_thawed_one_is_used_again(own_postgres_server: PostgresServer):
+    dsn = own_postgres_server.create_database()
+    await migrate(dsn)
+    async with open_postgres(dsn, IMPATIENT) as stores:
+        await create(stores, 1)
+        own_postgres_server.pause()
+        refused = await asyncio.gather(*(refusal(create(stores, number)) for number in range(2, 10)))
+        assert {it.dependency for it in refused} == {"database"}
+        assert min(it.retry_after_seconds for it in refused) > 0
+        await refusal(stores.database.ping())
+        await asyncio.to_thread(own_postgres_server.resume)
+        await recovered(lambda: create(stores, 10))
+
+
+async def test_a_server_absent_at_start_is_used_when_it_comes(own_postgres_server: PostgresServer):
+    dsn = own_postgres_server.create_database()
+    await migrate(dsn)
+    own_postgres_server.stop()
+    async with open_postgres(dsn, IMPATIENT) as stores:
+        await refusal(stores.database.ping())
+        await asyncio.to_thread(own_postgres_server.start)
+        await recovered(stores.database.ping)
+
+
+async def test_a_silent_network_is_unavailable_and_is_used_again(proxied):
+    proxy, stores = proxied
+    await create(stores, 1)
+    proxy.hang()
+    await asyncio.gather(*(refusal(create(stores, number)) for number in range(2, 10)))
+    await refusal(stores.records.list(Listing(ALICE, 10)))
+    await refusal(stores.database.ping())
+    proxy.heal()
+    await recovered(lambda: create(stores, 10))
+
+
+async def test_a_cut_network_is_unavailable_and_is_used_again(proxied):
+    proxy, stores = proxied
+    proxy.cut()
+    await refusal(create(stores, 1))
+    proxy.heal()
+    await recovered(lambda: create(stores, 2))
+
+
+async def test_after_a_long_silence_the_pool_still_comes_back_at_once(proxied):
+    proxy, stores = proxied
+    proxy.cut()
+    for _ in range(8):  # longer than any pause between attempts
+        await refusal(stores.database.ping())
+    proxy.heal()
+    await recovered(stores.database.ping)
+
+
+async def test_a_write_whose_answer_was_lost_is_answered_when_it_is_tried_again(proxied):
+    proxy, stores = proxied
+    record = a_record(1)
+    retryable = Retryable(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
+    proxy.hang_replies()
+    await refusal(stores.records.create(record, its_event(record), retryable))
+    proxy.heal()
+    again = a_record(2)
+    await recovered(stores.database.ping)
+    assert await stores.records.create(again, its_event(again), retryable) == b"reply"
+    assert [it.event for it in await stores.outbox.read(0, 10)] == [its_event(record)]
+
+
+@pytest.fixture
+async def stores(postgres_dsn: str) -> AsyncIterator[PostgresStores]:
+    await migrate(postgres_dsn)
+    async with open_postgres(postgres_dsn, IMPATIENT) as stores:
+        yield stores
+
+
+async def test_an_exhausted_pool_is_unavailable_and_then_is_not(stores: PostgresStores):
+    everyone = asyncio.Barrier(IMPATIENT.max_size + 1)
+
+    async def borrow() -> None:
+        async with stores.database.connection():
+            await everyone.wait()
+            await everyone.wait()
+
+    async with asyncio.TaskGroup() as borrowers:
+        for _ in range(IMPATIENT.max_size):
+            borrowers.create_task(borrow())
+        await everyone.wait()
+        await refusal(create(stores, 1))
+        await everyone.wait()
+    await create(stores, 1)
+
+
+async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(stores: PostgresStores):
+    refused = await refusal(stores.database.run("SELECT pg_sleep(60)"))
+    assert isinstance(refused.__cause__, psycopg.errors.QueryCanceled)
+
+
+async def test_a_did_whose_writes_are_held_up_is_unavailable(stores: PostgresStores, postgres_dsn: str):
+    await create(stores, 1)
+    async with await psycopg.AsyncConnection.connect(postgres_dsn) as holder:
+        await holder.execute("SELECT FROM accounts WHERE did = %s FOR UPDATE", (ALICE,))
+        refused = await refusal(create(stores, 2))
+    assert isinstance(refused.__cause__, psycopg.errors.LockNotAvailable)
+    await create(stores, 2)
+
+
+async def test_a_server_that_became_a_standby_is_unavailable(stores: PostgresStores, postgres_dsn: str):
+    async with stores.database.connection() as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    refused = await refusal(create(stores, 1))
+    assert isinstance(refused.__cause__, psycopg.errors.ReadOnlySqlTransaction)
+
+
+async def test_a_cancelled_caller_gives_its_connection_back(stores: PostgresStores):
+    async def patient() -> None:
+        async with stores.database.connection() as connection:
+            await connection.execute("SELECT pg_sleep(0.3)")
+
+    callers = [asyncio.create_task(patient()) for _ in range(IMPATIENT.max_size)]
+    await asyncio.wait(callers, timeout=0.1)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    await asyncio.gather(*(create(stores, number) for number in range(IMPATIENT.max_size)))
+
+
+async def test_a_rotated_password_is_taken_up_without_a_restart(postgres_server: PostgresServer, postgres_dsn: str):
+    await migrate(postgres_dsn)
+    parts = urlsplit(postgres_dsn)
+    database = parts.path.removeprefix("/")
+    asked: list[str] = []
+    current = "first"
+
+    async def password() -> str:
+        asked.append(current)
+        return current
+
+    async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as operator:
+        await operator.execute(f"CREATE ROLE {database} SUPERUSER LOGIN PASSWORD 'first'".encode())
+        dsn = parts._replace(netloc=f"{database}@{parts.hostname}:{parts.port}").geturl()
+        try:
+            async with open_postgres(dsn, IMPATIENT, password) as stores:
+                await stores.database.ping()
+                await operator.execute(f"ALTER ROLE {database} PASSWORD 'second'".encode())
+                current = "second"
+                await operator.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (database,)
+                )
+                await recovered(stores.database.ping)
+                assert await migrate(dsn, password=password) == []
+        finally:
+            await operator.execute(f"REASSIGN OWNED BY {database} TO postgres".encode())
+            await operator.execute(f"DROP ROLE {database}".encode())
+    assert {"first", "second"} == set(asked)

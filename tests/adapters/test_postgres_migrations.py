@@ -1,0 +1,112 @@
+"""The schema comes up whole, once, and never over a newer one."""
+
+import asyncio
+from collections.abc import Iterator
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cdv_adapters.database.postgres import migrate
+from cdv_core.errors import CannotStart, Unavailable
+from tests.servers import PostgresServer
+from tests.servers.process import free_port
+
+SCRIPTS = sorted((files("cdv_adapters.database") / "migrations" / "postgres").iterdir(), key=lambda it: it.name)
+NAMES = [it.name.removesuffix(".sql") for it in SCRIPTS]
+
+
+def query(dsn: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def tables(dsn: str) -> list[str]:
+    found = query(dsn, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+    return sorted(str(name) for (name,) in found)
+
+
+async def test_returns_what_it_applied_and_then_nothing(postgres_dsn: str):
+    assert await migrate(postgres_dsn) == NAMES
+    assert await migrate(postgres_dsn) == []
+    assert query(postgres_dsn, "SELECT version, name FROM schema_migrations") == list(enumerate(NAMES, 1))
+
+
+async def test_ten_replicas_at_once_apply_each_migration_once(postgres_dsn: str):
+    applied = await asyncio.gather(*(migrate(postgres_dsn) for _ in range(10)))
+    assert sorted(applied) == [[]] * 9 + [NAMES]
+
+
+async def test_a_schema_of_newer_code_is_refused_and_left_alone(postgres_dsn: str):
+    await migrate(postgres_dsn)
+    query(postgres_dsn, f"INSERT INTO schema_migrations VALUES ({len(NAMES) + 1}, 'from the future', now())")
+    with pytest.raises(CannotStart, match="newer code has migrated it") as refused:
+        await migrate(postgres_dsn)
+    assert refused.value.remedy == "run that code, or restore a backup"
+
+
+async def test_a_failed_migration_leaves_nothing_behind(postgres_dsn: str):
+    query(postgres_dsn, "CREATE TABLE stream_marks (in_the_way text)")
+    with pytest.raises(CannotStart, match="already exists"):
+        await migrate(postgres_dsn)
+    assert tables(postgres_dsn) == ["stream_marks"]
+
+
+async def test_each_migration_can_be_rolled_back(postgres_dsn: str):
+    await migrate(postgres_dsn)
+    for script in reversed(SCRIPTS):
+        _, mark, rollback = script.read_text(encoding="utf-8").partition("-- rollback:")
+        assert mark, f"{script.name} says neither how to undo it nor why it cannot be undone"
+        query(postgres_dsn, f"--{rollback}")
+    assert tables(postgres_dsn) == ["schema_migrations"]
+    assert await migrate(postgres_dsn) == NAMES
+
+
+async def test_a_database_that_cannot_keep_every_text_is_refused(postgres_server: PostgresServer):
+    dsn = urlsplit(postgres_server.dsn)._replace(path="/test_ascii").geturl()
+    query(postgres_server.dsn, "CREATE DATABASE test_ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(CannotStart, match="SQL_ASCII"):
+            await migrate(dsn)
+    finally:
+        postgres_server.drop_database(dsn)
+
+
+async def test_a_server_that_acknowledges_before_it_has_written_is_refused(postgres_dsn: str):
+    name = urlsplit(postgres_dsn).path.removeprefix("/")
+    query(postgres_dsn, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    with pytest.raises(CannotStart, match="synchronous_commit"):
+        await migrate(postgres_dsn)
+
+
+@pytest.fixture
+def unprivileged_dsn(postgres_dsn: str) -> Iterator[str]:
+    """The same database, for a role that may read and write, and make no tables."""
+    parts = urlsplit(postgres_dsn)
+    role = sql.Identifier(f"{parts.path.removeprefix('/')}_role")
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(role))
+        connection.execute(
+            sql.SQL("ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {}").format(role)
+        )
+        yield parts._replace(netloc=f"{role.as_string().strip(chr(34))}:secret@{parts.hostname}:{parts.port}").geturl()
+        connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+async def test_a_role_that_may_not_migrate_is_told_so(unprivileged_dsn: str):
+    with pytest.raises(CannotStart, match="permission denied"):
+        await migrate(unprivileged_dsn)
+
+
+async def test_a_role_that_may_not_migrate_can_use_what_another_has_migrated(unprivileged_dsn: str, postgres_dsn: str):
+    await migrate(postgres_dsn)
+    assert await migrate(unprivileged_dsn) == []
+
+
+async def test_a_server_that_is_not_there_is_unavailable():
+    with pytest.raises(Unavailable):
+        await migrate(f"postgresql://postgres@127.0.0.1:{free_port()}/vault")
