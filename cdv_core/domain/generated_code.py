@@ -70,8 +70,9 @@ def generate(lowered: Lowered) -> Callable[[object], object]:
         "Broken": Broken,
     }
     exec(code, namespace)  # noqa: S102 - checked above, piece by piece
-    validate = namespace["validate"]
-    assert callable(validate)  # noqa: S101 - for the type checker; _check has seen the function
+    validate = namespace.get("validate")
+    if not callable(validate):
+        raise SchemaRefused(["the document makes no code"])
     return partial(validate, custom_formats=lowered.checks)
 
 
