@@ -7,7 +7,7 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock schemathesis
+.PHONY: help run test check lock schemathesis chaos
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(VENV)/.installed-dev ## Format, lint, types, import boundaries, dead li
 
 schemathesis: $(VENV)/.installed-dev ## Fuzz a running CDV from its OpenAPI document (URL=... TOKEN=...)
 	@$(BIN)/schemathesis run $(URL)/openapi.json $(if $(TOKEN),--header 'Authorization: Bearer $(TOKEN)') $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## The long disasters: 50 kills of the service under load, and the like (CDV_TEST_SEED=...)
+	$(BIN)/pytest tests/chaos -m 'long or not long' -s $(ARGS)
 
 # Pins stay as they are unless LOCK_ARGS=--upgrade. The locks hold names, versions and hashes only, for every platform.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes --no-header \

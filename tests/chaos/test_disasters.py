@@ -1,0 +1,168 @@
+"""Kill the service and everything around it, under load, and audit. The long forms: `make chaos`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cdv_adapters.container import local_issuer
+from cdv_adapters.settings import read_settings
+from tests.chaos.audit import Findings, audit
+from tests.chaos.replica import Replica
+from tests.chaos.writers import Writers
+from tests.servers import FaultProxy, NatsServer, PostgresServer
+
+SEED = int(os.environ.get("CDV_TEST_SEED", "20261124"))
+RECOVERY_SECONDS = 5.0  # issue: the service recovers by itself within this
+
+
+@dataclass
+class World:
+    """Replicas of the service on one database and one broker, reached through proxies that can fail."""
+
+    postgres: PostgresServer
+    nats: NatsServer
+    to_postgres: FaultProxy
+    to_nats: FaultProxy
+    dsn: str
+    replicas: list[Replica]
+    writers: Writers
+    random: random.Random
+
+    async def findings(self) -> Findings:
+        found = await audit(self.dsn, self.nats.url, self.replicas[0].url, self.writers.promises)
+        print(f"\n{found}; answers {dict(self.writers.promises.answers)}")
+        return found
+
+    async def status(self) -> tuple[int, dict[str, bool]]:
+        """Return the readiness of the first replica: its status, and which dependencies are up."""
+        async with httpx.AsyncClient(timeout=10) as client:
+            answer = await client.get(f"{self.replicas[0].url}/readyz")
+        body = answer.json()
+        said = body["data"] if answer.status_code == 200 else body["error"]["details"]
+        return answer.status_code, {each["name"]: each["up"] for each in said["dependencies"]}
+
+    async def acknowledged_again(self) -> float:
+        """Return how many seconds pass until the next acknowledgement."""
+        before, started = self.writers.promises.acknowledged, time.monotonic()
+        await self.writers.until(before + 1)
+        return time.monotonic() - started
+
+
+@asynccontextmanager
+async def world(
+    folder: Path, postgres: PostgresServer, nats: NatsServer, *, replicas: int = 1, writers: int = 16
+) -> AsyncGenerator[World]:
+    async with AsyncExitStack() as stack:
+        dsn = postgres.create_database()
+        to_postgres = stack.enter_context(FaultProxy(dsn))
+        to_nats = stack.enter_context(FaultProxy(nats.url))
+        settings = {
+            "CDV_DATA_DIR": str(folder / "data"),
+            "CDV_DB_DSN": to_postgres.url,
+            "CDV_NATS_URL": to_nats.url,
+            "CDV_RATE_LIMIT_WRITES": "1000000/minute",
+        }
+        issuer = local_issuer(read_settings(data_dir=folder / "data"))
+        running = [stack.enter_context(Replica(folder, settings, f"replica{number}")) for number in range(replicas)]
+        load = Writers([replica.url for replica in running], issuer, writers, SEED)
+        yield World(postgres, nats, to_postgres, to_nats, dsn, running, load, random.Random(SEED))
+
+
+async def _kill_the_service(world: World, rounds: int, acknowledged: int) -> None:
+    async with world.writers.writing():
+        for number in range(rounds):
+            await world.writers.until(
+                world.writers.promises.acknowledged + world.random.randint(1, 2 * acknowledged // rounds)
+            )
+            victim = world.random.choice(world.replicas)
+            await asyncio.to_thread(victim.kill)
+            victim.start()
+            await asyncio.to_thread(victim.wait_until_ready)
+            print(f"round {number + 1} of {rounds}: {world.writers.promises.acknowledged} acknowledged")
+        await world.writers.until(acknowledged)
+    found = await world.findings()
+    assert found.acknowledged >= acknowledged
+
+
+async def test_a_killed_service_loses_nothing_it_acknowledged(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        await _kill_the_service(it, rounds=3, acknowledged=300)
+
+
+async def test_two_replicas_hold_as_one_while_they_are_killed(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server, replicas=2) as it:
+        await _kill_the_service(it, rounds=2, acknowledged=300)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_fifty_kills_of_the_service_under_load(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        await _kill_the_service(it, rounds=50, acknowledged=5000)
+
+
+async def test_a_killed_broker_stops_no_write_and_every_event_arrives(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        async with it.writers.writing():
+            await it.writers.until(50)
+            await asyncio.to_thread(it.nats.kill)
+            await it.writers.until(it.writers.promises.acknowledged + 100)
+            assert await it.status() == (200, {"database": True, "object_store": True, "events": False})
+            await asyncio.to_thread(it.nats.start)
+            await it.writers.until(it.writers.promises.acknowledged + 50)
+        assert it.writers.promises.answers.keys() == {200}
+        await it.findings()
+
+
+async def test_a_killed_database_is_answered_503_and_recovered_from(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        async with it.writers.writing():
+            await it.writers.until(50)
+            await asyncio.to_thread(it.postgres.kill)
+            await asyncio.sleep(2)
+            status, up = await it.status()
+            assert (status, up["database"]) == (503, False)
+            await asyncio.to_thread(it.postgres.start)
+            assert await it.acknowledged_again() < RECOVERY_SECONDS
+            await it.writers.until(it.writers.promises.acknowledged + 50)
+        assert it.writers.promises.answers.keys() == {200, 503}
+        await it.findings()
+
+
+async def test_a_database_that_hangs_is_answered_503_within_a_bound(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        async with it.writers.writing():
+            await it.writers.until(50)
+            it.to_postgres.hang()
+            await asyncio.sleep(8)
+            status, up = await it.status()
+            assert (status, up["database"]) == (503, False)
+            it.to_postgres.heal()
+            assert await it.acknowledged_again() < 2 * RECOVERY_SECONDS
+            await it.writers.until(it.writers.promises.acknowledged + 20)
+        assert it.writers.promises.answers.keys() == {200, 503}
+        assert it.writers.promises.slowest_refusal_seconds < 10
+        await it.findings()
+
+
+async def test_a_broker_that_hangs_stops_no_write(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        async with it.writers.writing():
+            await it.writers.until(50)
+            it.to_nats.hang()
+            await it.writers.until(it.writers.promises.acknowledged + 200)
+            it.to_nats.cut()
+            await it.writers.until(it.writers.promises.acknowledged + 50)
+            it.to_nats.heal()
+        assert it.writers.promises.answers.keys() == {200}
+        await it.findings()
