@@ -34,7 +34,7 @@ def _agree(schema: Any, several: list[object]) -> None:
         assert (find_violations(validator.document, value) == ()) == wanted, value
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=_SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=_SLOW)
 @given(schemas, st.lists(values, min_size=1, max_size=6))
 def test_the_verdict_is_that_of_the_reference_implementation(schema: Any, several: list[object]):
     _agree(schema, several)
@@ -47,7 +47,7 @@ def test_the_verdict_is_that_of_the_reference_implementation_at_length(schema: A
     _agree(schema, several)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=_SLOW)
+@settings(max_examples=25, deadline=None, suppress_health_check=_SLOW)
 @given(schemas, values)
 def test_validation_leaves_the_value_as_it_was(schema: Any, value: object):
     validator = _compiled(schema)
