@@ -29,6 +29,8 @@ T = TypeVar("T")
 _READERS: Final = 4  # ours: reads are short, and Python runs one at a time between two calls of SQLite
 _BUSY_SECONDS: Final = 10.0  # ours: how long to wait for another process's transaction, which is short as well
 _GROUP_MAX: Final = 256  # ours: writes that share one commit; bounds what one full disk fails
+_LOG_BYTES: Final = 4 * 1024 * 1024  # SQLite's default, 1000 pages: then the log is folded into the file
+_FOLD_BUSY_MILLIS: Final = 100  # ours: how long a fold may keep writes waiting for someone who reads an old state
 _QUICK_CHECK_MAX_BYTES: Final = 256 * 1024 * 1024  # ours: read in well under a second
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -87,6 +89,8 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._log = Path(f"{path}-wal")
+        self._log_limit = _LOG_BYTES
         self._is_open = False
         self._connections: list[sqlite3.Connection] = []
         self._writer = ThreadPoolExecutor(1, "cdv-sqlite-writer")
@@ -178,6 +182,7 @@ class SqliteDatabase:
                 write.answer.set_result(write.result)
             else:
                 write.answer.set_exception(_translated(write.error))
+        self._fold_log()
 
     def _commit(self, group: list[_Write]) -> None:
         connection = self._connections[0]
@@ -193,6 +198,25 @@ class SqliteDatabase:
                     connection.execute("ROLLBACK TO job")
                     write.error = error
                 connection.execute("RELEASE job")
+
+    def _fold_log(self) -> None:
+        """Move the write-ahead log's content into the file, if it has grown enough.
+
+        SQLite would do so by itself, beside other processes' commits. Before its version 3.51.3 that could corrupt the
+        file, though very rarely (https://sqlite.org/wal.html#walresetbug). In this mode they wait meanwhile.
+        """
+        size = self._log.stat().st_size
+        if size < self._log_limit:
+            return
+        connection = self._connections[0]
+        connection.execute(f"PRAGMA busy_timeout = {_FOLD_BUSY_MILLIS}")
+        try:
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error:
+            busy = True  # A full disk, say. Nothing is lost: the log keeps what the file lacks.
+        connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_SECONDS * 1000)}")
+        # While someone goes on reading an old state, the log cannot be emptied: try again when it has grown further.
+        self._log_limit = size + _LOG_BYTES if busy else _LOG_BYTES
 
     def _connect_all(self) -> None:
         with _refusals(self._path):
@@ -225,6 +249,7 @@ class SqliteDatabase:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # where fsync alone leaves data in the drive's cache: macOS
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _fold_log
         return connection
 
     def _disconnect_all(self) -> None:

@@ -178,6 +178,44 @@ async def test_a_file_locked_by_another_process_is_unavailable_and_then_availabl
         assert await stored_numbers(database) == [1]
 
 
+async def test_the_log_is_folded_into_the_file_when_it_has_grown(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite, "_LOG_BYTES", 200_000)
+    log = Path(f"{path}-wal")
+
+    async with SqliteDatabase(path) as database:
+        sizes = []
+        for number in range(30):
+            await create(database, number, size=20_000)
+            sizes.append(log.stat().st_size)
+
+        assert max(sizes) < 300_000
+        assert path.stat().st_size > 300_000
+        assert await stored_numbers(database) == list(range(30))
+
+
+async def test_someone_who_reads_an_old_state_only_delays_the_folding(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite, "_LOG_BYTES", 100_000)
+    monkeypatch.setattr(sqlite, "_FOLD_BUSY_MILLIS", 1)
+    log = Path(f"{path}-wal")
+
+    async with SqliteDatabase(path) as database:
+        await create(database, 0)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN")
+        assert other.execute("SELECT count(*) FROM records").fetchone() == (1,)
+        for number in range(1, 20):
+            await create(database, number, size=20_000)
+        assert log.stat().st_size > 300_000
+        assert other.execute("SELECT count(*) FROM records").fetchone() == (1,)
+        other.close()
+        for number in range(20, 30):
+            await create(database, number, size=20_000)
+        await database.write(lambda connection: None)
+
+        assert log.stat().st_size < 200_000
+        assert await stored_numbers(database) == list(range(30))
+
+
 async def test_readers_cannot_write(database: SqliteDatabase):
     with pytest.raises(Unavailable) as raised:
         await database.read(lambda connection: connection.execute("DELETE FROM records"))
