@@ -185,7 +185,7 @@ class Relay:
         """Return where the next chunk begins, and per stream {event id: (sequence, stream sequence)} it should hold."""
         chunk: dict[str, dict[str, tuple[int, int]]] = {state.name: {} for state in states}
         while sum(map(len, chunk.values())) < self._chunk_entries:
-            page = await self._outbox.read(position, PAGE_ENTRIES)
+            page = await self._outbox.read(position, min(PAGE_ENTRIES, self._chunk_entries))
             if not page:
                 break
             position = page[-1].sequence

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -200,6 +201,18 @@ async def test_a_broker_that_hangs_is_reported_in_bounded_time(nats_url: str):
                     await bus.check()
             with suppress(Unavailable):  # it may have noticed already
                 assert await bus.publish([an_entry(1)], states) == [None]
+
+
+async def test_closing_does_not_wait_for_a_peer_that_does_not_read(nats_url: str):
+    with FaultProxy(nats_url) as proxy:
+        async with asyncio.timeout(30), connected(NatsAccess(proxy.url)) as bus:
+            client: Any = bus._connection.client
+            socket = client._transport._io_writer.transport
+            await asyncio.to_thread(proxy.hang)
+            while not socket.get_write_buffer_size():
+                await client.publish("elsewhere", b" " * 900_000)
+                await asyncio.sleep(0)
+        assert socket.get_write_buffer_size() == 0
 
 
 async def test_a_server_without_jetstream_is_no_connection():

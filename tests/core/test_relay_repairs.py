@@ -156,9 +156,10 @@ async def test_a_log_larger_than_memory_is_compared_in_chunks(lose):
     assert sorted(setting.bus.ids()) == sorted(written)
 
 
-async def test_what_moved_within_the_stream_is_not_lost_and_its_new_place_is_noted():
+@pytest.mark.parametrize("chunk_entries", [1, 3, 100])
+async def test_what_moved_within_the_stream_is_not_lost_and_its_new_place_is_noted(chunk_entries):
     setting = Setting()
-    relay = setting.relay()
+    relay = setting.relay(chunk_entries=chunk_entries)
     written = [setting.write() for _ in range(4)]
     await drain(relay)
     setting.bus.recreate()
