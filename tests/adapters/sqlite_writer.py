@@ -1,13 +1,12 @@
-"""A process that writes to a vault's SQLite file and says what was acknowledged; to be run beside others, and killed.
-
-python -m tests.adapters.sqlite_writer FILE FIRST COUNT: write COUNT records from number FIRST on, eight at a time.
-"""
+"""A process that writes to a SQLite file and says what was acknowledged; to be run beside others, and killed."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
+import multiprocessing
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from cdv_adapters.database.sqlite import SqliteDatabase
@@ -32,19 +31,33 @@ def write_number(number: int) -> tuple[NewRecord, Event, Retryable]:
     return record, record_created(record, event_id=rkey, correlation_id="test"), retryable
 
 
-async def main(path: Path, first: int, count: int) -> None:
-    print("started", flush=True)
+def start_writer(path: Path, first: int, count: int) -> tuple[BaseProcess, Connection]:
+    """Start writing `count` records from number `first` on, eight at a time.
+
+    The connection gives None once the process runs and then each number that was acknowledged.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])  # so that each process starts at once
+    reading, writing = processes.Pipe(duplex=False)
+    process = processes.Process(target=_run, args=(writing, path, first, count), daemon=True)
+    process.start()
+    writing.close()
+    return process, reading
+
+
+def _run(acknowledge: Connection, path: Path, first: int, count: int) -> None:
+    acknowledge.send(None)
     numbers = iter(range(first, first + count))
-    async with SqliteDatabase(path) as database:
-        records = SqliteRecordStore(database)
 
-        async def write() -> None:
-            for number in numbers:
-                await records.create(*write_number(number))
-                print(number, flush=True)
+    async def write_all() -> None:
+        async with SqliteDatabase(path) as database:
+            records = SqliteRecordStore(database)
 
-        await asyncio.gather(*(write() for _ in range(8)))
+            async def write() -> None:
+                for number in numbers:
+                    await records.create(*write_number(number))
+                    acknowledge.send(number)
 
+            await asyncio.gather(*(write() for _ in range(8)))
 
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(write_all())

@@ -1,24 +1,16 @@
 """Writers that share a file, and writers that are killed: what was acknowledged is there, whole."""
 
 import random
-import subprocess
-import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.sqlite import SqliteRecordStore
 from conformance.ports.stores import as_stored
-from tests.adapters.sqlite_writer import write_number
-
-ROOT = Path(__file__).parents[2]
-
-
-def start_writer(path: Path, first: int, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.adapters.sqlite_writer", str(path), str(first), str(count)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+from tests.adapters.sqlite_writer import start_writer, write_number
 
 
 async def check(path: Path, acknowledged: set[int]) -> None:
@@ -39,34 +31,41 @@ async def check(path: Path, acknowledged: set[int]) -> None:
     assert sorted(replies) == sorted((it.key, it.fingerprint, it.reply) for _, _, it in written.values())
 
 
+def the_rest_of(connection: Connection) -> Iterator[Any]:
+    """Yield what was sent and not read yet; what the sender could not finish does not count."""
+    with connection:
+        while True:
+            try:
+                yield connection.recv()
+            except (EOFError, OSError):
+                return
+
+
 async def test_processes_that_write_to_one_file_at_once_lose_nothing(tmp_path: Path):
     path = tmp_path / "vault.sqlite3"
     writers = [start_writer(path, 1000 * place, 150) for place in range(3)]
 
-    outputs = [writer.communicate()[0] for writer in writers]
+    acknowledged = {number for _, connection in writers for number in the_rest_of(connection)} - {None}
+    for process, _ in writers:
+        process.join()
 
-    assert [writer.returncode for writer in writers] == [0, 0, 0]
-    acknowledged = {int(line) for output in outputs for line in output.splitlines()[1:]}
+    assert [process.exitcode for process, _ in writers] == [0, 0, 0]
     assert len(acknowledged) == 450
     await check(path, acknowledged)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
     path = tmp_path / "vault.sqlite3"
     acknowledged: set[int] = set()
 
     for killed in range(10):
-        writer = start_writer(path, 100_000 * killed, 100_000)
-        assert writer.stdout is not None
+        process, connection = start_writer(path, 100_000 * killed, 100_000)
         # The first is killed while it makes the file, the others after some acknowledgement.
-        lines = [writer.stdout.readline() for _ in range(1 + killed * random.randint(1, 20))]
-        writer.kill()
-        # What it had said and was not read yet counts; a line that it could not finish does not.
-        lines += writer.stdout.read().splitlines(keepends=True)
-        writer.stdout.close()
-        assert writer.wait() < 0
-        acknowledged |= {int(line) for line in lines if line.endswith("\n") and line != "started\n"}
+        said = [connection.recv() for _ in range(1 + killed * random.randint(1, 20))]
+        process.kill()
+        process.join()
+        said += the_rest_of(connection)
+        acknowledged |= set(said) - {None}
 
     assert acknowledged
     await check(path, acknowledged)
