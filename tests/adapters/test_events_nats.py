@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trustme
 
@@ -239,3 +240,17 @@ async def test_a_subject_that_another_stream_has_taken_is_the_reason_told(nats_u
                     await bus.check()
                 reason = str(refused.value.__cause__)
                 await asyncio.sleep(0.01)
+
+
+def test_our_own_configuration_is_accepted_and_syncs_always(tmp_path: Path):
+    port, monitoring = free_port(), free_port()
+    text = (Path(__file__).parents[2] / "deploy" / "nats.conf").read_text("utf-8")
+    for ours, here in (("0.0.0.0:4222", f"127.0.0.1:{port}"), ("8222", str(monitoring)), ("/data", str(tmp_path))):
+        assert ours in text
+        text = text.replace(ours, here)
+    file = tmp_path / "nats.conf"
+    file.write_text(text, "utf-8")
+    process = Process([program("nats-server", NatsServer.WHEEL), "--config", file], port=port, directory=tmp_path)
+    with NatsServer(process, f"nats://127.0.0.1:{port}"):
+        effective = httpx.get(f"http://127.0.0.1:{monitoring}/varz").json()["jetstream"]["config"]
+    assert effective["sync_always"] is True
