@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import anyio
 import anyio.to_thread
+import msgspec
 from loguru import logger
 
 from cdv_adapters.schemas.bundled import bundled_catalogue
@@ -170,7 +171,7 @@ class UrlSchemas:
         published = self._published
         fetched = self._source.index(published.stamp if published else Stamp())
         if published and fetched.body in {None, published.index} and not self._source.is_file:
-            self._published = replace(published, stamp=fetched.stamp)
+            self._published = msgspec.structs.replace(published, stamp=fetched.stamp)
             return None
         if fetched.body is None:
             raise FetchFailed("not modified, and nobody asked")

@@ -1,0 +1,262 @@
+"""A source that is slow, broken, hostile or gone: the last good catalogue stays, and everything is bounded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import select
+import tracemalloc
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from cdv_adapters.schemas.cache import CatalogueCache
+from cdv_adapters.schemas.specs_url import DOCUMENT_MAX_BYTES, INDEX_MAX_BYTES, SpecsUrl
+from cdv_adapters.schemas.url import UrlSchemas
+from tests.adapters.catalogue_server import CatalogueServer, catalogue_server, send
+from tests.adapters.test_schemas_url import POST, catalogue_of, versions, write
+from tests.core.catalogues import entry, index_bytes
+
+Misbehaviour = Callable[[BaseHTTPRequestHandler], None]
+
+
+@pytest.fixture
+def server() -> Iterator[CatalogueServer]:
+    with catalogue_server() as running:
+        yield running
+
+
+async def _following(server: CatalogueServer, folder: Path, timeout_seconds: float = 20) -> UrlSchemas:
+    """Return a source that has a good catalogue; and by now there is a newer one to be had."""
+    server.publish(catalogue_of("1.0.0"))
+    specs = SpecsUrl(server.url, timeout_seconds=timeout_seconds, pause_seconds=0.3)
+    source = UrlSchemas(specs, CatalogueCache(folder / "kept", specs.url))
+    await source.open()
+    assert versions(source) == ["1.0.0"]
+    server.publish(catalogue_of("1.0.0", "1.1.0"))
+    return source
+
+
+def _html(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, b"<!DOCTYPE html><title>Log in</title>", Content_Type="text/html")
+
+
+def _truncated(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"schemas": [')
+    handler.close_connection = True
+
+
+def _silent(handler: BaseHTTPRequestHandler) -> None:
+    # Longer than the patience of the one who asks; ended by its hanging up.
+    handler.connection.settimeout(5)
+    handler.rfile.read(1)
+    handler.close_connection = True
+
+
+def _bomb(handler: BaseHTTPRequestHandler) -> None:
+    """A gigabyte of spaces, which is what JSON may begin with."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(1 << 30))
+    handler.end_headers()
+    for _ in range(1 << 10):
+        handler.wfile.write(b" " * (1 << 20))
+
+
+def _endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for _ in range(1 << 20):
+        handler.wfile.write(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
+
+
+_SMALL_AND_LARGE = gzip.compress(b" " * (1 << 26))
+
+
+def _compressed(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, _SMALL_AND_LARGE, Content_Encoding="gzip")
+
+
+def _redirecting(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, b"", 302, Location="file:///etc/passwd")
+
+
+def _not_modified(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def _rude(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+    handler.close_connection = True
+
+
+def _status(code: int) -> Misbehaviour:
+    return lambda handler: handler.send_error(code)
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        _html, _truncated, _silent, _bomb, _endless, _compressed, _redirecting, _not_modified, _rude,
+        _status(404), _status(500),
+        _status(206),
+    ],
+)  # fmt: skip
+async def test_whatever_the_server_does_the_last_good_catalogue_stays(
+    misbehave: Misbehaviour, server: CatalogueServer, tmp_path: Path
+):
+    source = await _following(server, tmp_path)
+    catalogue = source.catalogue
+    server.misbehave = misbehave
+    tracemalloc.start()
+    await source.refresh()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert source.catalogue is catalogue
+    broken = source.state
+    assert broken.outcome in {"failed", "refused"}
+    assert broken.failures + broken.refusals == 1
+    assert broken.reason
+    assert peak < 4 * INDEX_MAX_BYTES
+    # And the next time that it is well again, all is well.
+    server.misbehave = None
+    await source.refresh()
+    assert (versions(source), source.state.outcome, source.state.reason) == (["1.0.0", "1.1.0"], "updated", None)
+
+
+async def test_a_server_that_is_gone_changes_nothing(tmp_path: Path):
+    with catalogue_server() as server:
+        source = await _following(server, tmp_path)
+    await source.refresh()
+    assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
+
+
+async def test_a_server_that_trickles_is_given_up_on(server: CatalogueServer, tmp_path: Path):
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        while not select.select([handler.connection], [], [], 0.02)[0]:  # until the client hangs up
+            handler.wfile.write(b" ")
+
+    source = await _following(server, tmp_path, timeout_seconds=0.3)
+    server.misbehave = trickle
+    await source.refresh()
+    assert source.state.outcome == "failed"
+    assert "too slow" in str(source.state.reason)
+
+
+async def test_a_refresh_that_takes_too_long_is_not_waited_for(server: CatalogueServer, tmp_path: Path):
+    source = await _following(server, tmp_path)
+    server.misbehave = _silent
+    await source.refresh(wait_seconds=0.05)
+    assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
+    assert "within 0 s" in str(source.state.reason)
+
+
+async def test_a_server_that_flaps_is_followed_when_it_is_up(server: CatalogueServer, tmp_path: Path):
+    source = await _following(server, tmp_path)
+    for round_ in range(6):
+        server.misbehave = _status(503) if round_ % 2 else None
+        server.publish(catalogue_of("1.0.0", f"1.{round_}.1"))
+        await source.refresh()
+        expected = f"1.{round_ - round_ % 2}.1"
+        assert versions(source) == ["1.0.0", expected]
+    assert source.state.failures == 3
+
+
+async def test_an_index_that_lists_documents_that_are_not_there_changes_nothing(
+    server: CatalogueServer, tmp_path: Path
+):
+    source = await _following(server, tmp_path)
+    del server.files[f"{POST}/1.1.0.json"]
+    await source.refresh()
+    assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
+    assert f"{POST}/1.1.0.json: status 404" in str(source.state.reason)
+    # Published at last, without a word in the index.
+    server.publish(catalogue_of("1.0.0", "1.1.0"))
+    await source.refresh()
+    assert versions(source) == ["1.0.0", "1.1.0"]
+
+
+async def test_a_bad_update_is_refused_with_a_report_naming_document_and_reason(
+    server: CatalogueServer, tmp_path: Path
+):
+    source = await _following(server, tmp_path)
+    server.files[f"{POST}/1.1.0.json"] = b'{"format": "nonsense"}'
+    await source.refresh()
+    assert (versions(source), source.state.outcome, source.state.refusals) == (["1.0.0"], "refused", 1)
+    (problem,) = source.state.problems
+    assert (problem.document, "'nonsense' is not a format" in problem.reason) == (f"{POST}/1.1.0.json", True)
+
+
+async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: CatalogueServer, tmp_path: Path):
+    source = await _following(server, tmp_path)
+    server.publish(catalogue_of("1.0.0", "1.1.0", digests=True))
+    server.files[f"{POST}/1.1.0.json"] += b" "
+    await source.refresh()
+    assert source.state.outcome == "refused"
+    assert "SHA-256" in str(source.state.reason)
+
+
+async def test_a_bomb_of_a_hundred_thousand_documents_is_refused_before_any_is_fetched(
+    server: CatalogueServer, tmp_path: Path
+):
+    source = await _following(server, tmp_path)
+    server.publish({"SPEC_INDEX.json": index_bytes(entry("a.b.c", [f"1.0.{patch}" for patch in range(100_000)]))})
+    server.paths()
+    await source.refresh()
+    assert source.state.outcome == "refused"
+    assert "over the limit of 10000" in str(source.state.reason)
+    assert server.paths() == ["SPEC_INDEX.json"]
+
+
+async def test_a_document_that_is_too_large_is_refused(server: CatalogueServer, tmp_path: Path):
+    source = await _following(server, tmp_path)
+    server.files[f"{POST}/1.1.0.json"] = json.dumps({"title": "x" * DOCUMENT_MAX_BYTES}).encode()
+    await source.refresh()
+    assert source.state.outcome == "failed"
+    assert "over the limit of 262144 bytes" in str(source.state.reason)
+
+
+async def test_a_catalogue_that_is_too_large_altogether_is_refused(tmp_path: Path):
+    many = [f"1.{n}.0" for n in range(300)]
+    files = catalogue_of(*many)
+    big = b'{"title": "' + b"x" * (DOCUMENT_MAX_BYTES - 100) + b'"}'
+    url = write(tmp_path / "specs", {path: big if path != "SPEC_INDEX.json" else body for path, body in files.items()})
+    source = UrlSchemas.at(url, tmp_path / "data")
+    await source.open()
+    assert source.state.outcome == "failed"
+    assert "the catalogue is over the limit of 67108864 bytes" in str(source.state.reason)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+async def test_a_file_that_is_no_file_is_not_read(kind: str, tmp_path: Path):
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    index = folder / "SPEC_INDEX.json"
+    if kind == "fifo":
+        os.mkfifo(index)
+    elif kind == "folder":
+        index.mkdir()
+    else:
+        index.symlink_to("/dev/zero")
+    source = UrlSchemas.at(folder.as_uri(), tmp_path / "data")
+    await source.open()
+    assert source.state.outcome == "failed"
+    assert "not a regular file" in str(source.state.reason)
+
+
+async def test_giving_up_ends_what_is_under_way(server: CatalogueServer, tmp_path: Path):
+    source = await _following(server, tmp_path)
+    source.close()
+    await source.refresh()
+    assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")

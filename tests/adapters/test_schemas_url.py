@@ -1,0 +1,240 @@
+"""Following a catalogue at a URL: taken over whole, kept on disk, asked about sparingly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdv_adapters.schemas.cache import CatalogueCache
+from cdv_adapters.schemas.specs_url import SpecsUrl
+from cdv_adapters.schemas.url import UrlSchemas, fetch_catalogue
+from cdv_core.domain.identifiers import Nsid
+from cdv_core.errors import CannotStart, Unavailable
+from tests.adapters.catalogue_server import CatalogueServer, catalogue_server, send
+from tests.core.catalogues import entry, index_bytes
+
+POST = Nsid("com.example.post")
+
+
+def catalogue_of(*versions: str, digests: bool = False, most: int = 10, **more: Any) -> dict[str, bytes]:
+    """Return the files of a catalogue of one collection."""
+    documents = {f"{POST}/{it}.json": json.dumps({"maxProperties": most, "title": it}).encode() for it in versions}
+    listed: list[Any] = list(versions)
+    if digests:
+        sums = {path: hashlib.sha256(body).hexdigest() for path, body in documents.items()}
+        listed = [{"version": it, "sha256": sums[f"{POST}/{it}.json"]} for it in versions]
+    index = index_bytes(entry(POST, listed, latest=versions[-1]), **more)
+    return {"SPEC_INDEX.json": index, **documents}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> str:
+    for path, body in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(body)
+    return folder.as_uri()
+
+
+def versions(source: UrlSchemas) -> list[str]:
+    return list(source.catalogue.collection(POST).versions) if POST in source.catalogue else []
+
+
+@pytest.fixture
+def server() -> Iterator[CatalogueServer]:
+    with catalogue_server() as running:
+        yield running
+
+
+async def test_a_catalogue_is_taken_over_from_an_http_server(server: CatalogueServer, tmp_path: Path):
+    server.publish(catalogue_of("1.0.0", "1.1.0"))
+    source = UrlSchemas.at(server.url, tmp_path)
+    assert source.state.origin == "bundled"
+    await source.open()
+    assert versions(source) == ["1.0.0", "1.1.0"]
+    assert (source.state.origin, source.state.outcome, source.state.collections) == ("source", "updated", 1)
+    await source.check()
+
+
+async def test_a_catalogue_is_taken_over_from_a_folder_or_its_index(tmp_path: Path):
+    url = write(tmp_path / "specs", catalogue_of("1.0.0"))
+    for named in (url, url + "/", url + "/SPEC_INDEX.json"):
+        source = UrlSchemas.at(named, tmp_path / "data")
+        await source.open()
+        assert versions(source) == ["1.0.0"]
+
+
+async def test_what_is_published_later_is_in_force_after_the_next_refresh(server: CatalogueServer, tmp_path: Path):
+    server.publish(catalogue_of("1.0.0"))
+    source = UrlSchemas.at(server.url, tmp_path)
+    await source.open()
+    before = source.catalogue
+    server.publish(catalogue_of("1.0.0", "1.1.0"))
+    await source.refresh()
+    assert versions(source) == ["1.0.0", "1.1.0"]
+    # A request that began with the old catalogue keeps it.
+    assert list(before.collection(POST).versions) == ["1.0.0"]
+
+
+async def test_a_file_that_changes_in_its_folder_is_seen(tmp_path: Path):
+    url = write(tmp_path / "specs", catalogue_of("1.0.0", most=1))
+    source = UrlSchemas.at(url, tmp_path / "data")
+    await source.open()
+    await source.refresh()
+    unchanged = source.state
+    write(tmp_path / "specs", catalogue_of("1.0.0", most=2))
+    await source.refresh()
+    assert [unchanged.outcome, source.state.outcome] == ["unchanged", "updated"]
+    assert source.catalogue.collection(POST).versions["1.0.0"].violations({"a": 1, "b": 2}) == ()
+
+
+async def test_an_unchanged_index_costs_one_conditional_request(server: CatalogueServer, tmp_path: Path):
+    server.publish(catalogue_of("1.0.0"))
+    source = UrlSchemas.at(server.url, tmp_path)
+    await source.open()
+    server.paths()
+    catalogue = source.catalogue
+    await source.refresh()
+    assert [(path, etag is not None) for path, etag in server.requests] == [("SPEC_INDEX.json", True)]
+    assert source.state.outcome == "unchanged"
+    assert source.catalogue is catalogue
+
+
+async def test_a_server_without_etags_is_asked_for_the_index_only_while_it_stays(
+    server: CatalogueServer, tmp_path: Path
+):
+    server.publish(catalogue_of("1.0.0"))
+    server.misbehave = lambda handler: send(handler, server.files[handler.path.lstrip("/")])
+    source = UrlSchemas.at(server.url, tmp_path)
+    await source.open()
+    server.paths()
+    await source.refresh()
+    assert server.paths() == ["SPEC_INDEX.json"]
+    assert source.state.outcome == "unchanged"
+
+
+async def test_documents_that_the_digests_say_are_here_are_not_fetched_again(server: CatalogueServer, tmp_path: Path):
+    server.publish(catalogue_of("1.0.0", "1.1.0", digests=True))
+    source = UrlSchemas.at(server.url, tmp_path)
+    await source.open()
+    server.paths()
+    server.publish(catalogue_of("1.0.0", "1.1.0", "1.2.0", digests=True))
+    await source.refresh()
+    assert server.paths() == ["SPEC_INDEX.json", f"{POST}/1.2.0.json"]
+    assert versions(source) == ["1.0.0", "1.1.0", "1.2.0"]
+
+
+# A restart
+
+
+async def test_a_restart_without_the_network_keeps_the_catalogue(server: CatalogueServer, tmp_path: Path):
+    server.publish(catalogue_of("1.0.0", "1.1.0"))
+    first = UrlSchemas.at(server.url, tmp_path)
+    await first.open()
+    server.misbehave = lambda handler: handler.send_error(503)
+    again = UrlSchemas.at(server.url, tmp_path)
+    await again.open()
+    assert versions(again) == ["1.0.0", "1.1.0"]
+    assert (again.state.origin, again.state.outcome) == ("cache", "failed")
+
+
+async def test_after_a_restart_the_kept_copy_is_asked_about_conditionally(server: CatalogueServer, tmp_path: Path):
+    server.publish(catalogue_of("1.0.0"))
+    await UrlSchemas.at(server.url, tmp_path).open()
+    server.paths()
+    again = UrlSchemas.at(server.url, tmp_path)
+    await again.open()
+    assert server.paths() == ["SPEC_INDEX.json"]
+    assert (again.state.origin, again.state.outcome) == ("cache", "unchanged")
+
+
+async def test_a_first_start_without_the_source_serves_the_bundled_catalogue(tmp_path: Path):
+    source = UrlSchemas.at((tmp_path / "nothing").as_uri(), tmp_path / "data")
+    await source.open()
+    assert "com.registryaccord.profile" in source.catalogue
+    assert (source.state.origin, source.state.outcome, source.state.failures) == ("bundled", "failed", 1)
+    with pytest.raises(Unavailable):
+        await source.check()
+
+
+async def test_the_copy_of_another_url_is_not_used(tmp_path: Path):
+    await UrlSchemas.at(write(tmp_path / "one", catalogue_of("1.0.0")), tmp_path / "data").open()
+    other = UrlSchemas.at((tmp_path / "two").as_uri(), tmp_path / "data")
+    await other.open()
+    assert other.state.origin == "bundled"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x80", b"x" * 1000])
+async def test_a_damaged_copy_is_passed_over(damage: bytes, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "catalogue.msgpack").write_bytes(damage)
+    source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of("1.0.0")), tmp_path / "data")
+    await source.open()
+    assert (versions(source), source.state.origin) == (["1.0.0"], "source")
+
+
+async def test_a_torn_copy_is_passed_over(tmp_path: Path):
+    url = write(tmp_path / "specs", catalogue_of("1.0.0"))
+    await UrlSchemas.at(url, tmp_path / "data").open()
+    kept = tmp_path / "data" / "catalogue.msgpack"
+    kept.write_bytes(kept.read_bytes()[:-10])
+    assert CatalogueCache(kept, SpecsUrl(url).url).read() is None
+
+
+async def test_a_copy_that_today_s_rules_refuse_is_passed_over(tmp_path: Path):
+    url = write(tmp_path / "specs", catalogue_of("1.0.0"))
+    source = SpecsUrl(url)
+    await UrlSchemas(source, CatalogueCache(tmp_path / "kept", source.url)).open()
+    cache = CatalogueCache(tmp_path / "kept", source.url)
+    kept = cache.read()
+    assert kept is not None
+    cache.write(type(kept)(kept.url, kept.stamp, kept.index, dict.fromkeys(kept.documents, b'{"format": "odd"}')))
+    (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
+    again = UrlSchemas(source, cache)
+    await again.open()
+    assert again.state.origin == "bundled"
+
+
+async def test_a_disk_that_refuses_the_copy_does_not_keep_the_catalogue_from_being_used(tmp_path: Path):
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of("1.0.0")), blocked / "below")
+    await source.open()
+    assert versions(source) == ["1.0.0"]
+
+
+async def test_only_whole_copies_are_ever_seen_on_disk(tmp_path: Path):
+    url = write(tmp_path / "specs", catalogue_of("1.0.0"))
+    await UrlSchemas.at(url, tmp_path / "data").open()
+    assert [it.name for it in (tmp_path / "data").iterdir()] == ["catalogue.msgpack"]
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/specs", "http://10.0.0.1/specs", "ftp://example.com/x", "example.com", "", "https://", "file://host/path",
+        "https://user:pw@example.com/", "https://example.com/?x=1", "https://example.com/#x", "data:,x", "/etc/specs",
+    ],
+)  # fmt: skip
+def test_a_url_that_we_do_not_follow_is_refused_at_the_start(url: str, tmp_path: Path):
+    with pytest.raises(CannotStart, match="CDV_SPECS_URL"):
+        UrlSchemas.at(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.com", "http://localhost:1/x", "http://[::1]/x", "file:///a/b", "file://localhost/a"]
+)
+def test_https_files_and_plain_http_to_this_machine_are_followed(url: str):
+    assert SpecsUrl(url).url.endswith("SPEC_INDEX.json")
+
+
+def test_the_tools_fetch_a_catalogue_at_once(tmp_path: Path):
+    assert POST in fetch_catalogue(write(tmp_path, catalogue_of("1.0.0")))
+    with pytest.raises(ValueError, match="https://"):
+        fetch_catalogue("ftp://x")
