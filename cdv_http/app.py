@@ -18,6 +18,7 @@ from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, re
 from cdv_http.logs import set_up_logs
 from cdv_http.metrics import observe_relay
 from cdv_http.middleware.cors import CorsMiddleware
+from cdv_http.middleware.drain import DrainMiddleware
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.guard import GuardMiddleware
 from cdv_http.rate_limits import RateLimits
@@ -64,7 +65,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         storage_url=None if chosen.rate_limit_storage is None else chosen.rate_limit_storage.get_secret_value(),
         trusted_proxies=chosen.trusted_proxies,
     )
-    guarded = GuardMiddleware(app, timeout_seconds=chosen.request_timeout, max_in_flight=chosen.max_in_flight)
+    guarded = GuardMiddleware(
+        DrainMiddleware(app), timeout_seconds=chosen.request_timeout, max_in_flight=chosen.max_in_flight
+    )
     return EdgeMiddleware(CorsMiddleware(guarded, chosen.cors_allowed_origins))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -25,7 +26,8 @@ AnyRequest = Request[Any, Any, Any]
 async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     """Return the whole body.
 
-    Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`.
+    Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`; 400
+    if it ends before it is whole.
     """
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
@@ -33,11 +35,26 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     if not _is_json(request.headers.get("content-type", "")):
         raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in body_chunks(request):
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
     return bytes(body)
+
+
+async def body_chunks(request: AnyRequest) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives.
+
+    Raises RequestRefused: 400, it ended before it was whole: the connection broke, or a chunk of it is none.
+    """
+    while True:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise RequestRefused(400, "the body ended before it was whole")
+        if chunk := message.get("body", b""):
+            yield chunk
+        if not message.get("more_body", False):
+            return
 
 
 async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:

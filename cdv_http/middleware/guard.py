@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,10 +14,11 @@ from cdv_http.metrics import in_flight, shed_total
 
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 _NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_MEDIA: Final = "/v1/blobs/"
 
 
 class GuardMiddleware:
-    """Bounds the time of each request and the number in flight in this process."""
+    """Bounds the requests in flight in this process, and the time of each; of media, the time that it stands still."""
 
     def __init__(self, app: ASGIApp, *, timeout_seconds: float, max_in_flight: int) -> None:
         self._app = app
@@ -43,15 +44,27 @@ class GuardMiddleware:
 
     async def _within_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
+        loop = asyncio.get_running_loop()
+
+        def moved() -> None:
+            # Media may take as long as it moves: ten megabytes over a poor line take minutes.
+            if scope["path"].startswith(_MEDIA) and not limit.expired():
+                limit.reschedule(loop.time() + self._timeout_seconds)
 
         async def noting(message: Message) -> None:
             nonlocal answered
             answered = True
             await send(message)
+            moved()
+
+        async def progressing() -> Any:  # noqa: ANN401 - what ASGI's receive gives
+            message = await receive()
+            moved()
+            return message
 
         try:
             async with asyncio.timeout(self._timeout_seconds) as limit:
-                await self._app(scope, receive, noting)
+                await self._app(scope, progressing, noting)
         except TimeoutError:
             if not limit.expired():
                 raise

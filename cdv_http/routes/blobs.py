@@ -10,7 +10,7 @@ from litestar.response import Stream
 
 from cdv_core.ports.blobs import ServedBlobStore
 from cdv_http.error_responses import RequestRefused
-from cdv_http.requests import AnyRequest
+from cdv_http.requests import AnyRequest, body_chunks
 from cdv_http.service import service_of
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
@@ -21,7 +21,7 @@ _SANDBOX: Final = {"Content-Security-Policy": "default-src 'none'; sandbox", "Ca
 @put("/v1/blobs/upload/{token:str}", status_code=200)
 async def upload_blob(request: AnyRequest) -> Response[bytes]:
     """Take the bytes of one upload."""
-    await _store_of(request).receive(request.path_params["token"], request.stream())
+    await _store_of(request).receive(request.path_params["token"], body_chunks(request))
     return Response(b"", status_code=200)
 
 

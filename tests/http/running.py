@@ -1,0 +1,168 @@
+"""The service under test as its users have it: a process that listens, to be spoken to in bytes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cdv_adapters.container import local_issuer
+from cdv_adapters.settings import Settings
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.times import parse_time
+from tests.servers.process import free_port
+
+CDV = Path(sys.executable).with_name("cdv")
+START_SECONDS = 60  # for the busiest machine; as a rule it takes one
+STOP_SECONDS = 40
+
+
+def environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a process that hears these settings and no others."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CDV_", "PORT", "OTEL_"))}
+    plenty = {"CDV_RATE_LIMIT_WRITES": "1000000/minute", "CDV_RATE_LIMIT_READS": "1000000/minute"}
+    return {**kept, **plenty, "CDV_DATA_DIR": str(data_dir), **settings}
+
+
+def cdv(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [CDV, *arguments],
+        env=environment(data_dir, **settings),
+        cwd=data_dir.parent,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+
+
+class RunningVault:
+    """A `cdv serve` process. `log` is what it wrote to standard error."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self._log = data_dir.parent / f"{data_dir.name}.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [CDV, "serve", "--port", str(self.port)],
+                env=environment(data_dir, **settings),
+                cwd=data_dir.parent,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def token(self, did: str) -> str:
+        issuer = local_issuer(Settings.embedded(self.data_dir))
+        return issuer.issue(Did(did), 10**8, parse_time("2026-01-01T00:00:00Z", "now"))
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask the process to end, and return its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End the process and its workers as a crash would."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_SECONDS)
+
+    def connect(self, timeout: float = 20) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def exchange(self, *parts: bytes, then_close: bool = False) -> list[Answer]:
+        """Send bytes over one connection and return every answer until the server closes it, or has nothing to add.
+
+        `then_close`: our side is closed when all is sent, as by a client that died. The last request had better ask
+        for `Connection: close`.
+        """
+        with self.connect() as connection:
+            for part in parts:
+                connection.sendall(part)
+            if then_close:
+                connection.shutdown(socket.SHUT_WR)
+            return list(_answers(connection))
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+                connection.request("GET", "/readyz")
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                assert self.process.poll() is None, self.log
+            finally:
+                connection.close()
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+
+class Answer:
+    """One answer, read to its end."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status_code = response.status
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.content = response.read()
+        self.text = self.content.decode()
+
+    def json(self) -> Any:
+        import json
+
+        return json.loads(self.content)
+
+
+def _answers(connection: socket.socket) -> Iterable[Answer]:
+    file = connection.makefile("rb")
+    while file.peek(1):
+        response = http.client.HTTPResponse(_File(file))  # type: ignore[arg-type]
+        response.begin()
+        yield Answer(response)
+
+
+class _File:
+    """What HTTPResponse wants of a socket, without letting it close our connection between two answers."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def makefile(self, *_: object) -> Any:
+        return _Open(self._file)
+
+
+class _Open:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def close(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,97 @@
+"""Requests that take long: bounded, and media by how long it stands still (spec: CDV_REQUEST_TIMEOUT)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.http.api import PNG, Api, data, refused, serving
+
+TIMEOUT = 1.0
+
+
+@pytest.fixture
+async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
+    async with serving(tmp_path, request_timeout=TIMEOUT) as opened:
+        yield opened
+
+
+async def dripping(content: bytes, pauses: int, seconds: float) -> AsyncIterator[bytes]:
+    """Send in `pauses` + 1 parts, with a pause between each two."""
+    size = len(content) // (pauses + 1) + 1
+    for number in range(pauses + 1):
+        if number:
+            await asyncio.sleep(seconds)
+        yield content[number * size : (number + 1) * size]
+
+
+async def never(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+    await asyncio.Event().wait()
+
+
+async def test_a_body_that_never_ends_is_answered_503(api: Api) -> None:
+    headers = {**api.creator().auth, "Content-Type": "application/json"}
+    answer = await api.http.post("/v1/repo/record", content=never(b"{"), headers=headers)
+    refused(answer, 503, "CDV_UNAVAILABLE")
+
+
+async def test_a_body_that_drips_is_answered_503(api: Api) -> None:
+    headers = {**api.creator().auth, "Content-Type": "application/json"}
+    answer = await api.http.post("/v1/repo/record", content=dripping(b"{}" * 20, 6, TIMEOUT / 5), headers=headers)
+    refused(answer, 503, "CDV_UNAVAILABLE")
+
+
+async def test_an_upload_may_take_as_long_as_it_moves(api: Api) -> None:
+    creator = api.creator()
+    ticket = data(await creator.init())
+    answer = await api.http.put(ticket["uploadUrl"], content=dripping(PNG, 6, TIMEOUT / 5))
+    assert answer.status_code == 200
+    assert data(await creator.finalize(ticket["assetId"]))
+
+
+async def test_an_upload_that_stands_still_is_given_up_and_may_be_tried_again(api: Api) -> None:
+    creator = api.creator()
+    ticket = data(await creator.init())
+    refused(await api.http.put(ticket["uploadUrl"], content=never(PNG[:9])), 503, "CDV_UNAVAILABLE")
+    assert (
+        refused(await creator.finalize(ticket["assetId"]), 409, "CDV_CONFLICT")["details"]["reason"] == "not_uploaded"
+    )
+    assert not list((api.settings.data_dir / "media" / "incoming").iterdir())
+    assert (await api.http.put(ticket["uploadUrl"], content=PNG)).status_code == 200
+    assert data(await creator.finalize(ticket["assetId"]))
+
+
+async def test_after_a_timeout_the_service_goes_on(api: Api) -> None:
+    headers = {**api.creator().auth, "Content-Type": "application/json"}
+    answers = await asyncio.gather(
+        *(api.http.post("/v1/repo/record", content=never(b"{"), headers=headers) for _ in range(20))
+    )
+    assert {answer.status_code for answer in answers} == {503}
+    assert data(await api.creator().create())
+
+
+async def test_more_requests_than_may_be_under_way_are_shed_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_in_flight=3) as api:
+        gone = asyncio.Event()
+
+        async def waiting() -> AsyncIterator[bytes]:
+            yield b"{"
+            await gone.wait()
+
+        headers = {**api.creator().auth, "Content-Type": "application/json"}
+        slow = [
+            asyncio.create_task(api.http.post("/v1/repo/record", content=waiting(), headers=headers)) for _ in range(3)
+        ]
+        while (await api.http.get("/v1/nope")).status_code != 503:
+            await asyncio.sleep(0)
+        refused(await api.creator().list(), 503, "CDV_UNAVAILABLE")
+        assert data(await api.http.get("/healthz"))
+        assert data(await api.http.get("/readyz"))
+        gone.set()
+        for answer in await asyncio.gather(*slow):
+            refused(answer, 400, "CDV_BAD_REQUEST")
+        assert data(await api.creator().list()) == {"records": []}
