@@ -109,11 +109,13 @@ class MediaStoreContract(DatabaseContract):
                 await stores.media.finalize(asset.asset_id, its_event(asset))
 
         async def sweep() -> None:
-            while batch := await stores.media.expire(PAST, 4):
+            for _ in range(30):
+                batch = await stores.media.expire(PAST, 4)
                 await stores.media.swept([asset.asset_id for asset in batch])
 
         await asyncio.gather(*(sweep() for _ in range(4)))
 
+        assert await stores.media.expire(PAST, 4) == []
         found = [await stores.media.find(an_asset(number).asset_id) for number in range(30)]
         assert [it and it.state for it in found] == [None, AssetState.FINALIZED] * 15
 

@@ -110,15 +110,15 @@ class OutboxContract(DatabaseContract):
         dids = [Did(f"did:plc:{number}") for number in range(6)]
         stream: list[OpLogEntry] = []
         places = count(1)
-        writing = asyncio.Event()
+        written = asyncio.Event()
 
         async def writer(place: int, did: Did) -> None:
             for number in range(15):
                 await write(stores, 100 * place + number, did)
 
         async def relay(owner: str) -> None:
-            while True:
-                done = writing.is_set()
+            for _ in range(10_000):  # so that what never hands out everything fails, and does not hang
+                done = written.is_set()
                 entries = await lease(stores, owner, limit=4)
                 stream.extend(entries or [])
                 await stores.outbox.mark_published(owner, [(it.sequence, next(places)) for it in entries or []])
@@ -129,7 +129,7 @@ class OutboxContract(DatabaseContract):
 
         async def writers() -> None:
             await asyncio.gather(*(writer(place, did) for place, did in enumerate(dids)))
-            writing.set()
+            written.set()
 
         await asyncio.gather(writers(), relay("a"), relay("b"), relay("c"))
 

@@ -160,6 +160,7 @@ class RecordStoreMachine(StoresMachine):
             after, walked = None, []
             while page := await stores.records.list(Listing(did, limit, collection, after=after)):
                 walked += page
+                assert len(walked) <= len(self.model.records)
                 after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)
             return walked
 
@@ -168,17 +169,24 @@ class RecordStoreMachine(StoresMachine):
     @rule(batch_size=st.integers(1, 5))
     def scan(self, batch_size):
         async def everything(stores: Stores):
-            return sorted([it async for it in stores.records.scan(batch_size)], key=lambda it: str(it.uri))
+            found = []
+            async for record in stores.records.scan(batch_size):
+                found.append(record)
+                assert len(found) <= len(self.model.records)
+            return sorted(found, key=lambda it: str(it.uri))
 
         self.check(everything, lambda: sorted(self.model.records.values(), key=lambda it: str(it.uri)))
 
     @rule(now=MOMENTS, limit=st.integers(1, 3))
     def purge(self, now, limit):
+        before = len(self.model.replies)
+
         async def in_batches(stores: Stores):
             purged = 0
             while batch := await stores.records.purge_expired_replies(now, limit):
-                assert batch <= limit
+                assert 0 < batch <= limit
                 purged += batch
+                assert purged <= before
             return purged
 
         self.check(in_batches, lambda: self.model.purge(now))
