@@ -1,0 +1,106 @@
+"""From a database to NATS and back: what a store commits is published, whatever the stream forgets, by any relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cdv_adapters.clock.system import SystemClock
+from cdv_adapters.database.postgres import migrate
+from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_adapters.events.nats import NatsEventBus
+from cdv_adapters.events.nats_connection import NatsAccess
+from cdv_adapters.ids.ulid import UlidSource
+from cdv_adapters.media.sqlite import SqliteMediaStore
+from cdv_adapters.outbox.sqlite import SqliteOutbox
+from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_core.domain.identifiers import Did
+from cdv_core.use_cases.outbox import Relay
+from conformance.ports.events import ids_of
+from conformance.ports.stores import ALICE, BOB, Stores, a_record, an_asset, its_event
+from tests.adapters.nats_relaying import operator
+from tests.adapters.postgres_stores import open_postgres
+
+RECORDS = 60
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    if request.param == "sqlite":
+        async with SqliteDatabase(tmp_path / "vault.sqlite3") as database:
+            yield Stores(SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database))
+    else:
+        dsn = request.getfixturevalue("postgres_dsn")
+        await migrate(dsn)
+        async with open_postgres(dsn) as stores:
+            yield stores
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[NatsEventBus]:
+    async with NatsEventBus(NatsAccess(nats_url)) as bus:
+        await bus.connected()
+        yield bus
+
+
+async def commit(stores: Stores, did: Did, numbers: range) -> None:
+    for number in numbers:
+        # Of today, or it would be older than what the stream keeps.
+        record = a_record(number, did, at=SystemClock().now())
+        await stores.records.create(record, its_event(record))
+
+
+async def publish_everything(stores: Stores, bus: NatsEventBus) -> None:
+    """Let two relays take turns as they may."""
+    clock, ids = SystemClock(), UlidSource()
+
+    async def relay() -> None:
+        relay = Relay(stores.outbox, bus, clock, ids, batch_entries=7, chunk_entries=10)
+        done = False
+        while not done:
+            outcome = await relay.run_once()
+            done = outcome.leased and not outcome.more and not outcome.published and not outcome.waiting
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(relay(), relay())
+
+
+async def test_what_is_committed_is_published_once_in_the_order_of_each_did(stores: Stores, bus: NatsEventBus):
+    asset = an_asset(1, ALICE)
+    await stores.media.add(asset)
+    await stores.media.claim(asset.asset_id, "0" * 64)
+    await asyncio.gather(
+        commit(stores, ALICE, range(RECORDS)),
+        commit(stores, BOB, range(1000, 1000 + RECORDS)),
+        stores.media.finalize(asset.asset_id, its_event(asset, 5000)),
+        publish_everything(stores, bus),
+    )
+    await publish_everything(stores, bus)
+    log = [entry.event.event_id for entry in await stores.outbox.read(0, 1000, "cdv.records.")]
+    held = [event_id for _, event_id in await ids_of(bus)]
+    assert len(held) == 2 * RECORDS
+    # Between DIDs the stream may differ from the log: an entry that committed late came late.
+    for start in (0, 1000):
+        of_did = {f"{number:026d}" for number in range(start, start + RECORDS)}
+        assert [it for it in held if it in of_did] == [it for it in log if it in of_did]
+    assert [event_id for _, event_id in await ids_of(bus, "RA_MEDIA")] == [f"{5000:026d}"]
+    assert (await stores.outbox.backlog()).count == 0
+    places = {
+        entry.event.event_id: entry.stream_sequence for entry in await stores.outbox.read(0, 1000, "cdv.records.")
+    }
+    assert places == {event_id: sequence for sequence, event_id in await ids_of(bus)}
+
+
+@pytest.mark.parametrize("how", ["purged", "deleted"])
+async def test_what_the_stream_forgets_is_published_again(stores: Stores, bus: NatsEventBus, nats_url: str, how: str):
+    await commit(stores, ALICE, range(RECORDS))
+    await publish_everything(stores, bus)
+    async with operator(nats_url) as jetstream:
+        await (jetstream.purge_stream if how == "purged" else jetstream.delete_stream)("RA_RECORDS")
+    await commit(stores, ALICE, range(RECORDS, RECORDS + 10))
+    await publish_everything(stores, bus)
+    assert [event_id for _, event_id in await ids_of(bus)] == [f"{number:026d}" for number in range(RECORDS + 10)]
