@@ -36,17 +36,16 @@ _CREATE: Final = f"WITH{LOCK_ACCOUNT}{_STORE}turn{_LOG}"
 _CREATE_ONCE: Final = f"WITH{LOCK_ACCOUNT}{_KEEP_REPLY}{_STORE}kept{_LOG}"
 
 _FIND_REPLY: Final = "SELECT fingerprint, reply FROM replies WHERE did = %s AND key = %s AND expires_at > %s"
-# Rows that another caller is removing are left to it. A subquery in place of the WITH might run, and lock, repeatedly.
+# Rows that another caller is removing are left to it. ARRAY: a plain IN might run the subquery, and lock, repeatedly.
 _PURGE_REPLIES: Final = """
-WITH ended AS (
-    SELECT did, key FROM replies WHERE expires_at <= %s ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
-)
-DELETE FROM replies USING ended WHERE replies.did = ended.did AND replies.key = ended.key"""
+DELETE FROM replies WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM replies WHERE expires_at <= %s ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+))"""
 
 _SELECT: Final = "SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM records "
 _FIND: Final = f"{_SELECT} WHERE did = %s AND collection = %s AND rkey = %s"
 _SCAN: Final = f"{_SELECT} WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"
-# One upper bound and no more: given two, an index scan might begin at the weaker and walk past all that is between.
+# One upper bound and no more, so that there is one place where the index scan can begin.
 _PAGE: Final = """
 AND collection <> ALL (%(hidden)s::text[])
 AND indexed_at >= %(since)s AND (indexed_at, rkey) < (%(before_time)s, %(before_rkey)s)

@@ -1,6 +1,8 @@
 """A database that dies, hangs, is full or refuses: Unavailable in bounded time, nothing lost, and back by itself."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from itertools import count
@@ -17,6 +19,7 @@ from cdv_core.ports.records import Retryable
 from conformance.ports.stores import ALICE, START, Stores, a_record, its_event
 from tests.adapters.postgres_stores import PostgresStores, open_postgres
 from tests.servers import PostgresServer
+from tests.servers.process import Process
 from tests.servers.proxy import FaultProxy
 
 # 2 s at most by these settings; the rest is for a machine that does other things as well.
@@ -111,6 +114,29 @@ async def test_a_frozen_server_is_unavailable_and_thawed_one_is_used_again(own_p
         await refusal(stores.database.ping())
         await asyncio.to_thread(own_postgres_server.resume)
         await recovered(lambda: create(stores, 10))
+
+
+async def test_connections_that_fell_silent_together_refuse_one_request_and_not_each_one(
+    own_postgres_server: PostgresServer,
+):
+    """As after a firewall has forgotten them: no end ever comes, and new connections work."""
+    if not isinstance(own_postgres_server.host, Process):
+        pytest.skip("the server's processes are not ours to freeze")
+    dsn = own_postgres_server.create_database()
+    await migrate(dsn)
+    async with open_postgres(dsn, IMPATIENT) as stores:
+        everyone = asyncio.Barrier(IMPATIENT.max_size)
+
+        async def freeze() -> None:
+            async with stores.database.connection() as connection:
+                pid = connection.info.backend_pid
+                await everyone.wait()
+            os.kill(pid, signal.SIGSTOP)
+
+        await asyncio.gather(*(freeze() for _ in range(IMPATIENT.max_size)))
+        await refusal(create(stores, 0))
+        for number in range(1, 2 * IMPATIENT.max_size):
+            await create(stores, number)
 
 
 async def test_a_server_absent_at_start_is_used_when_it_comes(own_postgres_server: PostgresServer):

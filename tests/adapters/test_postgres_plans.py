@@ -1,0 +1,158 @@
+"""On 100,000 rows every listing reads an index from its first row to its last: no scan of a table, no sort, no detour.
+
+Both ways in which Postgres may plan a prepared statement are held to it: for the values at hand, and once for all.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from psycopg import sql
+
+from cdv_adapters.database.postgres import migrate
+from cdv_adapters.media import postgres as media
+from cdv_adapters.outbox import postgres as outbox
+from cdv_adapters.records import postgres as records
+from cdv_adapters.records.postgres import listing_query
+from cdv_core.domain.cursors import Cursor
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.records import Listing
+from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, later
+from tests.servers import PostgresServer
+
+# Alice has 60,000 records, one in 20 of them a flag; 400 others have 100 each. One event in 100 waits to be published.
+FILL = f"""
+INSERT INTO accounts SELECT 'did:plc:' || n, '{START}' FROM generate_series(1, 400) AS n;
+INSERT INTO records
+SELECT
+    CASE WHEN n <= 60000 THEN '{ALICE}' ELSE 'did:plc:' || n % 400 END,
+    CASE WHEN n % 20 = 0 THEN '{FLAG}' WHEN n % 3 = 0 THEN '{LIKE}' ELSE '{POST}' END,
+    lpad(n::text, 26, '0'), repeat('c', 59), '{{"text": "hello"}}', '{START}'::timestamptz + n * interval '1 us', '1'
+FROM generate_series(1, 100000) AS n;
+INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, stream_sequence)
+SELECT rkey, did, 'cdv.records.x.created', '{{}}', indexed_at, CASE WHEN random() < 0.99 THEN 1 END FROM records;
+INSERT INTO replies
+SELECT did, rkey, 'f', 'r', indexed_at FROM records;
+INSERT INTO assets
+SELECT rkey, did, 'image/png', 1, indexed_at, indexed_at, NULL, NULL, NULL,
+    CASE WHEN random() < 0.99 THEN 'finalized' ELSE 'pending' END, random() < 0.99
+FROM records;
+VACUUM ANALYZE;
+"""
+PAGE = 26
+# A page's rows may each lie in a block of their own; the index above them is a few levels high.
+PAGE_BLOCKS = 3 * PAGE
+
+MIDDLE, DEEP = later(30_000), Cursor(later(500), "0" * 23 + "500")
+LISTINGS = {
+    "the newest": Listing(ALICE, PAGE),
+    "of someone with few": Listing(Did("did:plc:7"), PAGE),
+    "of nobody": Listing(Did("did:plc:none"), PAGE),
+    "without the hidden": Listing(ALICE, PAGE, hidden=frozenset({FLAG})),
+    "after a cursor": Listing(ALICE, PAGE, after=DEEP),
+    "after a cursor, without the hidden": Listing(ALICE, PAGE, hidden=frozenset({FLAG}), after=DEEP),
+    "since": Listing(ALICE, PAGE, since=MIDDLE),
+    "until": Listing(ALICE, PAGE, until=MIDDLE),
+    "since and until": Listing(ALICE, PAGE, since=MIDDLE, until=later(30_010)),
+    "since and until, after a cursor": Listing(ALICE, PAGE, since=START, until=MIDDLE, after=DEEP),
+    "until before the cursor": Listing(ALICE, PAGE, until=later(400), after=DEEP),
+    "of nothing in between": Listing(ALICE, PAGE, since=later(99_999_999)),
+}
+LISTINGS |= {f"{name}, in one collection": replace(it, collection=LIKE) for name, it in LISTINGS.items()}
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
+    dsn = postgres_server.create_database()
+    anyio.run(migrate, dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in FILL.split(";\n"):
+            connection.execute(statement.encode())
+        connection.execute(b"INSERT INTO relay_lease VALUES (1, 'relay', now())")
+        yield connection
+    postgres_server.drop_database(dsn)
+
+
+def prepared_plan(database: psycopg.Connection, mode: str, query: str, parameters: Any) -> dict[str, Any]:
+    """Return the plan of the prepared query, run, as EXPLAIN tells it."""
+    names = list(parameters) if isinstance(parameters, dict) else [str(place) for place in range(len(parameters))]
+    places = iter(names)
+    numbered = re.sub(r"%(?:\((\w+)\))?s", lambda it: f"${names.index(it[1] or next(places)) + 1}", query)
+    values = list(parameters.values()) if isinstance(parameters, dict) else list(parameters)
+    given = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, values))) if values else sql.SQL("")
+    database.execute(f"SET plan_cache_mode = {mode}".encode())
+    database.execute(f"PREPARE question AS {numbered}".encode())
+    try:
+        explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE question{}").format(given)
+        ((told,),) = database.execute(explain).fetchall()
+    finally:
+        database.execute(b"DEALLOCATE question")
+    plan: dict[str, Any] = told[0]["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Return each step's kind, and the index or table that it goes by."""
+    by = plan.get("Index Name") or plan.get("Relation Name")
+    return [(plan["Node Type"], by), *(node for child in plan.get("Plans", []) for node in nodes(child))]
+
+
+def blocks(plan: dict[str, Any]) -> int:
+    return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+
+
+both_ways = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+
+
+@both_ways
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
+def test_a_listing_walks_an_index_and_no_further_than_its_page(database, listing: Listing, mode: str):
+    plan = prepared_plan(database, mode, *listing_query(listing))
+    index = "records_by_time" if listing.collection is None else "records_by_collection"
+    assert nodes(plan) == [("Limit", None), ("Index Scan", index)]
+    assert blocks(plan) <= PAGE_BLOCKS
+
+
+SEQUENCES = list(range(1000, 1000 + PAGE))
+OTHERS = {
+    "find a record": (records._FIND, (ALICE, POST, "0" * 24 + "10")),
+    "scan all records": (records._SCAN, (ALICE, POST, "0" * 24 + "10", PAGE)),
+    "find a reply": (records._FIND_REPLY, (ALICE, "0" * 24 + "10", START)),
+    "purge replies": (records._PURGE_REPLIES, (later(10), PAGE)),
+    "find an asset": (media._FIND, ("0" * 24 + "10",)),
+    "claim an asset": (media._CLAIM, ("0" * 64, "0" * 24 + "10")),
+    "expire assets": (media._EXPIRE, (later(200), PAGE)),
+    "what waits to be published": (outbox._WAITING, (PAGE,)),
+    "read the op log": (outbox._READ, (50_000, "cdv.records.", PAGE)),
+    "mark": (
+        outbox._MARK,
+        {
+            "owner": "relay",
+            "sequences": SEQUENCES,
+            "stream_sequences": SEQUENCES,
+            "names": ["RA_RECORDS"],
+            "created": ["today"],
+            "last_sequences": [1],
+            "gaps": [0],
+        },
+    ),
+    "requeue": (outbox._REQUEUE, {"owner": "relay", "sequences": SEQUENCES}),
+}
+
+
+@both_ways
+@pytest.mark.parametrize(("query", "parameters"), OTHERS.values(), ids=OTHERS)
+def test_everything_else_goes_by_an_index_too(database, query: str, parameters: Any, mode: str):
+    plan = prepared_plan(database, mode, query, parameters)
+    assert {table for kind, table in nodes(plan) if kind == "Seq Scan"} <= {"relay_lease"}  # which has one row
+    assert blocks(plan) <= 20 * PAGE
+
+
+def test_the_backlog_is_told_by_the_index_alone(database):
+    plan = prepared_plan(database, "auto", outbox._BACKLOG, ())
+    assert ("Index Only Scan", "op_log_unpublished") in nodes(plan)
+    assert blocks(plan) <= 30
