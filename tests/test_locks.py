@@ -1,0 +1,48 @@
+"""The lock files say what pyproject.toml asks for, and nothing but names, versions and hashes."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+RUNTIME = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["build"]]
+LOCKS = {"requirements.lock": RUNTIME, "requirements-dev.lock": [*RUNTIME, *PYPROJECT["dependency-groups"]["dev"]]}
+
+PIN = re.compile(r"([a-z0-9-]+)==([^ ;]+)( ; [A-Za-z0-9_ ='.()<>!-]+)? \\")
+HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Version by name. The second of two pins of one name, for different platforms, wins."""
+    return {
+        pin[1]: pin[2]
+        for line in (ROOT / lock).read_text(encoding="utf-8").splitlines()
+        if (pin := PIN.fullmatch(line))
+    }
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_holds_names_versions_and_hashes_only(lock: str):
+    lines = (ROOT / lock).read_text(encoding="utf-8").splitlines()
+
+    assert [line for line in lines if not (PIN.fullmatch(line) or HASH.fullmatch(line))] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_what_is_asked_for(lock: str):
+    """If this fails: `make lock`."""
+    pinned = pins(lock)
+    asked = [Requirement(line) for line in LOCKS[lock]]
+
+    assert [
+        str(each) for each in asked if not each.specifier.contains(pinned.get(canonicalize_name(each.name), "0"))
+    ] == []
+
+
+def test_both_locks_agree():
+    assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
