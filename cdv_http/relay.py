@@ -62,7 +62,9 @@ async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome]
         else:
             pause = pace.first_pause_seconds
             with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), pace.idle_seconds)
+                # Not wait_for: in Python 3.11 it drops a cancellation that comes together with a wake.
+                async with asyncio.timeout(pace.idle_seconds):
+                    await woken.wait()
 
 
 async def _run(relay: Relay) -> Outcome | None:

@@ -79,9 +79,11 @@ class NatsConnection:
 
     async def __aexit__(self, *_: object) -> None:
         if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+            # Again and again: nats-py waits with asyncio.wait_for, which in Python 3.11 drops a cancellation that comes
+            # in the moment that what it waits for is done.
+            while not self._keeper.done():
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT_SECONDS)
 
     @property
     def client(self) -> Client:
@@ -175,7 +177,8 @@ class NatsConnection:
         """Raises: ConnectionError, nats.errors.Error: the connection is lost. A peer that is silent is lost too."""
         while not self._lost.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), _PING_EVERY_SECONDS)
+                async with asyncio.timeout(_PING_EVERY_SECONDS):
+                    await self._lost.wait()
                 break
             # Not nats-py's flush: a PONG that comes after its timeout ends the client's reading without a word.
             with suppress(APIError, nats.errors.NoRespondersError):
@@ -221,7 +224,8 @@ class _Client(Client):
 
 async def _drop(client: Client) -> None:
     try:
-        await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT_SECONDS)
+        async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+            await client.close()
     except (nats.errors.Error, OSError, TimeoutError) as error:
         logger.debug("NATS: closing: {!r}", error)
 
