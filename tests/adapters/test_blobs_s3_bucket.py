@@ -240,17 +240,17 @@ async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing(
     assert "405" in details["encryption"]
 
 
-async def test_a_bucket_of_someone_else_is_reported():
+@pytest.mark.parametrize(
+    ("code", "outcome"), [("BucketAlreadyExists", Outcome.FAILED), ("BucketAlreadyOwnedByYou", Outcome.DONE)]
+)
+async def test_a_bucket_made_by_someone_else_is_reported_and_by_another_replica_is_ours(code: str, outcome: Outcome):
     told = Told()
 
     def answer(asked: Asked) -> Answer:
-        taken = asked.method == "PUT" and not asked.query
-        return refusal(409, "BucketAlreadyExists") if taken else told(asked)
+        return refusal(409, code) if asked.method == "PUT" and not asked.query else told(asked)
 
     with scripted_store(answer) as (store, _):
-        report = await store.provision([])
-
-    assert outcomes(report)["bucket"] is Outcome.FAILED
+        assert outcomes(await store.provision([]))["bucket"] is outcome
 
 
 LIFECYCLE = """<LifecycleConfiguration><Rule><ID>theirs</ID><Status>Enabled</Status><Filter>

@@ -139,16 +139,29 @@ async def test_an_upload_url_is_good_for_one_key_one_method_and_its_time(store: 
 # Keys
 
 
-async def test_keys_that_were_rotated_are_read_again_when_refused(s3_bucket: Bucket):
-    good = (s3_bucket.access_key, s3_bucket.secret_key)
-    keys = [(s3_bucket.access_key, "the old secret")]
+async def test_keys_that_were_rotated_are_read_again_when_refused():
+    current = ["old"]
 
-    async def read() -> tuple[str, str]:
-        return keys[-1]
+    def answer(asked: Asked) -> Answer:
+        known = f"Credential={current[0]}/" in asked.headers["authorization"]
+        return Answer(200) if known else refusal(403, "InvalidAccessKeyId")
 
-    with open_store(s3_bucket.endpoint, s3_bucket, keys=read) as store:
+    async def keys() -> tuple[str, str]:
+        return current[0], "secret"
+
+    with scripted_store(answer, keys=keys) as (store, server):
+        await store.check()
+        current[0] = "new"
+        await store.delete(STAGING)
+
+    assert [asked.method for asked in server.asked] == ["HEAD", "DELETE", "DELETE"]
+
+
+async def test_wrong_keys_are_unavailable_until_they_are_put_right(s3_bucket: Bucket):
+    keys = [(s3_bucket.access_key, "the wrong secret")]
+    with open_store(s3_bucket.endpoint, s3_bucket, keys=lambda: keys[-1]) as store:
         assert isinstance(await unavailable(store.check()), S3Error)
-        keys.append(good)
+        keys.append((s3_bucket.access_key, s3_bucket.secret_key))
         await store.check()
         assert await store.inspect(STAGING, size_bytes=5) is None
 
@@ -226,7 +239,8 @@ def platform_store(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """A store without keys, on a platform that has none yet."""
     for name in PLATFORM:
         monkeypatch.delenv(name, raising=False)
-    with open_store(s3_bucket.endpoint, s3_bucket, keys=None) as store:
+    # The bound to be seen is the metadata service's own, not that of the call.
+    with open_store(s3_bucket.endpoint, s3_bucket, keys=None, call_timeout_seconds=2 * PATIENCE_SECONDS) as store:
         yield store
 
 
