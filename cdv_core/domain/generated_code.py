@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from types import MappingProxyType, NoneType
-from typing import Final
+from typing import Any, Final
 
 import fastjsonschema
 
@@ -34,15 +34,23 @@ _CALLED: Final = MappingProxyType(
     }
 )  # fmt: skip
 _METHODS: Final = frozenset({"search", "keys", "items", "get", "remove", "is_integer"})
-_STATEMENTS: Final = (
-    ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.If, ast.For, ast.Try, ast.ExceptHandler,
-    ast.Raise, ast.Assign, ast.AugAssign, ast.Expr, ast.Pass, ast.Break,
+# Nothing in these but their parts could do harm.
+_ALWAYS_KNOWN: Final = frozenset(
+    {
+        ast.Module, ast.arguments, ast.Return, ast.If, ast.For, ast.Try, ast.ExceptHandler, ast.Raise,
+        ast.Assign, ast.AugAssign,
+        ast.Expr, ast.Pass, ast.Break, ast.Subscript, ast.Slice, ast.Compare, ast.BoolOp, ast.UnaryOp,
+        ast.BinOp, ast.IfExp,
+        ast.List, ast.Tuple, ast.Dict, ast.GeneratorExp, ast.comprehension, ast.Load, ast.Store, ast.And,
+        ast.Or, ast.Not,
+        ast.USub, ast.Add, ast.Div, ast.Mod, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Is,
+        ast.IsNot, ast.In, ast.NotIn,
+        ast.Sub,
+    }
 )  # fmt: skip
-_EXPRESSIONS: Final = (
-    ast.Name, ast.Constant, ast.Call, ast.Attribute, ast.Subscript, ast.Slice, ast.Compare, ast.BoolOp, ast.UnaryOp,
-    ast.BinOp, ast.IfExp, ast.List, ast.Tuple, ast.Dict, ast.GeneratorExp, ast.comprehension, ast.expr_context,
-    ast.boolop, ast.operator, ast.unaryop, ast.cmpop,
-)  # fmt: skip
+_RAISING: Final = re.compile(r"^( *)raise JsonSchemaValueException\(.*", re.MULTILINE)
+_CATCHING: Final = re.compile(r"except \(JsonSchemaValueException, JsonSchemaValuesException\):")
+_CALLING: Final = re.compile(r"^( *validate\w*\(\w+), custom_formats, .*", re.MULTILINE)
 _VARIABLE: Final = re.compile(r"data[A-Za-z0-9_]*|validate(?:___definitions_d[0-9]+)?|quotient|fn|var|[kv]", re.ASCII)
 _GIVEN: Final = frozenset({"custom_formats", "name_prefix", "REGEX_PATTERNS", "NoneType", "Broken"})
 
@@ -56,7 +64,7 @@ def generate(lowered: Lowered) -> Callable[[object], object]:
         source = fastjsonschema.compile_to_code(
             lowered.schema, formats=lowered.checks, use_default=False, detailed_exceptions=False
         )
-        tree = _reduced(ast.parse(source))
+        tree = ast.parse(_reduced(source))
         _check(tree)
         code = compile(tree, "<schema>", "exec")
     except SchemaRefused:
@@ -76,51 +84,51 @@ def generate(lowered: Lowered) -> Callable[[object], object]:
     return partial(validate, custom_formats=lowered.checks)
 
 
-def _reduced(tree: ast.Module) -> ast.Module:
-    """Return the module without its head (imports, version, patterns) and without what only serves its messages."""
-    tree.body = [it for it in tree.body if isinstance(it, ast.FunctionDef)]
-    return ast.fix_missing_locations(_Reduction().visit(tree))  # type: ignore[no-any-return]
+def _reduced(source: str) -> str:
+    """Return the source without its head (imports, version, patterns) and without what only serves its messages.
 
-
-class _Reduction(ast.NodeTransformer):
-    def visit_Raise(self, node: ast.Raise) -> ast.Raise:
-        return ast.copy_location(ast.Raise(exc=ast.Name("Broken", ast.Load())), node)
-
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
-        self.generic_visit(node)
-        node.type = ast.Name("Broken", ast.Load())
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.Call:
-        self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and node.func.id.startswith("validate"):
-            del node.args[2:]  # the name to put into messages
-        return node
+    The generator writes one statement a line. Whatever else a line may hold is judged with the rest, by _check.
+    """
+    _, _, functions = source.partition("\nNoneType = type(None)\n")
+    functions = _RAISING.sub(r"\1raise Broken", functions)
+    functions = _CATCHING.sub("except Broken:", functions)
+    return _CALLING.sub(r"\1, custom_formats)", functions)
 
 
 def _check(tree: ast.Module) -> None:
     """Raises SchemaRefused: something in the tree is not on the lists."""
-    for node in ast.walk(tree):
-        if not isinstance(node, (*_STATEMENTS, *_EXPRESSIONS)) or not _is_known(node):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        kind = type(node)
+        if kind in _ALWAYS_KNOWN or (kind in _SOMETIMES_KNOWN and _SOMETIMES_KNOWN[kind](node)):
+            waiting.extend(ast.iter_child_nodes(node))
+        else:
             raise SchemaRefused([f"the document makes code that is not known to be harmless: {ast.dump(node)[:200]}"])
 
 
-def _is_known(node: ast.AST) -> bool:
-    match node:
-        case ast.Name(id=name):
-            return name in _GIVEN or name in _CALLED or _VARIABLE.fullmatch(name) is not None
-        case ast.FunctionDef(name=name, decorator_list=decorators):
-            return not decorators and _VARIABLE.fullmatch(name) is not None
-        case ast.arg(arg=name):
-            return name in _GIVEN or _VARIABLE.fullmatch(name) is not None
-        case ast.Attribute(attr=name):
-            return name in _METHODS
-        case ast.Call(func=ast.Name() | ast.Attribute(), keywords=[]):
-            return True
-        case ast.Call(func=ast.Subscript(value=ast.Name(id="custom_formats")), keywords=[]):
-            return True
-        case ast.Call():
-            return False
-        case ast.Constant(value=value):
-            return value is None or isinstance(value, str | int | float)
-    return True
+def _is_name(name: str) -> bool:
+    return name in _GIVEN or name in _CALLED or _VARIABLE.fullmatch(name) is not None
+
+
+def _is_function(node: ast.FunctionDef) -> bool:
+    return not node.decorator_list and _VARIABLE.fullmatch(node.name) is not None
+
+
+def _is_call(node: ast.Call) -> bool:
+    match node.func:
+        case ast.Name() | ast.Attribute() | ast.Subscript(value=ast.Name(id="custom_formats")):
+            return not node.keywords
+    return False
+
+
+_SOMETIMES_KNOWN: Final[Mapping[type[ast.AST], Callable[[Any], bool]]] = MappingProxyType(
+    {
+        ast.Name: lambda node: _is_name(node.id),
+        ast.arg: lambda node: _is_name(node.arg),
+        ast.Attribute: lambda node: node.attr in _METHODS,
+        ast.FunctionDef: _is_function,
+        ast.Call: _is_call,
+        ast.Constant: lambda node: node.value is None or isinstance(node.value, str | int | float),
+    }
+)

@@ -103,9 +103,11 @@ class _Lowering:
             lowered["dependencies"] = {
                 key: it if isinstance(it, list) else self._node(it, depth + 1) for key, it in needs
             }
-        if "required" in node:
-            # Apart, because beside additionalProperties the generator refuses what it takes for impossible.
+        if "required" in node and "additionalProperties" in node:
+            # Apart, because beside it the generator refuses what it takes for impossible.
             lowered.setdefault("allOf", []).append({"required": node["required"]})
+        elif "required" in node:
+            lowered["required"] = node["required"]
 
     def _strings(self, node: dict[str, Any], lowered: dict[str, Any]) -> None:
         checks = _string_checks(node)

@@ -63,7 +63,9 @@ class Pattern:
         options.never_capture = True
         options.max_mem = _PROGRAM_MAX_BYTES
         try:
-            self._matcher = re2.compile(_translate(text), options)
+            self._matcher = re2.compile(
+                _translate(text).encode(), options
+            )  # of bytes, which spares counting characters
         except re2.error as wrong:
             reason = wrong.args[0].decode() if isinstance(wrong.args[0], bytes) else str(wrong)
             raise PatternRefused(reason) from wrong
@@ -71,7 +73,7 @@ class Pattern:
 
     def search(self, text: str) -> bool:
         """Whether the pattern matches anywhere in `text`, which must be valid Unicode."""
-        return self._matcher.search(text) is not None
+        return self._matcher.search(text.encode()) is not None
 
 
 @lru_cache(maxsize=1_024)  # what is refused is not kept

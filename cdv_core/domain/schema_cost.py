@@ -6,6 +6,7 @@ A record has at most RECORD_MAX_BYTES, so a bound on the work for each of its va
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any, Final
 
 from cdv_core.domain.json_schema import ASSERTIONS, SchemaDocument, SchemaNode, SchemaRefused
@@ -28,7 +29,9 @@ def check_cost(document: SchemaDocument) -> None:
         steps = STEPS_MAX + 1
     if steps > STEPS_MAX:
         raise SchemaRefused([f"the document applies more than {STEPS_MAX} schemas, one within the other"])
-    worst = max(cost.at(document.root, depth) for depth in range(NESTING_MAX + 1))
+    # Where nothing applies any more, nothing applies further down.
+    costs = takewhile(bool, (cost.at(document.root, depth) for depth in range(NESTING_MAX + 1)))
+    worst = max(costs, default=0)
     if worst > COST_MAX:
         raise SchemaRefused([f"the document can cost {worst} steps for one value, over the limit of {COST_MAX}"])
 
@@ -114,7 +117,8 @@ def _own(node: dict[str, Any]) -> int:
     # A set of strings is looked up in one step, anything else is compared one by one.
     alternatives += [it for it in node.get("enum", ()) if not isinstance(it, str)]
     return (
-        _ASSERTION_COST * len(ASSERTIONS.keys() & node.keys())
+        1  # for being here at all: what costs nothing does not apply
+        + _ASSERTION_COST * len(ASSERTIONS.keys() & node.keys())
         + looked_up
         + sum(compile_pattern(it).size for it in patterns)
         + sum(map(_size, alternatives))
