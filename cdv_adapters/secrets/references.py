@@ -6,11 +6,14 @@ import os
 
 from cdv_adapters.secrets.env import PlainSecrets
 from cdv_adapters.secrets.file import FileSecrets
+from cdv_adapters.secrets.remembered import RememberedSecrets
 from cdv_core.ports.secrets import SecretSource
 
 
 class SecretReferences:
     """A SecretSource that passes each reference to the source of its kind, set up when it is first needed.
+
+    A file or a Vault that is away later does not stop who runs: the last value serves.
 
     `env`: the environment's name, part of the context that AWS KMS ciphertexts must have been made with.
     """
@@ -29,14 +32,14 @@ class SecretReferences:
     def _source(self, kind: str) -> SecretSource:
         match kind:
             case "file:":
-                return FileSecrets()
+                return RememberedSecrets(FileSecrets())
             case "vault:":
                 from cdv_adapters.secrets.vault import VaultSecrets
 
-                return VaultSecrets(os.environ)
+                return RememberedSecrets(VaultSecrets(os.environ))
             case "awskms:":
-                from cdv_adapters.secrets.aws_kms import KmsSecrets
+                from cdv_adapters.secrets.aws_kms import KmsSecrets, encryption_context
 
-                return KmsSecrets({"application": "cdv", "environment": self._env})
+                return KmsSecrets(encryption_context(self._env))
             case _:
                 return PlainSecrets()

@@ -179,6 +179,7 @@ def without(name: str) -> dict[str, Any]:
         pytest.param(pem(RFC_PRIVATE)[:80], id="half a PEM"),
         pytest.param(pem(RFC_PRIVATE, BestAvailableEncryption(b"secret")), id="PEM with a passphrase"),
         pytest.param(pem(ed448.Ed448PrivateKey.generate()), id="PEM of another curve"),
+        pytest.param(pem(x25519.X25519PrivateKey.generate()), id="PEM of a curve that does not sign"),
         pytest.param(pem(rsa.generate_private_key(65537, 2048)), id="PEM of RSA"),
         pytest.param(
             RFC_PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), id="PEM, public"
