@@ -214,6 +214,11 @@ async def test_a_role_that_may_not_read_logs_in_anew_once_and_is_refused(vault: 
     assert await source.get(PASSWORD) == "hunter2"
 
 
+async def test_a_secret_that_is_not_there_is_no_reason_to_log_in_anew(vault: FakeVault, server: ScriptedServer):
+    assert str(await refusal(to(server, APPROLE), "vault:kv/absent#x")) == "reading kv/absent: status 404"
+    assert [asked.method for asked in vault.asked] == ["POST", "GET"]
+
+
 @pytest.mark.parametrize("status", [412, 429, 500, 502, 503, 504])
 async def test_what_may_pass_is_tried_three_times(vault: FakeVault, server: ScriptedServer, status: int):
     source = to(server, APPROLE)
