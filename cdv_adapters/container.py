@@ -283,6 +283,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
         if settings.db_dsn is not None:
             service.readings.append(database.usage)
         if settings.s3_endpoint is None:
+            await blobs.prepare()
             service.served_blobs = blobs
         else:
             stack.callback(blobs.close)
@@ -318,11 +319,14 @@ async def open_vault(data_dir: str | Path) -> AsyncGenerator[Vault, None]:
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Bring Postgres to the schema that this code knows; return the names of the migrations applied.
+    """Bring the database to the schema that this code knows; return the names of Postgres's migrations applied.
 
-    SQLite is migrated when it is opened. Raises: CannotStart.
+    SQLite is migrated by opening it. Raises: CannotStart.
     """
-    return [] if settings.db_dsn is None else await _reach(Container(settings=providers.Object(settings)))
+    if settings.db_dsn is not None:
+        return await _reach(Container(settings=providers.Object(settings)))
+    async with open_service(settings):
+        return []
 
 
 async def _reach(container: Container) -> list[str]:

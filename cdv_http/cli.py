@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"cdv: {problem}", file=sys.stderr)
         code = _MISUSED
     except (CannotStart, CdvError) as error:
-        print(f"cdv: {error}", file=sys.stderr)
+        # One line, whatever a driver or an operating system put into it.
+        print(f"cdv: {' '.join(str(error).split())}", file=sys.stderr)
         code = _FAILED
     except BrokenPipeError:
         # The reader of our output has seen enough; Python must not complain about it while it closes down.

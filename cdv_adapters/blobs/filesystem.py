@@ -23,7 +23,7 @@ from anyio import CancelScope, to_thread
 
 from cdv_adapters.blobs.url_tokens import DownloadGrant, UploadGrant, UrlTokens, read_or_create_key
 from cdv_core.domain.limits import MAGIC_BYTES
-from cdv_core.errors import AssetNotFound, MediaSizeMismatch, MediaTooLarge, Unavailable
+from cdv_core.errors import AssetNotFound, CannotStart, MediaSizeMismatch, MediaTooLarge, Unavailable
 from cdv_core.ports.blobs import BlobContent, StagedBlob
 from cdv_core.ports.clock import Clock
 
@@ -51,6 +51,17 @@ class FilesystemBlobStore:
         self._key_file = root / "url-signing.key"
         self._clock = clock
         self._tokens: UrlTokens | None = None
+
+    async def prepare(self) -> None:
+        """Return when media can be kept here, before the first request asks. Raises: CannotStart."""
+        try:
+            await self.check()
+        except Unavailable as error:
+            cause = error.__cause__
+            reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+            raise CannotStart(f"keep media in {self._root}", reason, "let this user write there") from error
+        except ValueError as error:
+            raise CannotStart("sign URLs", str(error), "restore it from a backup if uploads are under way") from error
 
     async def upload_url(self, staging_key: str, *, size_bytes: int, expires_at: datetime) -> str:
         tokens = await self._prepare()

@@ -1,0 +1,343 @@
+"""The `cdv` command: what it prints, where, and what it exits with (spec: configuration)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cdv_core.domain.tokens import read_token
+from cdv_http.cli import main
+from cdv_http.openapi import openapi_document
+from tests.http.running import CDV, environment
+from tests.servers.process import free_port
+
+DID = "did:example:ada"
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Cdv = Callable[..., Result]
+
+
+@pytest.fixture
+def cdv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdv:
+    """Run a command in this process, in an empty folder and an environment that sets nothing else."""
+    for name in environment(tmp_path):
+        if name.startswith("CDV_"):
+            monkeypatch.delenv(name, raising=False)
+    for name in ("CDV_ENV", "CDV_PORT", "CDV_HOST", "CDV_DATA_DIR", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **settings: str) -> Result:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main(arguments)
+        for name in settings:
+            monkeypatch.delenv(name)
+        out, err = capfd.readouterr()
+        return Result(int(exited.value.code or 0), out, err)
+
+    return run
+
+
+def one_line(result: Result, code: int, *words: str) -> None:
+    """Check that the command failed with one clear line on standard error and nothing else."""
+    assert result.code == code
+    assert result.out == ""
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("cdv: ")
+    for word in words:
+        assert word in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_token_speaks_for_the_did_and_is_all_that_is_printed(cdv: Cdv, tmp_path: Path) -> None:
+    result = cdv("token", "--did", DID)
+    assert (result.code, result.err) == (0, "")
+    claims = read_token(result.out.strip()).claims
+    assert claims["sub"] == DID
+    assert claims["exp"] - claims["iat"] == 3600
+    assert (tmp_path / ".cdv").is_dir()
+
+
+def test_tokens_come_from_one_key_and_live_as_long_as_was_asked(cdv: Cdv) -> None:
+    one, two = (read_token(cdv("token", "--did", DID, "--ttl", "60").out.strip()) for _ in range(2))
+    assert one.kid == two.kid
+    assert one.claims["exp"] - one.claims["iat"] == 60
+
+
+def test_a_token_may_be_signed_by_a_key_of_ones_own(cdv: Cdv, tmp_path: Path) -> None:
+    cdv("token", "--did", DID, CDV_DATA_DIR=str(tmp_path / "other"))
+    key = tmp_path / "other" / "issuer-key.json"
+    signed = cdv("token", "--did", DID, "--issuer-key", str(key))
+    theirs = cdv("token", "--did", DID, CDV_DATA_DIR=str(tmp_path / "other"))
+    assert read_token(signed.out.strip()).kid == read_token(theirs.out.strip()).kid
+    key.write_text("not a key")
+    one_line(cdv("token", "--did", DID, "--issuer-key", str(key)), 1, str(key))
+    one_line(cdv("token", "--did", DID, "--issuer-key", str(tmp_path / "none")), 1, "none")
+
+
+PRODUCTION = {
+    "CDV_ENV": "prod",
+    "CDV_DB_DSN": "postgresql://db/cdv",
+    "CDV_S3_ENDPOINT": "https://s3.example.com",
+    "CDV_S3_BUCKET": "media",
+    "CDV_JWT_ISSUER": "https://id.example.com",
+    "CDV_JWT_AUDIENCE": "cdv",
+}
+
+
+def test_a_token_is_refused_in_production(cdv: Cdv, tmp_path: Path) -> None:
+    one_line(cdv("token", "--did", DID, **PRODUCTION), 2, "prod")
+    assert not (tmp_path / ".cdv").exists()
+
+
+@pytest.mark.parametrize("did", ["ada", "", "did:example:", "did:example:a b"])
+def test_a_token_is_for_a_did(cdv: Cdv, did: str) -> None:
+    one_line(cdv("token", "--did", did), 1, "--did")
+
+
+@pytest.mark.parametrize("ttl", ["0", "-1"])
+def test_a_token_lives_a_second_at_least(cdv: Cdv, ttl: str) -> None:
+    one_line(cdv("token", "--did", DID, "--ttl", ttl), 2, "--ttl")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nope",), ("token",), ("serve", "--port", "x"), ("token", "--did", DID, "--ttl", "1h")]
+)
+def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: tuple[str, ...]) -> None:
+    result = cdv(*arguments)
+    assert result.code == 2
+    assert "usage: cdv" in result.err
+
+
+def test_help_names_every_command(cdv: Cdv) -> None:
+    result = cdv("--help")
+    assert result.code == 0
+    for command in ("serve", "token", "migrate", "check", "config", "openapi", "events"):
+        assert f"  {command} " in result.out
+
+
+def test_the_openapi_document_is_printed(cdv: Cdv) -> None:
+    result = cdv("openapi")
+    assert json.loads(result.out) == openapi_document()
+    assert result.err == ""
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    command = f"'{CDV}' openapi | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
+
+
+def test_the_effective_settings_are_printed_with_secrets_masked(cdv: Cdv) -> None:
+    result = cdv(
+        "config",
+        CDV_PORT="9999",
+        CDV_DB_DSN="postgresql://cdv:hunter2@db/cdv",
+        CDV_S3_ENDPOINT="http://s3",
+        CDV_S3_BUCKET="media",
+        CDV_S3_ACCESS_KEY="hunter3",
+        CDV_S3_SECRET_KEY="hunter4",
+        CDV_NATS_URL="nats://cdv:hunter5@nats",
+        CDV_NATS_CREDS="hunter6",
+    )
+    assert result.code == 0
+    assert "hunter" not in result.out + result.err
+    lines = dict(line.split("=", 1) for line in result.out.splitlines())
+    assert lines["CDV_PORT"] == "9999"
+    assert lines["CDV_ENV"] == "dev"
+    assert lines["CDV_MAX_BODY_BYTES"] == str(1024**2)
+    assert lines["CDV_MAX_MEDIA_SIZE"] == str(10 * 1024**2)
+    assert lines["CDV_ALLOWED_MIME_TYPES"] == "image/jpeg,image/png,image/gif,video/mp4"
+    assert lines["CDV_S3_SECRET_KEY"]
+
+
+def test_one_start_shows_every_problem(cdv: Cdv) -> None:
+    result = cdv(
+        "serve",
+        CDV_PORT="99999",
+        CDV_READ_AUTH="maybe",
+        CDV_RATE_LIMIT_READS="many",
+        CDV_TLS_CERT="/nowhere",
+        CDV_WORKERS="0",
+    )
+    assert result.code == 2
+    lines = result.err.splitlines()
+    assert all(line.startswith("cdv: CDV_") for line in lines)
+    for name in ("CDV_PORT", "CDV_READ_AUTH", "CDV_RATE_LIMIT_READS", "CDV_TLS_CERT", "CDV_WORKERS"):
+        assert sum(line.startswith(f"cdv: {name}") for line in lines) >= 1, result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("env", ["staging", "prod"])
+def test_outside_development_nothing_is_assumed(cdv: Cdv, env: str, tmp_path: Path) -> None:
+    result = cdv("serve", CDV_ENV=env)
+    assert result.code == 2
+    for name in ("CDV_DB_DSN", "CDV_S3_ENDPOINT", "CDV_S3_BUCKET", "CDV_JWT_ISSUER", "CDV_JWT_AUDIENCE"):
+        assert f"{name}: required when CDV_ENV is {env}" in result.err
+    assert not (tmp_path / ".cdv").exists()
+
+
+def test_secrets_in_plain_text_are_refused_in_production(cdv: Cdv) -> None:
+    result = cdv("config", **{**PRODUCTION, "CDV_DB_DSN": "postgresql://cdv:hunter2@db/cdv"})
+    assert result.code == 2
+    assert "CDV_DB_DSN" in result.err
+    assert "hunter2" not in result.err
+
+
+def test_a_misspelt_variable_is_pointed_out(cdv: Cdv) -> None:
+    result = cdv("config", CDV_MAX_BODY_BYTE="5")
+    assert result.code == 0
+    assert "CDV_MAX_BODY_BYTE " in result.err
+
+
+def test_the_env_file_is_read_in_development_only_and_the_environment_wins(cdv: Cdv, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CDV_PORT=1234\nCDV_READ_AUTH=token\n")
+    lines = cdv("config", CDV_READ_AUTH="public").out.splitlines()
+    assert "CDV_PORT=1234" in lines
+    assert "CDV_READ_AUTH=public" in lines
+    assert "CDV_PORT=8080" in cdv("config", **PRODUCTION).out.splitlines()
+
+
+def test_the_port_has_two_names(cdv: Cdv) -> None:
+    assert "CDV_PORT=7001" in cdv("config", PORT="7001").out.splitlines()
+    assert "CDV_PORT=7002" in cdv("config", PORT="7001", CDV_PORT="7002").out.splitlines()
+
+
+def test_check_tries_each_dependency(cdv: Cdv, tmp_path: Path) -> None:
+    result = cdv("check")
+    assert (result.code, result.err) == (0, "")
+    assert "settings" in result.out
+    assert "database" in result.out
+    assert "object_store" in result.out
+    (tmp_path / ".cdv" / "media" / "incoming").rmdir()
+    (tmp_path / ".cdv" / "media" / "incoming").write_text("in the way")
+    result = cdv("check")
+    result.out = result.out.removeprefix("ok   settings\n")
+    one_line(result, 1, "media")
+
+
+def test_migrate_says_what_it_did(cdv: Cdv, tmp_path: Path) -> None:
+    for _ in range(2):
+        result = cdv("migrate")
+        assert (result.code, result.err) == (0, "")
+        assert "up to date" in result.out
+    with sqlite3.connect(tmp_path / ".cdv" / "vault.sqlite3") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone()[0] >= 1
+    connection.close()
+
+
+# What serving refuses to begin with: one clear line, and nothing damaged.
+
+
+@pytest.fixture
+def port() -> str:
+    return str(free_port())
+
+
+def test_a_port_in_use_is_one_line(cdv: Cdv) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        one_line(cdv("serve", "--port", port), 1, f"127.0.0.1:{port}", "in use", "--port")
+
+
+def test_an_address_that_is_not_ours_is_one_line(cdv: Cdv, port: str) -> None:
+    one_line(cdv("serve", "--port", port, "--host", "192.0.2.1"), 1, "192.0.2.1")
+    one_line(cdv("serve", "--port", port, "--host", "no host"), 1, "no host")
+
+
+@pytest.mark.parametrize("command", [("serve",), ("check",), ("migrate",), ("token", "--did", DID)])
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/cdv", "/dev/null"])
+def test_a_data_directory_that_cannot_be_is_one_line(
+    cdv: Cdv, command: tuple[str, ...], where: str, tmp_path: Path, port: str
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    result = cdv(*command, CDV_DATA_DIR=where, CDV_PORT=port)
+    result.out = result.out.removeprefix("ok   settings\n")
+    one_line(result, 1, where, "CDV_DATA_DIR")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.fixture
+def database(cdv: Cdv, tmp_path: Path) -> Path:
+    """A sound database, closed."""
+    assert cdv("migrate").code == 0
+    return tmp_path / ".cdv" / "vault.sqlite3"
+
+
+@pytest.mark.parametrize("damage", ["noise", "text", "first page", "middle", "cut off"])
+def test_a_damaged_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path, damage: str, port: str) -> None:
+    content = bytearray(database.read_bytes())
+    if damage == "noise":
+        content = bytearray(b"\x5a" * len(content))
+    elif damage == "text":
+        content = bytearray(b"this was a database once\n" * 400)
+    elif damage == "first page":
+        content[100:4096] = b"\xff" * 3996
+    elif damage == "middle":
+        content[8192 : 8192 + 4096] = b"\xff" * 4096
+    else:
+        content = content[: len(content) // 2]
+    database.write_bytes(content)
+    one_line(cdv("serve", "--port", port), 1, str(database.relative_to(database.parents[1])), "backup")
+    assert database.read_bytes() == content
+
+
+def test_a_newer_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path, port: str) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    content = database.read_bytes()
+    for command in (("serve", "--port", port), ("migrate",), ("check",)):
+        result = cdv(*command)
+        result.out = result.out.removeprefix("ok   settings\n")
+        one_line(result, 1, "999", "newer")
+    assert database.read_bytes() == content
+
+
+def test_a_damaged_issuer_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
+    cdv("token", "--did", DID)
+    key = tmp_path / ".cdv" / "issuer-key.json"
+    key.write_text("{}")
+    one_line(cdv("serve", "--port", port), 1, "issuer-key.json")
+    one_line(cdv("token", "--did", DID), 1, "issuer-key.json")
+    assert key.read_text() == "{}"
+
+
+def test_a_damaged_signing_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
+    assert cdv("check").code == 0
+    key = tmp_path / ".cdv" / "media" / "url-signing.key"
+    assert key.exists()
+    key.write_bytes(b"short")
+    one_line(cdv("serve", "--port", port), 1, "url-signing.key")
+    assert key.read_bytes() == b"short"
+
+
+def test_a_migration_that_cannot_reach_its_database_is_one_line(cdv: Cdv, port: str) -> None:
+    result = cdv("migrate", CDV_DB_DSN=f"postgresql://cdv@127.0.0.1:{port}/cdv?connect_timeout=1")
+    one_line(result, 1, "database")
+
+
+def test_every_setting_is_documented(cdv: Cdv) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert cdv("config", "--markdown").out in documented
