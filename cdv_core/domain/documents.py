@@ -33,7 +33,7 @@ def parse_document(text: bytes) -> object:
     Raises ValueError: not JSON in UTF-8, a member named twice, a number that is not finite, or nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=_members, parse_float=_number, parse_constant=_not_a_number)
+        return json.loads(text.decode(), object_pairs_hook=_members, parse_float=_number, parse_constant=_not_a_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

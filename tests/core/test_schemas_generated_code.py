@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdv_core.domain import generated_code
 from cdv_core.domain.generated_code import Broken, generate
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.lowering import Lowered

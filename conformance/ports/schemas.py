@@ -1,0 +1,116 @@
+"""What every SchemaSource promises: a whole catalogue at any moment, got without waiting."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cdv_core.domain.identifiers import Nsid
+from cdv_core.domain.schemas import Catalogue, Schema
+from cdv_core.errors import CollectionUnknown, SchemaVersionUnknown
+from cdv_core.ports.schemas import SchemaSource
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+# spec: schema catalogue. A record that fits, of each collection.
+FITTING: dict[str, dict[str, Any]] = {
+    "com.registryaccord.profile": {"displayName": "Ada", "bio": "Counts."},
+    "com.registryaccord.feed.post": {"text": "", "createdAt": "2026-11-24T02:53:29+01:00", "authorDid": "did:plc:ada"},
+    "com.registryaccord.graph.follow": {"subject": "did:web:example.com"},
+    "com.registryaccord.feed.like": {
+        "subject": "at://did:plc:ada/com.registryaccord.feed.post/01J9ZS8Q5N7G3T4V6W8X9YABCD"
+    },
+    "com.registryaccord.feed.comment": {"text": "Yes.", "subject": "anything"},
+    "com.registryaccord.feed.repost": {"subject": "anything"},
+    "com.registryaccord.moderation.flag": {"subject": "anything", "reason": "spam"},
+    "com.registryaccord.media.asset": {"mimeType": "image/png", "size": 0, "checksum": "aB" * 32},
+}
+
+
+class SchemaSourceContract:
+    """For a source that has the bundled catalogue in force; a subclass gives the fixture `source`."""
+
+    def test_the_catalogue_holds_what_the_contract_lists(self, source: SchemaSource):
+        assert {str(it.name) for it in source.catalogue} == FITTING.keys()
+        assert source.catalogue.owner_only == {"com.registryaccord.moderation.flag"}
+
+    @pytest.mark.parametrize("collection", sorted(FITTING))
+    def test_a_record_that_fits_is_accepted_with_members_of_its_own(self, source: SchemaSource, collection: str):
+        record = FITTING[collection]
+        assert _latest(source.catalogue, collection).violations(record) == ()
+        assert _latest(source.catalogue, collection).violations({**record, "$type": collection, "x": [{}]}) == ()
+
+    @pytest.mark.parametrize("collection", sorted(FITTING))
+    def test_every_required_member_is_missed(self, source: SchemaSource, collection: str):
+        optional = {"bio"}
+        for name in FITTING[collection].keys() - optional:
+            record = {it: value for it, value in FITTING[collection].items() if it != name}
+            (violation,) = _latest(source.catalogue, collection).violations(record)
+            assert (violation.pointer, violation.rule) == ("", "required")
+
+    @pytest.mark.parametrize(
+        ("collection", "member", "most"),
+        [
+            ("profile", "displayName", 64),
+            ("profile", "bio", 256),
+            ("feed.post", "text", 2048),
+            ("feed.comment", "text", 2048),
+            ("moderation.flag", "reason", 256),
+        ],
+    )
+    def test_a_text_may_be_so_long_and_no_longer(self, source: SchemaSource, collection: str, member: str, most: int):
+        name = f"com.registryaccord.{collection}"
+        schema = _latest(source.catalogue, name)
+        assert schema.violations({**FITTING[name], member: "é" * most}) == ()
+        (violation,) = schema.violations({**FITTING[name], member: "é" * (most + 1)})
+        assert (violation.pointer, violation.rule) == (f"/{member}", "maxLength")
+
+    @pytest.mark.parametrize(
+        ("collection", "member", "wrong", "rule"),
+        [
+            ("feed.post", "createdAt", "yesterday", "format"),
+            ("feed.post", "createdAt", "2026-11-24T02:53:29", "format"),
+            ("feed.post", "authorDid", "ada", "format"),
+            ("feed.post", "text", None, "type"),
+            ("graph.follow", "subject", "https://example.com", "format"),
+            ("feed.like", "subject", "not a URI", "anyOf"),
+            ("feed.like", "subject", 5, "type"),
+            ("media.asset", "size", -1, "minimum"),
+            ("media.asset", "size", 1.5, "type"),
+            ("media.asset", "size", True, "type"),
+            ("media.asset", "checksum", "a" * 63, "pattern"),
+            ("media.asset", "checksum", "g" * 64, "pattern"),
+            ("media.asset", "filename", 1, "type"),
+        ],
+    )
+    def test_a_member_of_the_wrong_kind_is_named_with_its_rule(
+        self, source: SchemaSource, collection: str, member: str, wrong: object, rule: str
+    ):
+        name = f"com.registryaccord.{collection}"
+        violations = _latest(source.catalogue, name).violations({**FITTING[name], member: wrong})
+        assert (f"/{member}", rule) in {(it.pointer, it.rule) for it in violations}
+
+    @pytest.mark.parametrize(
+        "subject", ["https://example.com/post", "at://did:plc:ada/a.b.c/x", "urn:isbn:1", "did:plc:ada"]
+    )
+    def test_a_like_is_of_a_record_or_of_any_other_uri(self, source: SchemaSource, subject: str):
+        assert _latest(source.catalogue, "com.registryaccord.feed.like").violations({"subject": subject}) == ()
+
+    def test_what_is_not_there_is_unknown(self, source: SchemaSource):
+        with pytest.raises(CollectionUnknown):
+            _latest(source.catalogue, "com.registryaccord.nothing")
+        with pytest.raises(SchemaVersionUnknown):
+            source.catalogue.resolve(
+                Nsid("com.registryaccord.profile"), "2.0.0", now=NOW, allow_drafts=True, reject_deprecated=False
+            )
+
+    def test_a_request_keeps_the_catalogue_that_it_read(self, source: SchemaSource):
+        assert source.catalogue is source.catalogue
+
+
+def _latest(catalogue: Catalogue, collection: str) -> Schema:
+    resolution = catalogue.resolve(Nsid(collection), None, now=NOW, allow_drafts=False, reject_deprecated=True)
+    assert resolution.warnings == ()
+    return resolution.schema
