@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -29,19 +30,6 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CDV_", "PORT", "OTEL_"))}
     plenty = {"CDV_RATE_LIMIT_WRITES": "1000000/minute", "CDV_RATE_LIMIT_READS": "1000000/minute"}
     return {**kept, **plenty, "CDV_DATA_DIR": str(data_dir), **settings}
-
-
-def cdv(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        [CDV, *arguments],
-        env=environment(data_dir, **settings),
-        cwd=data_dir.parent,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )
 
 
 class RunningVault:
@@ -131,8 +119,6 @@ class Answer:
         self.text = self.content.decode()
 
     def json(self) -> Any:
-        import json
-
         return json.loads(self.content)
 
 

@@ -1,0 +1,130 @@
+"""The process: how it ends, what it leaves behind, and that it comes back with it (spec: domain, records; commands)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cdv_adapters.container import local_issuer
+from cdv_adapters.settings import Settings
+from tests.http.api import PNG, Api, Creator, data
+from tests.http.running import RunningVault
+
+
+@pytest.fixture
+def started() -> Iterator[list[RunningVault]]:
+    """What a test has started; ended with it."""
+    running: list[RunningVault] = []
+    yield running
+    for vault in running:
+        vault.kill()
+
+
+def start(started: list[RunningVault], data_dir: Path, **settings: str) -> RunningVault:
+    vault = RunningVault(data_dir, **settings)
+    started.append(vault)
+    return vault
+
+
+def creator_of(vault: RunningVault, http: httpx.AsyncClient, did: str) -> Creator:
+    settings = Settings.embedded(vault.data_dir)
+    return Creator(Api(None, http, local_issuer(settings), settings), did)  # type: ignore[arg-type]
+
+
+async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
+    started: list[RunningVault], tmp_path: Path
+) -> None:
+    vault = start(started, tmp_path / "data")
+    async with httpx.AsyncClient(base_url=vault.base) as http:
+        creator = creator_of(vault, http, "did:example:ada")
+        receipt = await creator.created(idempotencyKey="k")
+    assert await asyncio.to_thread(vault.stop, signal.SIGINT) == 0
+    vault = start(started, tmp_path / "data")
+    async with httpx.AsyncClient(base_url=vault.base) as http:
+        creator = creator_of(vault, http, "did:example:ada")
+        assert data(await creator.get(receipt["uri"]))["cid"] == receipt["cid"]
+        again = await creator.create(idempotencyKey="k")
+        assert data(again) == receipt
+        assert again.headers["idempotent-replayed"] == "true"
+    assert await asyncio.to_thread(vault.stop, signal.SIGTERM) == 0
+    assert "Traceback" not in vault.log
+    assert "ERROR" not in vault.log
+
+
+async def test_a_request_under_way_is_answered_before_it_ends(started: list[RunningVault], tmp_path: Path) -> None:
+    vault = start(started, tmp_path / "data")
+    with vault.connect() as connection:
+        token = vault.token("did:example:ada")
+        body = b'{"did":"did:example:ada","collection":"com.registryaccord.profile","record":{"displayName":"Ada"}}'
+        connection.sendall(
+            b"POST /v1/repo/record HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+            b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (token.encode(), len(body))
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the handler reads now
+        vault.process.send_signal(signal.SIGTERM)
+        connection.sendall(body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert vault.process.wait(40) == 0
+
+
+async def test_what_was_acknowledged_survives_a_crash(started: list[RunningVault], tmp_path: Path) -> None:
+    vault = start(started, tmp_path / "data")
+    acknowledged: list[dict[str, str]] = []
+    async with httpx.AsyncClient(base_url=vault.base, timeout=60) as http:
+        creator = creator_of(vault, http, "did:example:ada")
+        asset = await creator.uploaded()
+        pending = await creator.staged()
+
+        async def write_until_it_dies(writer: int) -> None:
+            for number in range(1000):
+                try:
+                    answer = await creator.create(idempotencyKey=f"{writer}-{number}")
+                except httpx.TransportError:
+                    return
+                acknowledged.append(data(answer))
+                if len(acknowledged) == 60:
+                    vault.kill()
+
+        await asyncio.gather(*(write_until_it_dies(writer) for writer in range(8)))
+    assert len(acknowledged) >= 60
+    vault = start(started, tmp_path / "data")
+    async with httpx.AsyncClient(base_url=vault.base, timeout=60) as http:
+        creator = creator_of(vault, http, "did:example:ada")
+        listed: list[dict[str, str]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = data(await creator.list(limit=100, **cursor))
+            listed += page["records"]
+            if "nextCursor" not in page:
+                break
+            cursor = {"cursor": page["nextCursor"]}
+        assert {receipt["uri"] for receipt in acknowledged} <= {record["uri"] for record in listed}
+        assert len({record["uri"] for record in listed}) == len(listed)
+        first = await creator.create(idempotencyKey="0-0")
+        assert data(first) in acknowledged
+        assert data(await creator.meta(asset["assetId"])) == asset
+        location = (await creator.content(asset["assetId"])).headers["location"]
+        assert (await http.get(location)).content == PNG
+        assert data(await creator.finalize(pending["assetId"]))
+    assert "Traceback" not in vault.log
+
+
+async def test_two_workers_share_one_vault(started: list[RunningVault], tmp_path: Path) -> None:
+    vault = start(started, tmp_path / "data", CDV_WORKERS="2")
+    async with httpx.AsyncClient(base_url=vault.base, timeout=60) as http:
+        creator = creator_of(vault, http, "did:example:ada")
+        answers = await asyncio.gather(*(creator.create(idempotencyKey="k") for _ in range(24)))
+        assert len({answer.content for answer in answers}) == 1
+        assert data(answers[0])
+        receipts = await asyncio.gather(*(creator.created() for _ in range(30)))
+        listed = data(await creator.list(limit=100))["records"]
+        assert {receipt["uri"] for receipt in receipts} < {record["uri"] for record in listed}
+        assert len(listed) == 31
+        ticket = await creator.staged()
+        assert data(await creator.finalize(ticket["assetId"]))
+    assert await asyncio.to_thread(vault.stop) == 0
