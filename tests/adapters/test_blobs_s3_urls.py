@@ -286,7 +286,7 @@ async def test_a_platform_that_hangs_is_unavailable_and_holds_nobody_up(
     over = threading.Event()
 
     def hang(_: Asked) -> Answer:
-        over.wait(PATIENCE_SECONDS)
+        over.wait(2 * PATIENCE_SECONDS)
         return Answer(500)
 
     with ScriptedS3(hang) as metadata:
