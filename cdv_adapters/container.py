@@ -35,7 +35,8 @@ from cdv_core.ports.records import RecordStore
 from cdv_core.use_cases.media import Media, MediaPolicy
 from cdv_core.use_cases.outbox import Relay
 from cdv_core.use_cases.records import Records, SchemaPolicy
-from cdv_core.vault import Vault
+from cdv_core.use_cases.served_media import ServedMedia
+from cdv_core.vault import EmbeddedVault, Vault
 
 if TYPE_CHECKING:
     from cdv_adapters.blobs.s3 import S3BlobStore
@@ -232,18 +233,16 @@ class Container(containers.DeclarativeContainer):
             reject_deprecated=settings.provided.reject_deprecated_schemas,
         ),
     )
-    media = providers.Singleton(
-        Media,
-        media_store,
-        blobs,
-        clock,
-        ids,
-        providers.Factory(
-            MediaPolicy,
-            env=settings.provided.env,
-            max_bytes=settings.provided.max_media_size,
-            allowed_types=settings.provided.allowed_mime_types,
-        ),
+    _media_policy = providers.Factory(
+        MediaPolicy,
+        env=settings.provided.env,
+        max_bytes=settings.provided.max_media_size,
+        allowed_types=settings.provided.allowed_mime_types,
+    )
+    media = providers.Selector(
+        providers.Callable(_which, settings.provided.s3_endpoint),
+        embedded=providers.Singleton(ServedMedia, media_store, blobs, clock, ids, _media_policy),
+        production=providers.Singleton(Media, media_store, blobs, clock, ids, _media_policy),
     )
     vault = providers.Singleton(Vault, records, media)
 
@@ -309,13 +308,15 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
 
 
 @asynccontextmanager
-async def open_vault(data_dir: str | Path) -> AsyncGenerator[Vault, None]:
+async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None]:
     """Open the embedded vault kept in `data_dir`, made if it is not there.
 
     Raises: CannotStart: the directory or the database in it cannot be used; nothing is damaged.
     """
     async with open_service(Settings.embedded(Path(data_dir))) as service:
-        yield service.vault
+        media = service.vault.media
+        assert isinstance(media, ServedMedia), "the defaults keep media here"  # noqa: S101
+        yield EmbeddedVault(service.vault.records, media)
 
 
 async def migrate(settings: Settings) -> list[str]:

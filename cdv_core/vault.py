@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cdv_core.use_cases.media import Media
 from cdv_core.use_cases.records import Records
+from cdv_core.use_cases.served_media import ServedMedia
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +15,10 @@ class Vault:
 
     records: Records
     media: Media
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedVault(Vault):
+    """A vault that keeps everything itself, media too."""
+
+    media: ServedMedia

@@ -1,0 +1,100 @@
+"""What the documents tell a newcomer to paste does what they say."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.http.running import CDV, RunningVault, environment
+
+ROOT = Path(__file__).parents[1]
+BASE = "http://127.0.0.1:8080"
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Return the fenced blocks of a document in that language."""
+    tokens = MarkdownIt().parse((ROOT / document).read_text(encoding="utf-8"))
+    return [token.content for token in tokens if token.type == "fence" and token.info.strip() == language]
+
+
+EXAMPLES = [
+    pytest.param(block, id=f"{document}-{number}")
+    for document in ("README.md", "docs/architecture.md")
+    for number, block in enumerate(blocks(document, "python"), 1)
+]
+
+
+def test_there_are_examples() -> None:
+    assert len(blocks("README.md", "python")) >= 1
+    assert "open_vault" in blocks("README.md", "python")[0]
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+async def test_an_example_in_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    names: dict[str, Any] = {"did": "did:example:ada"}
+    coroutine = eval(code, names)
+    if coroutine is not None:
+        await coroutine
+    if "page" in names:
+        assert [str(record.uri) for record in names["page"].records] == [names["receipt"].uri]
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[RunningVault]:
+    running = RunningVault(tmp_path / "data")
+    yield running
+    running.kill()
+
+
+def paste(lines: str, vault: RunningVault) -> list[dict[str, Any]]:
+    """Run the lines in a shell, in the folder where the server was started; return what they print, as JSON."""
+    done = subprocess.run(
+        ["sh", "-ec", lines],
+        env=environment(vault.data_dir),
+        cwd=vault.data_dir.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    decoder = json.JSONDecoder()
+    found, rest = [], done.stdout.strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        found.append(value)
+        rest = rest[end:].strip()
+    return found
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the lines call curl")
+def test_the_lines_that_the_server_prints_and_the_readme_shows_work(vault: RunningVault) -> None:
+    printed = [line.strip() for line in vault.log.splitlines() if line.startswith("  ")]
+    assert len(printed) == 3
+    shown = next(block for block in blocks("README.md", "sh") if "cdv token" in block).splitlines()
+    command = re.match(r"TOKEN=\$\((\S+) token ", printed[0])
+    assert command is not None
+    normal = [line.replace(vault.base, BASE).replace(f"({command[1]} ", "(.venv/bin/cdv ") for line in printed]
+    assert normal == shown
+    written, listed = paste("\n".join(line.replace(f"({command[1]} ", f"({CDV} ") for line in printed), vault)
+    (record,) = listed["data"]["records"]
+    assert record["uri"] == written["data"]["uri"]
+    assert record["value"] == {"displayName": "Ada"}
+
+
+def test_the_readme_names_targets_and_pages_that_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for block in blocks("README.md", "sh"):
+        for target in re.findall(r"^make ([a-z]+)", block, re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
