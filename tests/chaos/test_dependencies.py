@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,7 @@ from cdv_adapters.settings import read_settings
 from cdv_core.domain.identifiers import Did
 from tests.chaos.replica import Replica
 from tests.chaos.web_page import WebPages
-from tests.servers import NatsServer, PostgresServer, S3Server
+from tests.servers import NatsServer, NoServer, PostgresServer, S3Server, own
 
 DID = "did:example:ada"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
@@ -100,16 +100,23 @@ class Stack:
             time.sleep(0.1)
 
 
-@pytest.fixture
-def stack(
-    tmp_path: Path, own_postgres_server: PostgresServer, own_nats_server: NatsServer, own_s3_server: S3Server
-) -> Iterator[Stack]:
-    with WebPages({}) as issuer, WebPages(_catalogue()) as specs:
-        it = Stack(tmp_path, own_postgres_server, own_nats_server, own_s3_server, issuer, specs)
-        with it.replica, it.http:
-            assert it.write().status_code == 200
-            it.wait_for((200, "ready", UP))
-            yield it
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One stack for all: each test leaves everything up again."""
+    with ExitStack() as opened:
+        try:
+            postgres = opened.enter_context(own(PostgresServer))
+            nats = opened.enter_context(own(NatsServer))
+            s3 = opened.enter_context(own(S3Server))
+        except NoServer as error:
+            pytest.skip(str(error))
+        issuer, specs = opened.enter_context(WebPages({})), opened.enter_context(WebPages(_catalogue()))
+        it = Stack(tmp_path_factory.mktemp("stack"), postgres, nats, s3, issuer, specs)
+        opened.enter_context(it.replica)
+        opened.enter_context(it.http)
+        assert it.write().status_code == 200
+        it.wait_for((200, "ready", UP))
+        yield it
 
 
 def _catalogue() -> dict[str, bytes]:
@@ -163,6 +170,7 @@ def test_without_the_object_store_records_are_served_and_media_is_503(stack: Sta
 def test_without_the_issuer_cached_keys_go_on(stack: Stack) -> None:
     stack.issuer.stop()
     assert (stack.write().status_code, stack.read().status_code, stack.media()) == (200, 200, 200)
+    stack.issuer.start()
 
 
 def test_without_the_issuer_from_the_start_writes_are_503_and_reads_are_served(stack: Stack) -> None:
@@ -173,7 +181,7 @@ def test_without_the_issuer_from_the_start_writes_are_503_and_reads_are_served(s
     refused = stack.write()
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "CDV_UNAVAILABLE")
     anonymous = httpx.get(f"{stack.replica.url}/v1/repo/listRecords", params={"did": DID})
-    assert (anonymous.status_code, len(anonymous.json()["data"]["records"])) == (200, 1)
+    assert (anonymous.status_code, len(anonymous.json()["data"]["records"]) >= 1) == (200, True)
     stack.wait_for((200, "degraded", {**UP, "issuer": False}))
     stack.issuer.start()
     deadline = time.monotonic() + 60
@@ -189,3 +197,4 @@ def test_without_the_schema_source_the_last_good_catalogue_goes_on(stack: Stack)
     stack.replica.wait_until_ready()
     assert (stack.write().status_code, stack.read().status_code, stack.media()) == (200, 200, 200)
     stack.wait_for((200, "degraded", {**UP, "schemas": False}))
+    stack.specs.start()

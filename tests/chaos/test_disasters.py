@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import nats
 import pytest
 
 from cdv_adapters.container import local_issuer
@@ -96,12 +97,13 @@ async def _kill_the_service(world: World, rounds: int, acknowledged: int) -> Non
 
 async def test_a_killed_service_loses_nothing_it_acknowledged(tmp_path, own_postgres_server, own_nats_server):
     async with world(tmp_path, own_postgres_server, own_nats_server) as it:
-        await _kill_the_service(it, rounds=3, acknowledged=300)
+        await _kill_the_service(it, rounds=2, acknowledged=200)
 
 
+@pytest.mark.long
 async def test_two_replicas_hold_as_one_while_they_are_killed(tmp_path, own_postgres_server, own_nats_server):
     async with world(tmp_path, own_postgres_server, own_nats_server, replicas=2) as it:
-        await _kill_the_service(it, rounds=2, acknowledged=300)
+        await _kill_the_service(it, rounds=10, acknowledged=1000)
 
 
 @pytest.mark.long
@@ -139,6 +141,7 @@ async def test_a_killed_database_is_answered_503_and_recovered_from(tmp_path, ow
         await it.findings()
 
 
+@pytest.mark.long
 async def test_a_database_that_hangs_is_answered_503_within_a_bound(tmp_path, own_postgres_server, own_nats_server):
     async with world(tmp_path, own_postgres_server, own_nats_server) as it:
         async with it.writers.writing():
@@ -155,6 +158,7 @@ async def test_a_database_that_hangs_is_answered_503_within_a_bound(tmp_path, ow
         await it.findings()
 
 
+@pytest.mark.long
 async def test_a_broker_that_hangs_stops_no_write(tmp_path, own_postgres_server, own_nats_server):
     async with world(tmp_path, own_postgres_server, own_nats_server) as it:
         async with it.writers.writing():
@@ -164,5 +168,22 @@ async def test_a_broker_that_hangs_stops_no_write(tmp_path, own_postgres_server,
             it.to_nats.cut()
             await it.writers.until(it.writers.promises.acknowledged + 50)
             it.to_nats.heal()
+        assert it.writers.promises.answers.keys() == {200}
+        await it.findings()
+
+
+@pytest.mark.long
+async def test_a_stream_deleted_or_purged_under_the_service_is_whole_again(
+    tmp_path, own_postgres_server, own_nats_server
+):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        async with it.writers.writing():
+            for damage in ("delete", "purge"):
+                await it.writers.until(it.writers.promises.acknowledged + 100)
+                client = await nats.connect(it.nats.url)
+                jetstream = client.jetstream()
+                await (jetstream.delete_stream if damage == "delete" else jetstream.purge_stream)("RA_RECORDS")
+                await client.close()
+            await it.writers.until(it.writers.promises.acknowledged + 100)
         assert it.writers.promises.answers.keys() == {200}
         await it.findings()
