@@ -58,10 +58,10 @@ class FilesystemBlobStore:
             await self.check()
         except Unavailable as error:
             cause = error.__cause__
-            reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
-            raise CannotStart(f"keep media in {self._root}", reason, "let this user write there") from error
-        except ValueError as error:
-            raise CannotStart("sign URLs", str(error), "restore it from a backup if uploads are under way") from error
+            if isinstance(cause, OSError):
+                reason = cause.strerror or str(cause)
+                raise CannotStart(f"keep media in {self._root}", reason, "let this user write there") from error
+            raise CannotStart("sign URLs", str(cause), "restore it from a backup if uploads are under way") from error
 
     async def upload_url(self, staging_key: str, *, size_bytes: int, expires_at: datetime) -> str:
         tokens = await self._prepare()
