@@ -6,7 +6,7 @@ vault opens without loading a database driver, an S3 client or a broker's client
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,8 @@ from cdv_adapters.secrets.references import SecretReferences
 from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
+from cdv_core.domain.records import StoredRecord
+from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
@@ -98,10 +100,11 @@ async def _postgres_access(settings: Settings, secrets: SecretReferences) -> Pos
     return PostgresAccess(dsn, present)
 
 
-def _postgres(access: PostgresAccess) -> PostgresDatabase:
-    from cdv_adapters.database.postgres import PostgresDatabase
+def _postgres(access: PostgresAccess, settings: Settings) -> PostgresDatabase:
+    from cdv_adapters.database.postgres import PostgresDatabase, PostgresOptions
 
-    return PostgresDatabase(access.dsn, password=access.password)
+    options = PostgresOptions(max_size=settings.db_pool_size, transaction_pooler=settings.db_transaction_pooler)
+    return PostgresDatabase(access.dsn, password=access.password, options=options)
 
 
 def _nats(settings: Settings, secrets: SecretReferences) -> NatsEventBus:
@@ -190,7 +193,7 @@ class Container(containers.DeclarativeContainer):
 
     _database = providers.Callable(_which, settings.provided.db_dsn)
     sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call("vault.sqlite3"))
-    postgres = providers.Singleton(_postgres, postgres_access)
+    postgres = providers.Singleton(_postgres, postgres_access, settings)
     database = providers.Selector(_database, embedded=sqlite, production=postgres)
     record_store = providers.Selector(
         _database,
@@ -317,6 +320,34 @@ async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None
         media = service.vault.media
         assert isinstance(media, ServedMedia), "the defaults keep media here"  # noqa: S101
         yield EmbeddedVault(service.vault.records, media)
+
+
+def read_catalogue(specs_url: str | None) -> Catalogue:
+    """Return the catalogue at `specs_url`, or the bundled one if None. Blocks.
+
+    Raises: CannotStart: it cannot be fetched. CatalogueRefused: with every problem it has.
+    """
+    if specs_url is None:
+        return BundledSchemas().catalogue
+    from cdv_adapters.schemas.specs_url import FetchFailed
+    from cdv_adapters.schemas.url import fetch_catalogue
+
+    try:
+        return fetch_catalogue(specs_url)
+    except (FetchFailed, ValueError) as error:
+        raise CannotStart(f"fetch the catalogue at {specs_url}", str(error), "correct the address") from error
+
+
+@asynccontextmanager
+async def open_records(settings: Settings) -> AsyncGenerator[AsyncIterator[StoredRecord], None]:
+    """Open the record store alone, and give every record in it."""
+    container = Container(settings=providers.Object(settings))
+    if settings.db_dsn is None:
+        make_data_dir(settings)
+    else:
+        await _reach(container)
+    async with container.database():
+        yield container.record_store().scan()
 
 
 async def migrate(settings: Settings) -> list[str]:

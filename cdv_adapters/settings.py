@@ -70,6 +70,10 @@ class Settings(BaseSettings):
         Path("./.cdv"), description="embedded mode: SQLite file, media, local issuer's key, catalogue cache"
     )
     db_dsn: SecretStr | None = Field(None, description="Postgres connection string; unset: embedded SQLite, dev only")
+    db_pool_size: int = Field(10, ge=2, description="most connections to Postgres per worker")
+    db_transaction_pooler: bool = Field(
+        False, description="Postgres is behind a pooler in transaction mode, such as PgBouncer"
+    )
     s3_endpoint: str | None = Field(None, description="S3-compatible store; unset: files in the data dir, dev only")
     s3_region: str = Field("us-east-1", description="region of the bucket")
     s3_bucket: str | None = Field(None, description="bucket for media")

@@ -5,14 +5,18 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from pydantic import SecretStr
 
+from cdv_adapters.container import open_service
 from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_adapters.settings import Settings
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.records import Listing
 from cdv_core.ports.records import Retryable
@@ -119,3 +123,13 @@ async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them
         reads = [stores.records.list(Listing(ALICE, 10)) for _ in range(10)]
         for found in await asyncio.gather(*reads):
             assert found == [as_stored(it) for it in reversed(records)]
+
+
+async def test_a_service_that_is_told_of_the_pooler_works_behind_it(pooled_dsn: str, tmp_path: Path):
+    told = {"db_dsn": SecretStr(pooled_dsn), "db_transaction_pooler": True}
+    async with open_service(Settings.embedded(tmp_path).model_copy(update=told)) as service:
+        profile = {"displayName": "Alice"}
+        # More often than psycopg waits before it prepares a statement.
+        for _ in range(12):
+            await service.vault.records.create(did=ALICE, collection="com.registryaccord.profile", record=profile)
+        assert len((await service.vault.records.list(did=ALICE)).records) == 12
