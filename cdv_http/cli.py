@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from cdv_adapters.container import local_issuer, open_service
+from cdv_adapters.container import local_issuer, open_records, open_service
 from cdv_adapters.container import migrate as migrate_database
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
-from cdv_http.commands import events
+from cdv_http.commands import events, schemas
 from cdv_http.server import serve
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("openapi", help="print the OpenAPI document")
     command.set_defaults(run=_openapi)
 
+    schemas.add_parser(commands, lambda: _settings().specs_url, lambda: open_records(_settings()))
     events.add_parser(commands, _open_events)
     return parser
 

@@ -10,9 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from cdv_adapters.schemas.bundled import bundled_catalogue
-from cdv_adapters.schemas.specs_url import FetchFailed
-from cdv_adapters.schemas.url import fetch_catalogue
+from cdv_adapters.container import read_catalogue
 from cdv_core.domain.compatibility import broken_promises, compare
 from cdv_core.domain.documents import CatalogueRefused, parse_document
 from cdv_core.domain.identifiers import Nsid
@@ -23,7 +21,7 @@ from cdv_core.domain.rehearsal import Rehearsal
 from cdv_core.domain.schemas import Catalogue, Collection, Schema
 from cdv_core.domain.times import format_time
 from cdv_core.domain.validators import compile_validator
-from cdv_core.errors import InvalidField, SchemaVersionUnknown
+from cdv_core.errors import CannotStart, InvalidField, SchemaVersionUnknown
 
 _FAILED, _MISUSED = 1, 2
 _PROGRESS_RECORDS: Final = 10_000
@@ -51,8 +49,7 @@ def add_parser(
         return command
 
     def catalogue(arguments: argparse.Namespace) -> Catalogue:
-        url = arguments.specs_url or specs_url()
-        return bundled_catalogue() if url is None else fetch_catalogue(url)
+        return read_catalogue(arguments.specs_url or specs_url())
 
     command = add("list", lambda it: list_schemas(catalogue(it)), "list the collections and their versions")
     _with_url(command)
@@ -76,7 +73,7 @@ def add_parser(
     command.add_argument("directory", type=Path, metavar="DIR", help="the folder with SPEC_INDEX.json")
 
     text = "judge the stored records by a catalogue before switching to it"
-    command = add("rehearse", lambda it: asyncio.run(rehearse(fetch_catalogue(it.specs_url), open_records)), text)
+    command = add("rehearse", lambda it: asyncio.run(rehearse(read_catalogue(it.specs_url), open_records)), text)
     command.add_argument("--specs-url", required=True, metavar="URL", help="the candidate: https:// or file://")
 
 
@@ -92,8 +89,10 @@ def _reported(run: Callable[[argparse.Namespace], int], arguments: argparse.Name
         reasons, code = list(map(str, refused.problems)), _FAILED
     except SchemaRefused as refused:
         reasons, code = list(refused.reasons), _FAILED
-    except FetchFailed as failed:
+    except CannotStart as failed:
         reasons, code = [str(failed)], _FAILED
+    except BrokenPipeError:
+        raise  # our own reader has gone, which is the command line's to know
     except OSError as error:
         reasons, code = [f"{error.filename}: {error.strerror}"], _FAILED
     except (ValueError, InvalidField) as wrong:
@@ -171,7 +170,7 @@ def diff(old: Path, new: Path) -> int:
 
 def check(directory: Path) -> int:
     """Print every step between versions whose number promises less change than there is. Raises CatalogueRefused."""
-    catalogue = fetch_catalogue(directory.resolve().as_uri())
+    catalogue = read_catalogue(directory.resolve().as_uri())
     broken = list(broken_promises(catalogue))
     for promise in broken:
         print(promise)
