@@ -325,7 +325,7 @@ async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None
 def read_catalogue(specs_url: str | None) -> Catalogue:
     """Return the catalogue at `specs_url`, or the bundled one if None. Blocks.
 
-    Raises: CannotStart: it cannot be fetched. CatalogueRefused: with every problem it has.
+    Raises: CannotStart: it cannot be fetched. ValueError: no such address. CatalogueRefused: with every problem it has.
     """
     if specs_url is None:
         return BundledSchemas().catalogue
@@ -334,7 +334,7 @@ def read_catalogue(specs_url: str | None) -> Catalogue:
 
     try:
         return fetch_catalogue(specs_url)
-    except (FetchFailed, ValueError) as error:
+    except FetchFailed as error:
         raise CannotStart(f"fetch the catalogue at {specs_url}", str(error), "correct the address") from error
 
 
