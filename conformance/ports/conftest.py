@@ -1,11 +1,12 @@
 """Our own databases, put to the contracts. `open_stores` is each of them in turn."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import anyio
 import pytest
 
 from cdv_adapters.database.postgres import PostgresDatabase, migrate
@@ -48,9 +49,9 @@ def open_sqlite(tmp_path: Path) -> OpenStores:
 @pytest.fixture(scope="session")
 def migrated_database(postgres_server: PostgresServer) -> Iterator[str]:
     """The name of an empty vault's database on the run's Postgres, to be copied."""
-    dsn = postgres_server.create_database("test_migrated")
-    anyio.run(migrate, dsn)
-    yield "test_migrated"
+    dsn = postgres_server.create_database()
+    asyncio.run(migrate(dsn))  # not anyio's: that refuses while an async fixture of the session is open
+    yield urlsplit(dsn).path.removeprefix("/")
     postgres_server.drop_database(dsn)
 
 

@@ -3,12 +3,12 @@
 Both ways in which Postgres may plan a prepared statement are held to it: for the values at hand, and once for all.
 """
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import anyio
 import psycopg
 import pytest
 from psycopg import sql
@@ -68,7 +68,7 @@ LISTINGS |= {f"{name}, in one collection": replace(it, collection=LIKE) for name
 @pytest.fixture(scope="module")
 def database(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
     dsn = postgres_server.create_database()
-    anyio.run(migrate, dsn)
+    asyncio.run(migrate(dsn))  # not anyio's: that refuses while an async fixture of the session is open
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in FILL.split(";\n"):
             connection.execute(statement.encode())
