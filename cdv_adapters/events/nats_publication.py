@@ -135,14 +135,16 @@ class Publication:
         await self._connection.settle(sending, remaining)
         acks: list[_Ack | None] = []
         for sent in sending:
+            problem: Exception | str = "no answer in time, or the connection was lost"
             try:
-                acks.append(_ack(sent))
-            except (nats.errors.Error, OSError, asyncio.CancelledError, asyncio.InvalidStateError) as error:
-                if all(acks):  # those after it fail because it did
-                    # Not the stream that the caller saw: it is going to look again, and that is all.
-                    expected = isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE
-                    logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {!r}", end.name, error)
+                acks.append(_ack(sent) if sent.done() and not sent.cancelled() else None)
+            except (nats.errors.Error, OSError) as error:
                 acks.append(None)
+                problem = error
+            if acks[-1] is None and all(acks[:-1]):  # those after the first fail because it did
+                # Not the stream that the caller saw: it is going to look again, and that is all.
+                expected = isinstance(problem, APIError) and problem.err_code == _WRONG_LAST_SEQUENCE
+                logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, problem)
         return acks
 
     async def _held(self, end: _End, sequence: int) -> str | None:
