@@ -28,6 +28,7 @@ from conformance.ports.stores import (
     BOUNDED,
     LIKE,
     POST,
+    START,
     DatabaseContract,
     OpenStores,
     Stores,
@@ -182,6 +183,19 @@ class RecordStoreContract(DatabaseContract):
 
         assert await answer(stores, record) == str(record.uri).encode()
         assert await event_uris(stores) == [str(a_record(1).uri), str(record.uri)]
+
+    async def test_two_collections_may_share_an_rkey_but_not_a_place_in_the_creators_listing(self, stores: Stores):
+        post, same_place = a_record(1, ALICE, POST, at=START), a_record(1, ALICE, LIKE, at=START)
+        await create(stores, post)
+        with pytest.raises(IdTaken):
+            await stores.records.create(same_place, its_event(same_place, 2))
+
+        later_like, bobs = a_record(1, ALICE, LIKE, at=later(1)), a_record(1, BOB, POST, at=START)
+        await stores.records.create(later_like, its_event(later_like, 3))
+        await stores.records.create(bobs, its_event(bobs, 4))
+
+        assert await stores.records.list(Listing(ALICE, 10)) == [as_stored(later_like), as_stored(post)]
+        assert await stores.records.list(Listing(BOB, 10)) == [as_stored(bobs)]
 
     async def test_a_cancelled_write_is_there_whole_or_not_at_all(self, stores: Stores):
         records = [a_record(number, Did(f"did:plc:{number % 5}")) for number in range(40)]

@@ -17,6 +17,14 @@ from cdv_core.domain.records import Listing
 from cdv_core.ports.records import Retryable
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
 
+# Conditions of listings, and how SQLite says that it looks them up.
+BOUNDS = {
+    "AND collection = '": "collection=?",
+    "indexed_at >= ": "indexed_at>?",
+    "indexed_at <= ": "indexed_at<?",
+    "(indexed_at, rkey) < ": "(indexed_at,rkey)<(?,?)",
+}
+
 
 async def use_every_method(database: SqliteDatabase) -> None:
     records, media, outbox = SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database)
@@ -70,6 +78,10 @@ async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
 
     assert len(plans) > 40
     assert {query: plan for query, plan in plans.items() if "TEMP B-TREE" in plan} == {}
+    # What a listing asks for is looked up in the index, not filtered afterwards.
+    for query, plan in plans.items():
+        for condition, looked_up in BOUNDS.items():
+            assert condition not in query or looked_up in plan, (query, plan)
     # One index holds what is unpublished and nothing else, one table at most one row.
     scans = {plan for plan in plans.values() if "SCAN" in plan}
     assert scans == {"['SCAN op_log USING INDEX op_log_unpublished']", "['SCAN relay_lease']"}
