@@ -78,7 +78,7 @@ async def _run(relay: Relay) -> Outcome | None:
         return None
     for comparison in outcome.comparisons:
         logger.warning(
-            "{} had lost events: of {} that it should hold {} are published again",
+            "{} was recreated, restored or shortened: of {} events that it should hold {} are gone and published again",
             comparison.stream,
             comparison.compared,
             comparison.requeued,

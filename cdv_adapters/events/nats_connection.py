@@ -67,6 +67,7 @@ class NatsConnection:
         self._client: Client | None = None
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
+        self._tried = asyncio.Event()
         self._awaited: set[asyncio.Future[Any]] = set()
         self._problem: Exception | None = None
         self._refusal: Exception | None = None  # what nats-py swallows when it gives a server up
@@ -95,6 +96,10 @@ class NatsConnection:
     async def ready(self) -> None:
         """Return when there is a connection, however long that takes."""
         await self._ready.wait()
+
+    async def tried(self) -> None:
+        """Return when the first attempt has ended, well or not: at once ever after."""
+        await self._tried.wait()
 
     async def settle(self, futures: Collection[asyncio.Future[Any]], timeout_seconds: float) -> None:
         """Return when all are done, the time is up, or the connection is lost; what is not done then is cancelled."""
@@ -131,6 +136,7 @@ class NatsConnection:
                     await self._prepare(client)
                 self._client, self._problem, pause = client, None, _FIRST_PAUSE_SECONDS
                 self._ready.set()
+                self._tried.set()
                 logger.info("connected to NATS at {}", _address(client))
                 await self._watch(client)
             except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may go better
@@ -138,6 +144,7 @@ class NatsConnection:
                 if str(problem) != str(self._problem):
                     logger.warning("no connection to NATS, trying on: {!r}", problem)
                 self._problem = problem
+                self._tried.set()
             finally:
                 self._client = None
                 self._ready.clear()

@@ -149,6 +149,15 @@ async def test_a_password_or_token_in_the_url(authorization: dict[str, str], use
             await bus.check()
 
 
+async def test_a_check_right_after_opening_waits_for_the_first_attempt(nats_url: str):
+    async with NatsEventBus(NatsAccess(nats_url)) as bus:
+        await bus.check()
+    async with NatsEventBus(NatsAccess(f"nats://127.0.0.1:{free_port()}")) as bus:
+        with pytest.raises(Unavailable) as refused:
+            await bus.check()
+        assert isinstance(refused.value.__cause__, ConnectionRefusedError)
+
+
 async def test_of_several_servers_any_will_do(nats_url: str):
     async with connected(NatsAccess(f"nats://127.0.0.1:{free_port()},{nats_url}")) as bus:
         await bus.check()
