@@ -13,7 +13,7 @@ from cdv_core.domain.canonical import parse_number
 from cdv_core.domain.idempotency import IDEMPOTENCY_KEY_SYNTAX
 from cdv_core.domain.identifiers import DID_SYNTAX, NSID_SYNTAX, RECORD_KEY_SYNTAX, ULID_SYNTAX
 from cdv_core.domain.limits import DID_MAX_CHARS, FILENAME_MAX_BYTES, IDEMPOTENCY_KEY_MAX_CHARS, NSID_MAX_CHARS
-from cdv_core.domain.media import SHA256_SYNTAX, Asset, AssetState
+from cdv_core.domain.media import FILENAME_SYNTAX, SHA256_SYNTAX, Asset, AssetState
 from cdv_core.domain.records import Page, Receipt, StoredRecord
 from cdv_core.domain.times import format_time
 from cdv_core.errors import InvalidField, MalformedJson
@@ -35,6 +35,8 @@ URI: Final = {
     "pattern": f"^at://(?:{DID_SYNTAX.pattern})/(?:{NSID_SYNTAX.pattern})/(?:{RECORD_KEY_SYNTAX.pattern})$",
 }
 _SHA256: Final = exactly(SHA256_SYNTAX)
+# The bound is in bytes of UTF-8, of which a character may have four.
+_FILENAME: Final = {**exactly(FILENAME_SYNTAX), "maxLength": FILENAME_MAX_BYTES}
 _KEY: Final = {**exactly(IDEMPOTENCY_KEY_SYNTAX), "maxLength": IDEMPOTENCY_KEY_MAX_CHARS}
 _WRITTEN_TIME: Final = {**TIME, "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$"}
 _CID: Final = {"type": "string", "pattern": "^bafyrei[a-z2-7]{52}$"}
@@ -62,9 +64,7 @@ class UploadInitBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
     mime_type: str
     size: Annotated[int | float, Meta(extra_json_schema={"type": "integer", "minimum": 1})]
     sha256: _Checksum | UnsetType = UNSET
-    filename: Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": FILENAME_MAX_BYTES})] | UnsetType = (
-        UNSET
-    )
+    filename: Annotated[str, Meta(extra_json_schema=_FILENAME)] | UnsetType = UNSET
 
 
 class FinalizeBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

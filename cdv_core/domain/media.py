@@ -17,7 +17,10 @@ from cdv_core.errors import InvalidField
 MEDIA_COLLECTION: Final = Nsid("com.registryaccord.media.asset")  # spec: identifiers
 SHA256_SYNTAX: Final = re.compile(r"[0-9a-fA-F]{64}")
 # Control characters, separators, and the marks that turn text around: none may stand in a file's name.
-_UNSAFE_IN_FILENAME: Final = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_FILENAME: Final = r"\x00-\x1f\x7f-\x9f/\\\u200e\u200f\u2028-\u202e\u2066-\u2069"
+# And a name must have something beside dots and spaces, which would be a dot segment or nothing.
+FILENAME_SYNTAX: Final = re.compile(rf"[. ]*[^. {_UNSAFE_IN_FILENAME}][^{_UNSAFE_IN_FILENAME}]*")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SAFE_IN_QUOTES: Final = re.compile(r"[^A-Za-z0-9 ._-]")
 # An object key has at most 1024 bytes and a directory's name 255, while a DID may have 2048 characters.
 _DID_IN_KEY_MAX_CHARS: Final = 200
@@ -87,7 +90,7 @@ def parse_filename(text: str, field: str = "filename") -> str:
 
     Raises InvalidField: empty, a dot segment, a separator or control character, or more than 255 bytes.
     """
-    if text.strip(". ") == "" or _UNSAFE_IN_FILENAME.search(text):
+    if not FILENAME_SYNTAX.fullmatch(text) or _SURROGATE.search(text):
         raise InvalidField(field, "not a plain file name (no separators, control characters or dot segments)")
     if len(text.encode()) > FILENAME_MAX_BYTES:
         raise InvalidField(field, f"a file name has at most {FILENAME_MAX_BYTES} bytes")
