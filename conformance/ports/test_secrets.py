@@ -100,7 +100,7 @@ class TestKms(SecretSourceContract):
                 lambda gone: proxy.cut() if gone else proxy.heal(),
                 kms.encrypted("of another environment", "prod"),
                 None,
-                ("awskms:", "awskms:not base64", "awskms:AAA", "awskms:é"),
+                ("awskms:", "awskms:AAAA BBBB", "awskms:AAA", "awskms:é"),
             )
 
 

@@ -256,6 +256,7 @@ async def test_a_vault_that_hangs_is_given_up_on(vault: FakeVault, monkeypatch: 
     with ScriptedServer(answer) as server:
         try:
             assert isinstance(await refusal(to(server, {"VAULT_TOKEN": "hvs.root"})), ReadTimeoutError)
+            assert len(server.asked) == 3
         finally:
             release.set()
 
