@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from urllib.parse import urlsplit
@@ -228,10 +229,11 @@ async def test_a_did_whose_writes_are_held_up_is_unavailable(stores: PostgresSto
     await create(stores, 2)
 
 
-async def test_a_server_that_became_a_standby_is_unavailable(stores: PostgresStores, postgres_dsn: str):
-    async with stores.database.connection() as connection:
-        await connection.execute("SET default_transaction_read_only = on")
-    refused = await refusal(create(stores, 1))
+async def test_a_server_that_became_a_standby_is_unavailable(postgres_dsn: str):
+    await migrate(postgres_dsn)
+    async with open_postgres(postgres_dsn, replace(IMPATIENT, min_size=1, max_size=1)) as stores:
+        await stores.database.run("SET default_transaction_read_only = on")
+        refused = await refusal(create(stores, 1))
     assert isinstance(refused.__cause__, psycopg.errors.ReadOnlySqlTransaction)
 
 
