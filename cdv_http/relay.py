@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
 from loguru import logger
 
 from cdv_core.errors import CdvError
 from cdv_core.use_cases.outbox import Outcome, Relay
+
+_CANCEL_AGAIN_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,11 @@ async def relaying(
     try:
         yield woken.set
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        # Again and again: asyncio.wait_for, which libraries wait with, drops a cancellation in Python 3.11 that comes
+        # in the moment that what it waits for is done.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
 
 
 async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome], None], pace: Pace) -> None:

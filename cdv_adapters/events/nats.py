@@ -62,7 +62,8 @@ class NatsEventBus(EventBus):
     async def check(self) -> None:
         """Return when JetStream answers for each stream. Raises: Unavailable: it does not, within seconds."""
         with suppress(TimeoutError):  # just opened, it may be about to
-            await asyncio.wait_for(self._connection.tried(), API_TIMEOUT_SECONDS)
+            async with asyncio.timeout(API_TIMEOUT_SECONDS):
+                await self._connection.tried()
         await self.streams()
 
     async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:

@@ -7,7 +7,8 @@ from cdv_adapters.events.nats_connection import NatsAccess
 
 
 async def test_closing_ends_a_connection_attempt_that_drops_a_cancellation():
-    begun, dropped = asyncio.Event(), []
+    begun = asyncio.Event()
+    dropped: list[bool] = []
 
     async def url() -> str:
         begun.set()

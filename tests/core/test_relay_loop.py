@@ -161,3 +161,21 @@ async def test_when_it_is_stopped_in_the_middle_the_lease_is_free():
         await publishing.wait()
     assert await setting.relay().run_once() == Outcome(leased=True, published=1)
     assert setting.bus.ids() == written
+
+
+async def test_it_stops_also_when_a_cancellation_is_dropped():
+    setting = Setting()
+    publishing, dropped = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        publishing.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            dropped.set()  # as asyncio.wait_for may do in Python 3.11
+
+    setting.bus.before_publish = deaf
+    setting.write()
+    async with asyncio.timeout(30), relaying(setting.relay(), pace=SLEEPY):
+        await publishing.wait()
+    assert dropped.is_set()
