@@ -21,9 +21,14 @@ async def doing(chores: Iterable[Chore]) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*map(end, tasks))
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel the task until it has ended: in Python 3.11 a wait may drop a cancellation, psycopg_pool's for one."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
 
 
 async def _repeat(chore: Chore) -> None:

@@ -1,0 +1,63 @@
+"""Work off the request path goes on through failures, and ends when it is told to."""
+
+import asyncio
+
+from cdv_adapters.service import Chore
+from cdv_core.errors import Unavailable
+from cdv_http.chores import doing, end
+
+
+async def test_a_chore_is_done_again_after_a_failure_and_after_a_defect():
+    done = asyncio.Event()
+    outcomes = iter([Unavailable("database"), RuntimeError("a defect"), None])
+
+    async def do() -> None:
+        problem = next(outcomes)
+        if problem is not None:
+            raise problem
+        done.set()
+
+    async with asyncio.timeout(20), doing([Chore("tidy up", 0.01, do)]):
+        await done.wait()
+
+
+async def test_what_is_to_be_done_once_is_begun_at_once_and_not_repeated():
+    tries = 0
+
+    async def do() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("object store")
+
+    other = asyncio.Event()
+
+    async def wait_for_it() -> None:
+        if tries >= 2:
+            other.set()
+
+    chores = [Chore("prepare", 0.01, do, until_done=True), Chore("watch", 0.05, wait_for_it)]
+    async with asyncio.timeout(20), doing(chores):
+        await other.wait()
+    assert tries == 2
+
+
+async def test_a_task_that_drops_a_cancellation_is_ended_all_the_same():
+    begun, drops = asyncio.Event(), 0
+
+    async def stubborn() -> None:
+        nonlocal drops
+        begun.set()
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                drops += 1
+                if drops == 2:
+                    raise
+
+    task = asyncio.create_task(stubborn())
+    await begun.wait()
+    async with asyncio.timeout(20):
+        await end(task)
+    assert task.cancelled()
