@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import CodeType
 from typing import Final, Literal
 
 import anyio
@@ -17,15 +18,17 @@ from loguru import logger
 
 from cdv_adapters.schemas.bundled import bundled_catalogue
 from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
+from cdv_adapters.schemas.compiler import CompilerFailed, NoProcess, compile_apart
 from cdv_adapters.schemas.specs_url import FetchFailed, SpecsUrl, Stamp
 from cdv_core.domain.catalogue_build import build_catalogue
-from cdv_core.domain.catalogue_index import DocumentRef, read_index
+from cdv_core.domain.catalogue_index import DocumentRef, Index, read_index
 from cdv_core.domain.documents import CatalogueRefused, Problem
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
 
-REFRESH_MAX_SECONDS: Final = 240  # ours: long enough to fetch and compile ten thousand documents
+REFRESH_MAX_SECONDS: Final = 420  # ours: more than fetching and compiling may take together
 
+_COMPILED_HERE_MAX: Final = 20  # ours: fewer documents than a process takes to start
 # Between two documents the compiling thread sleeps: requests then run without waiting for Python's lock.
 _PAUSE_SECONDS: Final = 0.0005
 _PROBLEMS_LOGGED: Final = 20
@@ -117,16 +120,16 @@ class UrlSchemas:
             return
         try:
             self._put_in_force(self._build(kept), kept, "cache")
-        except CatalogueRefused as refused:
-            # Written by an earlier release, whose rules were others: the source will do.
-            logger.warning("the catalogue kept on disk is refused: {}", _summary(refused))
+        except (CatalogueRefused, CompilerFailed) as error:
+            # Perhaps written by an earlier release, whose rules were others: the source will do.
+            logger.warning("the catalogue kept on disk cannot be used: {}", error)
 
     def _refresh(self) -> None:
         self._state = replace(self._state, refreshes=self._state.refreshes + 1)
         try:
             published = self._fetch()
             catalogue = self._build(published) if published else None
-        except FetchFailed as failed:
+        except (FetchFailed, CompilerFailed) as failed:
             self._fail(str(failed))
         except CatalogueRefused as refused:
             self._refuse(refused)
@@ -140,7 +143,7 @@ class UrlSchemas:
             logger.info("the schema catalogue of {} is in force", catalogue.generated_at)
 
     def _fail(self, reason: str) -> None:
-        logger.warning("the schema catalogue cannot be fetched, the last good one stays: {}", reason)
+        logger.warning("the schema catalogue cannot be had, the last good one stays: {}", reason)
         failures = self._state.failures + 1
         self._state = replace(self._state, outcome="failed", reason=reason, problems=(), failures=failures)
 
@@ -184,12 +187,26 @@ class UrlSchemas:
         return CachedCatalogue(self._source.url, fetched.stamp, fetched.body, documents)
 
     def _build(self, published: CachedCatalogue) -> Catalogue:
+        """Raises: CatalogueRefused, CompilerFailed."""
+        index = read_index(published.index)
+        codes: dict[str, CodeType] = {}
+        if self._changed(index, published) > _COMPILED_HERE_MAX:
+            try:
+                codes = compile_apart(published.index, published.documents, lambda: self._source.closed)
+            except NoProcess as failed:
+                logger.warning("the schema catalogue is compiled in this process: {}", failed)
         return build_catalogue(
-            read_index(published.index),
+            index,
             published.documents,
             previous=self._catalogue,
+            codes=codes,
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )
+
+    def _changed(self, index: Index, published: CachedCatalogue) -> int:
+        """Return how many documents are not in force as they are published now."""
+        in_force = {schema.document for entry in self._catalogue for schema in entry.versions.values()}
+        return sum(published.documents[it.path] not in in_force for it in index.documents())
 
 
 def fetch_catalogue(url: str) -> Catalogue:

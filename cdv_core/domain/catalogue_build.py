@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from types import CodeType, MappingProxyType
 
 from cdv_core.domain.catalogue_index import CollectionEntry, DocumentRef, Index, VersionEntry
 from cdv_core.domain.documents import CatalogueRefused, Problem, parse_document
@@ -18,25 +19,33 @@ def build_catalogue(
     documents: Mapping[str, bytes],
     *,
     previous: Catalogue | None = None,
+    codes: Mapping[str, CodeType] = MappingProxyType({}),
     pause: Callable[[], None] = lambda: None,
 ) -> Catalogue:
     """Return the catalogue that `index` describes, every schema compiled.
 
     `documents`: by path, each what the source published. `previous`: what it did not change is not compiled again.
-    `pause` is called between two documents: whoever builds beside an event loop gives way there.
+    `codes`: by path, what was compiled of these very documents elsewhere. `pause` is called between two documents:
+    whoever builds beside an event loop gives way there.
 
     Raises CatalogueRefused: a document is missing, is not what its digest says, or is no schema that we can enforce.
     """
-    return _Build(index, documents, previous, pause).run()
+    return _Build(index, documents, previous, codes, pause).run()
 
 
 class _Build:
     def __init__(
-        self, index: Index, documents: Mapping[str, bytes], previous: Catalogue | None, pause: Callable[[], None]
+        self,
+        index: Index,
+        documents: Mapping[str, bytes],
+        previous: Catalogue | None,
+        codes: Mapping[str, CodeType],
+        pause: Callable[[], None],
     ) -> None:
         self._index = index
         self._documents = documents
         self._previous = previous
+        self._codes = codes
         self._pause = pause
         self._problems: list[Problem] = []
         self._parsed: dict[str, object] = {}
@@ -97,8 +106,8 @@ class _Build:
         self._pause()
         try:
             if is_lexicon(document):
-                return compile_validator(translate(document, entry.name, shared))
-            return compile_validator(document)
+                document = translate(document, entry.name, shared)
+            return compile_validator(document, self._codes.get(path))
         except SchemaRefused as refused:
             self._problems.extend(Problem(path, reason) for reason in refused.reasons)
             return None

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
-from types import MappingProxyType, NoneType
+from types import CodeType, MappingProxyType, NoneType
 from typing import Any, Final
 
 import fastjsonschema
@@ -37,15 +37,11 @@ _METHODS: Final = frozenset({"search", "keys", "items", "get", "remove", "is_int
 # Nothing in these but their parts could do harm.
 _ALWAYS_KNOWN: Final = frozenset(
     {
-        ast.Module, ast.arguments, ast.Return, ast.If, ast.For, ast.Try, ast.ExceptHandler, ast.Raise,
-        ast.Assign, ast.AugAssign,
-        ast.Expr, ast.Pass, ast.Break, ast.Subscript, ast.Slice, ast.Compare, ast.BoolOp, ast.UnaryOp,
-        ast.BinOp, ast.IfExp,
-        ast.List, ast.Tuple, ast.Dict, ast.GeneratorExp, ast.comprehension, ast.Load, ast.Store, ast.And,
-        ast.Or, ast.Not,
-        ast.USub, ast.Add, ast.Div, ast.Mod, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Is,
-        ast.IsNot, ast.In, ast.NotIn,
-        ast.Sub,
+        ast.Module, ast.arguments, ast.Return, ast.If, ast.For, ast.Try, ast.ExceptHandler, ast.Raise, ast.Assign,
+        ast.AugAssign, ast.Expr, ast.Pass, ast.Break, ast.Subscript, ast.Slice, ast.Compare, ast.BoolOp, ast.UnaryOp,
+        ast.BinOp, ast.IfExp, ast.List, ast.Tuple, ast.Dict, ast.GeneratorExp, ast.comprehension, ast.And, ast.Or,
+        ast.Not, ast.USub, ast.Add, ast.Sub, ast.Div, ast.Mod, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
+        ast.Is, ast.IsNot, ast.In, ast.NotIn,
     }
 )  # fmt: skip
 _RAISING: Final = re.compile(r"^( *)raise JsonSchemaValueException\(.*", re.MULTILINE)
@@ -55,8 +51,8 @@ _VARIABLE: Final = re.compile(r"data[A-Za-z0-9_]*|validate(?:___definitions_d[0-
 _GIVEN: Final = frozenset({"custom_formats", "name_prefix", "REGEX_PATTERNS", "NoneType", "Broken"})
 
 
-def generate(lowered: Lowered) -> Callable[[object], object]:
-    """Return a function that raises Broken when its argument does not fit the schema.
+def generate(lowered: Lowered) -> CodeType:
+    """Return the code that checks values against the schema, compiled and not yet run.
 
     Raises SchemaRefused: the generator cannot translate it, or wrote something that is not known to be harmless.
     """
@@ -66,18 +62,22 @@ def generate(lowered: Lowered) -> Callable[[object], object]:
         )
         tree = ast.parse(_reduced(source))
         _check(tree)
-        code = compile(tree, "<schema>", "exec")
+        return compile(tree, "<schema>", "exec")
     except SchemaRefused:
         raise
     except Exception as wrong:  # the generator and Python's compiler may fail in any way on a text from outside
         raise SchemaRefused([f"the document cannot be compiled: {wrong!r}"]) from wrong
+
+
+def bind(code: CodeType, lowered: Lowered) -> Callable[[object], object]:
+    """Return the function that `code`, which generate() made of `lowered`, defines: it raises Broken at a misfit."""
     namespace: dict[str, object] = {
         "__builtins__": dict(_CALLED),
         "REGEX_PATTERNS": lowered.patterns,
         "NoneType": NoneType,
         "Broken": Broken,
     }
-    exec(code, namespace)  # noqa: S102 - checked above, piece by piece
+    exec(code, namespace)  # noqa: S102 - checked, piece by piece
     validate = namespace.get("validate")
     if not callable(validate):
         raise SchemaRefused(["the document makes no code"])
@@ -97,14 +97,18 @@ def _reduced(source: str) -> str:
 
 def _check(tree: ast.Module) -> None:
     """Raises SchemaRefused: something in the tree is not on the lists."""
-    waiting: list[ast.AST] = [tree]
+    waiting: list[Any] = [tree]
     while waiting:
         node = waiting.pop()
         kind = type(node)
-        if kind in _ALWAYS_KNOWN or (kind in _SOMETIMES_KNOWN and _SOMETIMES_KNOWN[kind](node)):
-            waiting.extend(ast.iter_child_nodes(node))
-        else:
+        if not (kind in _ALWAYS_KNOWN or (kind in _SOMETIMES_KNOWN and _SOMETIMES_KNOWN[kind](node))):
             raise SchemaRefused([f"the document makes code that is not known to be harmless: {ast.dump(node)[:200]}"])
+        for name in node._fields:
+            part = getattr(node, name)
+            if isinstance(part, list):
+                waiting += part
+            elif isinstance(part, ast.AST) and not isinstance(part, ast.expr_context):
+                waiting.append(part)
 
 
 def _is_name(name: str) -> bool:

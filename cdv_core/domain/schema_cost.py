@@ -20,6 +20,8 @@ _ASSERTION_COST: Final = 4  # ours: as long as a pattern's instruction takes for
 
 def check_cost(document: SchemaDocument) -> None:
     """Raises SchemaRefused: a `$ref` leads back to itself on the spot, or validation could go too deep or too long."""
+    if not document.refs and sum(map(_own, _nodes(document.root))) <= COST_MAX:
+        return  # all of it together costs no more, wherever in a record it applies
     cost = _Cost(document)
     try:
         for node in [document.root, *document.refs.values()]:
@@ -77,12 +79,7 @@ class _Cost:
         """Iterate over what applies to the very value that `node` applies to."""
         if "$ref" in node:
             yield self._refs[node["$ref"]]
-        for name in ("allOf", "anyOf", "oneOf"):
-            yield from node.get(name, ())
-        for name in ("not", "if", "then", "else"):
-            if name in node:
-                yield node[name]
-        yield from (it for it in node.get("dependencies", {}).values() if not isinstance(it, list))
+        yield from _applied_here(node)
 
     def _of_members(self, node: dict[str, Any], depth: int) -> int:
         named = max((self.at(it, depth) for it in node.get("properties", {}).values()), default=0)
@@ -98,6 +95,16 @@ class _Cost:
         return max(placed, self.at(node.get("additionalItems", True), depth)) + contained
 
 
+def _applied_here(node: dict[str, Any]) -> Iterator[SchemaNode]:
+    """Iterate over what `node` applies to the very value that it applies to itself, references apart."""
+    for name in ("allOf", "anyOf", "oneOf"):
+        yield from node.get(name, ())
+    for name in ("not", "if", "then", "else"):
+        if name in node:
+            yield node[name]
+    yield from (it for it in node.get("dependencies", {}).values() if not isinstance(it, list))
+
+
 def _below(node: dict[str, Any]) -> Iterator[SchemaNode]:
     """Iterate over what applies to members and items of what `node` applies to."""
     for name in ("properties", "patternProperties"):
@@ -107,6 +114,16 @@ def _below(node: dict[str, Any]) -> Iterator[SchemaNode]:
             yield node[name]
     items = node.get("items", True)
     yield from items if isinstance(items, list) else [items]
+
+
+def _nodes(node: SchemaNode) -> Iterator[dict[str, Any]]:
+    """Iterate over every schema within `node`, itself included, that is more than true or false."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield found
+            waiting += [*_applied_here(found), *_below(found)]
 
 
 def _own(node: dict[str, Any]) -> int:

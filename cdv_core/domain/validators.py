@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CodeType
 
-from cdv_core.domain.generated_code import Broken, generate
+from cdv_core.domain.generated_code import Broken, bind, generate
 from cdv_core.domain.json_schema import SchemaDocument, read_schema
 from cdv_core.domain.lowering import lower
 from cdv_core.domain.schema_cost import check_cost
@@ -13,12 +14,16 @@ from cdv_core.errors import Violation
 
 
 class Validator:
-    """Checks values against one compiled schema. Immutable, safe to share between threads."""
+    """Checks values against one compiled schema. Immutable, safe to share between threads.
 
-    __slots__ = ("_check", "document")
+    `code` is what takes long to make, and may be handed to compile_validator() elsewhere.
+    """
 
-    def __init__(self, document: SchemaDocument, check: Callable[[object], object]) -> None:
+    __slots__ = ("_check", "code", "document")
+
+    def __init__(self, document: SchemaDocument, code: CodeType, check: Callable[[object], object]) -> None:
         self.document = document
+        self.code = code
         self._check = check
 
     def violations(self, value: object) -> tuple[Violation, ...]:
@@ -31,11 +36,15 @@ class Validator:
         return ()
 
 
-def compile_validator(document: object) -> Validator:
+def compile_validator(document: object, code: CodeType | None = None) -> Validator:
     """Return the validator of the JSON Schema `document`, a JSON value.
 
-    Raises SchemaRefused: it is no draft-07 schema, or one that cannot be enforced, or not within bounds.
+    `code`: what an earlier call made of the same document, so that it need not be made, nor the document be judged,
+    again. Raises SchemaRefused: it is no draft-07 schema, or one that cannot be enforced, or not within bounds.
     """
     schema = read_schema(document)
-    check_cost(schema)
-    return Validator(schema, generate(lower(schema)))
+    if code is None:
+        check_cost(schema)
+    lowered = lower(schema)
+    made = generate(lowered) if code is None else code
+    return Validator(schema, made, bind(made, lowered))

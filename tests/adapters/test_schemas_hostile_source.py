@@ -102,14 +102,14 @@ def _status(code: int) -> Misbehaviour:
     return lambda handler: handler.send_error(code)
 
 
-@pytest.mark.parametrize(
-    "misbehave",
-    [
+MISBEHAVIOURS: list[Misbehaviour] = [
         _html, _truncated, _silent, _bomb, _endless, _compressed, _redirecting, _not_modified, _rude,
         _status(404), _status(500),
         _status(206),
-    ],
-)  # fmt: skip
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("misbehave", MISBEHAVIOURS)
 async def test_whatever_the_server_does_the_last_good_catalogue_stays(
     misbehave: Misbehaviour, server: CatalogueServer, tmp_path: Path
 ):

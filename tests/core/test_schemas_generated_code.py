@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdv_core.domain.generated_code import Broken, generate
+from cdv_core.domain.generated_code import Broken, bind, generate
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.lowering import Lowered
 from cdv_core.domain.validators import compile_validator
@@ -191,17 +191,17 @@ def test_code_with_anything_unknown_in_it_is_refused(source: str, monkeypatch: p
         generate(Lowered({}))
 
 
-@pytest.mark.parametrize("source", ["import os", _HEAD + "validate = 1", ""])
+@pytest.mark.parametrize("source", ["import os", _HEAD + "validate = 1", "", _HEAD + "data = 1"])
 def test_code_that_is_not_of_the_generator_s_form_is_refused(source: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fastjsonschema, "compile_to_code", lambda *_, **__: source)
     with pytest.raises(SchemaRefused):
-        generate(Lowered({}))
+        bind(generate(Lowered({})), Lowered({}))
 
 
 def _validator_of(body: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], object]:
     source = f"{_HEAD}def validate(data, custom_formats={{}}, name_prefix=None):\n    {body}\n    return data"
     monkeypatch.setattr(fastjsonschema, "compile_to_code", lambda *_, **__: source)
-    return generate(Lowered({}))
+    return bind(generate(Lowered({})), Lowered({}))
 
 
 def test_code_runs_without_the_builtins_that_could_do_harm(monkeypatch: pytest.MonkeyPatch):

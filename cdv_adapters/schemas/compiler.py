@@ -1,0 +1,130 @@
+"""Compiling a catalogue in a process of its own, so that requests feel nothing of it and it can be ended.
+
+The child is given the documents and no secrets: none of our environment but what Python needs to start. What it
+returns is code that our own rules have judged; marshalled code is Python's own, so both ends are the same interpreter.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import Any, Final
+
+import msgspec
+
+from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_index import read_index
+from cdv_core.domain.documents import CatalogueRefused, Problem
+
+COMPILE_MAX_SECONDS: Final = 300  # ours: ten times what we promise for five thousand documents
+_MEMORY_MAX_BYTES: Final = 2 * 1024**3  # ours: ten thousand documents take a tenth of it
+_PATIENCE_SECONDS: Final = 0.2
+_CHILD = f"import {__name__} as compiler; compiler.main()"
+_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+class Job(msgspec.Struct):
+    index: bytes
+    documents: dict[str, bytes]
+
+
+class Outcome(msgspec.Struct):
+    """`codes`: by path, marshalled. `problems`: document and reason, when the catalogue is refused."""
+
+    codes: dict[str, bytes] = {}
+    problems: list[tuple[str, str]] = []
+
+
+class CompilerFailed(Exception):
+    """The child process gave no answer; the argument says why."""
+
+
+class NoProcess(Exception):
+    """This system does not let us start a process; the argument says why."""
+
+
+def compile_apart(
+    index: bytes, documents: Mapping[str, bytes], cancelled: Callable[[], bool] = lambda: False
+) -> dict[str, CodeType]:
+    """Return the code of every document of a collection, by path. Blocks, and asks `cancelled` now and then.
+
+    Raises: CatalogueRefused. CompilerFailed: it took too long or too much memory. NoProcess.
+    """
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    command = [sys.executable, "-P", "-c", _CHILD]
+    try:
+        with tempfile.TemporaryFile() as job:  # a pipe would have to be written while the answer is read
+            job.write(msgspec.msgpack.encode(Job(index, dict(documents))))
+            job.seek(0)
+            child = subprocess.Popen(command, stdin=job, stdout=subprocess.PIPE, env=environment)  # noqa: S603 - ourselves
+    except OSError as error:
+        raise NoProcess(str(error)) from error
+    with child:
+        try:
+            output = _answer(child, cancelled)
+        finally:
+            child.kill()
+    if child.returncode != 0:
+        raise CompilerFailed(f"it exited with {child.returncode}")
+    try:
+        outcome = msgspec.msgpack.decode(output, type=Outcome)
+        codes: dict[str, Any] = {path: marshal.loads(code) for path, code in outcome.codes.items()}  # noqa: S302 - our child
+    except (msgspec.DecodeError, EOFError, ValueError, TypeError) as error:
+        raise CompilerFailed(f"its answer cannot be read: {error}") from error
+    if outcome.problems:
+        raise CatalogueRefused([Problem(*it) for it in outcome.problems])
+    if not all(isinstance(it, CodeType) for it in codes.values()):
+        raise CompilerFailed("it answered with something that is no code")
+    return codes
+
+
+def _answer(child: subprocess.Popen[bytes], cancelled: Callable[[], bool]) -> bytes:
+    for _ in range(int(COMPILE_MAX_SECONDS / _PATIENCE_SECONDS)):
+        try:
+            output, _ = child.communicate(timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            if cancelled():
+                raise CompilerFailed("we are closing down") from None
+        else:
+            return output
+    raise CompilerFailed(f"it took longer than {COMPILE_MAX_SECONDS} s")
+
+
+def _compiled(job: Job) -> Outcome:
+    try:
+        catalogue = build_catalogue(read_index(job.index), job.documents)
+    except CatalogueRefused as refused:
+        return Outcome(problems=[(it.document, it.reason) for it in refused.problems])
+    index = read_index(job.index)
+    paths = {
+        (it.name, str(version.version)): version.document.path for it in index.collections for version in it.versions
+    }
+    return Outcome(
+        {
+            paths[collection.name, schema.version]: marshal.dumps(schema.validator.code)
+            for collection in catalogue
+            for schema in collection.versions.values()
+        }
+    )
+
+
+def _be_modest() -> None:
+    """End rather than take all memory. Where a system has no such limit, go without."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_MAX_BYTES, _MEMORY_MAX_BYTES))
+    except (ImportError, OSError, ValueError):
+        return
+
+
+def main() -> None:
+    """Read a job from standard input and write its outcome to standard output."""
+    _be_modest()
+    job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(_compiled(job)))

@@ -1,0 +1,132 @@
+"""Compiling apart: the same code comes back, refusals too, and when it cannot be had we do it ourselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdv_adapters.schemas import compiler, url
+from cdv_adapters.schemas.compiler import CompilerFailed, compile_apart
+from cdv_adapters.schemas.url import UrlSchemas
+from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_index import read_index
+from cdv_core.domain.documents import CatalogueRefused
+from tests.adapters.test_schemas_url import POST, catalogue_of, versions, write
+
+MANY = [f"1.{minor}.0" for minor in range(25)]
+
+
+def _parts(*numbers: str, **more: Any) -> tuple[bytes, dict[str, bytes]]:
+    files = catalogue_of(*numbers, **more)
+    return files.pop("SPEC_INDEX.json"), files
+
+
+def test_what_comes_back_validates_as_what_is_compiled_here():
+    index, documents = _parts("1.0.0", "1.1.0", most=1)
+    codes = compile_apart(index, documents)
+    assert codes.keys() == documents.keys()
+    schema = build_catalogue(read_index(index), documents, codes=codes).collection(POST).versions["1.0.0"]
+    assert schema.validator.code is codes[f"{POST}/1.0.0.json"]
+    assert schema.violations({"a": 1}) == ()
+    assert [it.rule for it in schema.violations({"a": 1, "b": 2})] == ["maxProperties"]
+
+
+def test_a_refusal_comes_back_with_document_and_reason():
+    index, documents = _parts("1.0.0", "1.1.0")
+    documents[f"{POST}/1.1.0.json"] = b'{"format": "odd"}'
+    with pytest.raises(CatalogueRefused) as refused:
+        compile_apart(index, documents)
+    assert [str(it) for it in refused.value.problems] == [
+        f"{POST}/1.1.0.json: /format 'odd' is not a format that is enforced here"
+    ]
+
+
+def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
+    children = _children(monkeypatch)
+    monkeypatch.setattr(compiler, "COMPILE_MAX_SECONDS", compiler._PATIENCE_SECONDS)
+    monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
+    with pytest.raises(CompilerFailed, match="longer than"):
+        compile_apart(*_parts("1.0.0"))
+    assert [it.poll() is not None for it in children] == [True]
+
+
+def test_a_child_is_ended_when_nobody_wants_its_answer(monkeypatch: pytest.MonkeyPatch):
+    children = _children(monkeypatch)
+    monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
+    with pytest.raises(CompilerFailed, match="closing down"):
+        compile_apart(*_parts("1.0.0"), lambda: True)
+    assert [it.poll() is not None for it in children] == [True]
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("raise SystemExit(3)", "exited with 3"),
+        ("print('no answer at all', end='')", "cannot be read"),
+        ("import sys, msgspec; sys.stdout.buffer.write(msgspec.msgpack.encode({'codes': {'a': b'N'}}))", "no code"),
+        (
+            "import sys, msgspec; sys.stdout.buffer.write(msgspec.msgpack.encode({'codes': {'a': b''}}))",
+            "cannot be read",
+        ),
+    ],
+)
+def test_a_child_that_answers_badly_is_not_believed(program: str, reason: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiler, "_CHILD", program)
+    with pytest.raises(CompilerFailed, match=reason):
+        compile_apart(*_parts("1.0.0"))
+
+
+def test_the_child_has_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CDV_DB_DSN", "postgres://u:secret@h/d")
+    monkeypatch.setattr(compiler, "_CHILD", "import os; raise SystemExit(7 if 'CDV_DB_DSN' in os.environ else 8)")
+    with pytest.raises(CompilerFailed, match="exited with 8"):
+        compile_apart(*_parts("1.0.0"))
+
+
+async def test_a_large_catalogue_is_compiled_apart_and_a_small_change_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[int] = []
+
+    def spy(index: bytes, documents: dict[str, bytes], cancelled: Any) -> Any:
+        calls.append(len(documents))
+        return compile_apart(index, documents, cancelled)
+
+    monkeypatch.setattr(url, "compile_apart", spy)
+    source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of(*MANY)), tmp_path / "data")
+    await source.open()
+    assert (versions(source), calls) == (MANY, [25])
+    write(tmp_path / "specs", catalogue_of(*MANY, "1.25.0"))
+    await source.refresh()
+    assert (len(versions(source)), calls) == (26, [25])
+
+
+async def test_where_no_process_can_be_had_it_is_compiled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of(*MANY)), tmp_path / "data")
+    await source.open()
+    assert (versions(source), source.state.outcome) == (MANY, "updated")
+
+
+def _children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    started: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(original(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return started
+
+
+async def test_a_child_that_fails_leaves_the_catalogue_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiler, "_CHILD", "raise SystemExit(3)")
+    source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of(*MANY)), tmp_path / "data")
+    await source.open()
+    assert (source.state.origin, source.state.outcome) == ("bundled", "failed")
+    assert source.state.reason == "it exited with 3"
