@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +111,7 @@ def _postgres(access: PostgresAccess, settings: Settings) -> PostgresDatabase:
 def _nats(settings: Settings, secrets: SecretReferences) -> NatsEventBus:
     from cdv_adapters.events.nats import NatsEventBus
     from cdv_adapters.events.nats_connection import NatsAccess
+    from cdv_adapters.events.nats_streams import StreamSettings
 
     assert settings.nats_url is not None, "made only with an address"  # noqa: S101
     url, credentials = settings.nats_url, settings.nats_creds
@@ -118,7 +120,15 @@ def _nats(settings: Settings, secrets: SecretReferences) -> NatsEventBus:
         NatsAccess(
             partial(secrets.get, url.get_secret_value()),
             None if credentials is None else partial(secrets.get, credentials.get_secret_value()),
-        )
+            settings.nats_ca,
+        ),
+        StreamSettings(
+            max_age=timedelta(seconds=settings.nats_max_age),
+            max_bytes=settings.nats_max_bytes,
+            replicas=settings.nats_replicas,
+            ack_wait=timedelta(seconds=settings.nats_ack_wait),
+            max_ack_pending=settings.nats_max_ack_pending,
+        ),
     )
 
 
@@ -157,6 +167,7 @@ def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3
         bucket=settings.s3_bucket,
         clock=clock,
         region=settings.s3_region,
+        ca_file=settings.s3_ca,
         keys=None if access is None else keys,
     )
 
@@ -173,7 +184,12 @@ def _jwks(settings: Settings, clock: SystemClock) -> JwksTokenVerifier:
     from cdv_adapters.tokens.key_set import IssuerKeys
 
     url = settings.jwks_url or f"{settings.issuer.rstrip('/')}/.well-known/jwks.json"
-    return JwksTokenVerifier(IssuerKeys(JwksUrl(url)), issuer=settings.issuer, audience=settings.audience, clock=clock)
+    return JwksTokenVerifier(
+        IssuerKeys(JwksUrl(url, ca_file=settings.jwks_ca)),
+        issuer=settings.issuer,
+        audience=settings.audience,
+        clock=clock,
+    )
 
 
 class Container(containers.DeclarativeContainer):

@@ -79,11 +79,21 @@ class Settings(BaseSettings):
     s3_bucket: str | None = Field(None, description="bucket for media")
     s3_access_key: SecretStr | None = Field(None, description="access key; unset: the platform's own credentials")
     s3_secret_key: SecretStr | None = Field(None, description="secret key; unset: the platform's own credentials")
+    s3_ca: Path | None = Field(None, description="PEM of the authorities to trust for the object store")
     nats_url: SecretStr | None = Field(None, description="NATS JetStream; unset: events stay in the op log")
     nats_creds: SecretStr | None = Field(None, description="NATS credentials: the text of a .creds file")
+    nats_ca: Path | None = Field(None, description="PEM of the authorities to trust for NATS; set: TLS is required")
+    nats_max_age: Seconds = Field(7 * 86400.0, description="seconds that a stream keeps an event")
+    nats_max_bytes: ByteSize = Field(
+        ByteSize(1024**3), gt=0, description="largest size of a stream; the oldest goes first"
+    )
+    nats_replicas: Literal[1, 3, 5] = Field(1, description="copies of each stream in a NATS cluster: 1, 3 or 5")
+    nats_ack_wait: Seconds = Field(30.0, description="seconds until a consumer gets again what it did not acknowledge")
+    nats_max_ack_pending: int = Field(1000, ge=1, description="events a consumer may leave unacknowledged")
     jwt_issuer: str | None = Field(None, description="whose tokens count; unset: the built-in issuer, dev only")
     jwt_audience: str | None = Field(None, description="the audience tokens must name; unset: `cdv`, dev only")
     jwks_url: str | None = Field(None, description="the issuer's keys; unset: `{issuer}/.well-known/jwks.json`")
+    jwks_ca: Path | None = Field(None, description="PEM of the authorities to trust for the issuer's keys")
     specs_url: str | None = Field(None, description="schema catalogue, `https://` or `file://`; unset: the bundled one")
     reject_deprecated_schemas: bool = Field(False, description="refuse deprecated schema versions before their sunset")
     read_auth: Literal["public", "token"] = Field("public", description="`token`: reading records needs a token too")
@@ -195,6 +205,9 @@ class Settings(BaseSettings):
                         f"CDV_{name.upper()}: a secret in plain text is refused when CDV_ENV is {self.env}; "
                         f"give a reference ({', '.join(SECRET_REFERENCES)})"
                     )
+            for name, address in (("jwks_url", self.jwks_url or self.jwt_issuer), ("s3_endpoint", self.s3_endpoint)):
+                if address is not None and _is_readable_by_others(address):
+                    yield f"CDV_{name.upper()}: https:// is required when CDV_ENV is {self.env}"
             if "*" in self.cors_allowed_origins:
                 yield "CDV_CORS_ALLOWED_ORIGINS: * is for CDV_ENV=dev only; list exact origins"
         elif self.s3_endpoint is not None and self.s3_bucket is None:
@@ -205,7 +218,7 @@ class Settings(BaseSettings):
             yield "CDV_TLS_CERT, CDV_TLS_KEY: give both or neither"
         if self.tls_client_ca is not None and self.tls_cert is None:
             yield "CDV_TLS_CLIENT_CA: needs CDV_TLS_CERT and CDV_TLS_KEY"
-        for name in ("tls_cert", "tls_key", "tls_client_ca"):
+        for name in ("tls_cert", "tls_key", "tls_client_ca", "nats_ca", "s3_ca", "jwks_ca"):
             path = getattr(self, name)
             if path is not None and not os.access(path, os.R_OK):
                 yield f"CDV_{name.upper()}: cannot read {path}"
@@ -285,6 +298,12 @@ def markdown_table() -> str:
         default = "" if value in {None, ""} else f"`{value}`"
         rows.append(f"| `CDV_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
+
+
+def _is_readable_by_others(address: str) -> bool:
+    """Say whether what goes to that address could be read, or changed, on the way."""
+    parts = urlsplit(address)
+    return parts.scheme == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}
 
 
 def _holds_plaintext(name: str, value: SecretStr | None) -> bool:

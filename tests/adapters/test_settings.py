@@ -181,6 +181,25 @@ def test_outside_dev_a_secret_in_plain_text_is_refused(monkeypatch, name, value,
         assert read_settings().env == "prod"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [
+        ("CDV_S3_ENDPOINT", "http://s3.example.com", True),
+        ("CDV_S3_ENDPOINT", "http://127.0.0.1:9000", False),
+        ("CDV_JWT_ISSUER", "http://id.example.com", True),
+        ("CDV_JWKS_URL", "http://id.example.com/keys", True),
+        ("CDV_JWKS_URL", "https://id.example.com/keys", False),
+    ],
+)
+def test_outside_dev_what_matters_does_not_travel_in_the_clear(monkeypatch, name, value, refused):
+    environment(monkeypatch, **PRODUCTION | {name: value})
+    if refused:
+        [problem] = problems()
+        assert "https:// is required" in problem
+    else:
+        assert read_settings().env == "prod"
+
+
 def test_any_origin_is_for_dev_only(monkeypatch):
     environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS="*")
     assert read_settings().cors_allowed_origins == ("*",)
