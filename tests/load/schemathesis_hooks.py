@@ -12,6 +12,7 @@ from typing import Any
 import requests
 import schemathesis
 from schemathesis.generation import GenerationMode
+from schemathesis.generation.meta import TestPhase
 
 from cdv_adapters.settings import LOCAL_ISSUER
 from cdv_adapters.tokens.local_key import LocalIssuer
@@ -21,7 +22,20 @@ from cdv_core.errors import InvalidField
 Case = Any  # Schemathesis' own has no useful type here
 _ISSUER = LocalIssuer.from_file(Path(os.environ["SCHEMATHESIS_ISSUER_KEY"]), issuer=LOCAL_ISSUER, audience="cdv")
 _ADA = "did:example:ada"
-_uploaded: dict[str, tuple[str, str]] = {}  # asset id -> its owner, and the SHA-256 of the bytes uploaded for it
+
+
+class Known:
+    """What the service has told so far. A generated name is never that of something that is there."""
+
+    def __init__(self) -> None:
+        self.uris: list[str] = []
+        self.cursors: list[tuple[str, str]] = []  # with the DID that it belongs to
+        self.assets: list[str] = []
+        self.uploads: dict[str, tuple[str, str]] = {}  # asset -> its owner, the SHA-256 of its bytes
+        self.calls = 0
+
+
+_known = Known()
 
 # The members that a 400 may name although the body or the query is what the document allows.
 _BEYOND_SCHEMA = {
@@ -40,12 +54,12 @@ def _token(subject: str) -> str:
 
 @schemathesis.auth(refresh_interval=None)
 class TokenOfTheDid:
-    """Speaks for the DID that the request is about, and for Ada where it is about none."""
+    """Speaks for the DID that the request is about, and for Ada where it is about none, and sometimes else."""
 
     def get(self, case: Case, _: Any) -> str:
         did = case.body.get("did") if isinstance(case.body, dict) else None
         try:
-            subject = Did.parse(did) if isinstance(did, str) else Did(_ADA)
+            subject = Did.parse(did) if isinstance(did, str) and len(did) % 5 else Did(_ADA)
         except InvalidField:
             subject = Did(_ADA)
         return _token(subject)
@@ -74,21 +88,48 @@ def map_case(_: Any, case: Case) -> Case:
 
 @schemathesis.hook
 def after_call(_: Any, case: Case, response: Any) -> None:
-    """Upload what was announced."""
-    if case.operation.definition.raw["operationId"] == "uploadInit" and response.status_code == 200:
-        ticket, size = response.json()["data"], int(case.body["size"])
-        assert requests.put(ticket["uploadUrl"], b"x" * size, timeout=30).status_code == 200
-        _uploaded[ticket["assetId"]] = case.body["did"], hashlib.sha256(b"x" * size).hexdigest()
+    """Remember what came of it, and upload what was announced."""
+    if response.status_code != 200:
+        return
+    match case.operation.definition.raw["operationId"]:
+        case "createRecord":
+            _known.uris.append(response.json()["data"]["uri"])
+        case "listRecords" if cursor := response.json()["data"].get("nextCursor"):
+            _known.cursors.append((case.query["did"], cursor))
+        case "uploadInit":
+            ticket, size = response.json()["data"], int(case.body["size"])
+            assert requests.put(ticket["uploadUrl"], b"x" * size, timeout=30).status_code == 200
+            _known.assets.append(ticket["assetId"])
+            _known.uploads[ticket["assetId"]] = case.body["did"], hashlib.sha256(b"x" * size).hexdigest()
 
 
 @schemathesis.hook
 def before_call(_: Any, case: Case, __: Any) -> None:
-    """Finalise as who uploaded, with the hash of what was."""
-    good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
-    if good and isinstance(case.body, dict) and case.body.get("assetId") in _uploaded:
-        owner, case.body["sha256"] = _uploaded[case.body["assetId"]]
-        if case.headers.get("Authorization", "").startswith("Bearer ey"):  # not one that a check has taken away
+    """Ask for what is there, every other time, and finalise as who uploaded, with the hash of what was uploaded."""
+    if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
+        return
+    _known.calls += 1
+    if case.meta.phase.name is not TestPhase.STATEFUL and _known.calls % 2:
+        _ask_for_what_is_there(case)
+    if isinstance(case.body, dict) and case.body.get("assetId") in _known.uploads:
+        owner, case.body["sha256"] = _known.uploads[case.body["assetId"]]
+        signed = case.headers.get("Authorization", "").startswith("Bearer ey")  # no check has taken the token away
+        if signed and _known.calls % 5:
             case.headers["Authorization"] = f"Bearer {_token(owner)}"
+
+
+def _ask_for_what_is_there(case: Case) -> None:
+    match case.operation.definition.raw["operationId"]:
+        case "getRecord" if _known.uris:
+            case.query["uri"] = _known.uris[-1]
+        case "listRecords" if _known.cursors:
+            case.query["did"], case.query["cursor"] = _known.cursors[-1]
+        case "listRecords" if _known.uris:
+            case.query = {"did": _known.uris[-1].split("/")[2], "limit": 1}
+        case "mediaMeta" | "mediaContent" if _known.assets:
+            case.path_parameters["assetId"] = _known.assets[-1]
+        case "finalize" if _known.assets:
+            case.body["assetId"] = _known.assets[-1]
 
 
 @schemathesis.check
