@@ -45,7 +45,7 @@ class CompilerFailed(Exception):
 
 
 class NoProcess(Exception):
-    """This system does not let us start a process; the argument says why."""
+    """No process can be started on this system; the argument says why."""
 
 
 def compile_apart(

@@ -22,7 +22,8 @@ _NESTING_MAX: Final = 3
 
 # Keywords that the generator translates one to one.
 _KEPT: Final = (
-    "type", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems",
+    "type", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "multipleOf", "minItems",
     "maxItems", "uniqueItems", "minProperties", "maxProperties",
 )  # fmt: skip
 
@@ -78,7 +79,6 @@ class _Lowering:
                 lowered[name] = self._list(node[name], depth)
         self._members(node, lowered, depth)
         self._strings(node, lowered)
-        self._divisor(node, lowered)
         return lowered
 
     def _list(self, nodes: list[SchemaNode], depth: int) -> list[SchemaNode]:
@@ -123,15 +123,6 @@ class _Lowering:
             name = f"f{len(self._result.checks)}"
             self._result.checks[name] = checks[0] if len(checks) == 1 else _all_of(checks)
             lowered["format"] = name
-
-    def _divisor(self, node: dict[str, Any], lowered: dict[str, Any]) -> None:
-        divisor = node.get("multipleOf")
-        if isinstance(divisor, int):
-            # The generator divides as floats: a number with a fraction could pass for a multiple.
-            whole = {"if": {"type": ["number"]}, "then": {"type": ["integer"], "multipleOf": divisor}}
-            lowered.setdefault("allOf", []).append(whole)
-        elif divisor is not None:
-            lowered["multipleOf"] = divisor
 
     def _pattern(self, text: str) -> str:
         name = f"p{len(self._result.patterns)}"

@@ -168,6 +168,13 @@ def test_a_member_named_where_every_name_had_a_rule_is_held_to_that_rule():
     assert _change(words, {**words, "properties": {"a": {"type": "integer"}}}) == "major"
 
 
+def test_a_member_that_a_pattern_may_take_out_of_the_rule_for_all_others_is_not_held_to_it():
+    old = {"patternProperties": {"^a": {}}, "additionalProperties": {"type": "string"}}
+    assert _change(old, {**old, "properties": {"ab": {"type": "string"}}}) == "major"
+    assert _change(old, {"patternProperties": {"^a": {"type": "string"}}}) == "major"
+    assert _change(old, {"patternProperties": {"^a": {}}}) == "minor"
+
+
 def test_the_names_that_are_added_are_said():
     difference = compare(read_schema(POST), read_schema(_member("lang", {"type": "string"})))
     assert difference.added_members == {"lang"}
