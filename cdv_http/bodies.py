@@ -20,26 +20,39 @@ from cdv_core.errors import InvalidField, MalformedJson
 from cdv_core.use_cases.media import Upload
 
 
-def exactly(syntax: re.Pattern[str]) -> dict[str, Any]:
+def exactly(syntax: re.Pattern[str], description: str, **more: object) -> dict[str, Any]:
     """Return the JSON Schema of a string that is `syntax` from its beginning to its end."""
-    return {"type": "string", "pattern": f"^(?:{syntax.pattern})$"}
+    return {"type": "string", "description": description, "pattern": f"^(?:{syntax.pattern})$", **more}
 
 
 # What the API's document says of the members. The domain parses and enforces it, in the contract's order.
-DID: Final = {**exactly(DID_SYNTAX), "maxLength": DID_MAX_CHARS}
-COLLECTION: Final = {**exactly(NSID_SYNTAX), "maxLength": NSID_MAX_CHARS}
-ASSET_ID: Final = exactly(ULID_SYNTAX)
-TIME: Final = {"type": "string", "format": "date-time"}
+DID: Final = exactly(DID_SYNTAX, "a DID", maxLength=DID_MAX_CHARS)
+COLLECTION: Final = exactly(NSID_SYNTAX, "an NSID of the schema catalogue", maxLength=NSID_MAX_CHARS)
+ASSET_ID: Final = exactly(ULID_SYNTAX, "a ULID")
+TIME: Final = {"type": "string", "format": "date-time", "description": "RFC 3339, with an offset"}
 URI: Final = {
     "type": "string",
+    "description": "at://{did}/{collection}/{rkey}",
     "pattern": f"^at://(?:{DID_SYNTAX.pattern})/(?:{NSID_SYNTAX.pattern})/(?:{RECORD_KEY_SYNTAX.pattern})$",
 }
-_SHA256: Final = exactly(SHA256_SYNTAX)
-# The bound is in bytes of UTF-8, of which a character may have four.
-_FILENAME: Final = {**exactly(FILENAME_SYNTAX), "maxLength": FILENAME_MAX_BYTES}
-_KEY: Final = {**exactly(IDEMPOTENCY_KEY_SYNTAX), "maxLength": IDEMPOTENCY_KEY_MAX_CHARS}
-_WRITTEN_TIME: Final = {**TIME, "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$"}
-_CID: Final = {"type": "string", "pattern": "^bafyrei[a-z2-7]{52}$"}
+KEY: Final = exactly(
+    IDEMPOTENCY_KEY_SYNTAX,
+    "visible ASCII; a retry with the same key within 24 hours gets the first answer",
+    maxLength=IDEMPOTENCY_KEY_MAX_CHARS,
+)
+_SHA256: Final = exactly(SHA256_SYNTAX, "a SHA-256 as 64 hex characters")
+_FILENAME: Final = exactly(
+    FILENAME_SYNTAX,
+    f"a plain name of at most {FILENAME_MAX_BYTES} bytes, without separators or control characters",
+    maxLength=FILENAME_MAX_BYTES,
+)
+_SIZE: Final = {"type": "integer", "minimum": 1, "description": "bytes"}
+_WRITTEN_TIME: Final = {
+    **TIME,
+    "description": "RFC 3339, UTC, with microseconds",
+    "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$",
+}
+_CID: Final = {"type": "string", "pattern": "^bafyrei[a-z2-7]{52}$", "description": "CIDv1, dag-cbor, SHA-256, base32"}
 
 _Did = Annotated[str, Meta(extra_json_schema=DID)]
 _Uri = Annotated[str, Meta(extra_json_schema=URI)]
@@ -47,22 +60,27 @@ _Time = Annotated[str, Meta(extra_json_schema=_WRITTEN_TIME)]
 _Cid = Annotated[str, Meta(extra_json_schema=_CID)]
 _AssetId = Annotated[str, Meta(extra_json_schema=ASSET_ID)]
 _Checksum = Annotated[str, Meta(extra_json_schema=_SHA256)]
+_Version = Annotated[str, Meta(description="of the collection's schema")]
 
 
 class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     collection: Annotated[str, Meta(extra_json_schema=COLLECTION)]
     did: _Did
-    record: dict[str, Any]
-    created_at: Annotated[str, Meta(extra_json_schema=TIME)] | UnsetType = UNSET
-    idempotency_key: Annotated[str, Meta(extra_json_schema=_KEY)] | UnsetType = UNSET
-    schema_version: str | UnsetType = UNSET
-    cid: str | UnsetType = UNSET
+    record: Annotated[dict[str, Any], Meta(description="what the collection's schema allows")]
+    created_at: (
+        Annotated[str, Meta(extra_json_schema={**TIME, "description": "the client's claim, RFC 3339"})] | UnsetType
+    ) = UNSET
+    idempotency_key: Annotated[str, Meta(extra_json_schema=KEY)] | UnsetType = UNSET
+    schema_version: Annotated[str, Meta(description="the latest stable one if left out")] | UnsetType = UNSET
+    cid: Annotated[str, Meta(description="the client's own content hash, refused if it is not ours")] | UnsetType = (
+        UNSET
+    )
 
 
 class UploadInitBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     did: _Did
     mime_type: str
-    size: Annotated[int | float, Meta(extra_json_schema={"type": "integer", "minimum": 1})]
+    size: Annotated[int | float, Meta(extra_json_schema=_SIZE)]
     sha256: _Checksum | UnsetType = UNSET
     filename: Annotated[str, Meta(extra_json_schema=_FILENAME)] | UnsetType = UNSET
 
@@ -76,7 +94,7 @@ class RecordReceipt(msgspec.Struct, rename="camel"):
     uri: _Uri
     cid: _Cid
     indexed_at: _Time
-    schema_version: str
+    schema_version: _Version
 
 
 class Warnings(msgspec.Struct, rename="camel"):
@@ -88,18 +106,18 @@ class RecordView(msgspec.Struct, rename="camel"):
     cid: _Cid
     value: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
     indexed_at: _Time
-    schema_version: str
+    schema_version: _Version
     created_at: _Time | UnsetType = UNSET
 
 
 class RecordPage(msgspec.Struct, rename="camel"):
     records: list[RecordView]
-    next_cursor: str | UnsetType = UNSET
+    next_cursor: Annotated[str, Meta(description="present exactly when more match")] | UnsetType = UNSET
 
 
 class UploadTicket(msgspec.Struct, rename="camel"):
     asset_id: _AssetId
-    upload_url: str
+    upload_url: Annotated[str, Meta(description="takes one plain PUT of the bytes")]
     expires_at: _Time
 
 
@@ -107,7 +125,7 @@ class AssetView(msgspec.Struct, rename="camel"):
     asset_id: _AssetId
     uri: _Uri
     mime_type: str
-    size: int
+    size: Annotated[int, Meta(description="bytes")]
     created_at: _Time
     checksum: _Checksum | UnsetType = UNSET
     filename: str | UnsetType = UNSET

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-from cdv_core.domain.idempotency import IDEMPOTENCY_KEY_SYNTAX
-from cdv_core.domain.limits import IDEMPOTENCY_KEY_MAX_CHARS, PAGE_DEFAULT, PAGE_MAX
+from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
 from cdv_http.bodies import (
     ASSET_ID,
     COLLECTION,
     DID,
+    KEY,
     TIME,
     URI,
     AssetView,
@@ -25,7 +25,6 @@ from cdv_http.bodies import (
     UploadInitBody,
     UploadTicket,
     Warnings,
-    exactly,
 )
 from cdv_http.routes.health import Liveness, Readiness
 
@@ -81,25 +80,25 @@ def _link(operation_id: str, body: Mapping[str, str] | None = None, **parameters
     return link
 
 
-_ASSET_ID: Final = Parameter("assetId", "the asset's id, a ULID", ASSET_ID, "path", required=True)
+_ASSET_ID: Final = Parameter("assetId", "which asset", ASSET_ID, "path", required=True)
 _TOKEN: Final = Parameter("token", "the last part of a URL that this service signed", TEXT, "path", required=True)
 _KEY: Final = Parameter(
     "Idempotency-Key",
-    "The same as the member idempotencyKey: a retry within 24 hours gets the first answer.",
-    {**exactly(IDEMPOTENCY_KEY_SYNTAX), "maxLength": IDEMPOTENCY_KEY_MAX_CHARS},
+    "The same as the member idempotencyKey",
+    KEY,
     "header",
 )
 _PAGING: Final = (
     Parameter("did", "whose records", DID, required=True),
-    Parameter("collection", "only this collection, an NSID; those of the catalogue are known", COLLECTION),
+    Parameter("collection", "only this collection", COLLECTION),
     Parameter(
         "limit",
         "how many at most",
         {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
     ),
     Parameter("cursor", "nextCursor of the page before", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}),
-    Parameter("since", "only indexed at or after, RFC 3339 with an offset; not after `until`", TIME),
-    Parameter("until", "only indexed at or before, RFC 3339 with an offset", TIME),
+    Parameter("since", "only indexed at or after; not after `until`", TIME),
+    Parameter("until", "only indexed at or before", TIME),
 )
 _ASSET_LINKS: Final = {
     "meta": _link("mediaMeta", assetId="response.body#/data/assetId"),
@@ -124,7 +123,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "get", "/v1/repo/record", "getRecord", "Return one record by its URI", RecordView, "The record",
         parameters=(
-            Parameter("uri", "at://{did}/{collection}/{rkey}", URI, required=True),
+            Parameter("uri", "which record", URI, required=True),
             Parameter("If-None-Match", "an ETag that is still good", TEXT, "header"),
         ),
         codes=("CDV_AUTHZ", "CDV_NOT_FOUND"), needs_token=None,
@@ -162,13 +161,13 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "get", "/v1/media/{assetId}/content", "mediaContent", "Redirect to the asset's bytes",
-        parameters=(_ASSET_ID,), codes=("CDV_NOT_FOUND",), needs_token=True, tag="media",
+        parameters=(_ASSET_ID,), codes=("CDV_BAD_REQUEST", "CDV_NOT_FOUND"), needs_token=True, tag="media",
         other={307: "Location is a signed URL, good for 5 minutes."},
     ),
     Endpoint(
         "put", "/v1/blobs/upload/{token}", "uploadBlob", "Take the bytes of an upload, where no object store does",
         {}, "The bytes are there; finalize proves them", {"application/octet-stream": BYTES}, (_TOKEN,),
-        ("CDV_AUTHZ", "CDV_MEDIA_SIZE", "CDV_UNAVAILABLE"), tag="media",
+        ("CDV_BAD_REQUEST", "CDV_AUTHZ", "CDV_MEDIA_SIZE", "CDV_UNAVAILABLE"), tag="media",
     ),
     Endpoint(
         "get", "/v1/blobs/download/{token}", "downloadBlob", "Give an asset's bytes, where no object store does",

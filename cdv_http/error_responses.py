@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from loguru import logger
+from msgspec import UNSET, UnsetType
 
 from cdv_core.errors import CdvError, RateLimited, SchemaRejected, Unavailable
 from cdv_http.metrics import schema_rejects_total
@@ -61,11 +62,11 @@ class RequestRefused(CdvError):
         return {}
 
 
-class ErrorBody(msgspec.Struct, rename="camel", omit_defaults=True):
+class ErrorBody(msgspec.Struct, rename="camel"):
     code: str
     message: str
     correlation_id: str
-    details: dict[str, Any] | None = None
+    details: dict[str, Any] | UnsetType = UNSET
 
 
 class ErrorEnvelope(msgspec.Struct):
@@ -75,7 +76,7 @@ class ErrorEnvelope(msgspec.Struct):
 def error_bytes(code: str, message: str, correlation_id: str, details: dict[str, Any] | None = None) -> bytes:
     """Return the encoded envelope; text that is not Unicode is spelt out, so that no message can fail to encode."""
     safe = message.encode("utf-8", "backslashreplace").decode()
-    body = ErrorBody(code, safe, correlation_id, details or None)
+    body = ErrorBody(code, safe, correlation_id, details or UNSET)
     return msgspec.json.encode(ErrorEnvelope(body), enc_hook=_encodable)
 
 
