@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,11 @@ class RunningVault:
         for `Connection: close`.
         """
         with self.connect() as connection:
-            for part in parts:
-                connection.sendall(part)
-            if then_close:
-                connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may refuse what it has seen and close before all is sent
+                for part in parts:
+                    connection.sendall(part)
+                if then_close:
+                    connection.shutdown(socket.SHUT_WR)
             return list(_answers(connection))
 
     def _wait(self) -> None:
@@ -124,10 +126,17 @@ class Answer:
 
 def _answers(connection: socket.socket) -> Iterable[Answer]:
     file = connection.makefile("rb")
-    while file.peek(1):
+    while _has_more(file):
         response = http.client.HTTPResponse(_File(file))  # type: ignore[arg-type]
         response.begin()
         yield Answer(response)
+
+
+def _has_more(file: Any) -> bool:
+    try:
+        return bool(file.peek(1))
+    except ConnectionError:  # it was closed with bytes of ours unread
+        return False
 
 
 class _File:

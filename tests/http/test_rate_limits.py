@@ -1,0 +1,150 @@
+"""Budgets of reads and writes (spec: rate limits, sizes, CORS)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.http.api import PNG, Api, data, refused, serving
+
+WRITES, READS = 4, 6
+
+
+@pytest.fixture
+async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
+    """A vault with small budgets that are not given anew while a test runs."""
+    async with serving(tmp_path, rate_limit_writes=f"{WRITES}/day", rate_limit_reads=f"{READS}/day") as opened:
+        yield opened
+
+
+def budget(answer: httpx.Response) -> tuple[int, int]:
+    """Return the limit and what is left of it, once the headers are proved to be sound."""
+    limit, left, reset = (int(answer.headers[f"x-ratelimit-{name}"]) for name in ("limit", "remaining", "reset"))
+    assert time.time() - 1 < reset <= time.time() + 86_401
+    return limit, left
+
+
+async def test_a_budget_is_counted_down_and_then_refused_until_its_window_ends(api: Api) -> None:
+    creator = api.creator()
+    for left in range(WRITES - 1, -1, -1):
+        answer = await creator.create()
+        assert data(answer)
+        assert budget(answer) == (WRITES, left)
+    for _ in range(2):
+        answer = await creator.create()
+        error = refused(answer, 429, "CDV_RATE_LIMIT")
+        assert error["details"] == {"budget": "writes"}
+        assert budget(answer) == (WRITES, 0)
+        reset = int(answer.headers["x-ratelimit-reset"])
+        assert abs(int(answer.headers["retry-after"]) - (reset - time.time())) <= 2
+    assert len(data(await creator.list())["records"]) == WRITES
+
+
+async def test_reads_and_writes_have_separate_budgets(api: Api) -> None:
+    creator = api.creator()
+    for _ in range(WRITES):
+        assert data(await creator.create())
+    refused(await creator.create(), 429, "CDV_RATE_LIMIT")
+    for left in range(READS - 1, -1, -1):
+        answer = await creator.list()
+        assert data(answer)
+        assert budget(answer) == (READS, left)
+    refused(await creator.list(), 429, "CDV_RATE_LIMIT")
+    refused(await creator.get("at://x"), 429, "CDV_RATE_LIMIT")
+
+
+async def test_a_budget_is_the_subjects_own(api: Api) -> None:
+    one, two = api.creator(), api.creator()
+    for _ in range(WRITES):
+        assert data(await one.create())
+    refused(await one.create(), 429, "CDV_RATE_LIMIT")
+    assert budget(await two.create()) == (WRITES, WRITES - 1)
+
+
+async def test_who_proves_nothing_is_counted_by_address(api: Api) -> None:
+    path = "/v1/repo/listRecords?did=did:example:a"
+    for left in range(READS - 1, -1, -1):
+        answer = await api.http.get(path)
+        assert data(answer) == {"records": []}
+        assert budget(answer) == (READS, left)
+    refused(await api.http.get(path), 429, "CDV_RATE_LIMIT")
+    # A token that proves nothing buys nothing, and one that proves someone counts for them.
+    refused(await api.http.get(path, headers={"Authorization": "Bearer junk"}), 429, "CDV_RATE_LIMIT")
+    assert data(await api.creator().list(did="did:example:a"))
+
+
+async def test_guessing_at_tokens_is_counted(api: Api) -> None:
+    junk = {"Authorization": "Bearer a.b.c", "Content-Type": "application/json"}
+    for _ in range(WRITES):
+        refused(await api.http.post("/v1/repo/record", content=b"{}", headers=junk), 401, "CDV_JWT_MALFORMED")
+    refused(await api.http.post("/v1/repo/record", content=b"{}", headers=junk), 429, "CDV_RATE_LIMIT")
+
+
+async def test_refused_requests_count_too(api: Api) -> None:
+    creator = api.creator()
+    for _ in range(WRITES):
+        answer = await creator.create(record={})
+        refused(answer, 400, "CDV_SCHEMA_REJECT")
+        assert budget(answer)[0] == WRITES
+    refused(await creator.create(record={}), 429, "CDV_RATE_LIMIT")
+
+
+async def test_a_forwarded_address_is_believed_of_nobody_by_default(api: Api) -> None:
+    path = "/v1/repo/listRecords?did=did:example:a"
+    for number in range(READS):
+        assert data(await api.http.get(path, headers={"X-Forwarded-For": f"192.0.2.{number}"}))
+    refused(await api.http.get(path, headers={"X-Forwarded-For": "192.0.2.99"}), 429, "CDV_RATE_LIMIT")
+
+
+async def test_a_trusted_proxy_is_believed_as_far_as_it_can_know(tmp_path: Path) -> None:
+    path = "/v1/repo/listRecords?did=did:example:a"
+    async with serving(tmp_path, rate_limit_reads="2/day", trusted_proxies=("127.0.0.1", "10.0.0.0/8")) as api:
+
+        async def left(forwarded: str) -> int:
+            answer = await api.http.get(path, headers={"X-Forwarded-For": forwarded})
+            return -1 if answer.status_code == 429 else budget(answer)[1]
+
+        assert await left("192.0.2.1") == 1
+        assert await left("192.0.2.2") == 1
+        # What the client claims before the first address that no proxy of ours wrote does not count.
+        assert await left("203.0.113.9, 192.0.2.1, 10.1.2.3") == 0
+        assert await left("198.51.100.7, 192.0.2.1") == -1
+        # An IPv6 subscriber has a whole network.
+        assert await left("2001:db8::1") == 1
+        assert await left("2001:db8::ffff") == 0
+        assert await left("2001:db8:0:1::1") == 1
+
+
+async def test_what_is_not_limited_says_nothing_of_limits(api: Api) -> None:
+    for _ in range(READS + 2):
+        for path in ("/healthz", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json", "/v1/nope"):
+            answer = await api.http.get(path)
+            assert answer.status_code in {200, 404}
+            assert "x-ratelimit-limit" not in answer.headers
+
+
+async def test_media_bytes_are_limited_by_their_urls_only(api: Api) -> None:
+    creator = api.creator()
+    ticket = data(await creator.init())
+    for _ in range(WRITES + 2):
+        assert (await api.http.put(ticket["uploadUrl"], content=PNG)).status_code == 200
+
+
+async def test_concurrent_requests_do_not_overdraw(api: Api) -> None:
+    creator = api.creator()
+    answers = await asyncio.gather(*(creator.create() for _ in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * WRITES + [429] * (20 - WRITES)
+
+
+async def test_head_counts_as_a_read(api: Api) -> None:
+    creator = api.creator()
+    for left in range(READS - 1, -1, -1):
+        answer = await api.http.head(f"/v1/repo/listRecords?did={creator.did}", headers=creator.auth)
+        assert budget(answer) == (READS, left)
+    answer = await api.http.head(f"/v1/repo/listRecords?did={creator.did}", headers=creator.auth)
+    assert (answer.status_code, answer.content) == (429, b"")
