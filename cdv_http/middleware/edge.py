@@ -15,6 +15,7 @@ from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
 from cdv_http.metrics import observe_request
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
+_SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 # Answers are data: no browser may guess their type, frame them, run them, or tell others where they were linked from.
 _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
@@ -112,5 +113,9 @@ def _trace_id(scope: Scope) -> dict[str, str]:
 
 
 def _printable_path(scope: Scope) -> str:
-    """Return the path still percent-encoded: decoded, it could hold a line break and forge a log line."""
-    return scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+    """Return the path still percent-encoded: decoded, it could hold a line break and forge a log line.
+
+    Without the token of a signed URL, which would let whoever reads the log use it.
+    """
+    path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+    return _SIGNED.sub(r"\1...", path)

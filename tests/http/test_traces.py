@@ -1,0 +1,105 @@
+"""What a request leaves behind: log lines and events with its correlation id, one event per write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from tests.http.api import POST, Api, Creator, data, refused
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture
+def logged(api: Api) -> Iterator[list[dict[str, Any]]]:
+    """The log records of this test, as mappings of what each says beside its message."""
+    lines: list[dict[str, Any]] = []
+    sink = logger.add(lambda message: lines.append({**message.record["extra"], "message": message.record["message"]}))
+    yield lines
+    logger.remove(sink)
+
+
+async def events(creator: Creator) -> list[dict[str, Any]]:
+    """Return the envelopes of a creator's events, in op-log order."""
+    entries = await creator.api.service.outbox.read(0, 1_000_000)
+    return [json.loads(entry.event.envelope) for entry in entries if entry.event.did == creator.did]
+
+
+async def test_every_log_line_of_a_request_has_its_correlation_id(ada: Creator, logged: list[dict[str, Any]]) -> None:
+    data(await ada.create(headers={"X-Correlation-Id": "find-me"}))
+    refused(await ada.create(record={}, headers={"X-Correlation-Id": "and-me"}), 400, "CDV_SCHEMA_REJECT")
+    assert {line["correlation_id"] for line in logged} == {"find-me", "and-me"}
+    good, bad = logged[0], logged[-1]
+    assert (good["status"], good["did"], good["error_code"]) == (200, ada.did, None)
+    assert (bad["status"], bad["error_code"]) == (400, "CDV_SCHEMA_REJECT")
+    assert good["latency_ms"] > 0
+    assert good["route"] == "/v1/repo/record"
+
+
+@pytest.mark.parametrize(
+    ("header", "trace"),
+    [(f"00-{TRACE}-b7ad6b7169203331-01", TRACE), ("junk", None), (f"00-{TRACE.upper()}-b7ad6b7169203331-01", None)],
+)
+async def test_a_trace_goes_on_in_the_logs(
+    ada: Creator, logged: list[dict[str, Any]], header: str, trace: str | None
+) -> None:
+    data(await ada.create(headers={"traceparent": header}))
+    assert {line.get("trace_id") for line in logged} == {trace}
+
+
+async def test_a_log_line_cannot_be_forged_and_holds_no_token(ada: Creator, logged: list[dict[str, Any]]) -> None:
+    await ada.api.http.get("/v1/nope%0d%0aERROR forged", headers=ada.auth)
+    assert all("\n" not in line["message"] and "\r" not in line["message"] for line in logged)
+    token = ada.auth["Authorization"].removeprefix("Bearer ")
+    assert all(token not in json.dumps(line, default=str) for line in logged)
+
+
+async def test_an_upload_url_is_not_written_to_the_log(ada: Creator, logged: list[dict[str, Any]]) -> None:
+    ticket = await ada.staged()
+    signature = ticket["uploadUrl"].rpartition(".")[2]
+    assert all(signature not in line["message"] for line in logged)
+
+
+async def test_a_write_makes_one_event_that_names_its_request(ada: Creator) -> None:
+    receipt = await ada.created(headers={"X-Correlation-Id": "the-first"}, idempotencyKey="k")
+    data(await ada.create(headers={"X-Correlation-Id": "a-retry"}, idempotencyKey="k"))
+    refused(await ada.create(record={}), 400, "CDV_SCHEMA_REJECT")
+    (event,) = await events(ada)
+    assert set(event) == {"type", "version", "occurredAt", "correlationId", "payload"}
+    assert event["correlationId"] == "the-first"
+    uri = receipt["uri"]
+    assert event["payload"] == {
+        **receipt,
+        "did": ada.did,
+        "collection": uri.split("/")[3],
+        "rkey": uri.split("/")[4],
+    }
+
+
+async def test_concurrent_retries_make_one_event(ada: Creator) -> None:
+    record = {"text": "x", "createdAt": "2026-11-24T02:53:29Z", "authorDid": ada.did}
+    await asyncio.gather(*(ada.create(idempotencyKey="k", collection=POST, record=record) for _ in range(24)))
+    assert len(await events(ada)) == 1
+
+
+async def test_a_finalised_asset_makes_one_event(ada: Creator) -> None:
+    ticket = await ada.staged(filename="cat.png")
+    assert await events(ada) == []
+    answers = await asyncio.gather(*(ada.finalize(ticket["assetId"]) for _ in range(5)))
+    data(await ada.finalize(ticket["assetId"]))
+    asset = data(answers[0])
+    (event,) = await events(ada)
+    members = ("assetId", "uri", "mimeType", "size", "checksum", "createdAt")
+    assert event["payload"] == {**{name: asset[name] for name in members}, "did": ada.did}
+    assert event["correlationId"] in {answer.headers["x-correlation-id"] for answer in answers}
+
+
+async def test_a_client_that_reuses_a_correlation_id_loses_no_event(ada: Creator) -> None:
+    for _ in range(3):
+        await ada.created(headers={"X-Correlation-Id": "again"})
+    assert [event["correlationId"] for event in await events(ada)] == ["again"] * 3
