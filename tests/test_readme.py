@@ -28,7 +28,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 EXAMPLES = [
     pytest.param(block, id=f"{document}-{number}")
-    for document in ("README.md", "docs/architecture.md")
+    for document in ("README.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))))
     for number, block in enumerate(blocks(document, "python"), 1)
 ]
 

@@ -68,8 +68,11 @@ class RunningVault:
         return issuer.issue(Did(did), 10**8, parse_time("2026-01-01T00:00:00Z", "now"))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask the process to end, and return its exit code."""
-        self.process.send_signal(number)
+        """Ask the process to end, and return its exit code. SIGINT goes to all of its group, as Ctrl-C does."""
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:

@@ -52,8 +52,9 @@ async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
         assert data(again) == receipt
         assert again.headers["idempotent-replayed"] == "true"
     assert await asyncio.to_thread(vault.stop, signal.SIGTERM) == 0
-    assert "Traceback" not in vault.log
-    assert "ERROR" not in vault.log
+    # Of both runs: nothing to complain of, and nothing said but the greeting and the requests.
+    for word in ("Traceback", "ERROR", "WARNING", "Exception"):
+        assert word not in vault.log
 
 
 async def test_a_request_under_way_is_answered_before_it_ends(started: list[RunningVault], tmp_path: Path) -> None:
