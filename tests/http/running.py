@@ -95,7 +95,8 @@ class RunningVault:
                 for part in parts:
                     connection.sendall(part)
                 if then_close:
-                    connection.shutdown(socket.SHUT_WR)
+                    with suppress(OSError):  # the server may have hung up already, which is its right
+                        connection.shutdown(socket.SHUT_WR)
             return list(_answers(connection))
 
     def _wait(self) -> None:
