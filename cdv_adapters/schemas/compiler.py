@@ -6,6 +6,7 @@ returns is code that our own rules have judged; marshalled code is Python's own,
 
 from __future__ import annotations
 
+import gc
 import marshal
 import os
 import subprocess
@@ -126,5 +127,6 @@ def _be_modest() -> None:
 def main() -> None:
     """Read a job from standard input and write its outcome to standard output."""
     _be_modest()
+    gc.disable()  # syntax trees have no cycles, and this process does not live long
     job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
     sys.stdout.buffer.write(msgspec.msgpack.encode(_compiled(job)))
