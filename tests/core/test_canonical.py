@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from decimal import Decimal
+from http import HTTPStatus
 
 import msgspec
 import pytest
@@ -155,8 +156,9 @@ def test_a_list_counts_as_a_level_too():
     for _ in range(NESTING_MAX - 2):
         value = [value]
     assert canonical_record({"a": value})
-    with pytest.raises(InvalidField):
+    with pytest.raises(InvalidField) as caught:
         canonical_record({"a": [value]})
+    assert caught.value.reason == "nested more than 32 levels deep"
 
 
 def test_the_size_is_bounded_as_encoded():
@@ -177,8 +179,9 @@ def test_subclasses_are_stored_as_what_they_are():
     class Name(str):
         __slots__ = ()
 
-    record = canonical_record({Name("a"): Name("b")})
-    assert [type(part) for pair in record.value.items() for part in pair] == [str, str]
+    record = canonical_record({Name("a"): Name("b"), "n": HTTPStatus.OK})
+    assert record.json == b'{"a":"b","n":200}'
+    assert [type(part) for pair in record.value.items() for part in pair] == [str, str, str, int]
 
 
 def test_the_field_named_can_be_another():

@@ -85,3 +85,10 @@ def test_other_spellings_and_other_things_are_refused(text):
 def test_another_offset_is_encoded_as_the_same_moment():
     moved = GOOD.indexed_at.astimezone(timezone(timedelta(hours=5)))
     assert Cursor(moved, GOOD.rkey).encode() == GOOD.encode()
+
+
+@pytest.mark.parametrize("text", ["!", GOOD.encode()[:-1] + "A"])
+def test_a_refusal_says_to_start_again(text):
+    with pytest.raises(CursorInvalid) as caught:
+        Cursor.decode(text)
+    assert str(caught.value) == "the cursor is not valid (not a cursor of this vault); start again without a cursor"

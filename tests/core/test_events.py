@@ -39,6 +39,7 @@ def test_a_finalised_asset_is_told_with_the_proved_checksum():
     asset = Asset(AssetId("01KAV3XG8J0000000000000000"), Did("did:plc:a"), "image/png", 9, NOW, LATER)
     event = media_finalized(asset, checksum="ab" * 32, finalized_at=LATER, event_id="01E", correlation_id="c-1")
     assert event.subject == "cdv.media.finalized"
+    assert (event.event_id, event.did) == ("01E", "did:plc:a")
     assert event.occurred_at == LATER
     assert json.loads(event.envelope) == {
         "type": "cdv.media.finalized",

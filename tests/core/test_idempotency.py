@@ -60,3 +60,7 @@ def test_anything_else_is_not(text):
     with pytest.raises(InvalidField, match="1 to 255 visible ASCII characters") as caught:
         IdempotencyKey.parse(text)
     assert caught.value.field == "idempotencyKey"
+
+
+def test_the_longest_key_is_a_key():
+    assert IdempotencyKey.parse("k" * 255) == "k" * 255

@@ -126,3 +126,20 @@ def test_a_ulid_is_26_crockford_characters_below_the_largest_time():
         assert not is_ulid(text)
         with pytest.raises(InvalidField, match="not a media asset id"):
             AssetId.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "field", "reason"),
+    [
+        (Did.parse, "x", "did", "not a DID (did:<method>:<id>)"),
+        (Did.parse, "did:a:" + "x" * 2048, "did", "a DID has at most 2048 characters"),
+        (Nsid.parse, "x", "collection", "not an NSID (such as com.example.feed.post)"),
+        (RecordKey.parse, "", "rkey", "not a record key"),
+        (AssetId.parse, "x", "assetId", "not a media asset id (a ULID)"),
+        (RecordUri.parse, "x", "uri", "not a record URI (at://<did>/<collection>/<rkey>)"),
+    ],
+)
+def test_a_refusal_says_which_field_and_what_it_should_be(parse, text, field, reason):
+    with pytest.raises(InvalidField) as caught:
+        parse(text)
+    assert (caught.value.field, caught.value.reason) == (field, reason)

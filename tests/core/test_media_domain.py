@@ -89,6 +89,9 @@ def test_a_checksum_is_64_hex_characters_and_kept_in_lower_case():
         ("text/html", "a.html", 'attachment; filename="a.html"'),
         ("image/svg+xml", "a.svg", 'attachment; filename="a.svg"'),
         ("image/foo+xml", None, "attachment"),
+        ("image/svg", None, "attachment"),
+        ("application/image/x", None, "attachment"),
+        ("image/png", "a&b'c", "inline; filename=\"a_b_c\"; filename*=UTF-8''a%26b%27c"),
         ("image/png", 'a"b;c.png', "inline; filename=\"a_b_c.png\"; filename*=UTF-8''a%22b%3Bc.png"),
         ("image/png", "é.png", "inline; filename=\"_.png\"; filename*=UTF-8''%C3%A9.png"),
     ],
@@ -141,3 +144,22 @@ def test_bytes_that_show_their_type_are_recognised(head, mime_type):
 )
 def test_bytes_that_show_nothing_are_no_evidence(head):
     assert types_shown_by(head) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "field", "reason"),
+    [
+        (Sha256.parse, "x", "sha256", "not a SHA-256 (64 hex characters)"),
+        (
+            parse_filename,
+            "a/b",
+            "filename",
+            "not a plain file name (no separators, control characters or dot segments)",
+        ),
+        (parse_filename, "x" * 256, "filename", "a file name has at most 255 bytes"),
+    ],
+)
+def test_a_refusal_says_which_field_and_what_it_should_be(parse, text, field, reason):
+    with pytest.raises(InvalidField) as caught:
+        parse(text)
+    assert (caught.value.field, caught.value.reason) == (field, reason)

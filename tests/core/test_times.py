@@ -71,3 +71,16 @@ def test_anything_else_is_refused_with_the_field_named(text, reason):
     with pytest.raises(InvalidField, match=reason) as caught:
         parse_time(text, "since")
     assert caught.value.field == "since"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("now", "not an RFC 3339 time with an offset (such as 2026-11-24T02:53:29Z)"),
+        ("2026-02-30T00:00:00Z", "no such moment"),
+    ],
+)
+def test_a_refusal_says_what_a_time_looks_like(text, reason):
+    with pytest.raises(InvalidField) as caught:
+        parse_time(text, "t")
+    assert caught.value.reason == reason
