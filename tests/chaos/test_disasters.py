@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,7 @@ from tests.chaos.audit import Findings, audit
 from tests.chaos.replica import Replica
 from tests.chaos.writers import Writers
 from tests.servers import FaultProxy, NatsServer, PostgresServer
+from tests.servers.process import Process
 
 SEED = int(os.environ.get("CDV_TEST_SEED", "20261124"))
 RECOVERY_SECONDS = 5.0  # issue: the service recovers by itself within this
@@ -186,4 +188,47 @@ async def test_a_stream_deleted_or_purged_under_the_service_is_whole_again(
                 await client.close()
             await it.writers.until(it.writers.promises.acknowledged + 100)
         assert it.writers.promises.answers.keys() == {200}
+        await it.findings()
+
+
+@pytest.mark.long
+async def test_a_stream_rolled_back_to_an_older_copy_of_its_files_is_whole_again(
+    tmp_path, own_postgres_server, own_nats_server
+):
+    host = own_nats_server.host
+    if not isinstance(host, Process):
+        pytest.skip("the broker's files are out of reach")
+    store, copy = host.directory / "store", tmp_path / "copy"
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        async with it.writers.writing():
+            await it.writers.until(100)
+            await asyncio.to_thread(it.nats.stop)
+            shutil.copytree(store, copy)
+            await asyncio.to_thread(it.nats.start)
+            await it.writers.until(it.writers.promises.acknowledged + 300)
+            await asyncio.to_thread(it.nats.stop)
+            shutil.rmtree(store)
+            shutil.copytree(copy, store)
+            await asyncio.to_thread(it.nats.start)
+            await it.writers.until(it.writers.promises.acknowledged + 100)
+        assert it.writers.promises.answers.keys() == {200}
+        await it.findings()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_ten_kills_of_the_database_and_of_the_broker_under_load(tmp_path, own_postgres_server, own_nats_server):
+    async with world(tmp_path, own_postgres_server, own_nats_server) as it:
+        recoveries = []
+        async with it.writers.writing():
+            for _ in range(10):
+                await it.writers.until(it.writers.promises.acknowledged + it.random.randint(1, 200))
+                await asyncio.to_thread(it.nats.kill)
+                await it.writers.until(it.writers.promises.acknowledged + it.random.randint(1, 100))
+                await asyncio.to_thread(it.postgres.kill)
+                await asyncio.to_thread(it.postgres.start)
+                recoveries.append(await it.acknowledged_again())
+                await asyncio.to_thread(it.nats.start)
+        assert max(recoveries) < RECOVERY_SECONDS
+        assert it.writers.promises.answers.keys() <= {200, 503}
         await it.findings()
