@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -158,6 +158,8 @@ class UrlSchemas:
     def _put_in_force(
         self, catalogue: Catalogue, published: CachedCatalogue, origin: Literal["cache", "source"]
     ) -> None:
+        for version in _rewritten(self._catalogue, catalogue) if self._published else ():
+            logger.warning("{} says something else now under the same number; it should have had a new one", version)
         # One assignment: a request sees the old catalogue or the new one.
         self._catalogue, self._published = catalogue, published
         self._state = replace(
@@ -220,6 +222,16 @@ def fetch_catalogue(url: str) -> Catalogue:
         return build_catalogue(index, source.documents(it.path for it in index.documents()))
     finally:
         source.close()
+
+
+def _rewritten(old: Catalogue, new: Catalogue) -> Iterator[str]:
+    """Yield the versions whose document differs: what their number said of records already stored no longer holds."""
+    kept = {(it.name, number): schema for it in old for number, schema in it.versions.items()}
+    for collection in new:
+        for number, schema in collection.versions.items():
+            before = kept.get((collection.name, number))
+            if before is not None and before.document != schema.document:
+                yield f"{collection.name} {number}"
 
 
 def _is_unchanged(ref: DocumentRef, known: Mapping[str, bytes]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from cdv_adapters.schemas.cache import CatalogueCache
 from cdv_adapters.schemas.specs_url import SpecsUrl
@@ -88,6 +89,23 @@ async def test_a_file_that_changes_in_its_folder_is_seen(tmp_path: Path):
     write(tmp_path / "specs", catalogue_of("1.0.0", most=2))
     await source.refresh()
     assert [unchanged.outcome, source.state.outcome] == ["unchanged", "updated"]
+
+
+async def test_a_version_rewritten_under_its_number_is_taken_over_with_a_warning(tmp_path: Path):
+    said: list[str] = []
+    url = write(tmp_path / "specs", catalogue_of("1.0.0", most=1))
+    source = UrlSchemas.at(url, tmp_path / "data")
+    sink = logger.add(said.append, level="WARNING", format="{message}")
+    try:
+        await source.open()
+        write(tmp_path / "specs", catalogue_of("1.0.0", "1.1.0", most=1))
+        await source.refresh()
+        assert said == []
+        write(tmp_path / "specs", catalogue_of("1.0.0", "1.1.0", most=2))
+        await source.refresh()
+    finally:
+        logger.remove(sink)
+    assert [it.split(" says")[0] for it in said] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
     assert source.catalogue.collection(POST).versions["1.0.0"].violations({"a": 1, "b": 2}) == ()
 
 
