@@ -34,7 +34,8 @@ _STAGED_DAYS: Final = 1
 _NONCURRENT_DAYS: Final = 30  # ours: the time to notice a deletion that was a mistake
 _PREFLIGHT_SECONDS: Final = 3600  # ours
 _LIFECYCLE_IDS: Final = frozenset({"cdv-staging", "cdv-versions"})
-_CORS_ID: Final = "cdv-uploads"
+_UPLOADS_ID: Final = "cdv-uploads"
+_DOWNLOADS_ID: Final = "cdv-downloads"
 # What S3-compatible stores answer for a call that they do not have.
 _NOT_OFFERED: Final = frozenset({"NotImplemented", "XNotImplemented", "MethodNotAllowed", "KMSNotConfigured"})
 
@@ -168,30 +169,36 @@ def _expire_leftovers(client: Minio, bucket: str) -> str:
 def _let_browsers_upload(client: Minio, bucket: str, allowed_origins: Sequence[str]) -> str:
     if not allowed_origins:
         return "no origins are allowed, none are set"
-    foreign = _cors_ids(client, bucket) - {_CORS_ID}
+    foreign = _cors_ids(client, bucket) - {_UPLOADS_ID, _DOWNLOADS_ID}
     if foreign:
         raise _LeftAlone(
             f"the bucket has CORS rules of its own ({', '.join(sorted(foreign))}); add one that lets"
-            f" {', '.join(allowed_origins)} PUT and GET"
+            f" {', '.join(allowed_origins)} PUT and GET, and one that lets * GET"
         )
     root = Element("CORSConfiguration")
-    rule = SubElement(root, "CORSRule")
-    SubElement(rule, "ID", _CORS_ID)
-    for tag, values in (
-        ("AllowedOrigin", allowed_origins),
-        ("AllowedMethod", ("PUT", "GET", "HEAD")),
-        ("AllowedHeader", ("*",)),
-        ("ExposeHeader", ("ETag",)),
-        ("MaxAgeSeconds", (str(_PREFLIGHT_SECONDS),)),
-    ):
-        for value in values:
-            SubElement(rule, tag, value)
+    _add_rule(root, _UPLOADS_ID, allowed_origins, ("PUT", "GET", "HEAD"))
+    # Behind our redirect the browser names no origin any more, but null. What is read there is behind a signed URL.
+    _add_rule(root, _DOWNLOADS_ID, ("*",), ("GET", "HEAD"))
     body = getbytes(root)
     # The client has no CORS call, and its signer is public but its sender is not: this is the least code of our own.
     client._execute(  # noqa: SLF001
         "PUT", bucket, body=body, headers={"Content-MD5": md5sum_hash(body) or ""}, query_params={"cors": ""}
     )
     return f"{', '.join(allowed_origins)} may PUT and GET"
+
+
+def _add_rule(root: Element, rule_id: str, origins: Sequence[str], methods: Sequence[str]) -> None:
+    rule = SubElement(root, "CORSRule")
+    SubElement(rule, "ID", rule_id)
+    for tag, values in (
+        ("AllowedOrigin", origins),
+        ("AllowedMethod", methods),
+        ("AllowedHeader", ("*",)),
+        ("ExposeHeader", ("ETag",)),
+        ("MaxAgeSeconds", (str(_PREFLIGHT_SECONDS),)),
+    ):
+        for value in values:
+            SubElement(rule, tag, value)
 
 
 def _cors_ids(client: Minio, bucket: str) -> set[str]:

@@ -62,8 +62,8 @@ class Chromium:
             self._receive()
 
     def evaluate(self, expression: str) -> Any:
-        """Return what a JavaScript expression is in the page; the page's policy does not bind us."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Return what a JavaScript expression, or its promise, comes to in the page, whatever the page's policy."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
