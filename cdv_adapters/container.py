@@ -323,6 +323,9 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             service.dependencies.append(Dependency("schemas", critical=False, check=schemas.check))
             service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
             service.readings.append(lambda: _catalogue_readings(schemas))
+        if settings.rate_limit_storage is not None:
+            address = settings.rate_limit_storage.get_secret_value()
+            service.rate_limit_storage = await container.secrets().get(address)
         yield service
 
 

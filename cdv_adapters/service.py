@@ -42,9 +42,9 @@ class Service:
     """What `open_service` opens.
 
     `relay`: None when no broker is configured. `served_blobs`: set when media goes through the service itself.
-    `public_keys`: the built-in issuer's JWKS, None when tokens come from elsewhere. `wrote`: to be called after a
-    write, so that its event need not wait. `readings`: each gives present values of an adapter's state,
-    by name, without I/O.
+    `public_keys`: the built-in issuer's JWKS, None when tokens come from elsewhere. `rate_limit_storage`: the address
+    of the budgets' shared store, None without one. `wrote`: to be called after a write, so that its event need not
+    wait. `readings`: each gives present values of an adapter's state, by name, without I/O.
     """
 
     settings: Settings
@@ -57,6 +57,7 @@ class Service:
     relay: Relay | None = None
     served_blobs: ServedBlobStore | None = None
     public_keys: dict[str, Any] | None = None
+    rate_limit_storage: str | None = None
     draining: bool = False
     wrote: Callable[[], None] = field(default=lambda: None)
     readings: list[Callable[[], dict[str, float]]] = field(default_factory=list)

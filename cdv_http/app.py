@@ -43,6 +43,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if service.relay is not None:
                 service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             app.state["service"] = service
+            limits = app.state["rate_limits"] = RateLimits(
+                writes=chosen.rate_limit_writes,
+                reads=chosen.rate_limit_reads,
+                storage_url=service.rate_limit_storage,
+                trusted_proxies=chosen.trusted_proxies,
+            )
+            stack.push_async_callback(limits.close)
             yield
             service.draining = True
 
@@ -58,12 +65,6 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         request_max_body_size=None,  # bodies are bounded where they are read, by cdv_http/requests.py
         logging_config=None,
         debug=False,
-    )
-    app.state["rate_limits"] = RateLimits(
-        writes=chosen.rate_limit_writes,
-        reads=chosen.rate_limit_reads,
-        storage_url=None if chosen.rate_limit_storage is None else chosen.rate_limit_storage.get_secret_value(),
-        trusted_proxies=chosen.trusted_proxies,
     )
     guarded = GuardMiddleware(
         DrainMiddleware(app), timeout_seconds=chosen.request_timeout, max_in_flight=chosen.max_in_flight

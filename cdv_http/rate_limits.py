@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, Literal
+from hashlib import blake2b
+from typing import Any, Final, Literal
 
 from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage, Storage
-from limits.aio.strategies import FixedWindowRateLimiter
+from limits.aio.storage import RedisStorage, Storage
+from limits.aio.storage.redis.redispy import RedispyBridge
 from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 from litestar.types import Scope
@@ -22,21 +25,23 @@ from cdv_http.metrics import rate_limited_total
 
 Budget = Literal["reads", "writes"]
 
-# ours: some 40 MiB. Whoever commands more addresses than this within a minute is not stopped by counting addresses.
-_COUNTERS_MAX: Final = 200_000
+_COUNTERS_MAX: Final = 200_000  # ours, for each budget of subjects and of addresses: some 70 MiB
+_STORE_SECONDS: Final = 0.25  # ours: a store that is near answers within a few milliseconds
+_STORE_PAUSE_SECONDS: Final = 1.0  # ours: how long one that did not answer is left alone
 
 
 class RateLimits:
     """Counts requests against budgets in fixed windows, in this process or in a store that several nodes share.
 
-    A store that does not answer stops nobody: the limits protect the service, and must not take it down.
+    A store that does not answer stops nobody, and hardly delays anyone: until it does, each process counts for itself.
     """
 
     def __init__(self, *, writes: str, reads: str, storage_url: str | None, trusted_proxies: Iterable[str]) -> None:
         """Raises CannotStart: the storage's address cannot be used."""
         self._budgets: dict[Budget, RateLimitItem] = {"writes": parse(writes), "reads": parse(reads)}
-        self._storage = _storage(storage_url)
-        self._limiter = FixedWindowRateLimiter(self._storage)
+        self._shared = None if storage_url is None else SharedCounters(storage_url)
+        # Apart, so that whoever has many addresses makes no subject's counter be forgotten.
+        self._own = {(budget, kind): OwnCounters() for budget in self._budgets for kind in ("did", "address")}
         self._addresses = ClientAddresses(trusted_proxies)
 
     async def admit(self, scope: Scope, budget: Budget, token: VerifiedToken | None) -> None:
@@ -44,29 +49,98 @@ class RateLimits:
 
         Raises: RateLimited: the budget is spent until its window ends.
         """
-        who = ("did", token.subject) if token else ("address", self._addresses.of(scope))
+        kind, who = ("did", token.subject) if token else ("address", self._addresses.of(scope))
+        key = blake2b(f"{budget} {kind} {who}".encode(), digest_size=16).digest()  # a DID may be long
         limit = self._budgets[budget]
-        try:
-            if isinstance(self._storage, MemoryStorage) and len(self._storage.storage) >= _COUNTERS_MAX:
-                await self._storage.reset()
-            admitted = await self._limiter.hit(limit, budget, *who)
-            window = await self._limiter.get_window_stats(limit, budget, *who)
-        except StorageError as error:
-            logger.opt(exception=error).warning("the store of the rate limits does not answer")
-            return
-        scope["state"]["rate_limit"] = (limit.amount, window.remaining, math.ceil(window.reset_time))
-        if not admitted:
+        now = time.time()
+        ends = _window_end(key, limit.get_expiry(), now)
+        count = None if self._shared is None else await self._shared.add(key, ends, now)
+        if count is None:
+            count = self._own[budget, kind].add(key, ends)
+        scope["state"]["rate_limit"] = (limit.amount, max(limit.amount - count, 0), math.ceil(ends))
+        if count > limit.amount:
             rate_limited_total.labels(budget).inc()
-            raise RateLimited(budget, max(math.ceil(window.reset_time - time.time()), 1))
+            raise RateLimited(budget, max(math.ceil(ends - time.time()), 1))
+
+    async def close(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
 
 
-def _storage(url: str | None) -> Storage:
-    if url is None:
-        return MemoryStorage()
+def _window_end(key: bytes, window_seconds: float, now: float) -> float:
+    """Return when the window ends that `now` is in: at the same time on every node.
+
+    Every counter has windows of its own, so that those who wait for the next one do not all come back at once.
+    """
+    offset = int.from_bytes(key[:4], "big") / 2**32 * window_seconds
+    return (math.floor((now - offset) / window_seconds) + 1) * window_seconds + offset
+
+
+class OwnCounters:
+    """Counters in this process. Beyond `max_counters`, whoever has been away longest is forgotten.
+
+    A flood of new addresses thus resets nobody who keeps knocking.
+    """
+
+    def __init__(self, max_counters: int = _COUNTERS_MAX) -> None:
+        self._max_counters = max_counters
+        self._counts: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
+
+    def add(self, key: bytes, ends: float) -> int:
+        """Return how many there were in the window that ends then, this one counted."""
+        window, count = self._counts.pop(key, (ends, 0))
+        count = count + 1 if window == ends else 1
+        self._counts[key] = (ends, count)
+        if len(self._counts) > self._max_counters:
+            self._counts.popitem(last=False)
+        return count
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+
+class SharedCounters:
+    """Counters in a store that several nodes share: one round trip each. One that fails is left alone for a while."""
+
+    def __init__(self, url: str) -> None:
+        """Raises CannotStart: the address cannot be used."""
+        self._storage = _storage(url)
+        self._failing = False
+        self._ask_again = 0.0
+
+    async def add(self, key: bytes, ends: float, now: float) -> int | None:
+        """As OwnCounters; None if the store does not answer."""
+        clock = time.monotonic
+        if clock() < self._ask_again:
+            return None
+        if self._failing:  # one request tries; the others need not wait to see it fail
+            self._ask_again = clock() + _STORE_PAUSE_SECONDS
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                count = await self._storage.incr(f"{key.hex()}/{ends:.3f}", math.ceil(ends - now))
+        except (StorageError, TimeoutError) as error:
+            self._ask_again = clock() + _STORE_PAUSE_SECONDS
+            if not self._failing:
+                logger.opt(exception=error).warning("the store of the rate limits does not answer; counting here")
+            self._failing = True
+            return None
+        if self._failing:
+            logger.info("the store of the rate limits answers again")
+        self._failing, self._ask_again = False, 0.0
+        return count
+
+    async def close(self) -> None:
+        if isinstance(self._storage, RedisStorage) and isinstance(self._storage.bridge, RedispyBridge):
+            client: Any = self._storage.bridge.get_connection()  # typed without what closes it
+            await client.aclose()
+
+
+def _storage(url: str) -> Storage:
+    client = {"implementation": "redispy"} if url.removeprefix("async+").startswith("redis") else {}
     try:
-        storage = storage_from_string(f"async+{url.removeprefix('async+')}", wrap_exceptions=True)
+        storage = storage_from_string(f"async+{url.removeprefix('async+')}", wrap_exceptions=True, **client)
     except (ConfigurationError, ImportError, ValueError) as error:
-        remedy = "use an address such as redis://host:6379 and install what its client needs"
+        remedy = "use an address such as redis://host:6379 and install its client, for instance with the extra `redis`"
         raise CannotStart("use CDV_RATE_LIMIT_STORAGE", str(error), remedy) from error
     assert isinstance(storage, Storage), "async+ gives a store of this kind"  # noqa: S101
     return storage

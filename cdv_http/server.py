@@ -19,6 +19,7 @@ from granian.server.common import AbstractServer
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
+from cdv_http.rate_limits import SharedCounters
 
 _HEADER_BYTES_MAX = 64 * 1024  # ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times
 _HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: whoever sends headers slower than this is no client
@@ -81,8 +82,9 @@ def _try_port(host: str, port: int) -> None:
 
 
 async def _try_service(settings: Settings) -> None:
-    async with open_service(settings):
-        pass
+    async with open_service(settings) as service:
+        if service.rate_limit_storage is not None:
+            SharedCounters(service.rate_limit_storage)
 
 
 def _greet(settings: Settings) -> None:

@@ -187,7 +187,7 @@ def _let_browsers_upload(client: Minio, bucket: str, allowed_origins: Sequence[s
     return f"{', '.join(allowed_origins)} may PUT and GET"
 
 
-def _add_rule(root: Element, rule_id: str, origins: Sequence[str], methods: Sequence[str]) -> None:
+def _add_rule(root: ET.Element, rule_id: str, origins: Sequence[str], methods: Sequence[str]) -> None:
     rule = SubElement(root, "CORSRule")
     SubElement(rule, "ID", rule_id)
     for tag, values in (

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import ipaddress
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from cdv_http.rate_limits import OwnCounters, RateLimits, _window_end
 from tests.http.api import PNG, Api, data, refused, serving
 
 WRITES, READS = 4, 6
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -148,3 +154,57 @@ async def test_head_counts_as_a_read(api: Api) -> None:
         assert budget(answer) == (READS, left)
     answer = await api.http.head(f"/v1/repo/listRecords?did={creator.did}", headers=creator.auth)
     assert (answer.status_code, answer.content) == (429, b"")
+
+
+async def test_who_keeps_knocking_is_not_forgotten_in_a_flood_of_addresses() -> None:
+    counters = OwnCounters(max_counters=100)
+    for number in range(1000):
+        assert counters.add(b"knocking", 60.0) == number + 1
+        counters.add(number.to_bytes(16, "big"), 60.0)
+    assert len(counters) == 100
+    assert counters.add((1).to_bytes(16, "big"), 60.0) == 1  # away for long, and forgotten
+
+
+async def test_a_window_that_has_ended_is_not_counted() -> None:
+    counters = OwnCounters()
+    assert [counters.add(b"x", ends) for ends in (60.0, 60.0, 120.0, 120.0, 180.0)] == [1, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("moment", [0.0, 12.5, 1e9, 1.8e9 + 0.1])
+@pytest.mark.parametrize("seconds", [1, 60, 86_400])
+async def test_windows_follow_each_other_without_a_gap(moment: float, seconds: int) -> None:
+    for key in (bytes(16), b"\xff" * 16, b"some more bytes."):
+        ends = _window_end(key, seconds, moment)
+        assert moment < ends <= moment + seconds
+        assert _window_end(key, seconds, ends + seconds / 1000) == pytest.approx(ends + seconds, abs=1e-4)
+    several = {_window_end(bytes([number] * 16), seconds, moment) for number in range(50)}
+    assert len(several) > 40  # not all at once
+
+
+async def growth(addresses: int) -> int:
+    """Return by how many bytes this process grows when so many addresses ask once each, on both budgets."""
+    limits = RateLimits(writes="600/minute", reads="3000/minute", storage_url=None, trusted_proxies=())
+    process = psutil.Process()
+    gc.collect()
+    before = process.memory_info().rss
+    for number in range(addresses):
+        client = (str(ipaddress.IPv4Address(number)), 1)
+        scope: Any = {"client": client, "headers": [], "state": {}}
+        await limits.admit(scope, "reads", None)
+        await limits.admit(scope, "writes", None)
+    grown: int = process.memory_info().rss - before
+    await limits.close()
+    return grown
+
+
+async def test_memory_is_bounded_however_many_addresses_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnCounters.__init__, "__defaults__", (1000,))
+    await growth(2000)
+    assert await growth(20_000) < 2 * MIB
+
+
+@pytest.mark.long
+async def test_memory_is_bounded_when_a_million_addresses_ask() -> None:
+    grown = await growth(1_000_000)
+    print(f"\na million addresses: {grown / MIB:.0f} MiB")
+    assert grown < 200 * MIB

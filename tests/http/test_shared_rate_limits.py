@@ -1,0 +1,195 @@
+"""Budgets in a store that several nodes share, and what they come to without it (spec: CDV_RATE_LIMIT_STORAGE)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from loguru import logger
+from pydantic import SecretStr
+
+from tests.http.api import Api, data, refused, serving
+from tests.http.running import CDV, environment
+from tests.http.test_rate_limits import budget
+from tests.servers import FaultProxy
+from tests.servers.process import Process, free_port, new_directory
+
+PROGRAM = next(filter(None, map(shutil.which, ("valkey-server", "redis-server"))), None)
+WRITES = 4
+START_SECONDS = 20
+no_program = pytest.mark.skipif(PROGRAM is None, reason="no redis-server or valkey-server on this machine")
+
+
+@contextmanager
+def own_store() -> Iterator[Process]:
+    assert PROGRAM is not None
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = Process([PROGRAM, *options], port=port, directory=new_directory("cdv-redis-", durable=False))
+    process.start()
+    try:
+        wait_for(process)
+        yield process
+    finally:
+        process.close()
+
+
+def wait_for(process: Process) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with redis.Redis(port=process.port) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.RedisError:
+                assert time.monotonic() < deadline, process.log_tail()
+                time.sleep(0.01)
+            else:
+                return
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A store to count in, not to be harmed."""
+    if given := os.environ.get("CDV_TEST_REDIS_URL"):
+        yield given
+    elif PROGRAM is None:
+        pytest.skip("no redis-server or valkey-server on this machine, and no CDV_TEST_REDIS_URL")
+    else:
+        with own_store() as process:
+            yield f"redis://127.0.0.1:{process.port}"
+
+
+def serving_on(folder: Path, url: str) -> AbstractAsyncContextManager[Api]:
+    return serving(folder, rate_limit_writes=f"{WRITES}/day", rate_limit_storage=SecretStr(url))
+
+
+@contextmanager
+def told() -> Iterator[list[str]]:
+    """Collect what is logged about the store."""
+    lines: list[str] = []
+    handler = logger.add(
+        lines.append, format="{message}", filter=lambda it: "store of the rate limits" in it["message"]
+    )
+    yield lines
+    logger.remove(handler)
+
+
+async def until_counted(api: Api) -> None:
+    """Wait until the store answers again."""
+    deadline = time.monotonic() + START_SECONDS
+    with told() as lines:
+        while not any("answers again" in line for line in lines):
+            assert time.monotonic() < deadline
+            assert data(await api.creator().create())
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def two(anyio_backend: str, tmp_path: Path, url: str) -> AsyncIterator[tuple[Api, Api]]:
+    """Two nodes that share nothing but the store; a token of the one is as good as the other's."""
+    async with serving_on(tmp_path / "vault", url) as one, serving_on(tmp_path / "vault", url) as other:
+        yield one, other
+
+
+async def test_nodes_share_one_budget(two: tuple[Api, Api]) -> None:
+    creator = two[0].creator()
+    creators = (creator, two[1].creator(creator.did))
+    for left in range(WRITES - 1, -1, -1):
+        answer = await creators[left % 2].create()
+        assert data(answer)
+        assert budget(answer) == (WRITES, left)
+    for creator in creators:
+        refused(await creator.create(), 429, "CDV_RATE_LIMIT")
+
+
+async def test_a_request_costs_one_round_trip(two: tuple[Api, Api], url: str) -> None:
+    creator = two[0].creator()
+    assert data(await creator.create())  # which may send the script
+    with redis.from_url(url) as client:
+        client.config_resetstat()
+        for _ in range(WRITES - 1):
+            assert data(await creator.create())
+        calls = {name: figures["calls"] for name, figures in client.info("commandstats").items()}
+    asked = {name: count for name, count in calls.items() if name not in {"cmdstat_incrby", "cmdstat_expire"}}
+    assert asked == {"cmdstat_evalsha": WRITES - 1, "cmdstat_config|resetstat": 1}
+
+
+@no_program
+async def test_a_store_that_dies_stops_nobody_and_is_told_of_once(tmp_path: Path) -> None:
+    with own_store() as process:
+        async with serving_on(tmp_path / "vault", f"redis://127.0.0.1:{process.port}") as api:
+            assert data(await api.creator().create())
+            process.kill()
+            with told() as lines:
+                for _ in range(20):
+                    creator = api.creator()
+                    answer = await creator.create()
+                    assert data(answer)
+                    assert budget(answer) == (WRITES, WRITES - 1)
+                for _ in range(WRITES - 1):
+                    assert data(await creator.create())
+                refused(await creator.create(), 429, "CDV_RATE_LIMIT")  # a node alone still counts
+                assert len(lines) == 1
+            process.start()
+            wait_for(process)
+            await until_counted(api)
+            with redis.Redis(port=process.port) as client:
+                assert client.dbsize() >= 1
+
+
+@no_program
+async def test_a_store_that_hangs_hardly_delays_anyone(tmp_path: Path) -> None:
+    with own_store() as process, FaultProxy(f"redis://127.0.0.1:{process.port}") as proxy:
+        async with serving_on(tmp_path / "vault", proxy.url) as api:
+            assert data(await api.creator().create())
+            proxy.hang()
+            with told() as lines:
+                began, slowest = time.monotonic(), 0.0
+                while time.monotonic() < began + 2.5:  # longer than the store is left alone
+                    sent = time.monotonic()
+                    assert data(await api.creator().create())
+                    slowest = max(slowest, time.monotonic() - sent)
+                assert slowest < 1
+                sent = time.monotonic()
+                answers = await asyncio.gather(*(api.creator().create() for _ in range(20)))
+                assert time.monotonic() - sent < 1.5
+                assert {answer.status_code for answer in answers} == {200}
+                assert len(lines) == 1
+            proxy.heal()
+            await until_counted(api)
+
+
+async def test_the_address_may_be_a_reference(tmp_path: Path, url: str) -> None:
+    secret = tmp_path / "redis-url"
+    secret.write_text(f"{url}\n", encoding="utf-8")
+    async with serving_on(tmp_path / "vault", f"file:{secret}") as api:
+        creator = api.creator()
+        for _ in range(WRITES):
+            assert data(await creator.create())
+        refused(await creator.create(), 429, "CDV_RATE_LIMIT")
+    with redis.from_url(url) as client:
+        assert client.dbsize() >= 1
+
+
+@pytest.mark.parametrize("address", ["nonsense", "redis", "ftp://127.0.0.1", "etcd://127.0.0.1"])
+async def test_an_address_that_no_store_can_have_is_refused_at_start(tmp_path: Path, address: str) -> None:
+    settings = environment(tmp_path / "data", CDV_RATE_LIMIT_STORAGE=address)
+    done = subprocess.run(
+        [CDV, "serve", "--port", str(free_port())],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot use CDV_RATE_LIMIT_STORAGE" in done.stderr
+    assert "Traceback" not in done.stderr
