@@ -14,6 +14,7 @@ from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.errors import CdvError
 from cdv_http.chores import doing
+from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
 from cdv_http.logs import set_up_logs
 from cdv_http.metrics import observe_relay
@@ -69,7 +70,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     guarded = GuardMiddleware(
         DrainMiddleware(app), timeout_seconds=chosen.request_timeout, max_in_flight=chosen.max_in_flight
     )
-    return EdgeMiddleware(CorsMiddleware(guarded, chosen.cors_allowed_origins))
+    return EdgeMiddleware(CorsMiddleware(guarded, chosen.cors_allowed_origins), ClientAddresses(chosen.trusted_proxies))
 
 
 def _routes(settings: Settings) -> list[HTTPRouteHandler]:

@@ -14,15 +14,14 @@ _IPV6_PREFIX_BITS: Final = 64  # one subscriber's network: within it, addresses 
 
 
 class ClientAddresses:
-    """Tells clients apart by address. `trusted_proxies`: addresses or networks whose X-Forwarded-For is believed."""
+    """Tells clients apart by address. `trusted_proxies`: addresses or networks whose X-Forwarded-* are believed."""
 
     def __init__(self, trusted_proxies: Iterable[str]) -> None:
         self._trusted: list[_Network] = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
 
     def of(self, scope: Scope) -> str:
         """Return the client's IPv4 address or IPv6 /64; `unknown` without a peer, as over a local socket."""
-        client = scope.get("client")
-        address = _parse(client[0]) if client else None
+        address = _peer(scope)
         if address is None:
             return "unknown"
         if self._is_trusted(address):
@@ -30,6 +29,14 @@ class ClientAddresses:
         if isinstance(address, ipaddress.IPv6Address):
             return str(ipaddress.ip_network((address, _IPV6_PREFIX_BITS), strict=False))
         return str(address)
+
+    def speak_https(self, scope: Scope) -> bool:
+        """Return whether the client spoke HTTPS: to us, or to a proxy that we trust and that says so."""
+        if scope["scheme"] == "https":
+            return True
+        said = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+        address = _peer(scope) if said == [b"https"] else None
+        return address is not None and self._is_trusted(address)
 
     def _forwarded(self, scope: Scope) -> _Address | None:
         """Return the last address that no trusted proxy of ours put itself between; None if there is none."""
@@ -46,6 +53,11 @@ class ClientAddresses:
 
     def _is_trusted(self, address: _Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def _peer(scope: Scope) -> _Address | None:
+    client = scope.get("client")
+    return _parse(client[0]) if client else None
 
 
 def _parse(text: str) -> _Address | None:

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: granian, with the port and the database tried first."""
+"""The HTTP server around the application: granian, with the port and everything its workers need tried first."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ import os
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from granian import Granian
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
-from granian.server.common import AbstractServer
 
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
+from cdv_http.logs import set_up_logs
 from cdv_http.rate_limits import SharedCounters
+from cdv_http.tls import CertificateWatch, prove_certificates
+from cdv_http.workers import Workers
 
 _HEADER_BYTES_MAX = 64 * 1024  # ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times
 _HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: whoever sends headers slower than this is no client
+_BACKLOG = 1024  # granian's default
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; requests in flight get `shutdown_grace`. Return the exit code.
 
+    SIGHUP, or a certificate renewed on disk, replaces the workers one by one.
+
     Raises: CannotStart: the port is taken, or what a worker would need cannot be had.
     """
-    _try_port(settings.host, settings.port)
-    asyncio.run(_try_service(settings))
-    # Workers are fresh processes and read the environment again: give them what the command line said.
-    os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
+    set_up_logs(settings)
     with ExitStack() as stack:
+        listener = stack.enter_context(_bound(settings.host, settings.port))
+        _prove(settings)
+        # Workers are fresh processes and read the environment again: give them what the command line said.
+        os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
         if settings.workers > 1:
             # Where the workers' counts are added up (cdv_http/metrics.py).
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        server = _server(settings)
-        server.on_startup(lambda: _greet(settings))
-        server.serve()
+        workers = _workers(listener, settings)
+        workers.on_startup(lambda: _greet(settings))
+        stack.enter_context(CertificateWatch(settings, workers.replace_workers))
+        with _listening(settings.host, settings.port):
+            listener.listen(_BACKLOG)
+        workers.serve()
     return 0
 
 
-def _server(settings: Settings) -> AbstractServer[Any]:
-    return Granian(
-        "cdv_http.app:create_app",
+def _workers(listener: socket.socket, settings: Settings) -> Workers:
+    return Workers(
+        listener,
+        prove=partial(_prove, settings),
         factory=True,
         address=settings.host,
         port=settings.port,
@@ -57,6 +67,7 @@ def _server(settings: Settings) -> AbstractServer[Any]:
         workers=settings.workers,
         workers_kill_timeout=int(settings.shutdown_grace) or 1,
         respawn_failed_workers=True,
+        backlog=_BACKLOG,
         http1_settings=HTTP1Settings(
             header_read_timeout=_HEADER_TIMEOUT_MILLISECONDS, max_buffer_size=_HEADER_BYTES_MAX
         ),
@@ -69,16 +80,33 @@ def _server(settings: Settings) -> AbstractServer[Any]:
     )
 
 
-def _try_port(host: str, port: int) -> None:
-    try:
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that has the port and does not listen yet. Raises: CannotStart."""
+    with _listening(host, port):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setblocking(False)
+            listener.bind(address)
+            stack.pop_all()
+            return listener
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CannotStart(
             f"listen on {host}:{port}", error.strerror or str(error), "choose another port with --port or CDV_PORT"
         ) from error
+
+
+def _prove(settings: Settings) -> None:
+    """Return if a worker started now could serve. Raises: CannotStart."""
+    prove_certificates(settings)
+    asyncio.run(_try_service(settings))
 
 
 async def _try_service(settings: Settings) -> None:

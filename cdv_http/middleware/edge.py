@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
+from cdv_http.client_address import ClientAddresses
 from cdv_http.metrics import observe_request
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
@@ -25,6 +26,8 @@ _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"cross-origin-resource-policy", b"cross-origin"),
     (b"server", b"cdv"),  # or the server below adds its own name
 )
+# To who came by HTTPS: for a year, never without it.
+_STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
 _NO_CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 _NO_STORE: Final = (b"cache-control", b"no-store")
@@ -33,8 +36,9 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 class EdgeMiddleware:
     """The outermost layer: nothing of ours answers outside it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, addresses: ClientAddresses) -> None:
         self._app = app
+        self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -43,10 +47,12 @@ class EdgeMiddleware:
         correlation_id = _correlation_id(scope) or secrets.token_hex(16)
         state = scope["state"] = dict(scope.get("state") or {})
         state["correlation_id"] = correlation_id
+        if self._addresses.speak_https(scope):
+            scope["scheme"] = "https"  # upload URLs are made from it
         method = scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"
-        answer = _Answer(send, state, bodyless=method == "HEAD")
+        answer = _Answer(send, state, bodyless=method == "HEAD", secure=scope["scheme"] == "https")
         started = time.perf_counter()
         with logger.contextualize(correlation_id=correlation_id, **_trace_id(scope)):
             try:
@@ -72,10 +78,11 @@ class EdgeMiddleware:
 class _Answer:
     """Passes an answer on, with the headers that every answer has."""
 
-    def __init__(self, send: Send, state: dict[str, Any], *, bodyless: bool) -> None:
+    def __init__(self, send: Send, state: dict[str, Any], *, bodyless: bool, secure: bool) -> None:
         self._send = send
         self._state = state
         self._bodyless = bodyless
+        self._secure = secure
         self.status = 0
 
     async def send(self, message: Message) -> None:
@@ -88,6 +95,8 @@ class _Answer:
 
     def _headers(self, present: set[bytes]) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-correlation-id", self._state["correlation_id"].encode()), *_SAFE_HEADERS]
+        if self._secure:
+            headers.append(_STRICT_TRANSPORT)
         if "rate_limit" in self._state:
             limit, remaining, reset = self._state["rate_limit"]
             headers.append((b"x-ratelimit-limit", b"%d" % limit))

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -34,10 +35,11 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 
 class RunningVault:
-    """A `cdv serve` process. `log` is what it wrote to standard error."""
+    """A `cdv serve` process. `log` is what it wrote to standard error. `tls`: how to speak to one that speaks TLS."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, tls: ssl.SSLContext | None = None, /, **settings: str) -> None:
         self.data_dir = data_dir
+        self._tls = tls
         self.port = free_port()
         self._log = data_dir.parent / f"{data_dir.name}.log"
         with self._log.open("ab") as log:
@@ -57,7 +59,7 @@ class RunningVault:
 
     @property
     def base(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
@@ -82,7 +84,8 @@ class RunningVault:
             self.process.wait(STOP_SECONDS)
 
     def connect(self, timeout: float = 20) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout)
+        return self._tls.wrap_socket(connection, server_hostname="127.0.0.1") if self._tls else connection
 
     def exchange(self, *parts: bytes, then_close: bool = False) -> list[Answer]:
         """Send bytes over one connection and return every answer until the server closes it, or has nothing to add.
@@ -99,11 +102,16 @@ class RunningVault:
                         connection.shutdown(socket.SHUT_WR)
             return list(_answers(connection))
 
+    def _http_connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=START_SECONDS, context=self._tls)
+
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+                connection = self._http_connection()
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == 200:
                     return

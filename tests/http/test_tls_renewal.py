@@ -1,0 +1,137 @@
+"""A certificate renewed on disk is served to new connections, and no request is lost over it."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from tests.http.api import PNG
+from tests.http.certificates import Files, files
+from tests.http.running import RunningVault
+
+REQUEST = b"GET /v1/repo/listRecords?did=did:example:ada HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+UPLOAD = b"PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+DEADLINE_SECONDS = 60
+
+
+class Stream:
+    """Requests one after the other from several clients, each on a connection of its own, until it is left."""
+
+    def __init__(self, vault: RunningVault, clients: int = 3) -> None:
+        self._vault = vault
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        self.served: Counter[bytes] = Counter()  # by the certificate shown
+        self.failed: list[str] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        while not self._ended.is_set():
+            try:
+                with self._vault.connect() as connection:
+                    assert isinstance(connection, ssl.SSLSocket)
+                    certificate = connection.getpeercert(binary_form=True)
+                    assert certificate
+                    connection.sendall(REQUEST)
+                    answer = connection.recv(1000)
+                    assert answer.startswith(b"HTTP/1.1 200 "), answer
+                self.served[certificate] += 1
+            except (OSError, AssertionError) as error:
+                self.failed.append(repr(error))
+
+
+def until(holds: Callable[[], bool], vault: RunningVault) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, vault.log[-3000:]
+        time.sleep(0.05)
+
+
+def shown(vault: RunningVault) -> bytes | None:
+    with vault.connect() as connection:
+        assert isinstance(connection, ssl.SSLSocket)
+        return connection.getpeercert(binary_form=True)
+
+
+@pytest.fixture(params=["1", "2"], ids=["one worker", "two workers"])
+def workers(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Files:
+    return files(tmp_path)
+
+
+@pytest.fixture
+def vault(server: Files, workers: str) -> Iterator[RunningVault]:
+    running = RunningVault(server.folder / "data", server.trusting(), CDV_WORKERS=workers, **server.settings)
+    yield running
+    running.kill()
+
+
+def test_a_renewed_certificate_is_taken_up_and_no_request_fails(vault: RunningVault, server: Files) -> None:
+    with httpx.Client(base_url=vault.base, verify=server.trusting()) as http:
+        auth = {"Authorization": f"Bearer {vault.token('did:example:ada')}"}
+        body = {"did": "did:example:ada", "mimeType": "image/png", "size": len(PNG)}
+        url = http.post("/v1/media/uploadInit", json=body, headers=auth).json()["data"]["uploadUrl"]
+    path = url.removeprefix(vault.base).encode()
+    old = shown(vault)
+    with Stream(vault) as stream, vault.connect(DEADLINE_SECONDS) as slow:
+        slow.sendall(UPLOAD % (path, len(PNG)) + PNG[:10])
+        until(lambda: stream.served.total() > 20, vault)
+        new = server.issue()
+        until(lambda: stream.served[new] > 20, vault)
+        # The last of the old workers accepts no more, and one of them still has the upload to receive.
+        until(lambda: {shown(vault) for _ in range(10)} == {new}, vault)
+        slow.sendall(PNG[10:])
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert stream.failed == []
+    assert set(stream.served) == {old, new}
+    assert vault.stop() == 0
+    for word in ("Traceback", "ERROR", "panicked"):
+        assert word not in vault.log
+
+
+@pytest.mark.parametrize("workers", ["2"])
+def test_a_hangup_signal_takes_it_up_too_and_the_service_outlives_many(vault: RunningVault, server: Files) -> None:
+    with Stream(vault) as stream:
+        for _ in range(2):
+            new = server.issue()
+            vault.process.send_signal(signal.SIGHUP)
+            until(lambda new=new: {shown(vault) for _ in range(10)} == {new}, vault)  # type: ignore[misc]
+    assert stream.failed == []
+    assert vault.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1"])
+def test_a_renewal_that_cannot_be_served_with_is_reported_and_the_old_one_stays(
+    vault: RunningVault, server: Files
+) -> None:
+    old, good = shown(vault), server.cert.read_bytes()
+    server.cert.write_bytes(b"half of a certif")
+    until(lambda: "workers are not replaced" in vault.log, vault)
+    assert "CDV_TLS_CERT" in vault.log
+    assert shown(vault) == old
+    server.cert.write_bytes(good)
+    new = server.issue()
+    until(lambda: shown(vault) == new, vault)
+    assert vault.stop() == 0
