@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -222,6 +223,8 @@ class Settings(BaseSettings):
             path = getattr(self, name)
             if path is not None and not os.access(path, os.R_OK):
                 yield f"CDV_{name.upper()}: cannot read {path}"
+            elif path is not None and name.endswith("_ca") and not _holds_authorities(path):
+                yield f"CDV_{name.upper()}: {path} holds no certificates in PEM"
         if self.jwks_url is not None and self.jwt_issuer is None:
             yield "CDV_JWT_ISSUER: required with CDV_JWKS_URL"
 
@@ -298,6 +301,14 @@ def markdown_table() -> str:
         default = "" if value in {None, ""} else f"`{value}`"
         rows.append(f"| `CDV_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
+
+
+def _holds_authorities(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # ssl.SSLError is one
+        return False
+    return True
 
 
 def _is_readable_by_others(address: str) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +16,23 @@ import msgspec
 
 from cdv_adapters.container import local_issuer, open_records, open_service
 from cdv_adapters.container import migrate as migrate_database
+from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
 from cdv_http.commands import events, schemas
+from cdv_http.logs import set_up_logs
 from cdv_http.server import serve
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
 _FAILED, _MISUSED = 1, 2
+_TRUST = {
+    "database": "sslrootcert in CDV_DB_DSN",
+    "object_store": "CDV_S3_CA",
+    "events": "CDV_NATS_CA",
+    "issuer": "CDV_JWKS_CA",
+    "schemas": "SSL_CERT_FILE",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,7 +128,7 @@ def _check(_: argparse.Namespace) -> int:
         down = 0
         async with open_service(settings) as service:
             for dependency in service.dependencies:
-                problem = await _problem(dependency.check)
+                problem = await _problem(dependency)
                 down += problem is not None
                 kind = "critical" if dependency.critical else "not critical"
                 print(f"{'FAIL' if problem else 'ok  '} {dependency.name} ({kind}){': ' + problem if problem else ''}")
@@ -129,11 +138,14 @@ def _check(_: argparse.Namespace) -> int:
     return asyncio.run(check())
 
 
-async def _problem(check: Callable[[], Awaitable[None]]) -> str | None:
+async def _problem(dependency: Dependency) -> str | None:
     try:
-        await check()
+        await dependency.check()
     except CdvError as error:
-        return str(error.__cause__ or error)
+        problem = str(error.__cause__ or error)
+        if "certificate verify failed" in problem.lower().replace("_", " "):
+            problem += f" (whom to trust is said by {_TRUST[dependency.name]})"
+        return problem
     return None
 
 
@@ -155,6 +167,7 @@ def _openapi(_: argparse.Namespace) -> int:
 
 def _settings(**overrides: object) -> Settings:
     settings = read_settings(**overrides)
+    set_up_logs(settings)
     for name in unknown_variables(os.environ):
         print(f"cdv: warning: {name} is no setting and does nothing", file=sys.stderr)
     return settings

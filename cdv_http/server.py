@@ -18,7 +18,6 @@ from granian.http import HTTP1Settings
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
-from cdv_http.logs import set_up_logs
 from cdv_http.rate_limits import SharedCounters
 from cdv_http.tls import CertificateWatch, prove_certificates
 from cdv_http.workers import Workers
@@ -35,7 +34,6 @@ def serve(settings: Settings) -> int:
 
     Raises: CannotStart: the port is taken, or what a worker would need cannot be had.
     """
-    set_up_logs(settings)
     with ExitStack() as stack:
         listener = stack.enter_context(_bound(settings.host, settings.port))
         _prove(settings)

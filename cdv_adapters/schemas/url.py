@@ -110,9 +110,9 @@ class UrlSchemas:
             self._fail(f"no catalogue within {wait_seconds:.0f} s")
 
     async def check(self) -> None:
-        """Raises Unavailable: the last refresh did not succeed."""
+        """Raises Unavailable: the last refresh did not succeed; its cause says why."""
         if self._state.outcome in {"failed", "refused"}:
-            raise Unavailable("schema source")
+            raise Unavailable("schema source") from FetchFailed(self._state.reason)
 
     def _restore(self) -> None:
         kept = self._cache.read()

@@ -240,6 +240,13 @@ def test_a_problem_does_not_repeat_a_secret(monkeypatch):
     assert "hunter2" not in " ".join(problems())
 
 
+@pytest.mark.parametrize("name", ["CDV_S3_CA", "CDV_NATS_CA", "CDV_JWKS_CA", "CDV_TLS_CLIENT_CA"])
+def test_authorities_that_are_none_are_a_problem_at_the_start(monkeypatch, tmp_path, name):
+    (tmp_path / "ca.pem").write_text("junk")
+    environment(monkeypatch, **{name: str(tmp_path / "ca.pem")})
+    assert f"{name}: {tmp_path}/ca.pem holds no certificates in PEM" in problems()
+
+
 def test_misspelt_variables_are_found():
     names = {"CDV_PORT": "", "CDV_MAX_BODY_BYTE": "", "PATH": "", "CDV_TEST_NATS_URL": "", "CDVX": ""}
     assert unknown_variables(names) == ["CDV_MAX_BODY_BYTE"]

@@ -1,0 +1,85 @@
+"""`cdv check` says which setting names whom to trust, when a dependency shows a certificate that nobody vouches for."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.adapters.certificates import vouched
+from tests.core.catalogues import entry, index_bytes, index_of
+from tests.fakes.s3 import Answer, Asked, ScriptedS3
+from tests.http.running import CDV, environment
+from tests.servers import NatsServer, NoServer
+
+
+@pytest.fixture
+def printed(tmp_path: Path) -> list[str]:
+    """What `cdv check` prints when all that it is told of has a certificate of an unknown authority."""
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "nats.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "nats.key")
+    try:
+        nats = NatsServer.from_wheel(durable=False, tls=(tmp_path / "nats.pem", tmp_path / "nats.key"))
+    except NoServer as error:
+        pytest.skip(str(error))
+    with ScriptedS3(lambda _: Answer(), vouched(tmp_path / "unused.pem")) as server, nats:
+        settings = {
+            "CDV_S3_ENDPOINT": server.url,
+            "CDV_S3_BUCKET": "media",
+            "CDV_S3_ACCESS_KEY": "access",
+            "CDV_S3_SECRET_KEY": "secret",
+            "CDV_JWT_ISSUER": server.url,
+            "CDV_SPECS_URL": server.url,
+            "CDV_NATS_URL": nats.url,
+        }
+        checked = subprocess.run(
+            [CDV, "check"],
+            env=environment(tmp_path / "data", **settings),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert checked.returncode == 1, checked.stderr
+    assert "Traceback" not in checked.stderr
+    assert server.asked == []
+    return checked.stdout.splitlines()
+
+
+def test_what_shows_an_unknown_certificate_is_told_by_the_setting_that_names_whom_to_trust(printed: list[str]) -> None:
+    said = {line.split()[1]: line for line in printed if line.startswith("FAIL")}
+    assert set(said) == {"object_store", "issuer", "events", "schemas"}
+    for name, setting in {
+        "object_store": "CDV_S3_CA",
+        "issuer": "CDV_JWKS_CA",
+        "events": "CDV_NATS_CA",
+        "schemas": "SSL_CERT_FILE",
+    }.items():
+        assert f"whom to trust is said by {setting}" in said[name]
+
+
+def test_a_catalogue_is_believed_on_the_word_of_a_private_authority(tmp_path: Path) -> None:
+    """The system's trust is a matter of the process: so in one of its own."""
+    listed = entry("com.registryaccord.profile", ["1.0.0"])
+    files = {"SPEC_INDEX.json": index_bytes(listed), **index_of(listed)[1]}
+
+    def publish(asked: Asked) -> Answer:
+        body = files.get(asked.path.lstrip("/"))
+        return Answer(404) if body is None else Answer(200, body)
+
+    with ScriptedS3(publish, vouched(tmp_path / "ca.pem")) as server:
+        checked = subprocess.run(
+            [CDV, "check"],
+            env=environment(tmp_path / "data", CDV_SPECS_URL=server.url, SSL_CERT_FILE=str(tmp_path / "ca.pem")),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok   schemas" in checked.stdout
