@@ -31,6 +31,8 @@ def set_up_logs(settings: Settings) -> None:
     else:
         logger.add(_write_json_line, format="{message}", level="INFO", diagnose=False, backtrace=False)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
+    # It announces each retry without saying of what; whoever gives up says that.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 def _readable(record: Record) -> str:

@@ -32,6 +32,7 @@ PREFIX: Final = "vault:"
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # Kubernetes mounts it there
 _REFERENCE: Final = re.compile(r"vault:(?P<mount>[^/#\s]+)/(?P<path>[^#\s]+)#(?P<field>[^#\s]+)")
 _TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours
+_PARALLEL: Final = 4  # ours: requests at once
 _ANSWER_MAX_BYTES: Final = 1024 * 1024  # ours; Vault's own limit for a secret is about as much
 _RENEW: Final = 0.8  # log in again when this much of a login's life is over
 # Sealed or starting, without a leader, rate-limited, or a replica that lags behind (412): worth another try.
@@ -88,11 +89,11 @@ class VaultSecrets:
         self._token = environ.get("VAULT_TOKEN", "")
         self._login = None if self._token else self._login_of(environ, service_account_token)
         self._namespace = {"X-Vault-Namespace": environ["VAULT_NAMESPACE"]} if environ.get("VAULT_NAMESPACE") else {}
-        self._pool = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT, retries=False)
+        self._pool = urllib3.PoolManager(maxsize=_PARALLEL, ssl_context=context, timeout=_TIMEOUT, retries=False)
         self._monotonic = monotonic
         self._log_in_at = -math.inf
         self._lock = threading.Lock()
-        self._limiter = anyio.CapacityLimiter(4)  # not the default one, which a hanging object store may exhaust
+        self._limiter = anyio.CapacityLimiter(_PARALLEL)  # not the default one, which others may exhaust
 
     def _login_of(self, environ: Mapping[str, str], service_account_token: Path) -> Callable[[], _Auth]:
         if environ.get("VAULT_ROLE_ID"):
