@@ -1,0 +1,68 @@
+"""What a test may ask for beside `plan` and `vault`, which the runner gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conformance.http.catalogue import Catalogue
+from conformance.http.event_log import EventLog
+from conformance.http.plan import Plan
+from conformance.http.requirements import not_judged
+from conformance.http.servers import Issuer
+from conformance.http.tokens import KeyTokens
+from conformance.http.vault import Creator, Vault
+
+
+@pytest.fixture
+def ada(vault: Vault) -> Creator:
+    """Someone who has never written before."""
+    return vault.creator()
+
+
+@pytest.fixture
+def bob(vault: Vault) -> Creator:
+    """Someone else."""
+    return vault.creator()
+
+
+@pytest.fixture
+def minter(vault: Vault) -> KeyTokens:
+    """The key of an issuer that the target trusts."""
+    if not isinstance(vault.tokens, KeyTokens):
+        not_judged("needs --issuer-key or --own-issuer: tokens of a command cannot be altered")
+    return vault.tokens
+
+
+@pytest.fixture
+def issuer(plan: Plan) -> Issuer:
+    """The run's own issuer."""
+    if plan.issuer is None:
+        not_judged("needs --own-issuer")
+    return plan.issuer
+
+
+@pytest.fixture
+def catalogue(plan: Plan) -> Catalogue:
+    """The run's own catalogue, in force at the target."""
+    if plan.catalogue is None:
+        not_judged("needs --catalogue")
+    return plan.catalogue
+
+
+@pytest.fixture
+def cors_origin(plan: Plan) -> str:
+    """An origin that the target lists."""
+    if not plan.cors_origin:
+        not_judged("needs --cors-origin, one that the target lists")
+    return plan.cors_origin
+
+
+@pytest.fixture(scope="session")
+def events(plan: Plan) -> Iterator[EventLog]:
+    """What the target publishes from now on."""
+    if not plan.nats_url:
+        not_judged("needs --nats")
+    with EventLog(plan.nats_url) as opened:
+        yield opened

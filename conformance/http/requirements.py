@@ -1,0 +1,107 @@
+"""The demands of the contract (requirements.toml), and how a test says which of them it judges."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+from _pytest.outcomes import Skipped
+
+LEVELS = ("MUST", "SHOULD", "MAY")
+GROUPS = {
+    "REC": "records",
+    "CID": "content ids",
+    "IDEM": "idempotency",
+    "LIST": "listing",
+    "AUTH": "authentication",
+    "MEDIA": "media",
+    "ERR": "errors",
+    "OPS": "operations",
+    "CORS": "cross-origin",
+    "LIMIT": "limits",
+    "SCHEMA": "schemas",
+    "EVENT": "events",
+}
+Test = TypeVar("Test", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One demand; its id's prefix is its group."""
+
+    id: str
+    level: str
+    source: str
+    clause: str
+
+    @property
+    def group(self) -> str:
+        return GROUPS[self.id.partition("-")[0]]
+
+
+@cache
+def requirements() -> dict[str, Requirement]:
+    """Return all demands by id, in the file's order."""
+    file = Path(__file__).with_name("requirements.toml")
+    entries = tomllib.loads(file.read_text(encoding="utf-8"))["requirement"]
+    return {entry["id"]: Requirement(**entry) for entry in entries}
+
+
+def judges(*ids: str) -> Callable[[Test], Test]:
+    """Note on a test which requirements its outcome decides."""
+
+    def note(test: Test) -> Test:
+        test.judges = ids  # type: ignore[attr-defined]
+        return test
+
+    return note
+
+
+class Nonconforming(AssertionError):
+    """The target breaks `requirement`, whatever else the test judges."""
+
+    def __init__(self, requirement: str, message: str) -> None:
+        super().__init__(message)
+        self.requirement = requirement
+
+
+@contextmanager
+def clause(requirement: str) -> Iterator[None]:
+    """Let a failed assertion of the block count against `requirement` alone. The innermost block decides."""
+    try:
+        yield
+    except Nonconforming:
+        raise
+    except AssertionError as failure:
+        raise Nonconforming(requirement, str(failure)) from failure
+
+
+class Undecided(Skipped):
+    """The target could not be asked: slow, down, or its budget is spent. Says nothing about conformance."""
+
+
+def not_judged(reason: str) -> NoReturn:
+    """End the test: this run has not what it takes to judge."""
+    pytest.skip(reason)
+
+
+def as_markdown() -> str:
+    """Return docs/requirements.md."""
+    lines = [
+        "# Requirements",
+        "",
+        "What `cdv-conformance` judges. How verdicts come about: [conformance](conformance.md). This page is made from",
+        "`conformance/http/requirements.toml` by `cdv-conformance requirements`; a test compares them.",
+    ]
+    for prefix, group in GROUPS.items():
+        lines += ["", f"## {group[0].upper()}{group[1:]}", "", "| id | level | what | source |", "|---|---|---|---|"]
+        for found in requirements().values():
+            if found.id.startswith(f"{prefix}-"):
+                lines.append(f"| {found.id} | {found.level} | {found.clause.replace('|', '&#124;')} | {found.source} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,135 @@
+"""What the world is told on NATS. A later write of the same DID fences off what came before: no waiting for silence."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+
+from conformance.http.event_log import STREAMS, Event, EventLog
+from conformance.http.laws import TIME
+from conformance.http.requirements import Undecided, clause, judges
+from conformance.http.vault import FOLLOW, PROFILE, Creator, at_once, data, new_key, refused
+
+CONSUMERS = {"GATEWAY_FANOUT", "DURABLE_DEVTOOLS"}  # domain, events
+
+
+@pytest.fixture(autouse=True)
+def _heard(events: EventLog) -> None:
+    if events.problem and not events.streams:
+        raise Undecided(events.problem)
+
+
+def records_until(events: EventLog, creator: Creator, uri: str) -> list[Event]:
+    """Return the record events of a creator's up to that of `uri`, in order of arrival."""
+    found = events.wait(lambda event: event.payload.get("uri") == uri)
+    return [event for event in found if event.stream == "RA_RECORDS" and event.payload.get("did") == creator.did]
+
+
+def fence(events: EventLog, creator: Creator) -> list[Event]:
+    """Write once more, and return the creator's events without that one, which came last."""
+    uri = creator.created(record={"displayName": "fence"})["uri"]
+    return [event for event in records_until(events, creator, uri) if event.payload.get("uri") != uri]
+
+
+@judges("EVENT-001")
+def test_streams_and_consumers_are_there(events: EventLog):
+    assert not events.problem, events.problem
+    for name, subject in STREAMS.items():
+        subjects, consumers = events.streams[name]
+        assert subject in subjects, f"{name} takes {subjects}"
+        assert consumers >= CONSUMERS, f"{name} has the consumers {sorted(consumers)}"
+
+
+@judges("EVENT-002", "EVENT-003", "EVENT-004", "EVENT-005")
+def test_a_record_is_announced(events: EventLog, ada: Creator):
+    for collection, record in ((PROFILE, {"displayName": "Ada"}), (FOLLOW, {"subject": "did:example:a"})):
+        own = f"c-{secrets.token_hex(8)}"
+        receipt = data(ada.create({"X-Correlation-Id": own}, collection=collection, record=record))
+
+        with clause("EVENT-002"):
+            event = records_until(events, ada, receipt["uri"])[-1]
+            assert event.subject == f"cdv.records.{collection}.created"
+        with clause("EVENT-003"):
+            assert set(event.envelope) == {"type", "version", "occurredAt", "correlationId", "payload"}
+            assert TIME.fullmatch(event.envelope["occurredAt"]), event.envelope["occurredAt"]
+            assert all(isinstance(event.envelope[name], str) and event.envelope[name] for name in ("type", "version"))
+        with clause("EVENT-004"):
+            rkey = receipt["uri"].rpartition("/")[2]
+            assert event.payload == {**receipt, "did": ada.did, "collection": collection, "rkey": rkey}
+        with clause("EVENT-005"):
+            assert event.envelope["correlationId"] == own
+
+
+@judges("EVENT-006")
+def test_events_come_in_the_order_of_the_writes(events: EventLog, ada: Creator):
+    written = [ada.created(record={"displayName": str(number)})["uri"] for number in range(20)]
+    at_once(lambda n: ada.created(record={"displayName": f"at once {n}"}), range(8))
+
+    told = [event.payload["uri"] for event in fence(events, ada)]
+
+    assert told[: len(written)] == written
+    assert len(told) == len({*told}) == 28, f"{len(told)} events of 28 records"
+
+
+@judges("EVENT-007")
+def test_retries_are_announced_once(events: EventLog, ada: Creator):
+    key = new_key()
+    answers = at_once(lambda _: ada.create(idempotencyKey=key), range(12))
+    answers += [ada.create(idempotencyKey=key) for _ in range(2)]
+    uri = data(answers[0])["uri"]
+
+    assert [event.payload["uri"] for event in fence(events, ada)] == [uri]
+
+
+@judges("EVENT-008")
+def test_what_was_refused_is_not_announced(events: EventLog, ada: Creator, bob: Creator):
+    key = new_key()
+    uri = ada.created(idempotencyKey=key)["uri"]
+    refused(ada.create(record={}), 400)
+    refused(ada.create(idempotencyKey=key, record={"displayName": "Bob"}), 409)
+    refused(ada.create(cid="bafyreiazrbzlipiwm5lcl6i4tyrd6fot4pvigbuea5gfbfkxtaxzyvorai"), 409)
+    refused(ada.create(did=bob.did), 403)
+
+    assert [event.payload["uri"] for event in fence(events, ada)] == [uri]
+    assert fence(events, bob) == []
+
+
+@judges("EVENT-009")
+def test_a_correlation_id_used_twice_loses_nothing(events: EventLog, ada: Creator):
+    own = {"X-Correlation-Id": f"c-{secrets.token_hex(8)}"}
+    written = [data(ada.create(own, record={"displayName": str(number)}))["uri"] for number in range(3)]
+
+    told = fence(events, ada)
+
+    assert [event.payload["uri"] for event in told] == written
+    ids = [event.headers.get("Nats-Msg-Id") for event in told]
+    assert all(ids), "an event without Nats-Msg-Id"
+    assert len({*ids}) == 3
+
+
+@judges("EVENT-010", "EVENT-011")
+def test_a_finalised_asset_is_announced_once(events: EventLog, ada: Creator):
+    upload = ada.staged()
+    first = ada.finalize(upload.asset_id, upload.sha256)
+    asset = data(first)
+    at_once(lambda _: ada.finalize(upload.asset_id, upload.sha256), range(6))
+    last = ada.finalized()["assetId"]
+
+    told = [
+        event
+        for event in events.wait(lambda event: event.payload.get("assetId") == last)
+        if event.payload.get("did") == ada.did and event.stream == "RA_MEDIA"
+    ]
+
+    with clause("EVENT-010"):
+        expected: dict[str, Any] = {
+            name: asset[name] for name in ("assetId", "uri", "mimeType", "size", "checksum", "createdAt")
+        }
+        assert told[0].subject == "cdv.media.finalized"
+        assert told[0].payload == {**expected, "did": ada.did}
+        assert set(told[0].envelope) == {"type", "version", "occurredAt", "correlationId", "payload"}
+        assert told[0].envelope["correlationId"] == first.headers["x-correlation-id"]
+    with clause("EVENT-011"):
+        assert [event.payload["assetId"] for event in told] == [upload.asset_id, last]

@@ -1,0 +1,185 @@
+"""A retry finds what the first request did, and nobody else's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import strategies as st
+
+from conformance.http.profiles import for_all
+from conformance.http.requirements import clause, judges
+from conformance.http.values import profiles, respelt
+from conformance.http.vault import FOLLOW, PROFILE, RECORD, Creator, Vault, at_once, data, new_key, refused
+
+AT_ONCE = 24
+REPLAYED = "idempotent-replayed"
+
+
+def receipt_of(answer: httpx.Response) -> bytes:
+    """Return the bytes of an accepted create."""
+    data(answer)
+    return answer.content
+
+
+@judges("IDEM-001", "IDEM-002", "IDEM-003")
+@for_all(cost=2, record=profiles(), by_header=st.booleans(), created_at=st.booleans())
+def test_a_retry_gets_the_first_answer(ada: Creator, record: dict[str, Any], by_header: bool, created_at: bool):
+    members: dict[str, Any] = {"record": record}
+    if created_at:
+        members["createdAt"] = "2026-11-24T02:53:29.5+01:00"
+    key = new_key()
+    headers = {"Idempotency-Key": key} if by_header else {}
+    if not by_header:
+        members["idempotencyKey"] = key
+    first = ada.create(headers, **members)
+    uri = data(first)["uri"]
+
+    for _ in range(2):
+        again = ada.create(headers, **members)
+        with clause("IDEM-001"):
+            assert receipt_of(again) == first.content
+        with clause("IDEM-002"):
+            assert again.headers.get(REPLAYED) == "true"
+            assert first.headers.get(REPLAYED, "false") != "true"
+    with clause("IDEM-003"):
+        ada.created(record={"displayName": "after"})
+        assert [it["uri"] for it in data(ada.listing(limit=3))["records"][1:]].count(uri) == 1
+        assert data(ada.listing(limit=2))["records"][1]["uri"] == uri
+
+
+@judges("IDEM-004")
+@for_all(record=profiles(), seed=st.integers(0, 2**32))
+def test_another_spelling_is_the_same_request(ada: Creator, record: dict[str, Any], seed: int):
+    record = {**record, "n": 10, "m": [1, 2.5]}
+    key = new_key()
+    first = ada.create(idempotencyKey=key, record=record)
+    data(first)
+
+    body = respelt(ada.body(idempotencyKey=key, record=record), seed)
+    again = ada.vault.send("POST", RECORD, by=ada, content=body.encode())
+
+    assert receipt_of(again) == first.content
+
+
+@judges("IDEM-005", "IDEM-006")
+@for_all(
+    cost=2,
+    other=st.sampled_from(
+        [
+            {"record": {"displayName": "Bob"}},
+            {"record": {"displayName": "Ada", "more": None}},
+            {"collection": FOLLOW},
+            {"createdAt": "2026-11-24T02:53:29Z"},
+            {"createdAt": ...},
+            {"schemaVersion": ...},
+        ]
+    ),
+)
+def test_another_request_with_the_key_is_refused(ada: Creator, other: dict[str, Any]):
+    version = ada.created()["schemaVersion"]
+    key = new_key()
+    record = {"displayName": "Ada", "subject": "did:example:a"}
+    good = {"idempotencyKey": key, "record": record, "createdAt": "2026-11-24T01:00:00Z", "schemaVersion": version}
+    first = ada.create(**good)
+    uri = data(first)["uri"]
+
+    with clause("IDEM-005"):
+        refused(ada.create(**{**good, **other}), 409, "CDV_CONFLICT")
+    with clause("IDEM-006"):
+        assert data(ada.listing(limit=1))["records"][0]["uri"] == uri
+        assert receipt_of(ada.create(**good)) == first.content
+
+
+@judges("IDEM-007")
+def test_a_key_is_its_dids_own(ada: Creator, bob: Creator):
+    key = new_key()
+    hers = ada.created(idempotencyKey=key)
+    his = bob.create(idempotencyKey=key, record={"displayName": "Bob"})
+
+    assert data(his)["uri"].startswith(f"at://{bob.did}/")
+    assert his.headers.get(REPLAYED, "false") != "true"
+    assert [it["uri"] for it in ada.listed()] == [hers["uri"]]
+
+
+@judges("IDEM-008", "IDEM-009")
+def test_header_and_member_are_the_same_key(ada: Creator):
+    key = new_key()
+    first = ada.create({"Idempotency-Key": key})
+    data(first)
+
+    with clause("IDEM-008"):
+        assert receipt_of(ada.create(idempotencyKey=key)) == first.content
+        assert receipt_of(ada.create({"Idempotency-Key": key}, idempotencyKey=key)) == first.content
+    with clause("IDEM-009"):
+        refused(ada.create({"Idempotency-Key": key}, idempotencyKey=new_key()), 400)
+
+
+_VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F))
+
+
+@judges("IDEM-010")
+@for_all(key=st.text(_VISIBLE, min_size=1, max_size=255) | st.sampled_from(["k", "x" * 255, _VISIBLE]))
+def test_any_visible_key_will_do(vault: Vault, ada: Creator, key: str):
+    first = ada.create(idempotencyKey=key)  # somebody may have used it in an earlier example, which is as good
+
+    assert receipt_of(ada.create(idempotencyKey=key)) == receipt_of(first)
+
+
+@judges("IDEM-011")
+@for_all(
+    key=st.sampled_from(["", "x" * 256, "a b", " ", "a\n", "\x7f", "caf\u00e9", "\u200b", "\t", "\U0001f600", "a\x1fb"])
+)
+def test_any_other_key_is_refused(ada: Creator, key: str):
+    refused(ada.create(idempotencyKey=key), 400, "CDV_VALIDATION")
+
+
+@judges("IDEM-011")
+def test_any_other_key_in_the_header_is_refused(ada: Creator):
+    for key in ("x" * 256, "a b"):
+        refused(ada.create({"Idempotency-Key": key}), 400, "CDV_VALIDATION")
+
+
+@judges("IDEM-012")
+@pytest.mark.parametrize("attempt", range(3))
+def test_retries_at_once_make_one_record(ada: Creator, attempt: int):
+    key = new_key()
+
+    answers = at_once(lambda _: ada.create(idempotencyKey=key), range(AT_ONCE))
+
+    assert len({receipt_of(answer) for answer in answers}) == 1, "the answers differ"
+    assert [it["uri"] for it in ada.listed()] == [data(answers[0])["uri"]]
+
+
+@judges("IDEM-013")
+@pytest.mark.parametrize("attempt", range(3))
+def test_of_different_requests_at_once_one_is_accepted(ada: Creator, attempt: int):
+    key = new_key()
+
+    answers = at_once(lambda n: ada.create(idempotencyKey=key, record={"displayName": str(n)}), range(AT_ONCE))
+
+    accepted = [answer for answer in answers if answer.status_code == 200]
+    assert len(accepted) == 1, f"{len(accepted)} were accepted"
+    for answer in answers:
+        if answer is not accepted[0]:
+            refused(answer, 409, "CDV_CONFLICT")
+    assert [it["uri"] for it in ada.listed()] == [data(accepted[0])["uri"]]
+
+
+@judges("IDEM-014")
+def test_a_refused_request_leaves_its_key_unused(ada: Creator):
+    key = new_key()
+    refused(ada.create(idempotencyKey=key, record={}), 400)
+
+    answer = ada.create(idempotencyKey=key)
+
+    assert data(answer)["uri"].startswith(f"at://{ada.did}/{PROFILE}/")
+
+
+@judges("IDEM-015")
+def test_a_key_gives_nothing_away_to_others(vault: Vault, ada: Creator, bob: Creator):
+    key = new_key()
+    ada.created(idempotencyKey=key)
+
+    refused(vault.send("POST", RECORD, by=bob, body=ada.body(idempotencyKey=key)), 403, "CDV_DID_MISMATCH")

@@ -1,0 +1,207 @@
+"""Budgets and sizes. What the limits are is read from the target's headers; the last test here spends a budget."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from hypothesis import strategies as st
+
+from conformance.http.plan import Plan
+from conformance.http.profiles import for_all
+from conformance.http.requirements import Undecided, clause, judges, not_judged
+from conformance.http.vault import LIST, RECORD, Creator, Vault, at_once, data, refused
+
+JSON = {"Content-Type": "application/json"}
+RECORD_MAX_BYTES = 256 * 1024  # http-api §5
+NESTING_MAX = 32  # http-api §5
+# Whether the record itself or its innermost text counts is left open: what lies this near is not judged.
+NESTING_SLACK = 2
+SPENT_MAX = {"quick": 150, "default": 700, "thorough": 5000}  # requests that may be made to spend a budget
+WINDOWS_TRIED = 4
+LYING_ANSWER_SECONDS = 20
+
+
+def budget_of(answer: httpx.Response) -> tuple[int, int, str]:
+    """Return limit, remaining, and the window's end as it is written."""
+    limit, remaining, reset = (answer.headers.get(f"x-ratelimit-{it}", "") for it in ("limit", "remaining", "reset"))
+    assert limit.isdecimal(), f"X-RateLimit-Limit: {limit or 'missing'}"
+    assert remaining.isdecimal(), f"X-RateLimit-Remaining: {remaining or 'missing'}"
+    assert reset.isdecimal(), f"X-RateLimit-Reset: {reset or 'missing'}"
+    return int(limit), int(remaining), reset
+
+
+@judges("LIMIT-001")
+def test_budgets_are_told(ada: Creator):
+    answers = [
+        ada.create(),
+        ada.listing(),
+        ada.get("at://did:example:a/com.example.b/c"),
+        ada.init(),
+        ada.create(record={}),
+    ]
+    asset = ada.finalized()["assetId"]
+    answers += [ada.meta(asset), ada.vault.send("GET", f"/v1/media/{asset}/content", by=ada)]
+    for answer in answers:
+        limit, remaining, _ = budget_of(answer)
+        assert 0 <= remaining <= limit
+
+
+@judges("LIMIT-002")
+def test_a_request_is_counted(ada: Creator):
+    for call in (ada.create, ada.listing):
+        for _ in range(WINDOWS_TRIED):
+            before, after = budget_of(call())[1], budget_of(call())[1]
+            if after < before:
+                break
+        assert after < before, f"{before} remained, then {after}"
+
+
+@judges("LIMIT-003", "LIMIT-004")
+def test_nobody_spends_anothers_budget(ada: Creator, bob: Creator):
+    def counted_by(call: Any, *between: Any) -> int:
+        """Return how many requests were counted from one call to the next, with others in between."""
+        counted = []
+        for _ in range(WINDOWS_TRIED):
+            before = budget_of(call())[1]
+            for other in between:
+                other()
+            counted.append(before - budget_of(call())[1])
+            if counted[-1] > 0:
+                break  # else a window ended meanwhile
+        return counted[-1]
+
+    with clause("LIMIT-003"):
+        assert counted_by(ada.create, *[ada.listing] * 3) == 1, "reads were counted as writes"
+        assert counted_by(ada.listing, *[ada.create] * 3) == 1, "writes were counted as reads"
+    with clause("LIMIT-004"):
+        assert counted_by(ada.create, *[bob.create] * 3) == 1, "another subject's writes were counted"
+        assert counted_by(ada.listing, *[bob.listing] * 3) == 1, "another subject's reads were counted"
+
+
+def _chunks(size: int) -> Iterator[bytes]:
+    yield b'{"x": "'
+    for _ in range(size // 65536 + 1):
+        yield b"x" * 65536
+    yield b'"}'
+
+
+@judges("LIMIT-006")
+@for_all(cost=3, beyond=st.integers(1, 70_000), declared=st.booleans())
+def test_a_body_over_the_limit_is_refused(vault: Vault, plan: Plan, ada: Creator, beyond: int, declared: bool):
+    size = plan.max_body_bytes + beyond
+    content: Any = b"".join(_chunks(size)) if declared else _chunks(size)
+
+    refused(vault.send("POST", RECORD, by=ada, headers=JSON, content=content), 413, "CDV_BAD_REQUEST")
+
+
+@judges("LIMIT-007")
+def test_a_length_that_lies_is_seen_through(vault: Vault, plan: Plan, ada: Creator):
+    body = json.dumps(ada.body()).encode()
+    with clause("LIMIT-007"):
+        # Says too much: refused for what it says, without waiting for the rest.
+        status = _lying(vault, ada, str(plan.max_body_bytes + 1), body)
+        assert status in {413, 400, None}, status
+        # Says what is no length.
+        for length in ("-1", "abc", "1e3"):
+            status = _lying(vault, ada, length, body)
+            assert status in {413, 400, None}, f"Content-Length: {length} is answered {status}"
+        # Says too little: what is left is no request.
+        status = _lying(vault, ada, "10", body)
+        assert status in {400, None}, status
+    assert data(ada.create())
+
+
+def _lying(vault: Vault, creator: Creator, length: str, body: bytes) -> int | None:
+    """Send a body under that Content-Length; return the status, or None if the connection was closed."""
+    parts = urlsplit(vault.url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=LYING_ANSWER_SECONDS)
+    try:
+        connection.putrequest("POST", parts.path + RECORD)
+        connection.putheader("Authorization", f"Bearer {vault.tokens.token(creator.did)}")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", length)
+        connection.endheaders(body)
+        return connection.getresponse().status
+    except TimeoutError:
+        raise AssertionError(f"Content-Length: {length} is not answered in {LYING_ANSWER_SECONDS} s") from None
+    except (ConnectionError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+@judges("LIMIT-008", "LIMIT-009")
+@for_all(cost=3, near=st.integers(1, 4000), shape=st.sampled_from(["text", "list"]))
+def test_a_record_has_a_size(ada: Creator, near: int, shape: str):
+    def record(size: int) -> dict[str, Any]:
+        frame = len('{"displayName":"Ada","x":""}')
+        if shape == "text":
+            return {"displayName": "Ada", "x": "x" * (size - frame)}
+        return {"displayName": "Ada", "x": ["x" * 97] * ((size - frame) // 100)}
+
+    with clause("LIMIT-008"):
+        answer = ada.create(record=record(RECORD_MAX_BYTES + 4000 + near))
+        refused(answer, answer.status_code if answer.status_code in {400, 413} else 400)
+    with clause("LIMIT-009"):
+        ada.created(record=record(RECORD_MAX_BYTES - 4000 - near))
+
+
+@judges("LIMIT-010")
+@for_all(
+    cost=2,
+    levels=st.integers(NESTING_MAX + NESTING_SLACK, 200) | st.sampled_from([5000, 100_000]),
+    opening=st.sampled_from(["[", '{"a":']),
+)
+def test_nesting_has_an_end(vault: Vault, ada: Creator, levels: int, opening: str):
+    closing = "]" if opening == "[" else "}"
+    frame = json.dumps(ada.body(record={"displayName": "Ada", "x": "HERE"}))
+    content = frame.replace('"HERE"', opening * levels + "1" + closing * levels).encode()
+
+    answer = vault.send("POST", RECORD, by=ada, headers=JSON, content=content)
+
+    refused(answer, answer.status_code if answer.status_code in {400, 413} else 400)
+
+
+@judges("LIMIT-011")
+@for_all(cost=2, levels=st.integers(1, NESTING_MAX - NESTING_SLACK), opening=st.sampled_from(["[", '{"a":']))
+def test_nesting_within_the_limit_is_accepted(vault: Vault, ada: Creator, levels: int, opening: str):
+    value: Any = 1
+    for _ in range(levels):
+        value = [value] if opening == "[" else {"a": value}
+
+    ada.created(record={"displayName": "Ada", "x": value})
+
+
+@judges("LIMIT-005")
+def test_a_spent_budget_is_refused(vault: Vault, plan: Plan, ada: Creator, bob: Creator):
+    calls = {"writes": lambda: _impatient(ada, "POST", RECORD), "reads": lambda: _impatient(ada, "GET", LIST)}
+    limits = {name: budget_of(call())[0] for name, call in calls.items()}
+    affordable = {name: limit for name, limit in limits.items() if limit <= SPENT_MAX[plan.profile]}
+    if not affordable:
+        not_judged(f"its budgets of {limits} are more than this profile spends ({SPENT_MAX[plan.profile]} requests)")
+    name = min(affordable, key=lambda it: affordable[it])
+
+    # Windows may end meanwhile: twice the budget and a little cannot all fit into one and its neighbour.
+    for _ in range(2 * limits[name] // 10 + 2):
+        answers = at_once(lambda _: calls[name](), range(10))
+        spent = [answer for answer in answers if answer.status_code == 429]
+        if spent:
+            break
+    else:
+        raise Undecided(f"{2 * limits[name] + 20} {name} took longer than their window")
+    refused(spent[0], 429, "CDV_RATE_LIMIT")
+    assert spent[0].headers.get("retry-after", "").isdecimal(), f"Retry-After: {spent[0].headers.get('retry-after')}"
+    assert int(spent[0].headers["retry-after"]) >= 1
+    assert _impatient(bob, "GET", LIST).status_code == 200, "another subject is refused too"
+
+
+def _impatient(creator: Creator, method: str, path: str) -> httpx.Response:
+    body = creator.body() if method == "POST" else None
+    params = None if method == "POST" else {"did": creator.did}
+    return creator.vault.send(method, path, by=creator, body=body, params=params, patient=False)

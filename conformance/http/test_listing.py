@@ -1,0 +1,346 @@
+"""Pages: what is in them, in which order, and where they go on."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from conformance.http.profiles import for_all
+from conformance.http.requirements import clause, judges
+from conformance.http.vault import FOLLOW, LIST, PROFILE, Creator, Vault, at_once, data, refused
+
+RECORDS = 30  # more than the default page, few enough to write
+
+
+@pytest.fixture(scope="module")
+def writer(vault: Vault) -> Creator:
+    """Someone with RECORDS records in two collections, written one after the other."""
+    creator = vault.creator()
+    for number in range(RECORDS):
+        record = {"displayName": str(number), "subject": "did:example:a"}
+        creator.created(collection=FOLLOW if number % 3 == 0 else PROFILE, record=record)
+    return creator
+
+
+@pytest.fixture(scope="module")
+def everything(writer: Creator) -> list[dict[str, Any]]:
+    """All of the writer's records, newest first."""
+    records = writer.listed()
+    assert len(records) == RECORDS
+    return records
+
+
+def position(record: dict[str, Any]) -> tuple[str, str]:
+    return record["indexedAt"], record["uri"].rpartition("/")[2]
+
+
+def walk(creator: Creator, limit: int, between: Callable[[], object] = lambda: None, **filters: Any) -> list[list[Any]]:
+    """Return the pages. `between` is called after each."""
+    pages = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = data(creator.listing(limit=limit, **filters, **cursor))
+        pages.append(page["records"])
+        between()
+        if "nextCursor" not in page:
+            return pages
+        cursor = {"cursor": page["nextCursor"]}
+        assert len(pages) < 200, "the walk does not end"
+
+
+@judges("LIST-001", "LIST-021")
+def test_a_page_says_of_a_record_what_get_says(ada: Creator):
+    ada.created(createdAt="2026-11-24T03:53:29+01:00")
+    ada.created()
+    page = data(ada.listing())
+
+    with clause("LIST-001"):
+        assert {"records"} <= set(page) <= {"records", "nextCursor"}
+        for record in page["records"]:
+            assert {"uri", "cid", "value", "indexedAt", "schemaVersion"} <= set(record)
+    with clause("LIST-021"):
+        assert [data(ada.get(record["uri"])) for record in page["records"]] == page["records"]
+
+
+@judges("LIST-002")
+def test_the_newest_comes_first(everything: list[dict[str, Any]]):
+    positions = [position(record) for record in everything]
+
+    assert positions == sorted(positions, reverse=True)
+
+
+@judges("LIST-002")
+def test_what_came_at_once_is_in_order_too(vault: Vault):
+    new = vault.creator()
+    at_once(lambda n: new.created(record={"displayName": str(n)}), range(16))
+
+    positions = [position(record) for page in walk(new, 5) for record in page]
+
+    assert len(positions) == 16
+    assert positions == sorted(positions, reverse=True)
+
+
+@judges("LIST-003")
+def test_a_page_holds_25_unless_asked(writer: Creator):
+    assert len(data(writer.listing())["records"]) == 25
+
+
+@judges("LIST-004", "LIST-006", "LIST-007", "LIST-009")
+@for_all(
+    cost=2,
+    limit=st.integers(1, RECORDS + 2) | st.sampled_from([1, 10, 15, RECORDS - 1, RECORDS, 100]),
+    only=st.sampled_from([None, FOLLOW, PROFILE]),
+)
+def test_the_pages_make_up_the_whole(writer: Creator, everything: list[dict[str, Any]], limit: int, only: str | None):
+    expected = [it for it in everything if only is None or f"/{only}/" in it["uri"]]
+    filters: dict[str, Any] = {"collection": only} if only else {}
+    first = data(writer.listing(limit=limit, **filters))
+    with clause("LIST-004"):
+        assert len(first["records"]) == min(limit, len(expected))
+    with clause("LIST-006"):
+        assert ("nextCursor" in first) == (limit < len(expected))
+
+    pages = walk(writer, limit, **filters) if limit > 2 or len(expected) <= 20 else [first["records"]]
+
+    with clause("LIST-009" if only else "LIST-007"):
+        assert all(not only or f"/{only}/" in it["uri"] for page in pages for it in page)
+    with clause("LIST-007"):
+        assert [it for page in pages for it in page] == expected[: sum(map(len, pages))]
+        assert len(pages) == 1 or sum(map(len, pages)) == len(expected)
+    with clause("LIST-006"):
+        assert all(page or not expected for page in pages), "an empty page after a nextCursor"
+
+
+@judges("LIST-005")
+@for_all(
+    limit=st.sampled_from(
+        ["0", "101", "-1", "1.5", "ten", "", " 5", "1e1", "+5", "0x5", "1000000000000000000000", "5,5", "\u0665"]
+    )
+)
+def test_any_other_limit_is_refused(writer: Creator, limit: str):
+    refused(writer.listing(limit=limit), 400)
+
+
+@judges("LIST-008")
+@for_all(cost=4, limit=st.integers(2, 7), writers=st.integers(1, 3))
+def test_a_walk_misses_nothing_while_others_write(vault: Vault, limit: int, writers: int):
+    new = vault.creator()
+    before = {new.created(record={"displayName": str(number)})["uri"] for number in range(12)}
+
+    def write() -> None:
+        at_once(lambda n: new.created(record={"displayName": f"later {n}"}), range(writers))
+
+    walked = [record["uri"] for page in walk(new, limit, between=write) for record in page]
+
+    assert len({*walked}) == len(walked), "a record came twice"
+    assert not before - {*walked}, f"{len(before - {*walked})} records were missed"
+
+
+@judges("LIST-010", "LIST-012")
+@for_all(first=st.integers(0, RECORDS - 1), last=st.integers(0, RECORDS - 1), minutes=st.integers(-720, 840))
+def test_since_and_until_are_inclusive(
+    writer: Creator, everything: list[dict[str, Any]], first: int, last: int, minutes: int
+):
+    newest, oldest = min(first, last), max(first, last)
+    since, until = everything[oldest]["indexedAt"], everything[newest]["indexedAt"]
+    expected = [record for record in everything if since <= record["indexedAt"] <= until]
+    with clause("LIST-010"):
+        assert writer.listed(since=since, until=until) == expected
+        assert writer.listed(since=since) == [it for it in everything if since <= it["indexedAt"]]
+        assert [it for page in walk(writer, 7, since=since, until=until) for it in page] == expected
+
+    elsewhere = datetime.fromisoformat(since).astimezone(timezone(timedelta(minutes=minutes))).isoformat()
+
+    with clause("LIST-012"):
+        assert writer.listed(since=elsewhere, until=until) == expected, elsewhere
+
+
+@judges("LIST-010")
+def test_a_microsecond_makes_the_difference(writer: Creator, everything: list[dict[str, Any]]):
+    middle = everything[RECORDS // 2]
+    moment = datetime.fromisoformat(middle["indexedAt"])
+    after = (moment + timedelta(microseconds=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    before = (moment - timedelta(microseconds=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    assert middle not in writer.listed(since=after)
+    assert middle not in writer.listed(until=before)
+
+
+@judges("LIST-011")
+def test_since_after_until_is_refused(writer: Creator, everything: list[dict[str, Any]]):
+    newest, oldest = everything[0]["indexedAt"], everything[-1]["indexedAt"]
+    assert newest > oldest
+
+    refused(writer.listing(since=newest, until=oldest), 400)
+
+
+@judges("LIST-012")
+@for_all(
+    name=st.sampled_from(["since", "until"]),
+    text=st.sampled_from(
+        [
+            "2026-11-24T02:53:29",
+            "2026-11-24",
+            "yesterday",
+            "",
+            "1763951609",
+            "2026-02-30T00:00:00Z",
+            "2026-11-24T02:53:29+25:00",
+        ]
+    ),
+)
+def test_a_bound_that_is_no_moment_is_refused(writer: Creator, name: str, text: str):
+    refused(writer.listing(**{name: text}), 400)
+
+
+@judges("LIST-013")
+def test_nobody_has_an_empty_page(vault: Vault, ada: Creator):
+    for filters in ({}, {"collection": PROFILE}, {"limit": 1}):
+        page = data(ada.listing(**filters))
+        assert page == {"records": []}, page
+
+
+@judges("LIST-014")
+@for_all(
+    cost=2,
+    did=st.sampled_from(
+        ["", "did:", "nobody", "did:example", "DID:example:a", "did:example:a b", "did:example:" + "x" * 2040]
+    ),
+)
+def test_a_listing_needs_a_did(ada: Creator, did: str):
+    refused(ada.listing(did=did), 400)
+
+
+@judges("LIST-014")
+def test_a_listing_without_did_is_refused(vault: Vault, ada: Creator):
+    refused(vault.send("GET", LIST, by=ada), 400)
+
+
+@judges("LIST-015")
+@for_all(
+    cost=2,
+    collection=st.sampled_from(["com.example.nobody.knows", "post", "", "a..b", PROFILE.upper(), f"{PROFILE} ", "%"]),
+)
+def test_a_collection_nobody_knows_is_refused(writer: Creator, collection: str):
+    refused(writer.listing(collection=collection), 400)
+
+
+@judges("LIST-016")
+@for_all(cost=2, limit=st.integers(1, RECORDS - 1))
+def test_a_cursor_names_the_last_record(writer: Creator, limit: int):
+    page = data(writer.listing(limit=limit))
+    indexed_at, rkey = position(page["records"][-1])
+
+    assert _decoded(page["nextCursor"]) == {"lastIndexedAt": indexed_at, "lastRkey": rkey}
+
+
+_RKEY, _TIME = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "2026-11-24T02:53:29.331656Z"
+_NO_CURSORS: list[Any] = [
+    *({}, [], None, 1, "x", {"lastIndexedAt": _TIME}, {"lastRkey": _RKEY}, [_TIME, _RKEY]),
+    *(
+        {"lastIndexedAt": 1, "lastRkey": _RKEY},
+        {"lastIndexedAt": _TIME, "lastRkey": 1},
+        {"lastIndexedAt": _TIME, "lastRkey": None},
+    ),
+    *({"lastIndexedAt": "2026-13-24T02:53:29.331656Z", "lastRkey": _RKEY}, {"lastIndexedAt": "", "lastRkey": _RKEY}),
+    *(
+        {"lastIndexedAt": "2026-11-24T02:53:29.331656", "lastRkey": _RKEY},
+        {"lastIndexedAt": "yesterday", "lastRkey": _RKEY},
+    ),
+    {"lastIndexedAt": _TIME, "lastRkey": _RKEY, "extra": 1},
+]
+
+
+@judges("LIST-017", "LIST-019")
+@for_all(
+    cursor=st.sampled_from(["", "!", "null", "0", "a", "====", "\u00e9", "bm90IGpzb24", "e30", "%00"])
+    | st.sampled_from(
+        [
+            base64.urlsafe_b64encode(json.dumps(it, separators=(",", ":")).encode()).decode().rstrip("=")
+            for it in _NO_CURSORS
+        ]
+    )
+    | st.binary(max_size=40).map(lambda content: base64.urlsafe_b64encode(content).decode().rstrip("="))
+)
+def test_what_is_no_cursor_is_refused(writer: Creator, cursor: str):
+    answer = writer.listing(cursor=cursor)
+
+    with clause("LIST-017"):
+        error = refused(answer, 400, "CDV_CURSOR_INVALID")
+    with clause("LIST-019"):
+        assert "cursor" in str(error.get("message", "")).lower()
+        assert any(word in error["message"].lower() for word in ("without", "start", "again", "restart", "first"))
+
+
+_SPELLINGS: dict[str, Callable[[str], str]] = {
+    "padded, or too much so": lambda it: it + ("=" * (-len(it) % 4) or "===="),
+    "followed by a line break": lambda it: it + "\n",
+    "after a space": lambda it: f" {it}",
+    "with a character that is not in the alphabet": lambda it: f"{it[:4]}!{it[4:]}",
+    "with spaces in its JSON": lambda it: _encoded(json.dumps(_decoded(it))),
+    "with its members in another order": lambda it: _encoded(_compact(dict(reversed(_decoded(it).items())))),
+    "with a member more": lambda it: _encoded(_compact({**_decoded(it), "x": 1})),
+    "with a member twice": lambda it: _encoded(
+        _compact(_decoded(it))[:-1] + f',"lastRkey":"{_decoded(it)["lastRkey"]}"}}'
+    ),
+    "with an offset for Z": lambda it: _retimed(it, lambda time: time.replace("Z", "+00:00")),
+    "with fewer digits or more": lambda it: _retimed(it, lambda time: time.replace("Z", "0Z")),
+    "escaped in its JSON": lambda it: _encoded(_compact(_decoded(it)).replace("lastRkey", "last\\u0052key")),
+    "twice over": lambda it: _encoded(it),
+    "cut short": lambda it: it[:-3],
+    "with stray bits": lambda it: _with_stray_bits(it),
+}
+
+
+@judges("LIST-018")
+@for_all(spelling=st.sampled_from([*_SPELLINGS]), limit=st.integers(1, 5))
+def test_a_cursor_has_one_spelling(writer: Creator, spelling: str, limit: int):
+    cursor = data(writer.listing(limit=limit))["nextCursor"]
+    other = _SPELLINGS[spelling](cursor)
+    if other == cursor:
+        return  # this spelling happens to be the one
+
+    refused(writer.listing(limit=limit, cursor=other), 400, "CDV_CURSOR_INVALID")
+
+
+@judges("LIST-020")
+def test_a_listing_is_its_dids_own(vault: Vault, ada: Creator, bob: Creator):
+    hers, his = ada.created()["uri"], bob.created()["uri"]
+    # One DID begins with the other's text: a comparison by prefix would mix them up.
+    longer = vault.creator(f"{ada.did}x")
+    longer.created()
+
+    assert [it["uri"] for it in ada.listed()] == [hers]
+    assert [it["uri"] for it in bob.listed()] == [his]
+    assert len(longer.listed()) == 1
+
+
+def _decoded(cursor: str) -> Any:
+    return json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _retimed(cursor: str, change: Callable[[str], str]) -> str:
+    found = _decoded(cursor)
+    return _encoded(_compact({**found, "lastIndexedAt": change(found["lastIndexedAt"])}))
+
+
+def _with_stray_bits(cursor: str) -> str:
+    """Return the cursor with another last character that decodes to the same bytes, if there is one."""
+    if len(cursor) % 4 == 0:
+        return cursor
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return cursor[:-1] + alphabet[alphabet.index(cursor[-1]) ^ 1]

@@ -1,0 +1,146 @@
+"""Correlation ids, liveness, readiness, metrics, the API's own description."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from hypothesis import strategies as st
+
+from conformance.http.laws import CORRELATION_ID, STATUS_OF_CODE
+from conformance.http.profiles import for_all
+from conformance.http.requirements import judges
+from conformance.http.vault import FINALIZE, INIT, LIST, RECORD, Creator, Vault, json_of, refused
+
+ENDPOINTS = {
+    (RECORD, "post"),
+    (RECORD, "get"),
+    (LIST, "get"),
+    (INIT, "post"),
+    (FINALIZE, "post"),
+    ("/v1/media/{}/meta", "get"),
+    ("/v1/media/{}/content", "get"),
+    *((path, "get") for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")),
+}
+_GOOD_IDS = st.from_regex(CORRELATION_ID, fullmatch=True) | st.sampled_from(["x" * 128, ".", "a:b_c-d.E9"])
+_BAD_IDS = st.sampled_from(["x" * 129, "a b", "a/b", "<script>", "a,b", '"a"', "%00"]) | st.text(
+    "abc/?#[]@!$&'()*+;=", min_size=1
+).filter(lambda it: not CORRELATION_ID.fullmatch(it))
+
+
+@judges("OPS-002")
+@for_all(own=_GOOD_IDS)
+def test_a_good_correlation_id_is_echoed(vault: Vault, ada: Creator, own: str):
+    for answer in (
+        ada.create({"X-Correlation-Id": own}),
+        vault.get("at://nobody", X_Correlation_Id=own),
+        vault.send("GET", "/v1/nowhere", headers={"X-Correlation-Id": own}),
+    ):
+        assert answer.headers.get("x-correlation-id") == own
+
+
+@judges("OPS-003")
+@for_all(own=_BAD_IDS)
+def test_a_bad_correlation_id_is_replaced(vault: Vault, own: str):
+    sent = {"X-Correlation-Id": own}
+    given = [vault.send("GET", "/v1/nowhere", headers=sent).headers.get("x-correlation-id", "") for _ in range(2)]
+
+    assert own not in given
+    assert given[0] != given[1], "two requests were given the same id"
+    assert all(CORRELATION_ID.fullmatch(it) for it in given)
+
+
+@judges("OPS-003")
+def test_each_request_without_an_id_is_given_its_own(vault: Vault):
+    given = {vault.send("GET", "/v1/nowhere").headers.get("x-correlation-id") for _ in range(5)}
+
+    assert len(given) == 5
+
+
+@judges("OPS-004")
+def test_it_says_that_it_is_alive(vault: Vault):
+    assert vault.send("GET", "/healthz").status_code == 200
+
+
+@judges("OPS-005")
+def test_readiness_names_dependencies(vault: Vault):
+    answer = vault.send("GET", "/readyz", patient=False)
+
+    assert answer.status_code in {200, 503}, answer.status_code
+    listed = [*_dependencies(json_of(answer))]
+    assert listed, f"no dependency with its state in {answer.text[:300]!r}"
+
+
+@judges("OPS-006")
+def test_metrics_move(vault: Vault, ada: Creator):
+    before = vault.send("GET", "/metrics")
+    assert before.status_code == 200
+    assert before.headers.get("content-type", "").startswith(("text/plain", "application/openmetrics-text"))
+    for line in before.text.splitlines():
+        assert not line or line.startswith("#") or re.fullmatch(r"[a-zA-Z_:][\w:]*(\{.*\})? \S+( \S+)?", line), line
+    for _ in range(3):
+        ada.created()
+        refused(ada.create(record={}), 400)
+
+    after = vault.send("GET", "/metrics")
+
+    own = {line for line in after.text.splitlines() if not line.startswith(("#", "process_", "python_"))}
+    assert own - {*before.text.splitlines()}, "no metric of the service changed"
+
+
+@judges("OPS-007")
+def test_it_describes_itself(vault: Vault):
+    answer = vault.send("GET", "/openapi.json")
+
+    assert answer.status_code == 200
+    document = json_of(answer)
+    assert isinstance(document, dict), "no JSON object"
+    assert str(document.get("openapi", "")).startswith("3."), document.get("openapi")
+    described = {
+        (re.sub(r"\{[^}]*\}", "{}", path), method) for path, item in document["paths"].items() for method in item
+    }
+    assert not ENDPOINTS - described, f"not described: {sorted(ENDPOINTS - described)}"
+    text = json.dumps(document)
+    assert not [code for code in STATUS_OF_CODE if code not in text]
+
+
+@judges("OPS-008")
+def test_the_reference_page_needs_no_other_host(vault: Vault):
+    answer = vault.send("GET", "/docs")
+    if answer.is_redirect:
+        answer = vault.send("GET", str(answer.url.join(answer.headers["location"])))
+
+    assert answer.status_code == 200
+    assert answer.headers.get("content-type", "").startswith("text/html")
+    loaded = re.findall(
+        r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*[\"']?((?:https?:)?//[^\"'\s>]+)", answer.text
+    )
+    foreign = [url for url in loaded if not url.startswith(vault.url)]
+    assert not foreign, foreign
+    assert "@import" not in answer.text
+
+
+@judges("OPS-009")
+@for_all(
+    cost=2,
+    sent=st.sampled_from(
+        ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-0-0-00", "", "ff" * 40, "a b"]
+    ),
+)
+def test_a_trace_context_changes_nothing(ada: Creator, sent: str):
+    assert ada.create({"traceparent": sent}).status_code == 200
+    assert ada.create({"traceparent": sent}, record={}).status_code == 400
+
+
+def _dependencies(value: object) -> Iterator[dict[str, object]]:
+    """Yield whatever looks like a dependency's state: something named, with truth values for up and critical."""
+    if isinstance(value, dict):
+        truths = [it for it in value.values() if isinstance(it, bool)]
+        if len(truths) >= 2:
+            yield value
+        for member in value.values():
+            yield from _dependencies(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _dependencies(member)

@@ -1,0 +1,309 @@
+"""Create and get: what goes in comes out, and nothing else goes in."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from conformance.http.laws import TIME
+from conformance.http.profiles import for_all
+from conformance.http.requirements import clause, judges
+from conformance.http.tokens import KeyTokens
+from conformance.http.values import JSON_OBJECTS, JSON_VALUES, same
+from conformance.http.vault import POST, PROFILE, RECORD, Creator, Vault, at_once, data, refused
+from conformance.strategies import DIDS
+
+ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
+HOUR_SECONDS = 3600
+_MOMENTS = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))
+_OFFSETS = st.sampled_from(["Z", "z", "+00:00", "-00:00", "+14:00", "-11:30", "+05:45"])
+_NO_TIMES = [
+    *(
+        "2026-11-24T02:53:29",
+        "2026-11-24",
+        "2026-11-24 02:53:29Z ",
+        "yesterday",
+        "",
+        "1763951609",
+        "2026-13-01T00:00:00Z",
+    ),
+    *(
+        "2026-02-30T00:00:00Z",
+        "2026-11-24T25:00:00Z",
+        "2026-11-24T02:53:29+25:00",
+        "2026-11-24T02:53Z",
+        "20261124T025329Z",
+    ),
+]
+
+
+@judges("REC-001", "REC-002", "REC-003")
+def test_a_create_answers_with_its_receipt(ada: Creator):
+    receipt = ada.created()
+
+    with clause("REC-001"):
+        assert {"uri", "cid", "indexedAt", "schemaVersion"} <= set(receipt)
+        assert all(isinstance(receipt[name], str) for name in ("uri", "cid", "indexedAt", "schemaVersion")), receipt
+    with clause("REC-002"):
+        assert set(receipt) == {"uri", "cid", "indexedAt", "schemaVersion"}
+    with clause("REC-003"):
+        uri, _, rkey = receipt["uri"].rpartition("/")
+        assert uri == f"at://{ada.did}/{PROFILE}"
+        assert ULID.fullmatch(rkey), f"{rkey} is no ULID"
+
+
+@judges("REC-004")
+@pytest.mark.parametrize("attempt", range(3))
+def test_writers_at_once_never_get_in_each_others_way(ada: Creator, attempt: int):
+    answers = at_once(lambda n: ada.create(record={"displayName": str(n)}), range(12))
+
+    uris = [data(answer)["uri"] for answer in answers]
+    assert len({*uris}) == len(uris), "two records have one URI"
+    assert {it["uri"] for it in ada.listed()} == {*uris}
+
+
+@judges("REC-005")
+@for_all(cost=2, claimed=_MOMENTS)
+def test_the_servers_clock_decides_when_a_record_was_indexed(ada: Creator, claimed: datetime):
+    assume(abs(claimed.timestamp() - time.time()) > 2 * HOUR_SECONDS)
+    before = _moment(ada.created()["indexedAt"])
+
+    indexed = _moment(ada.created(createdAt=claimed.isoformat())["indexedAt"])
+
+    assert abs((indexed - before).total_seconds()) < HOUR_SECONDS, f"indexedAt {indexed}, createdAt {claimed}"
+
+
+@judges("REC-006")
+@for_all(local=_MOMENTS, offset=_OFFSETS, digits=st.integers(0, 6))
+def test_created_at_is_kept_as_the_moment_it_is(ada: Creator, local: datetime, offset: str, digits: int):
+    fraction = f"{local.microsecond:06}"[:digits]
+    text = local.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if fraction else "") + offset
+    moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
+
+    found = data(ada.get(ada.created(createdAt=text)["uri"]))
+
+    assert found.get("createdAt") == moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06}Z"
+
+
+@judges("REC-007")
+@for_all(text=st.sampled_from(_NO_TIMES))
+def test_a_created_at_that_is_no_moment_is_refused(ada: Creator, text: str):
+    refused(ada.create(createdAt=text), 400, "CDV_VALIDATION")
+
+
+@judges("REC-008")
+def test_no_created_at_is_invented(ada: Creator):
+    assert "createdAt" not in data(ada.get(ada.created()["uri"]))
+
+
+@judges("REC-009", "REC-010")
+@for_all(beyond=JSON_OBJECTS)
+def test_get_answers_what_was_created(ada: Creator, beyond: dict[str, Any]):
+    record = {**beyond, "displayName": "Ada"}
+    record.pop("authorDid", None)
+    record.pop("bio", None)
+    receipt = ada.created(record=record)
+
+    found = data(ada.get(receipt["uri"]))
+
+    with clause("REC-009"):
+        assert {name: found.get(name) for name in receipt} == receipt
+    with clause("REC-010"):
+        assert same(found.get("value"), record), f"sent {record!r}, got {found.get('value')!r}"
+
+
+@judges("REC-011")
+@for_all(cost=2, rkey=st.from_regex(ULID, fullmatch=True), collection=st.sampled_from([POST, PROFILE]))
+def test_what_is_not_there_is_not_found(ada: Creator, rkey: str, collection: str):
+    refused(ada.get(f"at://{ada.did}/{collection}/{rkey}"), 404, "CDV_NOT_FOUND")
+
+
+_NO_URIS = [
+    *("", "at://", "at:///", "/", "%", "\x00", "at://DID", "at://DID//", "at://DID/profile/KEY", "at://DID/a..b/KEY"),
+    *("http://DID/COLLECTION/KEY", "at:DID/COLLECTION/KEY", "at:/DID/COLLECTION/KEY", "at://DID/COLLECTION"),
+    *("at://DID/COLLECTION/KEY/x", "at://DID/COLLECTION/KEY/", "at://DID/COLLECTION/KEY ", "at://DID/COLLECTION/KEY\n"),
+    *("at://example:a/COLLECTION/KEY", "at://dod:example:a/COLLECTION/KEY", "DID/COLLECTION/KEY"),
+]
+
+
+@judges("REC-012")
+@for_all(form=st.sampled_from(_NO_URIS))
+def test_a_malformed_uri_is_refused(vault: Vault, ada: Creator, form: str):
+    uri = form.replace("DID", ada.did).replace("COLLECTION", PROFILE).replace("KEY", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+
+    refused(vault.get(uri, ada), 400)
+
+
+@judges("REC-012")
+def test_get_needs_a_uri(vault: Vault, ada: Creator):
+    refused(vault.send("GET", RECORD, by=ada), 400)
+
+
+@judges("REC-013", "REC-014")
+def test_a_client_that_has_the_record_is_told_so(ada: Creator):
+    receipt = ada.created()
+    found = ada.get(receipt["uri"])
+    etag = found.headers.get("etag", "")
+    with clause("REC-013"):
+        assert etag == f'"{receipt["cid"]}"'
+
+    with clause("REC-014"):
+        again = ada.get(receipt["uri"], If_None_Match=etag)
+        assert again.status_code == 304
+        assert not again.content
+        assert ada.get(receipt["uri"], If_None_Match='"another"').status_code == 200
+
+
+@judges("REC-015")
+@for_all(cost=2, layout=st.sampled_from(['"a", {}', "W/{}", '"a",{},"b"', "*", 'W/"a" , W/{}']))
+def test_if_none_match_is_read_as_http_has_it(ada: Creator, layout: str):
+    receipt = ada.created()
+
+    answer = ada.get(receipt["uri"], If_None_Match=layout.format(f'"{receipt["cid"]}"'))
+
+    assert answer.status_code == 304, layout
+
+
+_NAMES = st.sampled_from(["idempotencykey", "createdat", "Collection", "schema_version", "extra", "$type", "", "data"])
+
+
+@judges("REC-016", "REC-017")
+@for_all(name=_NAMES | st.text("abcXYZ_", min_size=1, max_size=12), value=JSON_VALUES)
+def test_a_member_nobody_knows_is_refused_by_name(ada: Creator, name: str, value: Any):
+    assume(name not in {"collection", "did", "record", "createdAt", "idempotencyKey", "schemaVersion", "cid"})
+
+    error = refused(ada.create(**{name: value}), 400, "CDV_VALIDATION")
+
+    with clause("REC-017"):
+        assert name in json.dumps(error.get("details", ""), ensure_ascii=False)
+
+
+@judges("REC-018")
+def test_what_is_required_is_required(ada: Creator):
+    for name in ("collection", "did", "record"):
+        body = ada.body()
+        del body[name]
+        refused(ada.vault.send("POST", RECORD, by=ada, body=body), 400, "CDV_VALIDATION")
+
+
+_OF_ANOTHER_TYPE: list[tuple[str, Any]] = [
+    ("record", "{}"),
+    *(("record", []), ("record", True), ("record", 1), ("record", None)),
+    *(("collection", 1), ("did", []), ("did", True), ("createdAt", 1), ("schemaVersion", 1), ("idempotencyKey", 1)),
+    *(("cid", {}), ("collection", None), ("did", None)),
+]
+
+
+@judges("REC-019")
+@for_all(case=st.sampled_from(_OF_ANOTHER_TYPE))
+def test_a_member_of_another_type_is_refused(ada: Creator, case: tuple[str, Any]):
+    refused(ada.create(**dict([case])), 400, "CDV_VALIDATION")
+
+
+_NO_DIDS = [
+    "did:",
+    "did:example",
+    "did:example:",
+    "example:a",
+    "DID:example:a",
+    "did:EX:a",
+    "did:example:a b",
+    "did:example:a%2",
+    "",
+    " ",
+]
+
+
+@judges("REC-020")
+@for_all(
+    did=st.sampled_from(
+        [*_NO_DIDS, "did:example:" + "x" * 2040, "did:example:a\n", "did:example:\u00e9", "did:example:a/b"]
+    )
+)
+def test_what_is_no_did_cannot_write(ada: Creator, did: str):
+    refused(ada.create(did=did), 400, "CDV_VALIDATION")
+
+
+@judges("REC-021")
+@for_all(
+    collection=st.sampled_from(
+        ["post", "a.b", "", "com..post", "com.example.", ".com.example", "com.example.p ost", "../x.y.z"]
+    )
+)
+def test_what_is_no_collection_cannot_hold_records(ada: Creator, collection: str):
+    refused(ada.create(collection=collection), 400)
+
+
+@judges("REC-022")
+@for_all(did=DIDS)
+def test_anyone_with_a_did_may_write(vault: Vault, minter: KeyTokens, did: str):
+    # Their names are taken from everyone who runs this suite: what is asked is only what this write did.
+    anyone = vault.creator(did)
+    receipt = anyone.created()
+
+    assert receipt["uri"].startswith(f"at://{did}/")
+    assert data(anyone.get(receipt["uri"]))["cid"] == receipt["cid"]
+    assert receipt["uri"] in {it["uri"] for it in data(anyone.listing(limit=100))["records"]}
+
+
+@judges("REC-023")
+def test_dids_that_differ_in_case_are_two(vault: Vault):
+    name = secrets.token_hex(8)
+    lower, upper = vault.creator(f"did:example:a{name}"), vault.creator(f"did:example:A{name}")
+    lower.created()
+
+    refused(vault.send("POST", RECORD, by=upper, body=lower.body()), 403, "CDV_DID_MISMATCH")
+    assert not upper.listed()
+
+
+@judges("REC-024", "REC-025")
+def test_a_content_hash_is_checked(ada: Creator, bob: Creator):
+    cid = ada.created()["cid"]
+    other = ada.created(record={"displayName": "Bob"})["cid"]
+
+    with clause("REC-024"):
+        assert bob.created(cid=cid)["cid"] == cid
+        refused(bob.create(cid=other), 409, "CDV_CONFLICT")
+    with clause("REC-025"):
+        assert len(bob.listed()) == 1
+
+
+@judges("REC-025")
+def test_nothing_is_left_of_what_was_refused(ada: Creator):
+    for answer in (
+        ada.create(record={}),
+        ada.create(collection="com.example.unknown.collection"),
+        ada.create(createdAt="yesterday"),
+        ada.create(schemaVersion="99.0.0"),
+        ada.create(record={"displayName": "x" * 65}),
+        ada.create(record={"displayName": "Ada", "authorDid": "did:example:other"}),
+        ada.create(unknown=1),
+    ):
+        assert 400 <= answer.status_code < 500, answer.status_code
+
+    assert not ada.listed()
+
+
+@judges("REC-026")
+def test_a_record_is_written_once(vault: Vault, ada: Creator):
+    uri = ada.created()["uri"]
+    before = data(ada.get(uri))
+
+    for method in ("PUT", "PATCH", "DELETE"):
+        refused(
+            vault.send(method, RECORD, by=ada, params={"uri": uri}, headers={"Content-Type": "application/json"}), 405
+        )
+    assert data(ada.get(uri)) == before
+
+
+def _moment(text: str) -> datetime:
+    assert TIME.fullmatch(text), text
+    return datetime.fromisoformat(text)

@@ -1,0 +1,163 @@
+"""Where the run's tokens come from: a command, or a private key of an issuer that the target trusts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+LIFE_SECONDS = 3600
+_RENEWED_AFTER_SECONDS = 900
+_COMMAND_SECONDS = 30
+
+
+class NoTokens(Exception):
+    """Tokens cannot be had as the command line says. The message is for whoever typed it."""
+
+
+class Key:
+    """An Ed25519 key pair with the name that the issuer publishes it under."""
+
+    def __init__(self, private: Ed25519PrivateKey, kid: str = "") -> None:
+        self.private = private
+        self.public = private.public_key().public_bytes_raw()
+        self.kid = kid or self._thumbprint()
+
+    @classmethod
+    def new(cls) -> Key:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def read(cls, path: Path) -> Key:
+        """Return the key of a file, JWK or PEM. Raises NoTokens."""
+        try:
+            content = path.read_bytes()
+            if content.lstrip().startswith(b"{"):
+                jwk = json.loads(content)
+                raw = base64.urlsafe_b64decode(jwk["d"] + "=" * (-len(jwk["d"]) % 4))
+                return cls(Ed25519PrivateKey.from_private_bytes(raw), jwk.get("kid", ""))
+            private = load_pem_private_key(content, None)
+        except OSError as error:
+            raise NoTokens(f"{path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
+            raise NoTokens(f"{path}: no private Ed25519 key, as JWK or unencrypted PEM") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise NoTokens(f"{path}: not an Ed25519 key")
+        return cls(private)
+
+    def jwk(self) -> dict[str, str]:
+        """Return the public half."""
+        return {"kty": "OKP", "crv": "Ed25519", "x": b64(self.public), "kid": self.kid, "use": "sig", "alg": "EdDSA"}
+
+    def _thumbprint(self) -> str:  # RFC 7638
+        members = {"crv": "Ed25519", "kty": "OKP", "x": b64(self.public)}
+        return b64(hashlib.sha256(text(members)).digest())
+
+
+class TokenSource:
+    """Ordinary tokens, remembered per DID for as long as they are fresh."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._speakers: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def token(self, did: str) -> str:
+        with self._lock:
+            token, made_at = self._tokens.get(did, ("", 0.0))
+            if not token or time.monotonic() - made_at > _RENEWED_AFTER_SECONDS:
+                token = self.make(did)
+                self._tokens[did] = token, time.monotonic()
+                self._speakers[f"Bearer {token}"] = did
+            return token
+
+    def speaker(self, authorization: str) -> str:
+        """Return the DID whose ordinary token this is, or nothing."""
+        return self._speakers.get(authorization, "")
+
+    def make(self, did: str) -> str:
+        raise NotImplementedError
+
+
+class CommandTokens(TokenSource):
+    """What a command prints; `{did}` stands for the DID."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self._words = shlex.split(command)
+
+    def make(self, did: str) -> str:
+        """Raises NoTokens."""
+        words = [word.replace("{did}", did) for word in self._words]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=True)
+        except subprocess.CalledProcessError as error:
+            raise NoTokens(f"{words[0]} exited with {error.returncode}: {error.stderr.strip()}") from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NoTokens(f"{words[0]}: {error}") from error
+        return done.stdout.strip()
+
+
+class KeyTokens(TokenSource):
+    """Tokens minted here, good ones and bad ones. `server_ahead_seconds`: of the target's clock over ours."""
+
+    def __init__(self, key: Key, *, issuer: str, audience: str) -> None:
+        super().__init__()
+        self.key = key
+        self.issuer = issuer
+        self.audience = audience
+        self.server_ahead_seconds = 0.0
+
+    def now(self) -> int:
+        return int(time.time() + self.server_ahead_seconds)
+
+    def header(self, **changes: Any) -> dict[str, Any]:
+        """Return a good header with changes; a member given as ... is left out."""
+        return _changed({"alg": "EdDSA", "kid": self.key.kid, "typ": "JWT"}, changes)
+
+    def claims(self, did: str, **changes: Any) -> dict[str, Any]:
+        """Return good claims with changes; a member given as ... is left out."""
+        now = self.now()
+        good = {"iss": self.issuer, "aud": self.audience, "sub": did, "iat": now, "exp": now + LIFE_SECONDS}
+        return _changed(good, changes)
+
+    def mint(
+        self,
+        did: str,
+        header: dict[str, Any] | None = None,
+        sign: Callable[[bytes], bytes] | None = None,
+        **changes: Any,
+    ) -> str:
+        return compact(header or self.header(), self.claims(did, **changes), sign or self.key.private.sign)
+
+    def make(self, did: str) -> str:
+        return self.mint(did)
+
+
+def compact(header: dict[str, Any], claims: dict[str, Any], sign: Callable[[bytes], bytes]) -> str:
+    """Return a JWT in compact form."""
+    signing_input = f"{b64(text(header))}.{b64(text(claims))}"
+    return f"{signing_input}.{b64(sign(signing_input.encode()))}"
+
+
+def b64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def text(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**good, **changes}.items() if value is not ...}

@@ -1,0 +1,77 @@
+"""Every requirement is judged, and everything that is judged is a requirement."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from conformance.http import runner
+from conformance.http.cids import cid_of
+from conformance.http.laws import LAWS
+from conformance.http.requirements import GROUPS, LEVELS, as_markdown, requirements
+
+ROOT = Path(__file__).parent.parent.parent
+MODULES = sorted(path.stem for path in runner.FOLDER.glob("test_*.py"))
+
+
+def marked() -> dict[str, tuple[str, ...]]:
+    """Each test of the suite with the requirements it names."""
+    found = {}
+    for name in MODULES:
+        module = importlib.import_module(f"conformance.http.{name}")
+        for test in (it for it in vars(module) if it.startswith("test_")):
+            found[f"{name}.{test}"] = getattr(getattr(module, test), "judges", ())
+    return found
+
+
+def test_every_requirement_has_a_test_or_a_law():
+    judged = {it for ids in marked().values() for it in ids} | {*LAWS}
+
+    assert {*requirements()} - judged == set()
+
+
+def test_every_test_and_every_law_has_a_requirement():
+    named = {it for ids in marked().values() for it in ids} | {*LAWS}
+
+    assert named - {*requirements()} == set()
+    assert [test for test, ids in marked().items() if not ids] == []
+
+
+def test_a_clause_counts_against_a_requirement_that_its_test_names():
+    for name in MODULES:
+        source = (runner.FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        for test in re.split(r"^@judges", source, flags=re.MULTILINE)[1:]:
+            ids = re.findall(r'"([A-Z]+-\d{3})"', test.partition("\n@for_all")[0].partition("\ndef ")[0])
+            test = test.partition("\n\n\ndef ")[0]
+            assert {*re.findall(r'clause\("([A-Z]+-\d{3})"', test)} <= {*ids}, f"{name}: {ids}"
+
+
+def test_requirements_are_well_formed():
+    for found in requirements().values():
+        prefix, _, number = found.id.partition("-")
+        assert prefix in GROUPS
+        assert re.fullmatch(r"\d{3}", number)
+        assert found.level in LEVELS
+        assert found.clause.endswith(".")
+    written = re.findall(r'^id = "(.+)"$', (runner.FOLDER / "requirements.toml").read_text(), flags=re.MULTILINE)
+    assert [*requirements()] == written, "an id is given twice"
+
+
+def test_every_module_has_its_place_in_a_run():
+    assert {f"test_{name}" for name in runner.ORDER} == {*MODULES}
+
+
+def test_the_document_is_the_list():
+    assert (ROOT / "docs/requirements.md").read_text(encoding="utf-8") == as_markdown()
+
+
+@pytest.mark.parametrize(
+    ("value", "cid"),
+    [  # made with libipld, and {"hello": "world"} is known from the IPLD documents
+        ({"hello": "world"}, "bafyreidykglsfhoixmivffc5uwhcgshx4j465xwqntbmu43nb2dzqwfvae"),
+        ({}, "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua"),
+    ],
+)
+def test_cids_are_those_of_others(value: dict[str, str], cid: str):
+    assert cid_of(value) == cid
