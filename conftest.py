@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.leaks", "tests.servers.fixtures"]
 
 
 @pytest.fixture(scope="session")

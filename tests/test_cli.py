@@ -16,6 +16,7 @@ from cdv_core.domain.tokens import read_token
 from cdv_http.cli import main
 from cdv_http.openapi import openapi_document
 from tests.http.running import CDV, environment
+from tests.leaks import printed
 from tests.servers.process import free_port
 
 DID = "did:example:ada"
@@ -50,7 +51,7 @@ def cdv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         for name in settings:
             monkeypatch.delenv(name)
         out, err = capfd.readouterr()
-        return Result(int(exited.value.code or 0), out, err)
+        return Result(int(exited.value.code or 0), out, printed(err))
 
     return run
 

@@ -20,6 +20,7 @@ from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
 from cdv_core.domain.tokens import base64url
 from tests.adapters import edwards25519 as curve
 from tests.fakes.clock import FakeClock
+from tests.leaks import secret
 
 ISSUER, AUDIENCE, SUBJECT = "https://identity.example", "cdv", "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 CLOCK = FakeClock(datetime(2026, 11, 24, 2, 53, 29, tzinfo=UTC))
@@ -53,7 +54,8 @@ def text(value: object) -> bytes:
 def token(header: object = HEADER, claims: object = CLAIMS, sign: Signer = PRIVATE.sign) -> str:
     """A compact JWT of that header and those claims, JSON values or the bytes themselves."""
     signing_input = f"{base64url(text(header))}.{base64url(text(claims))}"
-    return f"{signing_input}.{base64url(sign(signing_input.encode()))}"
+    signature = secret(base64url(sign(signing_input.encode())), "a token")
+    return f"{signing_input}.{signature}"
 
 
 def without(members: dict[str, Any], name: str) -> dict[str, Any]:

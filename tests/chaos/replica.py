@@ -13,6 +13,7 @@ from typing import Self
 
 import httpx
 
+from tests.leaks import log_file
 from tests.servers.process import free_port
 
 _START_SECONDS = 60.0
@@ -24,7 +25,7 @@ class Replica:
     def __init__(self, folder: Path, settings: dict[str, str], name: str = "replica") -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = folder / f"{name}.log"
+        self.log = log_file(folder / f"{name}.log")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CDV_", "COV_"))}
         self._environment = {**inherited, **settings, "CDV_PORT": str(self.port)}
         self._folder = folder

@@ -28,6 +28,7 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.ports.schemas import SchemaSource
 from cdv_http.app import create_app
 from tests.fakes.clock import FakeClock
+from tests.leaks import signed_url
 
 POST = "com.registryaccord.feed.post"
 PROFILE = "com.registryaccord.profile"
@@ -106,7 +107,10 @@ class Creator:
     async def init(self, content: bytes = PNG, **members: Any) -> httpx.Response:
         good = {"did": self.did, "mimeType": "image/png", "size": len(content)}
         body = {name: value for name, value in {**good, **members}.items() if value is not ...}
-        return await self.api.http.post("/v1/media/uploadInit", json=body, headers=self.auth)
+        answer = await self.api.http.post("/v1/media/uploadInit", json=body, headers=self.auth)
+        if answer.status_code == 200:
+            signed_url(answer.json()["data"]["uploadUrl"])
+        return answer
 
     async def staged(self, content: bytes = PNG, **members: Any) -> dict[str, Any]:
         """Init an upload and PUT the bytes; return the ticket."""
@@ -127,7 +131,9 @@ class Creator:
         return await self.api.http.get(f"/v1/media/{asset_id}/meta", headers=self.auth)
 
     async def content(self, asset_id: str) -> httpx.Response:
-        return await self.api.http.get(f"/v1/media/{asset_id}/content", headers=self.auth)
+        answer = await self.api.http.get(f"/v1/media/{asset_id}/content", headers=self.auth)
+        signed_url(answer.headers.get("location", ""))
+        return answer
 
 
 def data(response: httpx.Response) -> dict[str, Any]:

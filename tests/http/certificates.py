@@ -8,6 +8,8 @@ from pathlib import Path
 
 import trustme
 
+from tests.leaks import secret
+
 
 @dataclass
 class Files:
@@ -28,6 +30,7 @@ class Files:
         """Put a new certificate and its key in place, the key first; return the certificate, in DER."""
         issued = self.authority.issue_cert("127.0.0.1")
         issued.private_key_pem.write_to_path(self.key)
+        secret(issued.private_key_pem.bytes().decode().splitlines()[1], "a TLS private key")
         self.cert.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
         return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
 

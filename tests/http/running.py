@@ -20,6 +20,7 @@ from cdv_adapters.container import local_issuer
 from cdv_adapters.settings import Settings
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.times import parse_time
+from tests.leaks import log_file
 from tests.servers.process import free_port
 
 CDV = Path(sys.executable).with_name("cdv")
@@ -41,7 +42,7 @@ class RunningVault:
         self.data_dir = data_dir
         self._tls = tls
         self.port = free_port()
-        self._log = data_dir.parent / f"{data_dir.name}.log"
+        self._log = log_file(data_dir.parent / f"{data_dir.name}.log")
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [CDV, "serve", "--port", str(self.port)],

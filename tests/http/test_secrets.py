@@ -22,11 +22,13 @@ from tests.fakes.s3 import Answer
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
 from tests.fakes.vault import FakeVault
 from tests.http.running import CDV, RunningVault, environment
+from tests.leaks import printed, secret
 from tests.servers import Bucket, NatsServer, NoServer, PostgresServer
 from tests.servers.process import free_port
 
 RECOVERY_SECONDS = 60
 KINDS = ("file", "vault", "awskms")
+VAULT_TOKEN = secret("hvs.keepers-token", "a Vault token")
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +44,24 @@ class Keeper:
         self.kind = kind
         self._folder = folder
         self._kms = kms
-        self.vault = FakeVault(tokens={"hvs.keepers-token"})
+        self.vault = FakeVault(tokens={VAULT_TOKEN})
         self.settings: dict[str, str] = {}
         if kind == "vault":
             server = stack.enter_context(ScriptedServer(self.vault.answer))
-            self.settings = {"VAULT_ADDR": server.url, "VAULT_TOKEN": "hvs.keepers-token"}
+            self.settings = {"VAULT_ADDR": server.url, "VAULT_TOKEN": VAULT_TOKEN}
         elif kind == "awskms":
             files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), "/nonexistent")
             self.settings = {**AWS, **files, "AWS_ENDPOINT_URL_KMS": kms.url}
 
-    def keep(self, name: str, secret: str, env: str) -> str:
+    def keep(self, name: str, value: str, env: str) -> str:
         """Return the reference of the secret, which is kept under that name from now on."""
         if self.kind == "file":
-            (self._folder / name).write_text(f"{secret}\n")
+            (self._folder / name).write_text(f"{value}\n")
             return f"file:{self._folder / name}"
         if self.kind == "vault":
-            self.vault.secrets[("", "kv", name)] = {"value": secret}
+            self.vault.secrets[("", "kv", name)] = {"value": value}
             return f"vault:kv/{name}#value"
-        return self._kms.encrypted(secret, env)
+        return self._kms.encrypted(value, env)
 
 
 @pytest.fixture(params=KINDS)
@@ -80,7 +82,7 @@ def locked_nats() -> Iterator[NatsServer]:
 
 
 def run(folder: Path, command: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    ended = subprocess.run(
         [CDV, command, *arguments],
         env=environment(folder / "data", **settings),
         cwd=folder,
@@ -89,6 +91,8 @@ def run(folder: Path, command: str, *arguments: str, **settings: str) -> subproc
         timeout=120,
         check=False,
     )
+    printed(ended.stdout + ended.stderr)
+    return ended
 
 
 def test_every_secret_may_be_a_reference_of_every_kind(
@@ -118,8 +122,8 @@ def test_every_secret_may_be_a_reference_of_every_kind(
         checked.stdout + checked.stderr
     )
     shown = checked.stdout + checked.stderr + run(tmp_path, "config", **settings).stdout
-    for secret in (password, s3_bucket.secret_key, creds.splitlines()[1], "hvs.keepers-token"):
-        assert secret not in shown
+    for each in (password, s3_bucket.secret_key, creds.splitlines()[1], VAULT_TOKEN):
+        assert each not in shown
 
 
 def test_a_password_within_the_connection_string_may_be_a_reference(
@@ -144,7 +148,7 @@ class Role:
 
     def changed(self) -> str:
         """Give the role another password, and return the DSN that has it."""
-        self.password = secrets.token_hex(16)
+        self.password = secret(secrets.token_hex(16), "a role's password")
         with psycopg.connect(self._server.dsn, autocommit=True) as connection:
             statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(self.name), self.password)
             connection.execute(statement)
@@ -217,8 +221,8 @@ def test_a_rotated_password_is_taken_up_live_an_outage_is_bridged_and_nothing_is
         processes = [psutil.Process(vault.process.pid), *psutil.Process(vault.process.pid).children(recursive=True)]
         titles = " ".join(part for process in processes for part in process.cmdline())
         seen = vault.log + httpx.get(f"{vault.base}/metrics").text + titles
-        for secret in (*passwords, "hvs.keepers-token"):
-            assert secret not in seen
+        for each in (*passwords, VAULT_TOKEN):
+            assert each not in seen
         assert "Connection pool is full" not in vault.log
     finally:
         vault.kill()
@@ -229,7 +233,7 @@ AWAY: dict[str, Callable[[Path], dict[str, str]]] = {
     "vault": lambda _: {
         "CDV_DB_DSN": "vault:kv/cdv#dsn",
         "VAULT_ADDR": f"http://127.0.0.1:{free_port()}",
-        "VAULT_TOKEN": "hvs.keepers-token",
+        "VAULT_TOKEN": VAULT_TOKEN,
     },
     "awskms": lambda _: {
         **AWS,
@@ -249,4 +253,4 @@ def test_a_source_that_is_away_at_the_start_is_one_line_in_bounded_time(kind: st
     assert refused.stderr.count("\n") == 1, refused.stderr
     assert refused.stderr.startswith("cdv: cannot reach the secret source: ")
     assert "CDV_DB_DSN" in refused.stderr
-    assert "hvs.keepers-token" not in refused.stderr
+    assert VAULT_TOKEN not in refused.stderr

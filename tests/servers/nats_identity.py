@@ -8,6 +8,8 @@ from typing import Any, Self
 
 import nkeys
 
+from tests.leaks import secret
+
 UNLIMITED = -1
 
 
@@ -43,7 +45,8 @@ class Identities:
             },
         }
         token = claim(account, user, "user", **connections)
-        return cls(configuration, marked("NATS USER JWT", token) + marked("USER NKEY SEED", user.seed.decode()))
+        seed = secret(user.seed.decode(), "the seed of NATS credentials")
+        return cls(configuration, marked("NATS USER JWT", secret(token, "a NATS JWT")) + marked("USER NKEY SEED", seed))
 
 
 def new_key(prefix: int) -> nkeys.KeyPair:

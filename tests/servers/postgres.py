@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
+from tests.leaks import secret
 from tests.servers.container import Container
 from tests.servers.host import Host, NoServer, Remote
 from tests.servers.process import Process, free_port, new_directory, run_to_end, unprivileged
@@ -60,6 +61,7 @@ class PostgresServer(Server):
     def __init__(self, host: Host, dsn: str) -> None:
         super().__init__(host)
         self.dsn = dsn
+        secret(urlsplit(dsn).password or "", "a Postgres password")
 
     @classmethod
     def from_environment(cls) -> Self | None:

@@ -10,6 +10,7 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
+from tests.leaks import secret
 from tests.servers.container import Container
 from tests.servers.host import Host, Remote
 from tests.servers.process import Process, free_port, new_directory, program, run_to_end
@@ -40,7 +41,7 @@ class S3Server(Server):
         super().__init__(host)
         self.endpoint = endpoint
         self.access_key = access_key
-        self.secret_key = secret_key
+        self.secret_key = secret(secret_key, "an S3 secret key")
 
     @classmethod
     def from_environment(cls) -> Self | None:
