@@ -68,7 +68,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         debug=False,
     )
     guarded = GuardMiddleware(
-        DrainMiddleware(app), timeout_seconds=chosen.request_timeout, max_in_flight=chosen.max_in_flight
+        DrainMiddleware(app),
+        timeout_seconds=chosen.request_timeout,
+        max_in_flight=chosen.max_in_flight,
+        addresses=ClientAddresses(chosen.trusted_proxies),
     )
     return EdgeMiddleware(CorsMiddleware(guarded, chosen.cors_allowed_origins), ClientAddresses(chosen.trusted_proxies))
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from litestar import Request
 
 from cdv_core.domain.identifiers import Did
-from cdv_core.errors import CdvError, InvalidField, TokenMissing
+from cdv_core.errors import CdvError, InvalidField, RateLimited, TokenMissing
 from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
 from cdv_core.use_cases.records import Viewer
 from cdv_http.error_responses import RequestRefused
@@ -86,6 +86,8 @@ async def authenticate_if_present(
     await limits.admit(request.scope, budget, token)
     if token is None:
         return Viewer.ANONYMOUS
+    if not request.scope["state"]["hold"](token.subject):
+        raise RateLimited("requests at once", 1)
     request.scope["state"]["did"] = token.subject
     return token.subject
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from cdv_http.workers import Workers
 _HEADER_BYTES_MAX = 64 * 1024  # ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times
 _HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: whoever sends headers slower than this is no client
 _BACKLOG = 1024  # granian's default
+_CONNECTIONS_MAX = 10_000  # ours, per worker: idle ones cost little, and beyond it new ones wait for old ones to end
 
 
 def serve(settings: Settings) -> int:
@@ -34,6 +36,7 @@ def serve(settings: Settings) -> int:
 
     Raises: CannotStart: the port is taken, or what a worker would need cannot be had.
     """
+    _allow_connections()
     with ExitStack() as stack:
         listener = stack.enter_context(_bound(settings.host, settings.port))
         _prove(settings)
@@ -66,6 +69,7 @@ def _workers(listener: socket.socket, settings: Settings) -> Workers:
         workers_kill_timeout=int(settings.shutdown_grace) or 1,
         respawn_failed_workers=True,
         backlog=_BACKLOG,
+        backpressure=_CONNECTIONS_MAX,
         http1_settings=HTTP1Settings(
             header_read_timeout=_HEADER_TIMEOUT_MILLISECONDS, max_buffer_size=_HEADER_BYTES_MAX
         ),
@@ -76,6 +80,14 @@ def _workers(listener: socket.socket, settings: Settings) -> Workers:
         ssl_client_verify=settings.tls_client_ca is not None,
         log_enabled=False,
     )
+
+
+def _allow_connections() -> None:
+    """Let this process and its workers open the files it takes, as far as they may: the default is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _CONNECTIONS_MAX
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -61,7 +61,9 @@ class EdgeMiddleware:
                 seconds = time.perf_counter() - started
                 route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
                 observe_request(route, method if method in _METHODS else "other", answer.status, seconds, error_code)
-                logger.info(
+                # Who turns requests away tells of them once a second: a line for each would cost more than that.
+                log = logger.debug if state.get("turned_away") else logger.info
+                log(
                     "{} {} {} {:.1f} ms",
                     method,
                     _printable_path(scope),

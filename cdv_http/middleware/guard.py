@@ -3,44 +3,72 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
+from cdv_http.admission import Admission
+from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import error_bytes
 from cdv_http.metrics import in_flight, shed_total
 
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 _NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _MEDIA: Final = "/v1/blobs/"
+_TELL_SECONDS: Final = 1.0  # ours: a line for each request turned away would cost more than turning it away
 
 
 class GuardMiddleware:
-    """Bounds the requests in flight in this process, and the time of each; of media, the time that it stands still."""
+    """Bounds the requests in flight in this process, and the time of each; of media, the time that it stands still.
 
-    def __init__(self, app: ASGIApp, *, timeout_seconds: float, max_in_flight: int) -> None:
+    Leaves in the request's state `hold`, to be asked whether whoever it proves to come from may have one more.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, timeout_seconds: float, max_in_flight: int, addresses: ClientAddresses
+    ) -> None:
         self._app = app
         self._timeout_seconds = timeout_seconds
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
+        self._admission = Admission(max_in_flight)
+        self._addresses = addresses
+        self._turned_away = 0
+        self._tell_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope["path"] in _NEVER_SHED:
             await self._app(scope, receive, send)
             return
-        if self._in_flight >= self._max_in_flight:
-            shed_total.inc()
+        client = self._addresses.of(scope)
+        if not self._admission.enter(client):
+            self._note_turned_away(scope)
             await _unavailable(scope, send, "too many requests are under way; try again later")
             return
-        self._in_flight += 1
+        holders = [client]
+
+        def hold(who: str) -> bool:
+            held = self._admission.hold(who)
+            if held:
+                holders.append(who)
+            return held
+
+        scope["state"]["hold"] = hold
         in_flight.inc()
         try:
             await self._within_time(scope, receive, send)
         finally:
-            self._in_flight -= 1
+            self._admission.leave(holders)
             in_flight.dec()
+
+    def _note_turned_away(self, scope: Scope) -> None:
+        shed_total.inc()
+        scope["state"]["turned_away"] = True
+        self._turned_away += 1
+        if time.monotonic() >= self._tell_at:
+            logger.warning("too many requests are under way; {} turned away", self._turned_away)
+            self._turned_away, self._tell_at = 0, time.monotonic() + _TELL_SECONDS
 
     async def _within_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
@@ -54,11 +82,13 @@ class GuardMiddleware:
         async def noting(message: Message) -> None:
             nonlocal answered
             answered = True
-            await send(message)
+            with self._admission.waiting_for_the_client():
+                await send(message)
             moved()
 
         async def progressing() -> Any:  # noqa: ANN401 - what ASGI's receive gives
-            message = await receive()
+            with self._admission.waiting_for_the_client():
+                message = await receive()
             moved()
             return message
 

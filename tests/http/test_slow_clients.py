@@ -75,17 +75,18 @@ async def test_after_a_timeout_the_service_goes_on(api: Api) -> None:
 
 
 async def test_more_requests_than_may_be_under_way_are_shed_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_in_flight=3) as api:
+    async with serving(tmp_path, max_in_flight=4, trusted_proxies=("127.0.0.1",)) as api:
         gone = asyncio.Event()
 
         async def waiting() -> AsyncIterator[bytes]:
             yield b"{"
             await gone.wait()
 
-        headers = {**api.creator().auth, "Content-Type": "application/json"}
-        slow = [
-            asyncio.create_task(api.http.post("/v1/repo/record", content=waiting(), headers=headers)) for _ in range(3)
-        ]
+        slow = []
+        for number in range(4):  # of two addresses: one may not take all places
+            address = f"192.0.2.{number % 2}"
+            headers = {**api.creator().auth, "Content-Type": "application/json", "X-Forwarded-For": address}
+            slow.append(asyncio.create_task(api.http.post("/v1/repo/record", content=waiting(), headers=headers)))
         while (await api.http.get("/v1/nope")).status_code != 503:
             await asyncio.sleep(0)
         refused(await api.creator().list(), 503, "CDV_UNAVAILABLE")

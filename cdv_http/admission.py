@@ -1,0 +1,79 @@
+"""Who may come in: a bounded number at once, few of them once there is a crowd, and nobody with all the places."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Final
+
+# By Little's law, who comes in waits as long as it takes to serve those before: 256 at 1,000 a second take 256 ms. So
+# many keep a process and its connections to the database busy; more would only wait for each other.
+_ENOUGH: Final = 8
+_INTERVAL_SECONDS: Final = 1.0  # whoever was turned away has come back by then: Retry-After says so
+_CROWD_SHARE: Final = 0.1  # ours: when fewer are turned away than this, the crowd is gone
+
+
+class Admission:
+    """Gives out places. `most`: how many there are; nobody has more than half of them.
+
+    A burst may take them all and is served. Once they are all taken and more want in, that is a crowd: while it lasts,
+    only so many are let in as can be served at once, so that those are served as fast as ever.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._each = (most + 1) // 2
+        self._limit = most
+        self._under_way = 0
+        self._working = 0
+        self._held: Counter[str] = Counter()
+        self._interval_began = monotonic()
+        self._arrived = 0
+        self._turned_away = 0
+
+    def enter(self, client: str) -> bool:
+        """Take a place for this client, to be left again; False if there is none for it now."""
+        if monotonic() - self._interval_began >= _INTERVAL_SECONDS:
+            self._end_interval()
+        self._arrived += 1
+        if self._working >= self._limit:
+            self._turned_away += 1
+            self._limit = min(_ENOUGH, self._most)
+            return False
+        if self._under_way >= self._most or not self.hold(client):
+            return False
+        self._under_way += 1
+        self._working += 1
+        return True
+
+    def hold(self, who: str) -> bool:
+        """Count the place as `who`'s too, once that is proved; False if they have half of all places already."""
+        if self._held[who] >= self._each:
+            return False
+        self._held[who] += 1
+        return True
+
+    def leave(self, holders: list[str]) -> None:
+        """Give back a place that counts as theirs."""
+        self._under_way -= 1
+        self._working -= 1
+        for holder in holders:
+            self._held[holder] -= 1
+            if not self._held[holder]:
+                del self._held[holder]
+
+    @contextmanager
+    def waiting_for_the_client(self) -> Iterator[None]:
+        """Say that a request does no work for now: it keeps its place, and nobody waits for it."""
+        self._working -= 1
+        try:
+            yield
+        finally:
+            self._working += 1
+
+    def _end_interval(self) -> None:
+        if self._turned_away < self._arrived * _CROWD_SHARE or not self._arrived:
+            self._limit = self._most
+        self._interval_began, self._arrived, self._turned_away = monotonic(), 0, 0

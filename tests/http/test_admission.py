@@ -1,0 +1,124 @@
+"""Who is let in when many want in (spec: CDV_MAX_IN_FLIGHT; operations: overload)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cdv_http import admission
+from cdv_http.admission import Admission
+from tests.http.api import Api, data, refused, serving
+
+
+class Moment:
+    """A clock that stands still until told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(admission, "monotonic", lambda: self.now)
+
+
+def enter(places: Admission, many: int, first: int = 0) -> int:
+    """Return how many of so many clients are let in."""
+    return sum(places.enter(f"client {number}") for number in range(first, first + many))
+
+
+async def test_a_burst_takes_all_places_and_a_crowd_gets_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(monkeypatch)
+    places = Admission(100)
+    assert enter(places, 100) == 100
+    assert enter(places, 50, 100) == 0
+    for number in range(100):
+        places.leave([f"client {number}"])
+    assert enter(places, 50) == 8
+    moment.now += 1  # the crowd is still there
+    assert enter(places, 50, 50) == 0
+    moment.now += 1
+    for number in range(8):
+        places.leave([f"client {number}"])
+    assert enter(places, 8) == 8
+    moment.now += 1  # for a second, nobody was turned away
+    assert enter(places, 80, 8) == 80
+
+
+async def test_who_waits_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    Moment(monkeypatch)
+    places = Admission(10)
+    assert enter(places, 11) == 10
+    with places.waiting_for_the_client():
+        assert not places.enter("another")  # all places are taken, at work or not
+        places.leave(["client 0"])
+        places.leave(["client 1"])
+        assert places.enter("another")
+    assert not places.enter("one more")
+
+
+async def test_nobody_has_more_than_half_of_the_places() -> None:
+    places = Admission(10)
+    assert [places.enter("greedy") for _ in range(6)] == [True] * 5 + [False]
+    assert [places.enter("modest") for _ in range(5)] == [True] * 5
+    for _ in range(5):
+        places.leave(["greedy"])
+    assert places.enter("greedy")
+    assert [places.hold("a subject") for _ in range(6)] == [True] * 5 + [False]
+
+
+@pytest.fixture
+async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
+    """A vault with eight places, and clients behind a proxy that it trusts."""
+    async with serving(tmp_path, max_in_flight=8, trusted_proxies=("127.0.0.1",), request_timeout=20.0) as opened:
+        yield opened
+
+
+async def test_one_addresss_slow_requests_leave_places_for_others(api: Api) -> None:
+    gone = asyncio.Event()
+
+    async def waiting() -> AsyncIterator[bytes]:
+        yield b"{"
+        await gone.wait()
+
+    def slow(number: int, address: str) -> asyncio.Task[object]:
+        headers = {**api.creator().auth, "Content-Type": "application/json", "X-Forwarded-For": address}
+        return asyncio.create_task(api.http.post("/v1/repo/record", content=waiting(), headers=headers))
+
+    tasks = [slow(number, "192.0.2.1") for number in range(20)]
+    done: set[asyncio.Task[object]] = set()
+    while len(done) < 16:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        await asyncio.sleep(0)
+    for task in done:
+        refused(task.result(), 503, "CDV_UNAVAILABLE")  # type: ignore[arg-type]
+    for number in range(20):
+        assert data(await api.creator().create(headers={"X-Forwarded-For": f"192.0.2.{number + 2}"}))
+    gone.set()
+    for task in set(tasks) - done:
+        refused(await task, 400, "CDV_BAD_REQUEST")  # type: ignore[arg-type]
+    assert data(await api.creator().create(headers={"X-Forwarded-For": "192.0.2.1"}))
+
+
+async def test_one_subjects_slow_requests_leave_places_for_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy, gone, inside = api.creator(), asyncio.Event(), 0
+    create = api.service.vault.records.create
+
+    async def slow(*arguments: object, **named: object) -> object:
+        nonlocal inside
+        inside += 1
+        await gone.wait()
+        return await create(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(api.service.vault.records), "create", lambda _, *a, **n: slow(*a, **n))
+    tasks = [
+        asyncio.create_task(greedy.create(headers={"X-Forwarded-For": f"192.0.2.{number}"})) for number in range(8)
+    ]
+    while inside < 4:
+        await asyncio.sleep(0)
+    answers = [await task for task in tasks[4:]]
+    for answer in answers:
+        assert refused(answer, 429, "CDV_RATE_LIMIT")["details"] == {"budget": "requests at once"}
+    assert data(await api.creator().list()) == {"records": []}
+    gone.set()
+    for task in tasks[:4]:
+        assert data(await task)
