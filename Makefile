@@ -7,7 +7,7 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock schemathesis flood chaos conformance
+.PHONY: help run test check audit lock schemathesis flood chaos conformance
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: $(VENV)/.installed-dev ## Format, lint, types, import boundaries, dead li
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/check_links.py
+
+audit: $(VENV)/.installed-dev ## Known vulnerabilities in the lock, unsafe code, secrets in tracked files
+	@$(BIN)/python -m tests.audit
 
 schemathesis: $(VENV)/.installed-dev ## Try a fresh server with 2,000 cases made from its OpenAPI document (ARGS='--seed 1')
 	@$(BIN)/python -m tests.load.schemathesis_run --max-examples 100 --at-least 2000 -- $(ARGS)

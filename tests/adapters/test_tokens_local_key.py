@@ -175,6 +175,7 @@ def without(name: str) -> dict[str, Any]:
         pytest.param(json.dumps({**RFC_JWK, "x": base64url(bytes(32))}).encode(), id="JWK with another key's x"),
         pytest.param(json.dumps(RFC_JWK)[:-1].encode() + b',"d":"AAAA"}', id="JWK with two private halves"),
         pytest.param(json.dumps({"keys": [RFC_JWK]}).encode(), id="a JWK set"),
+        # pragma: allowlist nextline secret
         pytest.param(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", id="PEM of nothing"),
         pytest.param(pem(RFC_PRIVATE)[:80], id="half a PEM"),
         pytest.param(pem(RFC_PRIVATE, BestAvailableEncryption(b"secret")), id="PEM with a passphrase"),

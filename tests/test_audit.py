@@ -1,0 +1,116 @@
+"""`make audit` is red when there is something to find, and says so when it could not look."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import audit
+
+Plant = Callable[[str, str], None]
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Put a tracked file into an otherwise empty repository, where the audit runs."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.chdir(tmp_path)
+
+    def put(name: str, content: str) -> None:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+        subprocess.run(["git", "add", "-f", name], check=True)
+
+    put("README.md", "nothing\n")
+    return put
+
+
+AWS_KEY = "AKIA" + "QRSTUVWXYZ234567"
+PEM = "-----BEGIN RSA " + "PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cdv_http/app.py", f'KEY = "{AWS_KEY}"\n'),
+        ("tests/test_x.py", f'KEY = "{AWS_KEY}"\n'),
+        ("deploy/server.key", f"{PEM}\nMIIE\n"),
+        ("tests/server.key", f"{PEM}\nMIIE\n"),
+        ("deploy/compose.yaml", f"      CDV_S3_SECRET_KEY: {secrets.token_hex(20)}\n"),
+        ("cdv_adapters/x.py", 'DSN = "postgresql://cdv:' + 'Wq8Zt3Lm@db/cdv"\n'),
+        (".env", f'CDV_NATS_PASSWORD="{secrets.token_urlsafe(30)}"\n'),
+    ],
+)
+def test_a_planted_secret_is_found(plant: Plant, name: str, content: str) -> None:
+    assert audit.secrets().good
+    plant(name, content)
+    verdict = audit.secrets()
+    assert not verdict.good
+    assert name in verdict.says
+
+
+def test_passwords_that_tests_make_up_are_let_be(plant: Plant) -> None:
+    plant("tests/test_x.py", 'PASSWORD = "hunter2"\nDSN = "postgresql://u:' + 'hunter2@h/db"\n')
+    assert audit.secrets().good
+
+
+@pytest.mark.parametrize("path", [None, "/nonexistent"])
+def test_outside_a_checkout_the_search_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+    assert audit.secrets().says.startswith("skipped: ")
+
+
+def test_unsafe_code_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in audit.PRODUCT:
+        plant(f"{package}/__init__.py", "")
+    assert audit.code().good
+    plant("cdv_http/x.py", "import subprocess\nsubprocess.run('ls', shell=True)\n")
+    verdict = audit.code()
+    assert not verdict.good
+    assert "S602" in verdict.says
+
+
+def known(name: str, *vulnerabilities: str) -> dict[str, object]:
+    return {"name": name, "version": "1", "vulns": [{"id": each} for each in vulnerabilities]}
+
+
+UNKNOWN = {"name": "b", "skip_reason": "Dependency not found"}
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "good", "says"),
+    [
+        ([known("a"), known("b")], True, "2 dependencies"),
+        ([known("a"), known("b", "CVE-1", "CVE-2")], False, "b 1: CVE-1, CVE-2"),
+        ([known("a"), UNKNOWN], False, "b: unknown"),
+        ([UNKNOWN, UNKNOWN], True, "skipped: not reachable"),
+    ],
+)
+def test_a_report_on_dependencies_is_judged(dependencies: list[dict[str, object]], good: bool, says: str) -> None:
+    verdict = audit.judged(json.dumps({"dependencies": dependencies}), "")
+    assert verdict.good == good
+    assert says in verdict.says
+
+
+@pytest.mark.parametrize(
+    ("complaints", "good"),
+    [
+        ("requests.exceptions.ConnectionError: no route", True),
+        ("ERROR: the lock file cannot be read", False),
+        ("", False),
+    ],
+)
+def test_only_a_service_out_of_reach_is_skipped(complaints: str, good: bool) -> None:
+    verdict = audit.judged("", complaints)
+    assert verdict.good == good
+    assert verdict.says.startswith("skipped: " if good else "pip-audit failed")
