@@ -14,7 +14,8 @@ DEPRECATED, SUNSET, RETIRED, LATEST, LEXICON, PRIVATE = (
 DAY_SECONDS = 86400
 LEXICON_BYTES_MAX, LEXICON_GRAPHEMES_MAX = 40, 5
 
-_TEXT, _DID, _URI = {"type": "string"}, {"type": "string", "format": "did"}, {"type": "string", "format": "uri"}
+_TEXT, _DID = {"type": "string"}, {"type": "string", "format": "did"}
+_URI = {"type": "string", "anyOf": [{"format": "at-uri"}, {"format": "uri"}]}
 
 
 def _object(required: list[str], **properties: Any) -> dict[str, Any]:
@@ -44,6 +45,7 @@ BUNDLED: dict[str, dict[str, Any]] = {  # domain, schema catalogue
         ["mimeType", "size", "checksum"], mimeType=_TEXT, size={"type": "integer", "minimum": 0}, checksum=_SHA256
     ),
 }
+OWNERS_ONLY = {"com.registryaccord.moderation.flag"}
 
 
 class Catalogue(Documents):
@@ -55,7 +57,7 @@ class Catalogue(Documents):
         self.deprecated_at, self.sunset_at = now - DAY_SECONDS, now + DAY_SECONDS
         text = _object(["text"], text=_TEXT)
         for collection, schema in BUNDLED.items():
-            self._add(collection, {"1.0.0": schema})
+            self._add(collection, {"1.0.0": schema}, visibility="owner" if collection in OWNERS_ONLY else "public")
         times = {"deprecatedAt": _time(self.deprecated_at), "sunset": _time(self.sunset_at)}
         past = {"deprecatedAt": _time(now - 2 * DAY_SECONDS), "sunset": _time(now - DAY_SECONDS)}
         self._add(DEPRECATED, {"1.0.0": text, "1.1.0": text}, {"1.0.0": {"status": "deprecated", **times}})

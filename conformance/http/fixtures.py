@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from conformance.http.catalogue import Catalogue
+from conformance.http.catalogue import LATEST, Catalogue
 from conformance.http.event_log import EventLog
 from conformance.http.plan import Plan
-from conformance.http.requirements import not_judged
+from conformance.http.requirements import Undecided, not_judged
 from conformance.http.servers import Issuer
 from conformance.http.tokens import KeyTokens
 from conformance.http.vault import Creator, Vault
+
+IN_FORCE_SECONDS = 30.0  # fetched at the start, compiled off the request path
 
 
 @pytest.fixture
@@ -43,11 +46,19 @@ def issuer(plan: Plan) -> Issuer:
     return plan.issuer
 
 
-@pytest.fixture
-def catalogue(plan: Plan) -> Catalogue:
+@pytest.fixture(scope="session")
+def catalogue(plan: Plan, vault: Vault) -> Catalogue:
     """The run's own catalogue, in force at the target."""
     if plan.catalogue is None:
         not_judged("needs --catalogue")
+    deadline = time.monotonic() + IN_FORCE_SECONDS
+    while vault.creator().create(collection=LATEST, record={"text": "x"}).status_code != 200:
+        if time.monotonic() > deadline:
+            # A catalogue that was fetched and is not used is the target's doing; one never asked for is the command's.
+            if plan.catalogue.asked:
+                raise AssertionError("the catalogue was fetched and is not in force")
+            raise Undecided(f"the target has not asked for the catalogue in {IN_FORCE_SECONDS:.0f} s")
+        time.sleep(0.2)
     return plan.catalogue
 
 

@@ -29,8 +29,10 @@ INIT, FINALIZE = "/v1/media/uploadInit", "/v1/media/finalize"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20
 
 ANSWER_SECONDS = 35.0  # the contract's request timeout of 30 s, and the way there and back
-RATE_LIMIT_WAIT_MAX_SECONDS = 65.0  # a window of a minute and its edges
-UNAVAILABLE_TRIES = 4
+WAIT_MAX_SECONDS = 65.0  # for one answer: a window of a minute and its edges
+WAIT_TOTAL_SECONDS = 240.0  # of a whole run: a target that always says "later" is undecided, and soon
+TRIES_MAX = 4
+SLOW_MAX = 3  # requests without an answer in time, before the rest of the run is not waited for
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Headers = dict[str, str] | Sequence[tuple[str, str]]
@@ -57,6 +59,8 @@ class Vault:
         self.tokens = tokens
         self.findings = Findings()
         self.down_since = 0.0
+        self._waited_seconds = 0.0
+        self._slow = 0
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=2)
         self._http = httpx.Client(timeout=ANSWER_SECONDS, limits=limits, trust_env=False, follow_redirects=False)
 
@@ -90,7 +94,7 @@ class Vault:
         url = path if path.startswith("http") else self.url + path
         if not isinstance(content, bytes | None):
             content = list(content)  # it may have to be sent again
-        for _ in range(UNAVAILABLE_TRIES):
+        for _ in range(TRIES_MAX):
             answer = self._exchange(self._http.build_request(method, url, headers=sent, content=content, params=params))
             if not patient or answer.status_code not in {429, 502, 503, 504}:
                 return answer
@@ -99,6 +103,8 @@ class Vault:
         raise Undecided(f"{reason}: {method} {path}")
 
     def _exchange(self, request: httpx.Request) -> httpx.Response:
+        if self._slow >= SLOW_MAX:
+            raise Undecided(f"slow: {self._slow} requests had no answer in {ANSWER_SECONDS:.0f} s")
         speaker = self.tokens.speaker(request.headers.get("authorization", ""))
         answer: httpx.Response | None = None
         try:
@@ -107,6 +113,7 @@ class Vault:
             self.down_since = self.down_since or time.monotonic()
             raise Undecided(f"down: no connection to {request.url.host}:{request.url.port} ({error})") from error
         except httpx.TimeoutException as error:
+            self._slow += 1
             raise Undecided(
                 f"slow: no answer to {request.method} {request.url.path} in {ANSWER_SECONDS:.0f} s"
             ) from error
@@ -138,10 +145,12 @@ class Vault:
 
     def _wait(self, answer: httpx.Response) -> None:
         asked = answer.headers.get("retry-after", "1")
-        seconds = float(asked) if asked.isdecimal() else 1.0
-        if seconds > RATE_LIMIT_WAIT_MAX_SECONDS:
-            raise Undecided(f"asked to wait for {asked} s (status {answer.status_code})")
-        time.sleep(max(seconds, 0.2))
+        seconds = max(float(asked), 0.2) if asked.isdecimal() else 1.0
+        if seconds > WAIT_MAX_SECONDS or self._waited_seconds + seconds > WAIT_TOTAL_SECONDS:
+            waited = f"after {self._waited_seconds:.0f} s of waiting in this run"
+            raise Undecided(f"status {answer.status_code}, to come again in {asked} s, {waited}")
+        self._waited_seconds += seconds
+        time.sleep(seconds)
 
     def creator(self, did: str = "") -> Creator:
         """Return someone who has never written before, or who owns `did`."""

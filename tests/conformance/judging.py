@@ -1,0 +1,92 @@
+"""The suite as its users have it: a process, and a target that it judges."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from conformance.http.servers import Issuer
+from tests.chaos.replica import Replica
+from tests.servers.process import free_port
+
+COMMAND = (sys.executable, "-m", "conformance.http.cli")
+ORIGIN = "https://app.example"
+START_SECONDS = 30
+RUN_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a run ended: exit code, what it printed, and its JSON report, empty if there is none."""
+
+    code: int
+    text: str
+    report: dict[str, Any]
+
+    def verdict(self, requirement: str) -> dict[str, Any]:
+        return next(it for it in self.report["requirements"] if it["id"] == requirement)
+
+    def ids(self, verdict: str) -> set[str]:
+        return {it["id"] for it in self.report["requirements"] if it["verdict"] == verdict}
+
+
+def judge(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> Judgement:
+    """Run the suite against a target that is there already."""
+    return _finished(_started(folder, url, *options, command=command), folder)
+
+
+def judge_with_everything(folder: Path, settings: dict[str, str], *options: str) -> Judgement:
+    """Start a service of ours under the suite's own issuer and catalogue, and judge it by all there is."""
+    issuer, catalogue = free_port(), free_port()
+    pointed = {
+        "CDV_JWT_ISSUER": f"http://127.0.0.1:{issuer}",
+        "CDV_JWT_AUDIENCE": "cdv",
+        "CDV_SPECS_URL": f"http://127.0.0.1:{catalogue}",
+        "CDV_CORS_ALLOWED_ORIGINS": ORIGIN,
+        # Few enough to be spent by the quick profile, more than any of its creators writes.
+        "CDV_RATE_LIMIT_WRITES": "140/minute",
+        "CDV_RATE_LIMIT_READS": "1000000/minute",
+        "CDV_DATA_DIR": str(folder / "data"),
+    }
+    target = Replica(folder, {**pointed, **settings})
+    means = ("--own-issuer", str(issuer), "--catalogue", str(catalogue), "--cors-origin", ORIGIN)
+    running = _started(folder, target.url, *means, "--nats", settings["CDV_NATS_URL"], *options)
+    try:
+        _wait_for(f"http://127.0.0.1:{issuer}{Issuer.PATH}", running)
+        _wait_for(f"http://127.0.0.1:{catalogue}/SPEC_INDEX.json", running)
+        with target:
+            return _finished(running, folder)
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def _started(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
+    words = [*command, "run", "--url", url, "--profile", "quick", "--json", str(folder / "report.json"), *options]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finished(running: subprocess.Popen[str], folder: Path) -> Judgement:
+    text, _ = running.communicate(timeout=RUN_SECONDS)
+    file = folder / "report.json"
+    return Judgement(running.returncode, text, json.loads(file.read_text()) if file.exists() else {})
+
+
+def _wait_for(url: str, running: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            httpx.get(url).raise_for_status()
+            return
+        except httpx.HTTPError:
+            assert running.poll() is None, running.communicate()[0]
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.02)

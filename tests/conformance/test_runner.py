@@ -1,0 +1,158 @@
+"""The runner: what it makes of targets that are well, broken, busy, down, and of commands that are wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from conformance.http.requirements import requirements
+from tests.conformance.judging import judge
+from tests.conformance.stub import refusal, serving
+from tests.http.running import RunningVault
+from tests.servers.process import free_port
+
+PRINTS_A_TOKEN = shlex.join([sys.executable, "-c", "print('e30.e30.e30')"])
+TOKENS = ("--token-command", PRINTS_A_TOKEN)
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningVault]:
+    running = RunningVault(tmp_path_factory.mktemp("judged") / "vault")
+    yield running
+    running.stop()
+
+
+def test_a_target_that_is_not_there_is_undecided(tmp_path: Path):
+    judgement = judge(tmp_path, f"http://127.0.0.1:{free_port()}", *TOKENS, "--wait", "0")
+
+    assert judgement.code == 3
+    assert "does not answer" in judgement.text
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_target_that_always_says_later_is_undecided(tmp_path: Path, status: int):
+    code = {429: "CDV_RATE_LIMIT", 503: "CDV_UNAVAILABLE"}[status]
+    with serving(lambda *_: refusal(status, code, Retry_After="3600")) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC", "--only", "LIST", "--only", "IDEM")
+
+    assert judgement.code == 3, judgement.text
+    assert judgement.ids("failed") == set()
+    assert {"REC-001", "LIST-001", "IDEM-012"} <= judgement.ids("undecided")
+    assert f"status {status}" in judgement.verdict("REC-001")["detail"]
+
+
+def test_a_spent_budget_is_waited_for(tmp_path: Path):
+    asked: dict[str, int] = {}
+
+    def answer(_: str, path: str, __: bytes):
+        asked[path] = asked.get(path, 0) + 1
+        if asked[path] == 1:
+            return refusal(429, "CDV_RATE_LIMIT", Retry_After="0")
+        return refusal(404, "CDV_NOT_FOUND")
+
+    with serving(answer) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
+
+    assert judgement.verdict("REC-011")["verdict"] == "passed", judgement.text
+    assert judgement.code == 0
+
+
+def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
+    with serving(lambda *_: (404, {"X-Correlation-Id": "c-1"}, {"oops": 1})) as stub:
+        files = ("--html", str(tmp_path / "r.html"), "--junit", str(tmp_path / "r.xml"))
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", *files)
+
+    assert judgement.code == 1
+    assert {"LIST-013", "ERR-001"} <= judgement.ids("failed")
+    failed = judgement.verdict("LIST-013")
+    assert "expected 200, got 404" in failed["detail"]
+    assert re.search(
+        rf"curl -sS -i -X GET '{stub.url}/v1/repo/listRecords\?did=did%3Aexample%3A\w+' -H .*\$TOKEN", failed["script"]
+    )
+    assert "e30.e30.e30" not in judgement.text
+    assert "LIST-013" in judgement.text
+    cases = ET.parse(tmp_path / "r.xml").getroot()
+    assert len(cases) == len(requirements())
+    assert cases.get("failures") == str(len(judgement.ids("failed")))
+
+
+def test_less_than_everything_may_be_enough(tmp_path: Path):
+    with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
+        assert judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", "--min", "50").code == 0
+        assert judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", "--min", "99").code == 1
+
+
+def test_a_seed_repeats_the_examples(tmp_path: Path):
+    asked = []
+    for seed in ("1", "1", "2"):
+        with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
+            judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011", "--seed", seed)
+            assert f"seed {seed}" in judgement.text
+            asked.append([re.sub(r"example%3A\w+", "DID", path) for _, path, _ in stub.asked])
+
+    assert asked[0] == asked[1]
+    assert asked[0] != asked[2]
+
+
+def test_without_a_key_what_needs_one_is_not_judged(tmp_path: Path, vault: RunningVault):
+    token = vault.token("did:example:someone")
+    command = shlex.join([sys.executable, "-c", f"print({token!r})"])
+
+    judgement = judge(tmp_path, vault.base, "--token-command", command, "--only", "AUTH-0")
+
+    assert {"AUTH-009", "AUTH-012", "AUTH-015"} <= judgement.ids("not judged")
+    assert "needs --issuer-key or --own-issuer" in judgement.verdict("AUTH-009")["detail"]
+    assert {"AUTH-002", "AUTH-004", "AUTH-006", "AUTH-007"} <= judgement.ids("passed"), judgement.text
+
+
+def test_a_page_needs_nothing_else_and_shows_everything(tmp_path: Path, vault: RunningVault):
+    page = tmp_path / "report.html"
+    key = str(vault.data_dir / "issuer-key.json")
+    judgement = judge(tmp_path, vault.base, "--issuer-key", key, "--only", "LIST-00", "--html", str(page))
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.extend(f"{tag} {name}" for name, _ in attrs if name in {"src", "href"})
+
+    Reader().feed(page.read_text(encoding="utf-8"))
+
+    assert judgement.code == 0, judgement.text
+    assert found == []
+    for name in requirements():
+        assert name in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--issuer-key", "/nowhere"),
+        ("--own-issuer", "0", "--token-command", "x"),
+        ("--token-command", "/nowhere {did}"),
+    ],
+)
+def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, options: tuple[str, ...]):
+    assert judge(tmp_path, vault.base, *options).code == 2
+
+
+def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
+    jwk = json.loads((vault.data_dir / "issuer-key.json").read_text())
+    assert jwk["kty"] == "OKP"
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(pem)
+
+    judgement = judge(tmp_path, vault.base, "--issuer-key", str(tmp_path / "key.pem"), "--only", "REC-008")
+
+    assert judgement.verdict("REC-008")["verdict"] == "failed"  # another issuer's key
+    assert "CDV_JWT_INVALID" in judgement.text
