@@ -7,7 +7,7 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit lock schemathesis flood chaos conformance
+.PHONY: help run test check audit lock schemathesis hostile flood chaos conformance
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ schemathesis: $(VENV)/.installed-dev ## Try a fresh server with 2,000 cases made
 
 conformance: $(VENV)/.installed-dev ## Judge a running CDV: URL=... ARGS='--issuer-key FILE' (docs/conformance.md)
 	@$(BIN)/python -m conformance.http.cli run --url $(URL) $(ARGS)
+
+hostile: $(VENV)/.installed-dev ## Attack a fresh server with 100,000 hostile requests over raw sockets (ARGS='--seed 2')
+	@$(BIN)/python -m tests.load.hostile $(ARGS)
 
 flood: $(VENV)/.installed-dev ## Offer a server on Postgres four times what it can serve, and see what it does (needs wrk)
 	@$(BIN)/python -m tests.load.flood $(ARGS)

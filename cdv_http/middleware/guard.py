@@ -27,9 +27,7 @@ class GuardMiddleware:
     Leaves in the request's state `hold`, to be asked whether whoever it proves to come from may have one more.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, timeout_seconds: float, max_in_flight: int, addresses: ClientAddresses
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, timeout_seconds: float, max_in_flight: int, addresses: ClientAddresses) -> None:
         self._app = app
         self._timeout_seconds = timeout_seconds
         self._admission = Admission(max_in_flight)

@@ -1,7 +1,7 @@
 """Offer the service four times what it can serve, and see that it sheds the rest: `python -m tests.load.flood`.
 
 Prints, and judges by one run's own ratios: the 95th percentile of what is accepted under the flood against that of
-quiet times, how fast refusals are, and how soon all is as before. The flood is wrk's: thousands of connections that each
+quiet times, how fast refusals are, and how soon all is as before. The flood is wrk's: hundreds of connections that each
 send now and then. What is measured is what others see who send a few requests a second meanwhile, when they are due,
 whatever came of those before. Each client has an address of its own behind a trusted proxy.
 """
@@ -117,7 +117,8 @@ class Client:
         """Send one create; return when it is answered."""
         sent_at = time.perf_counter()
         number, phase.sent = phase.sent, phase.sent + 1
-        self._idle = [each for each in self._idle if each.transport is not None]  # the server closes those idle for long
+        # The server closes those that are idle for long.
+        self._idle = [each for each in self._idle if each.transport is not None]
         connection = self._idle.pop() if self._idle else await self._connect()
         answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         status = 0
