@@ -7,7 +7,7 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit lock schemathesis hostile flood chaos conformance
+.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ conformance: $(VENV)/.installed-dev ## Judge a running CDV: URL=... ARGS='--issu
 
 hostile: $(VENV)/.installed-dev ## Attack a fresh server with 100,000 hostile requests over raw sockets (ARGS='--seed 2')
 	@$(BIN)/python -m tests.load.hostile $(ARGS)
+
+SECONDS_EACH = $(or $(SECONDS),60)
+fuzz: $(VENV)/.installed-dev ## Fuzz bodies, cursors, tokens, filenames and schemas with Atheris (SECONDS=60 for each)
+	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("atheris") is None and "skipped: Atheris has no wheel for this Python or machine")'
+	@for each in body cursor jwt filename schema; do echo "== $$each"; \
+	  $(BIN)/python -m tests.fuzz.run $$each -max_total_time=$(SECONDS_EACH) -timeout=20 -print_final_stats=1 || exit 1; done
 
 flood: $(VENV)/.installed-dev ## Offer a server on Postgres four times what it can serve, and see what it does (needs wrk)
 	@$(BIN)/python -m tests.load.flood $(ARGS)
