@@ -72,9 +72,8 @@ class S3BlobStore:
     `ca_file`: PEM of the authorities to trust instead of the system's. A call fails within `call_timeout_seconds`;
     reading an object has as much more as its size warrants, copying one has `copy_timeout_seconds` more.
 
-    The mark of staged bytes is their ETag and, in a bucket that keeps versions, their version: then exactly that
-    version is copied. Without versions an ETag is often an MD5, and a creator who makes two files of one MD5 may swap
-    them between inspection and copy: keep versions (docs: adr/002).
+    The mark of staged bytes is their ETag, their SHA-256 and, in a bucket that keeps versions, their version: then
+    exactly that version is copied. Without versions the copy is made by ETag and hashed again (docs: adr/002).
     """
 
     def __init__(
@@ -273,10 +272,11 @@ class S3BlobStore:
                     raise TimeoutError
         etag = response.headers.get("ETag", "").strip('"')
         version = response.headers.get("x-amz-version-id", "null")
-        return StagedBlob(size_bytes, digest.hexdigest(), f"{etag} {version}", head)
+        sha256 = digest.hexdigest()
+        return StagedBlob(size_bytes, sha256, f"{etag} {version} {sha256}", head)
 
     def _promote(self, staging_key: str, mark: str, final_key: str, headers: dict[str, str]) -> bool:
-        etag, version = mark.split(" ")
+        etag, version, sha256 = mark.split(" ")
         source = CopySource(
             self._bucket, staging_key, match_etag=etag, version_id=None if version == "null" else version
         )
@@ -286,4 +286,12 @@ class S3BlobStore:
             if error.code in _GONE:
                 return False
             raise
-        return True
+        # Some stores compare first and copy then, and an upload fits between: what names no version is proved again.
+        return version != "null" or self._holds(final_key, sha256)
+
+    def _holds(self, key: str, sha256: str) -> bool:
+        digest = hashlib.sha256()
+        with self._copier.get_object(self._bucket, key) as response:
+            for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
+                digest.update(chunk)
+        return digest.hexdigest() == sha256

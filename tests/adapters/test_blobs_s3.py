@@ -131,7 +131,7 @@ async def test_a_port_where_nobody_listens_is_unavailable(s3_bucket: Bucket):
         pass
     with open_store(gone.url, s3_bucket) as store:
         for call in CALLS.values():
-            assert isinstance(await unavailable(call(store, "etag null")), urllib3.exceptions.HTTPError)
+            assert isinstance(await unavailable(call(store, "etag null sha256")), urllib3.exceptions.HTTPError)
 
 
 # Answers that a real store gives rarely
@@ -153,7 +153,7 @@ FAILING_ANSWERS = {
 @pytest.mark.parametrize("call", ["inspect", "promote", "delete", "check"])
 async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
     with scripted_store(lambda _: FAILING_ANSWERS[answer]) as (store, _):
-        cause = await unavailable(CALLS[call](store, "etag null"))
+        cause = await unavailable(CALLS[call](store, "etag null sha256"))
 
     assert isinstance(cause, (MinioException, ValueError, SyntaxError))
 
@@ -162,7 +162,7 @@ async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
 async def test_a_bucket_that_is_gone_is_unavailable(call: str):
     """A HEAD answer has no body to tell the bucket from the object: `promote` takes this for a staged object gone."""
     with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _):
-        await unavailable(CALLS[call](store, "etag null"))
+        await unavailable(CALLS[call](store, "etag null sha256"))
 
 
 async def test_a_bucket_that_is_not_there_is_not_ready():
@@ -174,7 +174,7 @@ async def test_a_passing_error_is_tried_again():
     answers = iter([refusal(503, "SlowDown"), refusal(500, "InternalError")])
     whole = Answer(200, b"bytes", {"ETag": '"abc"'})
     with scripted_store(lambda _: next(answers, whole), call_timeout_seconds=PATIENCE_SECONDS) as (store, server):
-        assert await mark_of(store, 5) == "abc null"
+        assert await mark_of(store, 5) == f"abc null {hashlib.sha256(b'bytes').hexdigest()}"
         assert len(server.asked) == 3
 
 

@@ -65,8 +65,21 @@ async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, st
     with scripted_store(answer) as (store, server):
         assert await promote(store, await mark_of(store, 5))
 
-        assert server.asked[-1].headers["x-amz-copy-source"] == f"/bucket/{STAGING}"
-        assert server.asked[-1].headers["x-amz-copy-source-if-match"] == "abc"
+        (copy,) = (asked for asked in server.asked if asked.method == "PUT")
+        assert copy.headers["x-amz-copy-source"] == f"/bucket/{STAGING}"
+        assert copy.headers["x-amz-copy-source-if-match"] == "abc"
+
+
+async def test_a_store_that_compares_first_and_copies_then_is_not_believed():
+    """An upload between the two steps puts other bytes where the proved ones should be."""
+
+    def answer(asked: Asked) -> Answer:
+        if asked.method == "PUT":
+            return COPIED
+        return Answer(200, b"bytes" if STAGING in asked.path else b"other", {"ETag": '"abc"'})
+
+    with scripted_store(answer) as (store, _):
+        assert not await promote(store, await mark_of(store, 5))
 
 
 @pytest.mark.parametrize(
@@ -74,14 +87,14 @@ async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, st
 )
 async def test_a_copy_of_what_is_no_longer_there_is_false(refused: Answer):
     with scripted_store(lambda asked: refused if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
-        assert not await promote(store, "abc null")
+        assert not await promote(store, "abc null sha256")
 
 
 async def test_a_copy_that_fails_after_its_200_is_no_success():
     """S3 answers a copy with 200 before it is done; the error then stands in the body."""
     failed = refusal(200, "InternalError")
     with scripted_store(lambda asked: failed if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
-        await unavailable(promote(store, "abc null"))
+        await unavailable(promote(store, "abc null sha256"))
 
 
 # URLs
