@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from granian._granian import SocketHolder
 from granian.server.mp import MPServer
-from litestar.types import ASGIApp
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from loguru import logger
 
-from cdv_core.errors import CannotStart, CdvError
 from cdv_http.app import create_app
 
 _ACCEPT_NO_MORE: Final = signal.SIGUSR1
@@ -31,7 +31,7 @@ _LOOK_SECONDS: Final = 0.05
 class Workers(MPServer):
     """Serves from `listener`, which is bound and listens already.
 
-    `prove`: raises CannotStart or another CdvError if a worker started now could not serve.
+    `prove`: raises if a worker started now could not serve.
     """
 
     def __init__(self, listener: socket.socket, *, prove: Callable[[], None], **options: Any) -> None:  # noqa: ANN401 - granian's
@@ -84,7 +84,7 @@ class Workers(MPServer):
         try:
             # A worker that cannot start would be taken for a crash, and end the service.
             self._prove()
-        except (CannotStart, CdvError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end those that run
             logger.error("the workers are not replaced, those that run go on: {}", error)
         else:
             logger.info("new workers take over; the old ones end when they have answered")
@@ -93,8 +93,33 @@ class Workers(MPServer):
 
 def _worker_app(listener: int) -> ASGIApp:
     """Return what a worker serves, once it knows how to stop accepting. `listener`: the socket's number."""
-    signal.signal(_ACCEPT_NO_MORE, lambda *_: _stop_accepting(listener))
-    return create_app()
+    app = _Parting(create_app())
+
+    def stop_accepting(*_: object) -> None:
+        app.parting = True
+        _stop_accepting(listener)
+
+    signal.signal(_ACCEPT_NO_MORE, stop_accepting)
+    return app
+
+
+class _Parting:
+    """Tells clients with their last answer to come back on another connection, while `parting`.
+
+    Or they would ask again on one that is closed in that very moment.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.parting = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.parting and scope["http_version"].startswith("1"):
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, last if scope["type"] == ScopeType.HTTP else send)
 
 
 def _stop_accepting(listener: int) -> None:

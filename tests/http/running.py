@@ -103,7 +103,7 @@ class RunningVault:
                         connection.shutdown(socket.SHUT_WR)
             return list(_answers(connection))
 
-    def _http_connection(self) -> http.client.HTTPConnection:
+    def http_connection(self) -> http.client.HTTPConnection:
         if self._tls is None:
             return http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=START_SECONDS, context=self._tls)
@@ -112,7 +112,7 @@ class RunningVault:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                connection = self._http_connection()
+                connection = self.http_connection()
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == 200:
                     return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -18,19 +20,24 @@ from tests.http.api import PNG
 from tests.http.certificates import Files, files
 from tests.http.running import RunningVault
 
-REQUEST = b"GET /v1/repo/listRecords?did=did:example:ada HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+PATH = "/v1/repo/listRecords?did=did:example:ada"
+REQUEST = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
 UPLOAD = b"PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
 DEADLINE_SECONDS = 60
 
 
 class Stream:
-    """Requests one after the other from several clients, each on a connection of its own, until it is left."""
+    """Requests until it is left: of two clients each on a connection of its own, of two others on one that is kept.
 
-    def __init__(self, vault: RunningVault, clients: int = 3) -> None:
+    A kept connection is made anew when the answer before said that it would be closed, and not otherwise.
+    """
+
+    def __init__(self, vault: RunningVault) -> None:
         self._vault = vault
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        self._threads = [threading.Thread(target=ask) for ask in (self._ask, self._ask_on_one) for _ in range(2)]
         self.served: Counter[bytes] = Counter()  # by the certificate shown
+        self.kept = 0
         self.failed: list[str] = []
 
     def __enter__(self) -> Self:
@@ -56,6 +63,19 @@ class Stream:
                 self.served[certificate] += 1
             except (OSError, AssertionError) as error:
                 self.failed.append(repr(error))
+
+    def _ask_on_one(self) -> None:
+        with closing(self._vault.http_connection()) as connection:
+            while not self._ended.is_set():
+                try:
+                    connection.request("GET", PATH)
+                    answer = connection.getresponse()
+                    answer.read()
+                    assert answer.status == 200
+                    self.kept += 1
+                except (OSError, http.client.HTTPException, AssertionError) as error:
+                    self.failed.append(f"kept: {error!r}")
+                    connection.close()
 
 
 def until(holds: Callable[[], bool], vault: RunningVault) -> None:
@@ -106,6 +126,7 @@ def test_a_renewed_certificate_is_taken_up_and_no_request_fails(vault: RunningVa
         assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert stream.failed == []
     assert set(stream.served) == {old, new}
+    assert stream.kept > 20
     assert vault.stop() == 0
     for word in ("Traceback", "ERROR", "panicked"):
         assert word not in vault.log
