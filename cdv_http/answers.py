@@ -18,5 +18,13 @@ def success(
     data: msgspec.Struct, meta: msgspec.Struct | None = None, headers: dict[str, str] | None = None
 ) -> Response[bytes]:
     """Return a 200 with `data` and `meta` in the envelope."""
-    content = _encoder.encode(_Success(data, UNSET if meta is None else meta))
+    return _answer(_encoder.encode(_Success(data, UNSET if meta is None else meta)), headers)
+
+
+def success_json(data: bytes, headers: dict[str, str] | None = None) -> Response[bytes]:
+    """Return a 200 with `data`, which is JSON already, in the envelope."""
+    return _answer(b'{"data":%b}' % data, headers)
+
+
+def _answer(content: bytes, headers: dict[str, str] | None) -> Response[bytes]:
     return Response(content, status_code=200, headers=headers, media_type="application/json")

@@ -14,7 +14,7 @@ from cdv_core.domain.idempotency import IDEMPOTENCY_KEY_SYNTAX
 from cdv_core.domain.identifiers import DID_SYNTAX, NSID_SYNTAX, RECORD_KEY_SYNTAX, ULID_SYNTAX
 from cdv_core.domain.limits import DID_MAX_CHARS, FILENAME_MAX_BYTES, IDEMPOTENCY_KEY_MAX_CHARS, NSID_MAX_CHARS
 from cdv_core.domain.media import FILENAME_SYNTAX, SHA256_SYNTAX, Asset, AssetState
-from cdv_core.domain.records import Page, Receipt, StoredRecord
+from cdv_core.domain.records import JsonPage, Receipt
 from cdv_core.domain.times import format_time
 from cdv_core.errors import InvalidField, MalformedJson
 from cdv_core.use_cases.media import Upload
@@ -204,19 +204,10 @@ def record_receipt(receipt: Receipt) -> RecordReceipt:
     return RecordReceipt(receipt.uri, receipt.cid, format_time(receipt.indexed_at), receipt.schema_version)
 
 
-def record_view(record: StoredRecord) -> RecordView:
-    return RecordView(
-        str(record.uri),
-        record.cid,
-        msgspec.Raw(record.value_json),
-        format_time(record.indexed_at),
-        record.schema_version,
-        UNSET if record.created_at is None else format_time(record.created_at),
-    )
-
-
-def record_page(page: Page) -> RecordPage:
-    return RecordPage([record_view(record) for record in page.records], page.next_cursor or UNSET)
+def page_json(page: JsonPage) -> bytes:
+    """Return a RecordPage, of records that are encoded already."""
+    more = b"" if page.next_cursor is None else b',"nextCursor":"%b"' % page.next_cursor.encode()
+    return b'{"records":[%b]%b}' % (b",".join(page.records), more)
 
 
 def upload_ticket(upload: Upload, url: str) -> UploadTicket:

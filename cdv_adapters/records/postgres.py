@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from cdv_adapters.database.postgres import LOCK_ACCOUNT, LOG_EVENT, PostgresDatabase, event_parameters
+import msgspec
+
+from cdv_adapters.database.group_commit import GroupCommit, Row
+from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
@@ -14,26 +17,48 @@ from cdv_core.domain.records import Listing, NewRecord, StoredRecord
 from cdv_core.errors import IdempotencyConflict
 from cdv_core.ports.records import RecordStore, Retryable
 
-# A reply whose life has ended makes room. Of concurrent calls with one key, all but the first meet its reply here,
-# although this statement began before it was committed: ON CONFLICT looks at what is there now.
-_KEEP_REPLY: Final = """,
+# One statement for any number of creates, so that they share a round trip, a plan and a commit, and happen all or not
+# at all. `n` is the order of arrival. Accounts are locked in one order everywhere, so groups never wait for each other
+# in a ring. A reply whose life has ended makes room. Of concurrent calls with one key, all but the first meet its reply
+# in `kept`, although this statement began before it was committed: ON CONFLICT looks at what is there now.
+_CREATE: Final = """
+WITH batch AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (json_to_recordset(%s::json) AS (
+        did text, collection text, rkey text, cid text, value json, indexed_at timestamptz, schema_version text,
+        created_at timestamptz, event_id text, subject text, envelope json, key text, fingerprint text, reply text,
+        expires_at timestamptz
+    )) WITH ORDINALITY AS rows (
+        did, collection, rkey, cid, value, indexed_at, schema_version, created_at, event_id, subject, envelope, key,
+        fingerprint, reply, expires_at, n
+    )
+),
+account AS (
+    INSERT INTO accounts (did, created_at) SELECT did, min(indexed_at) FROM batch GROUP BY did ORDER BY did
+    ON CONFLICT (did) DO UPDATE SET created_at = excluded.created_at WHERE false
+    RETURNING did
+),
+turn AS (SELECT count(*) FROM account),
 kept AS (
     INSERT INTO replies (did, key, fingerprint, reply, expires_at)
-    SELECT %(did)s, %(key)s, %(fingerprint)s, %(reply)s, %(expires_at)s FROM turn
+    SELECT did, key, decode(fingerprint, 'hex'), decode(reply, 'hex'), expires_at FROM batch, turn
+    WHERE key IS NOT NULL ORDER BY did, key
     ON CONFLICT (did, key) DO UPDATE
     SET fingerprint = excluded.fingerprint, reply = excluded.reply, expires_at = excluded.expires_at
-    WHERE replies.expires_at <= %(indexed_at)s
-    RETURNING did
-)"""
-_STORE: Final = """,
+    WHERE replies.expires_at <= (
+        SELECT indexed_at FROM batch WHERE batch.did = excluded.did AND batch.key = excluded.key
+    )
+    RETURNING did, key
+),
+fresh AS MATERIALIZED (
+    SELECT batch.* FROM batch, turn WHERE key IS NULL OR (did, key) IN (SELECT did, key FROM kept)
+),
 stored AS (
     INSERT INTO records (did, collection, rkey, cid, value, indexed_at, schema_version, created_at)
-    SELECT %(did)s, %(collection)s, %(rkey)s, %(cid)s, %(value)s::json, %(indexed_at)s, %(schema_version)s,
-        %(created_at)s::timestamptz FROM """
-_LOG: Final = f" RETURNING did){LOG_EVENT}stored"
-
-_CREATE: Final = f"WITH{LOCK_ACCOUNT}{_STORE}turn{_LOG}"
-_CREATE_ONCE: Final = f"WITH{LOCK_ACCOUNT}{_KEEP_REPLY}{_STORE}kept{_LOG}"
+    SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM fresh
+)
+INSERT INTO op_log (event_id, did, subject, envelope, occurred_at)
+SELECT event_id, did, subject, envelope, indexed_at FROM fresh ORDER BY n
+RETURNING event_id"""
 
 _FIND_REPLY: Final = "SELECT fingerprint, reply FROM replies WHERE did = %s AND key = %s AND expires_at > %s"
 # Rows that another caller is removing are left to it. ARRAY: a plain IN might run the subquery, and lock, repeatedly.
@@ -45,13 +70,23 @@ DELETE FROM replies WHERE ctid = ANY (ARRAY(
 _SELECT: Final = "SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM records "
 _FIND: Final = f"{_SELECT} WHERE did = %s AND collection = %s AND rkey = %s"
 _SCAN: Final = f"{_SELECT} WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"
+# What record_json writes. No identifier, version or time has a character that JSON would escape.
+_TIME: Final = """to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+_AS_JSON: Final = f"""
+SELECT convert_to(
+    '{{"uri":"at://' || did || '/' || collection || '/' || rkey || '","cid":"' || cid || '","value":' || value
+    || ',"indexedAt":"' || {_TIME.format("indexed_at")} || '","schemaVersion":"' || schema_version || '"'
+    || coalesce(',"createdAt":"' || {_TIME.format("created_at")} || '"', '') || '}}',
+    'UTF8'
+)
+FROM records """  # noqa: S608 - constants
 # One upper bound and no more, so that there is one place where the index scan can begin.
 _PAGE: Final = """
 AND collection <> ALL (%(hidden)s::text[])
 AND indexed_at >= %(since)s AND (indexed_at, rkey) < (%(before_time)s, %(before_rkey)s)
 ORDER BY indexed_at DESC, rkey DESC LIMIT %(limit)s"""
-_LIST: Final = f"{_SELECT} WHERE did = %(did)s {_PAGE}"
-_LIST_COLLECTION: Final = f"{_SELECT} WHERE did = %(did)s AND collection = %(collection)s {_PAGE}"
+_LIST: Final = f"{_AS_JSON} WHERE did = %(did)s {_PAGE}"
+_LIST_COLLECTION: Final = f"{_AS_JSON} WHERE did = %(did)s AND collection = %(collection)s {_PAGE}"
 
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
@@ -61,32 +96,18 @@ _ABOVE_EVERY_RKEY: Final = "\x7f"
 class PostgresRecordStore(RecordStore):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
+        self._group = GroupCommit(self._write)
 
     async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
-        parameters = {
-            **event_parameters(event),
-            "collection": record.uri.collection,
-            "rkey": record.uri.rkey,
-            "cid": record.cid,
-            "value": record.value_json.decode(),
-            "indexed_at": record.indexed_at,
-            "schema_version": record.schema_version,
-            "created_at": record.created_at,
-        }
-        if retryable is None:
-            await self._database.run(_CREATE, parameters)
+        if await self._group.stored(_row(record, event, retryable)):
             return None
-        parameters |= {
-            "key": retryable.key,
-            "fingerprint": retryable.fingerprint,
-            "reply": retryable.reply,
-            "expires_at": retryable.expires_at,
-        }
-        if await self._database.run(_CREATE_ONCE, parameters) == 1:
-            return None
+        assert retryable is not None, "only what has a key can have been answered before"  # noqa: S101
         earlier = await self.find_reply(record.uri.did, retryable.key, retryable.fingerprint, record.indexed_at)
         # None: it was purged in between, by the clock of another replica. Nothing was stored, and the key is new again.
         return await self.create(record, event, retryable) if earlier is None else earlier
+
+    async def _write(self, rows_json: bytes) -> list[str]:
+        return [event_id for (event_id,) in await self._database.rows(_CREATE, (rows_json.decode(),))]
 
     async def find_reply(self, did: Did, key: IdempotencyKey, fingerprint: bytes, now: datetime) -> bytes | None:
         rows = await self._database.rows(_FIND_REPLY, (did, key, now))
@@ -101,8 +122,8 @@ class PostgresRecordStore(RecordStore):
         rows = await self._database.rows(_FIND, (uri.did, uri.collection, uri.rkey))
         return _stored(rows[0]) if rows else None
 
-    async def list(self, listing: Listing) -> list[StoredRecord]:
-        return [_stored(row) for row in await self._database.rows(*listing_query(listing))]
+    async def list(self, listing: Listing) -> list[bytes]:
+        return [encoded for (encoded,) in await self._database.rows(*listing_query(listing))]
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")
@@ -113,6 +134,28 @@ class PostgresRecordStore(RecordStore):
 
     async def purge_expired_replies(self, now: datetime, limit: int) -> int:
         return await self._database.run(_PURGE_REPLIES, (now, limit))
+
+
+def _row(record: NewRecord, event: Event, retryable: Retryable | None) -> Row:
+    uri = record.uri
+    return Row(
+        str(uri.did),
+        str(uri.collection),
+        str(uri.rkey),
+        record.cid,
+        msgspec.Raw(record.value_json),
+        record.indexed_at,
+        record.schema_version,
+        record.created_at,
+        event.event_id,
+        event.subject,
+        msgspec.Raw(event.envelope),
+        *(
+            (str(retryable.key), retryable.fingerprint.hex(), retryable.reply.hex(), retryable.expires_at)
+            if retryable
+            else ()
+        ),
+    )
 
 
 def listing_query(listing: Listing) -> tuple[str, dict[str, Any]]:

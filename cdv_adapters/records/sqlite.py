@@ -11,7 +11,7 @@ from cdv_adapters.database.sqlite import SqliteDatabase, append_op_log, ensure_a
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.domain.records import Listing, NewRecord, StoredRecord, record_json
 from cdv_core.errors import IdempotencyConflict
 from cdv_core.ports.records import RecordStore, Retryable
 
@@ -51,8 +51,8 @@ class SqliteRecordStore(RecordStore):
         )
         return _stored(rows[0]) if rows else None
 
-    async def list(self, listing: Listing) -> list[StoredRecord]:
-        return [_stored(row) for row in await self._rows(*listing_query(listing))]
+    async def list(self, listing: Listing) -> list[bytes]:
+        return [record_json(_stored(row)) for row in await self._rows(*listing_query(listing))]
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")

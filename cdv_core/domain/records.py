@@ -11,6 +11,7 @@ import msgspec
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.identifiers import Did, Nsid, RecordUri
 from cdv_core.domain.schemas import SchemaWarning
+from cdv_core.domain.times import format_time, parse_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,53 @@ class StoredRecord(NewRecord):
         """Decode the record's value, for those who want more than its bytes."""
         value: dict[str, Any] = msgspec.json.decode(self.value_json)
         return value
+
+
+class _RecordJson(msgspec.Struct, rename="camel"):
+    uri: str
+    cid: str
+    value: msgspec.Raw
+    indexed_at: str
+    schema_version: str
+    created_at: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def record_json(record: StoredRecord) -> bytes:
+    """Return the record as readers get it: `{"uri", "cid", "value", "indexedAt", "schemaVersion", "createdAt"?}`."""
+    return msgspec.json.encode(
+        _RecordJson(
+            str(record.uri),
+            record.cid,
+            msgspec.Raw(record.value_json),
+            format_time(record.indexed_at),
+            record.schema_version,
+            msgspec.UNSET if record.created_at is None else format_time(record.created_at),
+        )
+    )
+
+
+def read_record_json(encoded: bytes) -> StoredRecord:
+    """Return the record that `record_json` wrote."""
+    it = msgspec.json.decode(encoded, type=_RecordJson)
+    return StoredRecord(
+        RecordUri.parse(it.uri),
+        it.cid,
+        bytes(it.value),
+        parse_time(it.indexed_at, "indexedAt"),
+        it.schema_version,
+        None if isinstance(it.created_at, msgspec.UnsetType) else parse_time(it.created_at, "createdAt"),
+    )
+
+
+class _Place(msgspec.Struct, rename="camel"):
+    uri: str
+    indexed_at: str
+
+
+def cursor_after(encoded: bytes) -> Cursor:
+    """Return where the page goes on that ends with this record, as `record_json` wrote it."""
+    place = msgspec.json.decode(encoded, type=_Place)
+    return Cursor(parse_time(place.indexed_at, "indexedAt"), place.uri.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +126,12 @@ class Page:
     """Records, newest first; `next_cursor` is None exactly when no more match."""
 
     records: tuple[StoredRecord, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPage:
+    """A page whose records are as `record_json` writes them: what was stored as JSON is not decoded on its way out."""
+
+    records: list[bytes]
     next_cursor: str | None

@@ -54,9 +54,10 @@ class RecordStore(Protocol):
         """Return the record at `uri`, None if there is none. Raises: Unavailable."""
         ...
 
-    async def list(self, listing: Listing) -> list[StoredRecord]:
+    async def list(self, listing: Listing) -> list[bytes]:
         """Return up to `limit` matching records, ordered by `indexed_at` and then `rkey`, both descending.
 
+        Each is, byte for byte, what `record_json` (cdv_core/domain/records.py) writes; a store may write it itself.
         An unknown DID has none. Raises: Unavailable.
         """
         ...

@@ -16,7 +16,16 @@ from cdv_core.domain.events import record_created
 from cdv_core.domain.idempotency import IdempotencyKey, request_fingerprint
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import IDEMPOTENCY_LIFE, PAGE_DEFAULT, PAGE_MAX
-from cdv_core.domain.records import Listing, NewRecord, Page, Receipt, StoredRecord
+from cdv_core.domain.records import (
+    JsonPage,
+    Listing,
+    NewRecord,
+    Page,
+    Receipt,
+    StoredRecord,
+    cursor_after,
+    read_record_json,
+)
 from cdv_core.domain.schemas import Resolution
 from cdv_core.domain.times import parse_time
 from cdv_core.errors import (
@@ -193,6 +202,23 @@ class Records:
         until: str | None = None,
         viewer: Did | Viewer = Viewer.THE_VAULT,
     ) -> Page:
+        """Return what `list_json` does, decoded."""
+        page = await self.list_json(
+            did=did, collection=collection, limit=limit, cursor=cursor, since=since, until=until, viewer=viewer
+        )
+        return Page(tuple(map(read_record_json, page.records)), page.next_cursor)
+
+    async def list_json(
+        self,
+        *,
+        did: str,
+        collection: str | None = None,
+        limit: int = PAGE_DEFAULT,
+        cursor: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        viewer: Did | Viewer = Viewer.THE_VAULT,
+    ) -> JsonPage:
         """Return up to `limit` records of `did`, newest first, and a cursor exactly when more match.
 
         An unknown DID has no records. `since` and `until` bound `indexedAt`, both inclusive. Collections that are
@@ -211,10 +237,10 @@ class Records:
             listing = replace(listing, hidden=catalogue.owner_only)
         # One more than the page holds: whether it comes decides whether there is a next page.
         found = await self._store.list(replace(listing, limit=limit + 1))
-        records = tuple(found[:limit])
         if len(found) <= limit:
-            return Page(records, None)
-        return Page(records, Cursor(records[-1].indexed_at, records[-1].uri.rkey).encode())
+            return JsonPage(found, None)
+        del found[limit:]
+        return JsonPage(found, cursor_after(found[-1]).encode())
 
 
 def _authorise(request: _Request, subject: Did | None) -> None:

@@ -8,10 +8,10 @@ from email.utils import format_datetime
 from litestar import Response, get, post
 
 from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
-from cdv_core.domain.records import Receipt
+from cdv_core.domain.records import Receipt, record_json
 from cdv_core.errors import InvalidField
-from cdv_http.answers import success
-from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, record_page, record_receipt, record_view
+from cdv_http.answers import success, success_json
+from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page_json, record_receipt
 from cdv_http.requests import (
     AnyRequest,
     authenticate,
@@ -60,7 +60,7 @@ async def get_record(request: AnyRequest) -> Response[bytes]:
     headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
     if _matches(request.headers.getall("if-none-match", []), record.cid):
         return Response(b"", status_code=304, headers=headers)
-    return success(record_view(record), headers=headers)
+    return success_json(record_json(record), headers)
 
 
 @get("/v1/repo/listRecords")
@@ -69,7 +69,7 @@ async def list_records(request: AnyRequest) -> Response[bytes]:
     service = service_of(request)
     viewer = await (authenticate if service.reads_need_token else authenticate_if_present)(request, service.tokens)
     parameters = query_parameters(request, _LIST_PARAMETERS)
-    page = await service.vault.records.list(
+    page = await service.vault.records.list_json(
         did=required(parameters, "did"),
         collection=parameters.get("collection"),
         limit=_limit(parameters.get("limit")),
@@ -78,7 +78,7 @@ async def list_records(request: AnyRequest) -> Response[bytes]:
         until=parameters.get("until"),
         viewer=viewer,
     )
-    return success(record_page(page))
+    return success_json(page_json(page))
 
 
 def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:

@@ -28,6 +28,7 @@ from conformance.ports.stores import (
     as_stored,
     its_event,
     later,
+    listed,
     op_log,
     ulid,
 )
@@ -152,13 +153,13 @@ class RecordStoreMachine(StoresMachine):
     )
     def list(self, did, limit, collection, hidden, since, until, after):
         listing = Listing(did, limit, collection, hidden, since, until, after)
-        self.check(lambda stores: stores.records.list(listing), lambda: self.model.list(listing))
+        self.check(lambda stores: listed(stores, listing), lambda: self.model.list(listing))
 
     @rule(did=DIDS, collection=st.none() | COLLECTIONS, limit=st.integers(1, 4))
     def walk(self, did, collection, limit):
         async def pages(stores: Stores):
             after, walked = None, []
-            while page := await stores.records.list(Listing(did, limit, collection, after=after)):
+            while page := await listed(stores, Listing(did, limit, collection, after=after)):
                 walked += page
                 assert len(walked) <= len(self.model.records)
                 after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)

@@ -21,7 +21,7 @@ from cdv_core.domain.canonical import canonical_record
 from cdv_core.domain.events import Event, media_finalized, record_created
 from cdv_core.domain.identifiers import AssetId, Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.media import Asset
-from cdv_core.domain.records import NewRecord, StoredRecord
+from cdv_core.domain.records import Listing, NewRecord, StoredRecord, read_record_json, record_json
 from cdv_core.errors import CdvError
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
@@ -155,3 +155,11 @@ async def _outcome(call: Coroutine[Any, Any, Any]) -> Any:
         return await call
     except CdvError as refusal:
         return type(refusal), refusal.details
+
+
+async def listed(stores: Stores, listing: Listing) -> list[StoredRecord]:
+    """Return the listing, decoded, once it was seen to be encoded as the domain does."""
+    encoded = await stores.records.list(listing)
+    records = [read_record_json(it) for it in encoded]
+    assert encoded == [record_json(it) for it in records]
+    return records

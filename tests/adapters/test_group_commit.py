@@ -1,0 +1,138 @@
+"""Writes that share a commit keep results of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from cdv_adapters.database.group_commit import AT_ONCE, GROUP_MAX, GROUP_MAX_BYTES, GroupCommit, Row
+from cdv_core.errors import IdTaken, Unavailable
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def row(event_id: str, key: str | None = None, did: str = "did:plc:ada", value: bytes = b"{}") -> Row:
+    raw = msgspec.Raw(value)
+    return Row(did, "a.b.c", event_id, "cid", raw, NOW, "1.0.0", None, event_id, "subject", raw, key)
+
+
+class Store:
+    """Stores what it is given, once `let_go` is set; refuses a group with a taken id; knows answered keys."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+        self.groups: list[list[str]] = []
+        self.taken: set[str] = set()
+        self.answered: set[tuple[str, str]] = set()
+        self.fails_with: Exception | None = None
+
+    async def write(self, rows_json: bytes) -> Sequence[str]:
+        rows: list[dict[str, Any]] = json.loads(rows_json)
+        self.groups.append([it["event_id"] for it in rows])
+        await self.let_go.wait()
+        if self.fails_with is not None:
+            raise self.fails_with
+        if any(it["event_id"] in self.taken for it in rows):
+            raise IdTaken
+        fresh = [it for it in rows if it["key"] is None or (it["did"], it["key"]) not in self.answered]
+        self.answered |= {(it["did"], it["key"]) for it in fresh}
+        return [it["event_id"] for it in fresh]
+
+
+async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[Any]:
+    """Store `rows` at once, the first AT_ONCE of them alone; return their results and errors."""
+    tasks = []
+    for it in rows:
+        tasks.append(asyncio.create_task(group.stored(it)))
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    store.let_go.set()
+    return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+
+async def test_a_write_that_comes_alone_goes_at_once():
+    store = Store()
+    store.let_go.set()
+    group = GroupCommit(store.write)
+    assert [await group.stored(row("1")), await group.stored(row("2"))] == [True, True]
+    assert store.groups == [["1"], ["2"]]
+
+
+async def test_writes_that_come_meanwhile_go_together_in_their_order():
+    store = Store()
+    names = [str(number) for number in range(10)]
+    assert await all_of(GroupCommit(store.write), [row(name) for name in names], store) == [True] * 10
+    assert store.groups[:AT_ONCE] == [[name] for name in names[:AT_ONCE]]
+    assert store.groups[AT_ONCE:] == [names[AT_ONCE:]]
+
+
+async def test_a_group_has_an_end():
+    store = Store()
+    await all_of(GroupCommit(store.write), [row(str(number)) for number in range(2 * GROUP_MAX + AT_ONCE)], store)
+    assert max(map(len, store.groups)) == GROUP_MAX
+    large = b'"' + b"x" * (GROUP_MAX_BYTES // 2) + b'"'
+    again = Store()
+    await all_of(GroupCommit(again.write), [row(str(number), value=large) for number in range(10)], again)
+    assert max(map(len, again.groups)) == 2
+
+
+async def test_two_of_one_key_never_share_a_group():
+    store = Store()
+    rows = [row("a"), row("b"), row("1", "key"), row("2", "key"), row("3", "key", did="did:plc:eve"), row("4", "other")]
+    assert await all_of(GroupCommit(store.write), rows, store) == [True, True, True, False, True, True]
+    assert store.groups[AT_ONCE:] == [["1", "3", "4"], ["2"]]
+
+
+async def test_one_taken_id_costs_only_its_own_write():
+    store = Store()
+    store.taken = {"5"}
+    results = await all_of(GroupCommit(store.write), [row(str(number)) for number in range(8)], store)
+    assert [type(it) for it in results] == [bool] * 5 + [IdTaken] + [bool] * 2
+
+
+@pytest.mark.parametrize("error", [Unavailable("database"), ZeroDivisionError()])
+async def test_a_failure_reaches_everybody_in_the_group_and_the_next_group_goes_on(error: Exception):
+    store = Store()
+    store.fails_with = error
+    group = GroupCommit(store.write)
+    unhandled: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    results = await all_of(group, [row(str(number)) for number in range(6)], store)
+    assert {type(it) for it in results} == {type(error)}
+    store.fails_with = None
+    assert await group.stored(row("later"))
+    assert unhandled == []
+
+
+async def test_a_caller_who_gives_up_takes_nobody_along():
+    store = Store()
+    group = GroupCommit(store.write)
+    tasks = [asyncio.create_task(group.stored(row(str(number)))) for number in range(5)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[-1].cancel()
+    await asyncio.sleep(0)
+    store.let_go.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(it) for it in results] == [asyncio.CancelledError, bool, bool, bool, asyncio.CancelledError]
+    assert "4" not in {it for group in store.groups for it in group}  # it had not been begun
+
+
+async def test_a_write_that_comes_just_as_the_last_group_ends_is_not_left_waiting():
+    store = Store()
+    store.let_go.set()
+    group = GroupCommit(store.write)
+
+    async def one_after_another(name: str) -> None:
+        for number in range(200):
+            await group.stored(row(f"{name}-{number}"))
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*[one_after_another(str(name)) for name in range(7)])
