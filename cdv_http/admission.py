@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Final
 # many keep a process and its connections to the database busy; more would only wait for each other.
 _ENOUGH: Final = 8
 _INTERVAL_SECONDS: Final = 1.0  # whoever was turned away has come back by then: Retry-After says so
+_SLOW_SECONDS: Final = 0.25  # ours: a body that is on its way is there by then
 _CROWD_SHARE: Final = 0.1  # ours: when fewer are turned away than this, the crowd is gone
 
 
@@ -66,12 +68,23 @@ class Admission:
 
     @contextmanager
     def waiting_for_the_client(self) -> Iterator[None]:
-        """Say that a request does no work for now: it keeps its place, and nobody waits for it."""
-        self._working -= 1
+        """Say that a request does no work, once this takes long: it keeps its place, and nobody waits for it.
+
+        Not at once, or all who arrive together would be let in while their bodies are fetched from the server below.
+        """
+        waits = False
+
+        def begin() -> None:
+            nonlocal waits
+            waits = True
+            self._working -= 1
+
+        timer = asyncio.get_running_loop().call_later(_SLOW_SECONDS, begin)
         try:
             yield
         finally:
-            self._working += 1
+            timer.cancel()
+            self._working += waits
 
     def _end_interval(self) -> None:
         if self._turned_away < self._arrived * _CROWD_SHARE or not self._arrived:

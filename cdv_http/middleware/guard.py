@@ -80,7 +80,10 @@ class GuardMiddleware:
         async def noting(message: Message) -> None:
             nonlocal answered
             answered = True
-            with self._admission.waiting_for_the_client():
+            if message.get("more_body"):
+                with self._admission.waiting_for_the_client():
+                    await send(message)
+            else:
                 await send(message)
             moved()
 

@@ -44,14 +44,17 @@ async def test_a_burst_takes_all_places_and_a_crowd_gets_few(monkeypatch: pytest
     assert enter(places, 80, 8) == 80
 
 
-async def test_who_waits_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     Moment(monkeypatch)
     places = Admission(10)
-    assert enter(places, 11) == 10
+    assert enter(places, 11) == 10  # so that there is a crowd, and only eight may be at work
+    places.leave(["client 0"])
+    places.leave(["client 1"])
     with places.waiting_for_the_client():
-        assert not places.enter("another")  # all places are taken, at work or not
-        places.leave(["client 0"])
-        places.leave(["client 1"])
+        assert not places.enter("another")  # the wait may be over in a moment
+    monkeypatch.setattr(admission, "_SLOW_SECONDS", 0)
+    with places.waiting_for_the_client():
+        await asyncio.sleep(0.001)
         assert places.enter("another")
     assert not places.enter("one more")
 
@@ -122,3 +125,32 @@ async def test_one_subjects_slow_requests_leave_places_for_others(api: Api, monk
     gone.set()
     for task in tasks[:4]:
         assert data(await task)
+
+
+async def test_those_who_arrive_together_in_a_crowd_are_not_all_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Moment(monkeypatch)
+    async with serving(tmp_path, max_in_flight=20, trusted_proxies=("127.0.0.1",)) as crowded:
+        records, gone, inside = crowded.service.vault.records, asyncio.Event(), 0
+        create = records.create
+
+        async def slow(*arguments: object, **named: object) -> object:
+            nonlocal inside
+            inside += 1
+            await gone.wait()
+            return await create(*arguments, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(records), "create", lambda _, *a, **n: slow(*a, **n))
+        for let_in in (20, 8):
+            gone.clear()
+            inside = 0
+            tasks = [
+                asyncio.create_task(crowded.creator().create(headers={"X-Forwarded-For": f"192.0.2.{number}"}))
+                for number in range(60)
+            ]
+            while inside < let_in or sum(task.done() for task in tasks) < 60 - let_in:
+                await asyncio.sleep(0)
+            gone.set()
+            statuses = sorted([(await task).status_code for task in tasks])
+            assert statuses == [200] * let_in + [503] * (60 - let_in)
