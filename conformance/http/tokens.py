@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 import shlex
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 LIFE_SECONDS = 3600
 _RENEWED_AFTER_SECONDS = 900
 _COMMAND_SECONDS = 30
+COMMANDS_AHEAD = 3
 
 
 class NoTokens(Exception):
@@ -71,10 +75,14 @@ class TokenSource:
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[str, float]] = {}
         self._speakers: dict[str, str] = {}
+        self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def token(self, did: str) -> str:
+        """Return a token whose sub is `did`. Callers of one DID wait for one token; of others, they do not."""
         with self._lock:
+            own = self._locks.setdefault(did, threading.Lock())
+        with own:
             token, made_at = self._tokens.get(did, ("", 0.0))
             if not token or time.monotonic() - made_at > _RENEWED_AFTER_SECONDS:
                 token = self.make(did)
@@ -86,16 +94,28 @@ class TokenSource:
         """Return the DID whose ordinary token this is, or nothing."""
         return self._speakers.get(authorization, "")
 
+    def new_did(self) -> str:
+        """Return a DID that nobody has written for."""
+        return f"did:example:{secrets.token_hex(12)}"
+
     def make(self, did: str) -> str:
         raise NotImplementedError
 
 
 class CommandTokens(TokenSource):
-    """What a command prints; `{did}` stands for the DID."""
+    """What a command prints; `{did}` stands for the DID. It may be slow, so it is run ahead for DIDs to come."""
 
     def __init__(self, command: str) -> None:
         super().__init__()
         self._words = shlex.split(command)
+        self._ahead: deque[tuple[str, Future[str]]] = deque()
+        self._threads = ThreadPoolExecutor(COMMANDS_AHEAD)
+
+    def new_did(self) -> str:
+        while len(self._ahead) <= COMMANDS_AHEAD:
+            did = super().new_did()
+            self._ahead.append((did, self._threads.submit(self.token, did)))
+        return self._ahead.popleft()[0]
 
     def make(self, did: str) -> str:
         """Raises NoTokens."""

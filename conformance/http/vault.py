@@ -154,7 +154,7 @@ class Vault:
 
     def creator(self, did: str = "") -> Creator:
         """Return someone who has never written before, or who owns `did`."""
-        return Creator(self, did or f"did:example:{secrets.token_hex(12)}")
+        return Creator(self, did or self.tokens.new_did())
 
     @property
     def minter(self) -> KeyTokens | None:
