@@ -8,7 +8,7 @@ import resource
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,9 @@ def serve(settings: Settings) -> int:
     """
     _allow_connections()
     with ExitStack() as stack:
-        listener = stack.enter_context(_bound(settings.host, settings.port))
+        listeners = [
+            stack.enter_context(each) for each in _bound(settings.host, settings.port, _listener_count(settings))
+        ]
         _prove(settings)
         # Workers are fresh processes and read the environment again: give them what the command line said.
         os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
@@ -46,18 +48,19 @@ def serve(settings: Settings) -> int:
             # Where the workers' counts are added up (cdv_http/metrics.py).
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        workers = _workers(listener, settings)
+        workers = _workers([listeners[n % len(listeners)] for n in range(settings.workers)], settings)
         workers.on_startup(lambda: _greet(settings))
         stack.enter_context(CertificateWatch(settings, workers.replace_workers))
         with _listening(settings.host, settings.port):
-            listener.listen(_BACKLOG)
+            for listener in listeners:
+                listener.listen(_BACKLOG)
         workers.serve()
     return 0
 
 
-def _workers(listener: socket.socket, settings: Settings) -> Workers:
+def _workers(listeners: Sequence[socket.socket], settings: Settings) -> Workers:
     return Workers(
-        listener,
+        listeners,
         prove=partial(_prove, settings),
         factory=True,
         address=settings.host,
@@ -90,17 +93,32 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that has the port and does not listen yet. Raises: CannotStart."""
-    with _listening(host, port):
+def _listener_count(settings: Settings) -> int:
+    # Linux deals connections out evenly among sockets of one port, and unevenly among processes that share a socket.
+    return settings.workers if sys.platform == "linux" else 1
+
+
+def _bound(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return `count` sockets that have the port and do not listen yet. Raises: CannotStart."""
+    with _listening(host, port), ExitStack() as stack:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with ExitStack() as stack:
+
+        def bound(*, shared: bool) -> socket.socket:
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.setblocking(False)
             listener.bind(address)
-            stack.pop_all()
             return listener
+
+        # The first shares with nobody, or another service that shares its port would not be noticed.
+        listeners = [bound(shared=False)]
+        if count > 1:
+            listeners.pop().close()
+            listeners = [bound(shared=True) for _ in range(count)]
+        stack.pop_all()
+        return listeners
 
 
 @contextmanager

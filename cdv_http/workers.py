@@ -1,16 +1,17 @@
-"""Granian's worker processes behind one listening socket, replaced without turning anybody away.
+"""Granian's worker processes, replaced without turning anybody away.
 
-On Linux each of granian's workers would listen on a socket of its own, and whoever waits at that of a worker that ends
-is turned away. At a shared one they wait for the next worker.
+On Linux each of granian's workers would make a listening socket of its own, and whoever waits at that of a worker that
+ends is turned away. Here the sockets outlive the workers: who waits at one is served by the next worker of its place.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -29,19 +30,15 @@ _LOOK_SECONDS: Final = 0.05
 
 
 class Workers(MPServer):
-    """Serves from `listener`, which is bound and listens already.
+    """Serves from `listeners`, one for each worker, which are bound and listen already. The same one twice is allowed.
 
     `prove`: raises if a worker started now could not serve.
     """
 
-    def __init__(self, listener: socket.socket, *, prove: Callable[[], None], **options: Any) -> None:  # noqa: ANN401 - granian's
+    def __init__(self, listeners: Sequence[socket.socket], *, prove: Callable[[], None], **options: Any) -> None:  # noqa: ANN401 - granian's
         super().__init__("cdv_http.app:create_app", **options)
-        self._listener = listener
+        self._listeners = listeners
         self._prove = prove
-
-    def serve(self) -> None:  # type: ignore[override]  # granian's parameters are not ours to give
-        """Serve until SIGTERM or SIGINT; on SIGHUP, replace the workers one by one."""
-        super().serve(target_loader=partial(_worker_app, self._listener.fileno()), wrap_loader=False)
 
     def replace_workers(self) -> None:
         """As SIGHUP does, and from any thread."""
@@ -49,12 +46,21 @@ class Workers(MPServer):
         self.main_loop_interrupt.set()
 
     def _init_shared_socket(self) -> None:
-        self._shd: Any = SocketHolder(self._listener.fileno(), False, self.backlog)  # type: ignore[call-arg]
-        self._listener.set_inheritable(True)
-        self._sso = self._listener
+        for listener in self._listeners:
+            listener.set_inheritable(True)
 
-    def _spawn_worker(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - granian's
-        worker: Any = super()._spawn_worker(*arguments, **options)
+    def _drop_shared_socket(self) -> None:
+        # Whoever comes while the last requests are answered is refused at once: nobody may hold a listener open.
+        for worker in self.wrks:
+            self._tell_to_accept_no_more(worker)
+        for listener in self._listeners:
+            listener.close()
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # noqa: ANN401, ARG002
+        listener = self._listeners[idx]
+        self._shd: Any = SocketHolder(listener.fileno(), False, self.backlog)  # type: ignore[call-arg]
+        self._sso: Any = listener
+        worker: Any = super()._spawn_worker(idx, target, partial(_worker_app, self._inherited(listener)))
         terminate = worker.terminate
 
         def end() -> None:
@@ -70,13 +76,24 @@ class Workers(MPServer):
 
         Granian's way to end lets requests finish, but closes connections on which none has arrived yet.
         """
-        if worker.is_alive():
-            with suppress(ProcessLookupError):
-                os.kill(worker.inner.pid, _ACCEPT_NO_MORE)
+        if self._tell_to_accept_no_more(worker):
             # Not an event's wait: another reload asked for meanwhile must not cut it short, only the end of all.
             deadline = time.monotonic() + _LAST_REQUESTS_SECONDS
             while time.monotonic() < deadline and not self.interrupt_signal:
                 time.sleep(_LOOK_SECONDS)
+
+    def _inherited(self, listener: socket.socket) -> list[int]:
+        """Return the listeners' numbers that a worker on this one has: by a fork, all of them."""
+        forks = multiprocessing.get_start_method() == "fork"
+        return sorted({each.fileno() for each in (self._listeners if forks else [listener])})
+
+    def _tell_to_accept_no_more(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
+        """Return whether there was still somebody to tell."""
+        if worker.is_alive():
+            with suppress(ProcessLookupError):
+                os.kill(worker.inner.pid, _ACCEPT_NO_MORE)
+                return True
+        return False
 
     def _reload(self, *arguments: Any) -> None:  # noqa: ANN401 - granian's
         self.reload_signal = False
@@ -91,13 +108,13 @@ class Workers(MPServer):
             super()._reload(*arguments)  # type: ignore[no-untyped-call]
 
 
-def _worker_app(listener: int) -> ASGIApp:
-    """Return what a worker serves, once it knows how to stop accepting. `listener`: the socket's number."""
+def _worker_app(listeners: Sequence[int]) -> ASGIApp:
+    """Return what a worker serves, once it knows how to stop accepting. `listeners`: the sockets' numbers."""
     app = _Parting(create_app())
 
     def stop_accepting(*_: object) -> None:
         app.parting = True
-        _stop_accepting(listener)
+        _stop_accepting(listeners)
 
     signal.signal(_ACCEPT_NO_MORE, stop_accepting)
     return app
@@ -122,8 +139,9 @@ class _Parting:
         await self._app(scope, receive, last if scope["type"] == ScopeType.HTTP else send)
 
 
-def _stop_accepting(listener: int) -> None:
-    """Put a socket that nobody knows in the place of the one that all workers accept from."""
+def _stop_accepting(listeners: Sequence[int]) -> None:
+    """Put a socket that nobody knows in the place of those that the next workers accept from."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         deaf.setblocking(False)
-        os.dup2(deaf.fileno(), listener, inheritable=False)
+        for listener in listeners:
+            os.dup2(deaf.fileno(), listener, inheritable=False)

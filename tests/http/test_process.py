@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def creator_of(vault: RunningVault, http: httpx.AsyncClient, did: str) -> Creato
     return Creator(Api(None, http, local_issuer(settings), settings), did)  # type: ignore[arg-type]
 
 
+def refuses(vault: RunningVault) -> bool:
+    try:
+        vault.connect().close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionError:  # it had been accepted in the last moment
+        return False
+    return False
+
+
 async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
     started: list[RunningVault], tmp_path: Path
 ) -> None:
@@ -57,8 +68,11 @@ async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
         assert word not in vault.log
 
 
-async def test_a_request_under_way_is_answered_before_it_ends(started: list[RunningVault], tmp_path: Path) -> None:
-    vault = start(started, tmp_path / "data")
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_request_under_way_is_answered_before_it_ends(
+    started: list[RunningVault], tmp_path: Path, workers: str
+) -> None:
+    vault = start(started, tmp_path / "data", CDV_WORKERS=workers)
     with vault.connect() as connection:
         token = vault.token("did:example:ada")
         body = b'{"did":"did:example:ada","collection":"com.registryaccord.profile","record":{"displayName":"Ada"}}'
@@ -68,9 +82,14 @@ async def test_a_request_under_way_is_answered_before_it_ends(started: list[Runn
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the handler reads now
         vault.process.send_signal(signal.SIGTERM)
+        # Who comes now is refused, and can go elsewhere at once.
+        deadline = time.monotonic() + 20
+        while not refuses(vault):
+            assert time.monotonic() < deadline
         connection.sendall(body)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert vault.process.wait(40) == 0
+    assert "panicked" not in vault.log
 
 
 async def test_what_was_acknowledged_survives_a_crash(started: list[RunningVault], tmp_path: Path) -> None:
