@@ -1,0 +1,28 @@
+"""The port contracts are there for others: the page's example passes, and one that breaks its contract does not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_readme import blocks
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "outcome"),
+    [
+        ("", "", "3 passed"),
+        ("self._last += 1", "pass", "failed"),
+        ("millis << 80 | secrets.randbits(79)", "millis << 80", "failed"),
+    ],
+)
+def test_an_adapter_is_held_to_its_contract(tmp_path: Path, right: str, wrong: str, outcome: str):
+    (module,) = blocks("docs/conformance.md", "python")
+    (tmp_path / "test_ids.py").write_text(module.replace(right, wrong) if right else module, encoding="utf-8")
+
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "test_ids.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    assert outcome in done.stdout, done.stdout + done.stderr
+    assert (done.returncode == 0) == (outcome == "3 passed")
