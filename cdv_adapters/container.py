@@ -35,6 +35,7 @@ from cdv_core.errors import CannotStart, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
+from cdv_core.ports.schemas import SchemaSource
 from cdv_core.use_cases.media import Media, MediaPolicy
 from cdv_core.use_cases.outbox import Relay
 from cdv_core.use_cases.records import Records, SchemaPolicy
@@ -298,6 +299,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
                 Chore("sweep uploads", 60, container.media().sweep),
             ],
         )
+        service.readings.append(partial(_catalogue_readings, container.schemas()))
         if settings.db_dsn is not None:
             service.readings.append(database.usage)
         if settings.s3_endpoint is None:
@@ -316,13 +318,14 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             bus = await stack.enter_async_context(container.bus())
             service.relay = container.relay()
             service.dependencies.append(Dependency("events", critical=False, check=bus.check))
+            service.readings.append(lambda: {"stream_differences": len(bus.differences)})
         if settings.specs_url is not None:
             schemas = container.schemas()
             stack.callback(schemas.close)
             await schemas.open(_SPECS_AT_START_SECONDS)
             service.dependencies.append(Dependency("schemas", critical=False, check=schemas.check))
             service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
-            service.readings.append(lambda: _catalogue_readings(schemas))
+            service.readings.append(lambda: _refresh_readings(schemas))
         if settings.rate_limit_storage is not None:
             address = settings.rate_limit_storage.get_secret_value()
             service.rate_limit_storage = await container.secrets().get(address)
@@ -400,13 +403,27 @@ async def _purge(container: Container) -> int:
 
 def _issuer_readings(tokens: JwksTokenVerifier) -> dict[str, float]:
     state = tokens.keys.state
-    return {"issuer_keys_age_seconds": state.age_seconds or 0, "issuer_failing": float(state.failing)}
+    return {
+        "issuer_keys_age_seconds": state.age_seconds or 0,
+        "issuer_failing": state.failing,
+        "issuer_fetches": state.fetches,
+        "issuer_failures": state.failures,
+    }
 
 
-def _catalogue_readings(schemas: UrlSchemas) -> dict[str, float]:
+def _catalogue_readings(schemas: SchemaSource) -> dict[str, float]:
+    catalogue = schemas.catalogue
+    return {"catalogue_generated": catalogue.generated_at.timestamp(), "catalogue_collections": len(catalogue)}
+
+
+def _refresh_readings(schemas: UrlSchemas) -> dict[str, float]:
     state = schemas.state
-    failing = float(state.outcome in {"failed", "refused"})
-    return {"catalogue_generated": state.generated_at.timestamp(), "catalogue_failing": failing}
+    return {
+        "catalogue_failing": state.outcome in {"failed", "refused"},
+        "catalogue_refreshes": state.refreshes,
+        "catalogue_failures": state.failures,
+        "catalogue_refusals": state.refusals,
+    }
 
 
 async def _provision(blobs: S3BlobStore, settings: Settings) -> None:

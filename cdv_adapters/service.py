@@ -28,7 +28,8 @@ class Dependency:
 class Chore:
     """Work off the request path, to be done again and again. Safe with any number of replicas doing it.
 
-    `until_done`: it is begun at once, and not repeated after it has succeeded.
+    A number that `do` returns is how much it has removed. `until_done`: it is begun at once, and not repeated after it
+    has succeeded.
     """
 
     name: str

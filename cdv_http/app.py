@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from litestar import Litestar
 from litestar.exceptions import HTTPException
@@ -16,6 +17,7 @@ from cdv_core.errors import CdvError
 from cdv_http.chores import doing
 from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
+from cdv_http.exposition import States
 from cdv_http.logs import set_up_logs
 from cdv_http.metrics import observe_relay
 from cdv_http.middleware.cors import CorsMiddleware
@@ -26,6 +28,7 @@ from cdv_http.rate_limits import RateLimits
 from cdv_http.relay import relaying
 from cdv_http.routes import blobs, docs, health, media, records
 from cdv_http.routes.options import options_of
+from cdv_http.tls import certificate_expiry
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -44,6 +47,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if service.relay is not None:
                 service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             app.state["service"] = service
+            if chosen.tls_cert is not None:
+                # Of what this worker serves: a renewed one gets new workers.
+                service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))
+            app.state["states"] = await stack.enter_async_context(States(service))
             limits = app.state["rate_limits"] = RateLimits(
                 writes=chosen.rate_limit_writes,
                 reads=chosen.rate_limit_reads,

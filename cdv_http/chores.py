@@ -11,7 +11,7 @@ from loguru import logger
 
 from cdv_adapters.service import Chore
 from cdv_core.errors import CdvError
-from cdv_http.metrics import chores_total
+from cdv_http.metrics import chore_items_total, chores_total
 
 
 @asynccontextmanager
@@ -36,8 +36,10 @@ async def _repeat(chore: Chore) -> None:
         if not chore.until_done:
             await _pause(chore)
         try:
-            await chore.do()
+            done = await chore.do()
             chores_total.labels(chore.name, "done").inc()
+            if isinstance(done, int):
+                chore_items_total.labels(chore.name).inc(done)
             if chore.until_done:
                 return
         except CdvError as error:

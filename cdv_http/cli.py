@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -22,7 +23,6 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
 from cdv_http.commands import events, schemas
 from cdv_http.logs import set_up_logs
-from cdv_http.server import serve
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
 _FAILED, _MISUSED = 1, 2
@@ -99,7 +99,14 @@ async def _open_events() -> AsyncGenerator[events.EventsAccess, None]:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(host=arguments.host, port=arguments.port, workers=arguments.workers)
-    return serve(settings)
+    with tempfile.TemporaryDirectory(prefix="cdv-metrics-") as folder:
+        if settings.workers > 1:
+            # Where the workers' counts are added up. prometheus_client looks at this when it is imported and never
+            # again: so the server is imported only now.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from cdv_http.server import serve
+
+        return serve(settings)
 
 
 def _token(arguments: argparse.Namespace) -> int:

@@ -32,11 +32,12 @@ class Pace:
 
 @asynccontextmanager
 async def relaying(
-    relay: Relay, *, observe: Callable[[Outcome], None] = lambda _: None, pace: Pace | None = None
+    relay: Relay, *, observe: Callable[[Outcome | None], None] = lambda _: None, pace: Pace | None = None
 ) -> AsyncGenerator[Callable[[], None]]:
     """Relay while the block runs; what is then under way is cancelled, which loses and repeats nothing.
 
-    Gives what to call after a write: it wakes the relay, at once and without waiting. `observe` gets every outcome.
+    Gives what to call after a write: it wakes the relay, at once and without waiting. `observe` gets every outcome,
+    None of a run that failed.
     """
     woken = asyncio.Event()
     task = asyncio.create_task(_relay(relay, woken, observe, pace or Pace()), name="relay")
@@ -50,13 +51,12 @@ async def relaying(
             await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
 
 
-async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome], None], pace: Pace) -> None:
+async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome | None], None], pace: Pace) -> None:
     pause = pace.first_pause_seconds
     while True:
         woken.clear()  # before the run: a write during it is not in it
         outcome = await _run(relay)
-        if outcome is not None:
-            observe(outcome)
+        observe(outcome)
         if outcome is not None and outcome.published:
             pause = pace.first_pause_seconds
             await asyncio.sleep(pace.gather_seconds)

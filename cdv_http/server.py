@@ -7,7 +7,6 @@ import os
 import resource
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -44,10 +43,6 @@ def serve(settings: Settings) -> int:
         _prove(settings)
         # Workers are fresh processes and read the environment again: give them what the command line said.
         os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
-        if settings.workers > 1:
-            # Where the workers' counts are added up (cdv_http/metrics.py).
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-"))
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         workers = _workers([listeners[n % len(listeners)] for n in range(settings.workers)], settings)
         workers.on_startup(lambda: _greet(settings))
         stack.enter_context(CertificateWatch(settings, workers.replace_workers))

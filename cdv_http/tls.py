@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -38,6 +39,11 @@ def prove_certificates(settings: Settings) -> None:
     if settings.tls_client_ca is not None:
         with _or_cannot_start(f"trust the authority {settings.tls_client_ca}", "CDV_TLS_CLIENT_CA"):
             context.load_verify_locations(settings.tls_client_ca)
+
+
+def certificate_expiry(path: Path) -> float:
+    """Return when the first of the certificates in the file ends, in seconds since 1970."""
+    return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(path.read_bytes())).timestamp()
 
 
 def _read_key(path: Path) -> object:

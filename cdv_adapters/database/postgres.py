@@ -169,13 +169,17 @@ class PostgresDatabase:
             await connection.execute("SELECT 1")
 
     def usage(self) -> dict[str, float]:
-        """Return how many connections are used and idle, and how many requests wait for one."""
+        """Return the pool's connections, who waits for one, and how often and how long that was so until now."""
         stats = self._pool.get_stats()
         idle = stats.get("pool_available", 0)
         return {
             "connections_used": stats.get("pool_size", 0) - idle,
             "connections_idle": idle,
+            "connections_max": stats.get("pool_max", 0),
             "connections_waited_for": stats.get("requests_waiting", 0),
+            "connection_waits": stats.get("requests_queued", 0),
+            "connection_wait_seconds": stats.get("requests_wait_ms", 0) / 1000,
+            "connection_wait_failures": stats.get("requests_errors", 0),
         }
 
     async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:

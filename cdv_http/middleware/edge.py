@@ -29,7 +29,6 @@ _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 # To who came by HTTPS: for a year, never without it.
 _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
 _NO_CONTENT_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -60,7 +59,7 @@ class EdgeMiddleware:
             finally:
                 seconds = time.perf_counter() - started
                 route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
-                observe_request(route, method if method in _METHODS else "other", answer.status, seconds, error_code)
+                observe_request(route, method, answer.status, seconds, error_code)
                 # Who turns requests away tells of them once a second: a line for each would cost more than that.
                 log = logger.debug if state.get("turned_away") else logger.info
                 log(

@@ -14,7 +14,7 @@ from cdv_adapters.service import Dependency
 from cdv_core.errors import CdvError
 from cdv_http.answers import success
 from cdv_http.error_responses import error_bytes
-from cdv_http.metrics import exposition
+from cdv_http.exposition import States
 from cdv_http.requests import AnyRequest
 from cdv_http.service import service_of
 
@@ -68,7 +68,8 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
 @get("/metrics")
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """Return the service's metrics in Prometheus's text form."""
-    return Response(await exposition(service_of(request)), media_type=CONTENT_TYPE_LATEST)
+    states: States = request.app.state["states"]
+    return Response(await states.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @get("/.well-known/jwks.json")

@@ -6,7 +6,7 @@ from litestar import Response, get, post
 
 from cdv_http.answers import success
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
-from cdv_http.metrics import media_total
+from cdv_http.metrics import counting_media
 from cdv_http.requests import AnyRequest, absolute_url, authenticate, read_json
 from cdv_http.service import service_of
 
@@ -18,15 +18,15 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
     raw = await read_json(request, service.settings.max_body_bytes)
     subject = await authenticate(request, service.tokens)
     body = decode_body(raw, UploadInitBody)
-    upload = await service.vault.media.init_upload(
-        did=body.did,
-        mime_type=body.mime_type,
-        size=whole_number(body.size, "size"),
-        sha256=given(body.sha256),
-        filename=given(body.filename),
-        subject=subject,
-    )
-    media_total.labels("announced").inc()
+    with counting_media("announce"):
+        upload = await service.vault.media.init_upload(
+            did=body.did,
+            mime_type=body.mime_type,
+            size=whole_number(body.size, "size"),
+            sha256=given(body.sha256),
+            filename=given(body.filename),
+            subject=subject,
+        )
     return success(upload_ticket(upload, absolute_url(request, upload.url)))
 
 
@@ -37,14 +37,14 @@ async def finalize(request: AnyRequest) -> Response[bytes]:
     raw = await read_json(request, service.settings.max_body_bytes)
     subject = await authenticate(request, service.tokens)
     body = decode_body(raw, FinalizeBody)
-    asset = await service.vault.media.finalize(
-        asset_id=body.asset_id,
-        sha256=body.sha256,
-        subject=subject,
-        correlation_id=request.scope["state"]["correlation_id"],
-    )
+    with counting_media("finalize"):
+        asset = await service.vault.media.finalize(
+            asset_id=body.asset_id,
+            sha256=body.sha256,
+            subject=subject,
+            correlation_id=request.scope["state"]["correlation_id"],
+        )
     service.wrote()
-    media_total.labels("finalized").inc()
     return success(asset_view(asset))
 
 

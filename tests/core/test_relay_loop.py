@@ -136,7 +136,7 @@ async def test_every_outcome_is_observed():
     setting.write()
     await relay.run_once()
     setting.bus.recreate()
-    seen: list[Outcome] = []
+    seen: list[Outcome | None] = []
     async with relaying(relay, observe=seen.append, pace=QUICK):
         await until(lambda: len(seen) >= 3)
     comparison = Comparison("RA_RECORDS", compared=1, requeued=1)

@@ -1,0 +1,122 @@
+"""Metrics of real processes: several workers, TLS, and a database and a broker that hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cdv_http.exposition import LOOK_SECONDS
+from tests.http.certificates import files
+from tests.http.running import RunningVault
+from tests.http.scraping import Scrape
+from tests.servers.proxy import FaultProxy
+
+ADA = "did:example:ada"
+WAIT_SECONDS = 20
+
+
+@pytest.fixture
+def started() -> Iterator[list[RunningVault]]:
+    running: list[RunningVault] = []
+    yield running
+    for vault in running:
+        vault.kill()
+
+
+def scrape(vault: RunningVault) -> Scrape:
+    """Scrape over a new connection: whichever worker gets it answers for all."""
+    return Scrape(httpx.get(f"{vault.base}/metrics", timeout=WAIT_SECONDS).raise_for_status().text)
+
+
+def workers(vault: RunningVault) -> list[psutil.Process]:
+    """Return the processes that serve: multiprocessing has one more, which keeps its resources."""
+    return [
+        child
+        for child in psutil.Process(vault.process.pid).children()
+        if "resource_tracker" not in " ".join(child.cmdline())
+    ]
+
+
+def test_two_workers_are_counted_as_one(started: list[RunningVault], tmp_path: Path) -> None:
+    started.append(vault := RunningVault(tmp_path / "data", CDV_WORKERS="2"))
+    for _ in range(40):
+        httpx.get(f"{vault.base}/v1/repo/listRecords", params={"did": ADA}).raise_for_status()
+    labels = {"route": "/v1/repo/listRecords", "status": "200"}
+    assert {scrape(vault).value("cdv_requests_total", **labels) for _ in range(10)} == {40}
+    assert scrape(vault).value("cdv_request_seconds_count", route="/v1/repo/listRecords") == 40
+    assert scrape(vault).value("cdv_dependency_up", dependency="database") == 1
+    assert scrape(vault).value("cdv_catalogue_collections") == 8  # of one catalogue, not of two
+
+
+def test_a_worker_that_was_killed_leaves_its_counts_and_nothing_in_flight(
+    started: list[RunningVault], tmp_path: Path
+) -> None:
+    started.append(vault := RunningVault(tmp_path / "data", CDV_WORKERS="2"))
+    token, before = vault.token(ADA), workers(vault)
+    body = b"POST /v1/repo/record HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer "
+    held = [vault.connect() for _ in range(8)]
+    for connection in held:
+        connection.sendall(body + token.encode() + b"\r\nContent-Length: 10\r\n\r\n{")  # and no more
+    wait_for(vault, lambda seen: seen.value("cdv_requests_in_flight") == 8)
+    requests = scrape(vault).value("cdv_requests_total", route="/readyz")
+    for worker in before:
+        os.kill(worker.pid, signal.SIGKILL)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(after := [each for each in workers(vault) if each not in before]) < 2:
+        assert time.monotonic() < deadline, after
+        time.sleep(0.05)
+    wait_for(vault, lambda seen: seen.value("cdv_requests_in_flight") == 0)
+    assert scrape(vault).value("cdv_requests_total", route="/readyz") == requests >= 1
+    for connection in held:
+        connection.close()
+
+
+def test_the_end_of_the_certificate_is_known(started: list[RunningVault], tmp_path: Path) -> None:
+    server = files(tmp_path)
+    started.append(vault := RunningVault(tmp_path / "data", server.trusting(), **server.settings))
+    answer = httpx.get(f"{vault.base}/metrics", verify=server.trusting())
+    expiry = Scrape(answer.text).value("cdv_tls_certificate_expiry_timestamp_seconds")
+    assert expiry > time.time()
+
+
+def test_a_scrape_answers_while_database_and_broker_hang(
+    started: list[RunningVault], tmp_path: Path, postgres_dsn: str, nats_url: str
+) -> None:
+    with FaultProxy(postgres_dsn) as database, FaultProxy(nats_url) as broker:
+        settings = {"CDV_DB_DSN": database.url, "CDV_NATS_URL": broker.url}
+        started.append(vault := RunningVault(tmp_path / "data", **settings))
+        body = {"did": ADA, "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}
+        token = {"Authorization": f"Bearer {vault.token(ADA)}"}
+        httpx.post(f"{vault.base}/v1/repo/record", json=body, headers=token).raise_for_status()
+        wait_for(vault, lambda seen: seen.value("cdv_events_published_total") == 1)
+        seen = scrape(vault)
+        assert seen.value("cdv_dependency_up") == 3
+        assert seen.value("cdv_oplog_backlog") == 0
+        assert seen.value("cdv_stream_differences") == 0
+        assert seen.value("cdv_database_connections_max") == 10
+        assert seen.value("cdv_relay_runs_total", outcome="published") == 1
+        for fault in (database.hang, broker.hang):
+            fault()
+        began = time.monotonic()
+        seen = scrape(vault)
+        assert time.monotonic() - began < LOOK_SECONDS + 1
+        assert seen.value("cdv_dependency_up", dependency="database") == 0
+        assert seen.value("cdv_dependency_up", dependency="events") == 0
+        wait_for(vault, lambda seen: seen.value("cdv_relay_runs_total", outcome="failed") >= 1)
+        database.heal()
+        broker.heal()
+        wait_for(vault, lambda seen: seen.value("cdv_dependency_up") == 3)
+
+
+def wait_for(vault: RunningVault, condition: Callable[[Scrape], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition(seen := scrape(vault)):
+        assert time.monotonic() < deadline, seen.text
+        time.sleep(0.05)
