@@ -7,7 +7,7 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance
+.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance bench bench-compare
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ fuzz: $(VENV)/.installed-dev ## Fuzz bodies, cursors, tokens, filenames and sche
 	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("atheris") is None and "skipped: Atheris has no wheel for this Python or machine")'
 	@for each in body cursor jwt filename schema; do echo "== $$each"; \
 	  $(BIN)/python -m tests.fuzz.run $$each -max_total_time=$(SECONDS_EACH) -timeout=20 -print_final_stats=1 || exit 1; done
+
+bench: $(VENV)/.installed-dev ## Measure against what the database alone can do (needs wrk; ARGS='--quick', --report FILE, --only create)
+	@$(BIN)/python -m tests.load.bench $(ARGS)
+
+bench-compare: $(VENV)/.installed-dev ## Two runs of bench, and what of the difference is noise: A=before.json B=after.json
+	@$(BIN)/python -m tests.load.bench.compare $(A) $(B)
 
 flood: $(VENV)/.installed-dev ## Offer a server on Postgres four times what it can serve, and see what it does (needs wrk)
 	@$(BIN)/python -m tests.load.flood $(ARGS)

@@ -68,7 +68,7 @@ DELETE FROM replies WHERE ctid = ANY (ARRAY(
 ))"""
 
 _SELECT: Final = "SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM records "
-_FIND: Final = f"{_SELECT} WHERE did = %s AND collection = %s AND rkey = %s"
+FIND: Final = f"{_SELECT} WHERE did = %s AND collection = %s AND rkey = %s"
 _SCAN: Final = f"{_SELECT} WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"
 # What record_json writes. No identifier, version or time has a character that JSON would escape.
 _TIME: Final = """to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
@@ -119,7 +119,7 @@ class PostgresRecordStore(RecordStore):
         return bytes(reply)
 
     async def find(self, uri: RecordUri) -> StoredRecord | None:
-        rows = await self._database.rows(_FIND, (uri.did, uri.collection, uri.rkey))
+        rows = await self._database.rows(FIND, (uri.did, uri.collection, uri.rkey))
         return _stored(rows[0]) if rows else None
 
     async def list(self, listing: Listing) -> list[bytes]:

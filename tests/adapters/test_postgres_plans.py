@@ -119,7 +119,7 @@ def test_a_listing_walks_an_index_and_no_further_than_its_page(database, listing
 
 SEQUENCES = list(range(1000, 1000 + PAGE))
 OTHERS = {
-    "find a record": (records._FIND, (ALICE, POST, "0" * 24 + "10")),
+    "find a record": (records.FIND, (ALICE, POST, "0" * 24 + "10")),
     "scan all records": (records._SCAN, (ALICE, POST, "0" * 24 + "10", PAGE)),
     "find a reply": (records._FIND_REPLY, (ALICE, "0" * 24 + "10", START)),
     "purge replies": (records._PURGE_REPLIES, (later(10), PAGE)),

@@ -1,0 +1,115 @@
+"""`make bench`: measure the service as a user would run it, against what its database and object store can do alone.
+
+Everything shares one machine: the service, the database, the load generator. The service and the ceiling are measured
+in turn, a few seconds each, so that both meet the same weather.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from tests.load.bench import media
+from tests.load.bench.data import fill
+from tests.load.bench.open_loop import open_loop
+from tests.load.bench.report import write_report
+from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run, new_run
+from tests.load.bench.scenarios import Filling, Scenario, scenarios
+from tests.load.bench.stack import Stack, stack
+from tests.load.bench.wrk import Prepared, closed_loop
+
+_MIB = 1024 * 1024
+_PACED = {"create", "create, key", "list 25"}
+_begun = monotonic()
+
+
+def main() -> None:
+    arguments = _arguments()
+    quick: bool = arguments.quick
+    filling = Filling(1_000, 150, 10_000) if quick else Filling(2_000, 150, 100_000)
+    seconds, rounds, connections = (3, 2, [64]) if quick else (6, 3, [1, 16, 64])
+    settings = {"CDV_WORKERS": str(arguments.workers), **dict(it.split("=", 1) for it in arguments.set)}
+    run = new_run({**settings, "filled": f"{filling.creators} creators x {filling.each}, one with {filling.hot}"})
+    with stack(settings) as it:
+        _say(f"filling the vault with {filling.creators * filling.each + filling.hot} records")
+        fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
+        for scenario in scenarios(it, it.folder, filling):
+            if arguments.only and not any(scenario.name.startswith(name) for name in arguments.only):
+                continue
+            for number in connections:
+                run.rows.append(_row(it, scenario, number, seconds, rounds))
+            if scenario.name in _PACED:
+                run.paced.append(_paced(it, scenario, run.rows[-1], seconds * 2))
+        run.resident_mib = it.service.resident_mib()
+        if not arguments.only or "finalize" in arguments.only:
+            for size_mib, count in ((1, 60 if quick else 200), (10, 10 if quick else 40)):
+                _media(it, run, size_mib, count)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1))
+    _say(f"wrote {arguments.json}")
+    if arguments.report:
+        write_report(run, arguments.report)
+        _say(f"wrote {arguments.report}")
+
+
+def _row(it: Stack, scenario: Scenario, connections: int, seconds: int, rounds: int) -> Row:
+    closed_loop(it.url, scenario.prepared, connections=connections, seconds=1)  # warm
+    measured = []
+    for _ in range(rounds):
+        before = it.service.cpu_seconds(), it.database.cpu_seconds()
+        closed = closed_loop(it.url, scenario.prepared, connections=connections, seconds=seconds)
+        service = (it.service.cpu_seconds() - before[0]) / closed.requests * 1e6
+        database = (it.database.cpu_seconds() - before[1]) / closed.requests * 1e6
+        if closed.broken or (closed.refused != 0) != scenario.refused:
+            raise SystemExit(f"{scenario.name}: {closed.refused} refused, {closed.broken} broken: nothing to measure")
+        ceiling = scenario.ceiling(connections, seconds) if scenario.ceiling else None
+        measured.append(Round(closed, ceiling, service, database))
+    row = Row(scenario.name, connections, measured)
+    against = "" if row.ratio is None else f", {row.ratio:.2f} of the database's {row.ceiling:,.0f}"
+    _say(f"{row.scenario}, {connections} connections: {row.figure('per_second'):,.0f} a second{against}")
+    return row
+
+
+def _paced(it: Stack, scenario: Scenario, peak: Row, seconds: int) -> PacedRow:
+    rate = peak.figure("per_second") / 2
+    paced = asyncio.run(open_loop(it.port, scenario.prepared, rate=rate, seconds=seconds))
+    _say(f"{scenario.name} at {rate:,.0f} a second: p50 {paced.p50:.1f}, p95 {paced.p95:.1f}, p99 {paced.p99:.1f} ms")
+    return PacedRow(scenario.name, paced)
+
+
+def _media(it: Stack, run: Run, size_mib: int, count: int) -> None:
+    _say(f"uploading {2 * count} assets of {size_mib} MiB")
+    at_once = media.upload(it, count, size_mib * _MIB)
+    paced = media.upload(it, count, size_mib * _MIB)
+    alone = media.store_alone(it, count, size_mib * _MIB)
+    found = asyncio.run(media.finalize_all(it, at_once))
+    run.media.append(MediaRow(size_mib * _MIB, found.rate, alone, found.p50, found.p95))
+    _say(f"finalize {size_mib} MiB: {found.rate:.0f} a second, {found.rate / alone:.2f} of the store's {alone:.0f}")
+    prepared = Prepared(it.folder / f"finalize-{size_mib}", paced)
+    half = asyncio.run(open_loop(it.port, prepared, rate=found.rate / 2, seconds=2 * count / found.rate))
+    run.paced.append(PacedRow(f"finalize {size_mib} MiB", half))
+    _say(f"finalize {size_mib} MiB at {half.rate:.0f} a second: p95 {half.p95:.1f} ms; {half.answers}")
+
+
+def _say(what: str) -> None:
+    print(f"{monotonic() - _begun:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under two minutes, with more noise")
+    parser.add_argument("--only", action="append", default=[], help="scenarios that begin so; finalize for the media")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    parser.add_argument("--report", type=Path, help="a Markdown file to write, with plots beside it")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

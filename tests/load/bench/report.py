@@ -1,0 +1,129 @@
+"""The figures for people: a page of tables, and plots beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+from xml.sax.saxutils import escape
+
+from tests.load.bench.results import Run
+
+_TEXT: Final = """# Performance
+
+Measured by `make bench ARGS='--report docs/performance.md'`, which wrote this page. Service, database, object store,
+broker and load generator share one machine, so the figures are for comparison with each other and not for sizing.
+Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
+the same database, executing for each request the statement that does its work (for a create: the one that the service
+would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each. CPU
+is processor time per request.
+
+"""
+_THROUGHPUT: Final = "connections|a second|ceiling|ratio|p50 ms|p95 ms|p99 ms|service CPU us|database CPU us"
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the page, and the plots into a folder of its name beside it."""
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    busiest = max(row.connections for row in run.rows)
+    compared = [row for row in run.rows if row.connections == busiest and row.ceiling]
+    (folder / "throughput.svg").write_text(
+        _bars(
+            f"Requests a second over {busiest} connections",
+            [(row.scenario, row.figure("per_second"), row.ceiling or 0) for row in compared],
+            ("service", "pgbench alone"),
+        ),
+        encoding="utf-8",
+    )
+    (folder / "latency.svg").write_text(
+        _bars(
+            "Milliseconds at half the peak",
+            [(it.scenario, it.paced.p95, it.paced.p99) for it in run.paced],
+            ("p95", "p99"),
+        ),
+        encoding="utf-8",
+    )
+    page = [
+        _TEXT,
+        f"![Throughput]({folder.name}/throughput.svg)\n\n![Latency]({folder.name}/latency.svg)\n\n",
+        "## Throughput, closed loop\n\n",
+        _table(
+            ["", *_THROUGHPUT.split("|")],
+            (
+                [
+                    row.scenario,
+                    str(row.connections),
+                    f"{row.figure('per_second'):,.0f}",
+                    "" if row.ceiling is None else f"{row.ceiling:,.0f}",
+                    "" if row.ratio is None else f"{row.ratio:.2f}",
+                    *(f"{row.figure(name):.1f}" for name in ("p50", "p95", "p99")),
+                    f"{row.service_cpu:.0f}",
+                    f"{row.database_cpu:.0f}",
+                ]
+                for row in run.rows
+            ),
+        ),
+        "\n## Latency, open loop at half the peak\n\n",
+        "From when a request was due, whether or not it could be sent then.\n\n",
+        _table(
+            ["", "rate", "p50 ms", "p95 ms", "p99 ms", "max ms"],
+            (
+                [
+                    it.scenario,
+                    f"{it.paced.rate:,.0f}",
+                    *(f"{getattr(it.paced, name):.1f}" for name in ("p50", "p95", "p99", "max")),
+                ]
+                for it in run.paced
+            ),
+        ),
+        "\n## Finalising media\n\nThe store alone: one get and one copy.\n\n",
+        _table(
+            ["MiB", "a second", "store alone", "ratio", "p50 ms", "p95 ms"],
+            (
+                [
+                    f"{it.size_bytes // 2**20}",
+                    f"{it.finalized:.0f}",
+                    f"{it.store_alone:.0f}",
+                    f"{it.finalized / it.store_alone:.2f}",
+                    f"{it.p50:.0f}",
+                    f"{it.p95:.0f}",
+                ]
+                for it in run.media
+            ),
+        ),
+        "\n## Where\n\n",
+        f"- {run.machine}\n",
+        f"- {', '.join(f'{name} {number}' for name, number in run.versions.items())}\n",
+        f"- {', '.join(f'{name}: {value}' for name, value in run.settings.items())}\n",
+        f"- resident afterwards, MiB per process: {', '.join(f'{it:.0f}' for it in run.resident_mib)}\n",
+    ]
+    path.write_text("".join(page), encoding="utf-8")
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [names, ["---"] + ["---:"] * (len(names) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _bars(title: str, groups: Sequence[tuple[str, float, float]], names: tuple[str, str]) -> str:
+    """Return an SVG of two horizontal bars a group, each with its figure."""
+    top = max((max(first, second) for _, first, second in groups), default=1) or 1
+    colours, width = ("#2b6cb0", "#a0aec0"), 420
+    parts = [f'<text x="10" y="22" font-size="15">{escape(title)}</text>']
+    for number, name in enumerate(names):
+        parts.append(f'<rect x="{200 + 140 * number}" y="34" width="12" height="12" fill="{colours[number]}"/>')
+        parts.append(f'<text x="{218 + 140 * number}" y="45">{escape(name)}</text>')
+    for place, (label, *figures) in enumerate(groups):
+        y = 60 + 44 * place
+        parts.append(f'<text x="190" y="{y + 22}" text-anchor="end">{escape(label)}</text>')
+        for number, figure in enumerate(figures):
+            length, at = figure / top * width, y + 17 * number
+            parts.append(f'<rect x="200" y="{at}" width="{length:.1f}" height="14" fill="{colours[number]}"/>')
+            shown = f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}"
+            parts.append(f'<text x="{206 + length:.1f}" y="{at + 12}">{shown}</text>')
+    height = 70 + 44 * len(groups)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" font-family="sans-serif" font-size="12">'
+    )
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"])

@@ -1,0 +1,104 @@
+"""What is measured: real servers with production's care for data, and the service as a user would run it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from cdv_adapters.container import local_issuer
+from cdv_adapters.settings import read_settings
+from cdv_core.domain.identifiers import Did
+from tests.chaos.replica import Replica
+from tests.servers import Bucket, NatsServer, PostgresServer, S3Server, own
+from tests.servers.process import new_directory
+
+_UNLIMITED = "1000000/second"  # the budgets are counted, and never spent
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`postgres`: the DSN. `token` mints a good token for a DID."""
+
+    folder: Path
+    url: str
+    port: int
+    postgres: str
+    bucket: Bucket
+    token: Callable[[str], str]
+    service: Family
+    database: Family
+
+
+@contextmanager
+def stack(more: dict[str, str]) -> Iterator[Stack]:
+    """Start everything, on storage that syncs, and give it up afterwards."""
+    with ExitStack() as running:
+        folder = new_directory("cdv-bench-", durable=True)
+        running.callback(shutil.rmtree, folder)
+        settings = {
+            "CDV_DATA_DIR": str(folder / "data"),
+            "CDV_RATE_LIMIT_WRITES": _UNLIMITED,
+            "CDV_RATE_LIMIT_READS": _UNLIMITED,
+        }
+        postgres = running.enter_context(own(PostgresServer))
+        nats = running.enter_context(own(NatsServer))
+        store = running.enter_context(own(S3Server))
+        dsn, bucket = postgres.create_database(), store.create_bucket()
+        settings |= {
+            "CDV_DB_DSN": dsn,
+            "CDV_NATS_URL": nats.url,
+            "CDV_S3_ENDPOINT": bucket.endpoint,
+            "CDV_S3_BUCKET": bucket.name,
+            "CDV_S3_ACCESS_KEY": bucket.access_key,
+            "CDV_S3_SECRET_KEY": bucket.secret_key,
+        }
+        settings |= more
+        issuer = local_issuer(read_settings(data_dir=folder / "data"))
+        replica = running.enter_context(Replica(folder, settings))
+        yield Stack(
+            folder,
+            replica.url,
+            replica.port,
+            dsn,
+            bucket,
+            lambda did: issuer.issue(Did(did), 24 * 3600, datetime.now(UTC)),
+            Family(_listening_on(replica.port)),
+            Family(_listening_on(postgres.host.port)),
+        )
+
+
+class Family:
+    """A process and its children, as one consumer."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+
+    def cpu_seconds(self) -> float:
+        """Return the processor's time that it has used, of children that still run or were waited for."""
+        own, children = self._process.cpu_times(), []
+        for child in self._process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                children.append(child.cpu_times())
+        gone = own.children_user + own.children_system
+        return float(gone + sum(it.user + it.system for it in [own, *children]))
+
+    def resident_mib(self) -> list[float]:
+        """Return the memory of each of its processes, the largest first."""
+        family = [self._process, *self._process.children(recursive=True)]
+        return sorted((it.memory_info().rss / 2**20 for it in family), reverse=True)
+
+
+def _listening_on(port: int) -> psutil.Process:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            process = psutil.Process(connection.pid)
+            parent = process.parent()
+            # Granian's workers share the listening socket with their parent.
+            return parent if parent is not None and parent.name() == process.name() else process
+    raise AssertionError(f"nobody listens on port {port}")

@@ -1,0 +1,112 @@
+"""The benchmark's own arithmetic: what it counts, and whom it charges."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.load.bench import compare
+from tests.load.bench.open_loop import Paced, all_once, open_loop
+from tests.load.bench.report import write_report
+from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run
+from tests.load.bench.wrk import Closed, Prepared
+from tests.servers.process import free_port
+
+ANSWER = b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}"
+
+
+class Server:
+    """Answers each request at once, apart from those at which it stalls for a while."""
+
+    def __init__(self, stall_at: int = -1, stall_seconds: float = 0.0, status: int = 200) -> None:
+        self.requests: list[bytes] = []
+        self._stall = (stall_at, stall_seconds)
+        self._status = status
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await reader.readline():
+            self.requests.append(request.strip())
+            if len(self.requests) == self._stall[0]:
+                self._free.clear()
+                await asyncio.sleep(self._stall[1])
+                self._free.set()
+            await self._free.wait()
+            writer.write(ANSWER % self._status)
+        writer.close()
+        await writer.wait_closed()
+
+    async def __aenter__(self) -> int:
+        self._server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
+async def test_an_open_loop_charges_a_stall_for_everybody_who_was_due_meanwhile(tmp_path: Path):
+    server = Server(stall_at=20, stall_seconds=0.3)
+    async with server as port:
+        paced = await open_loop(port, Prepared(tmp_path / "all", [b"one\n", b"two\n"]), rate=200, seconds=0.5)
+    assert (paced.requests, paced.answers) == (100, {200: 100})
+    # 60 requests were due within the 0.3 s: the worst waited all of it, and the median a good part.
+    assert paced.max > 280
+    assert paced.p50 > 50
+    assert sorted(server.requests) == [b"one"] * 50 + [b"two"] * 50
+
+
+async def test_every_request_is_sent_once_over_so_many_connections():
+    server = Server(status=409)
+    async with server as port:
+        paced = await all_once(port, [b"%d\n" % number for number in range(50)], connections=4)
+    assert (paced.requests, paced.answers) == (50, {409: 50})
+    assert sorted(map(int, server.requests)) == list(range(50))
+
+
+async def test_a_server_that_is_gone_is_counted_and_not_waited_for(tmp_path: Path):
+    prepared = Prepared(tmp_path / "all", [b"one\n"])
+    paced = await open_loop(free_port(), prepared, rate=100, seconds=0.1)
+    assert paced.answers == {0: 10}
+
+
+def test_a_request_in_two_parts_gets_a_key_of_its_own_each_time(tmp_path: Path):
+    prepared = Prepared(tmp_path / "all", [(b"Key: ", b"\n"), b"whole"])
+    assert len({prepared.request(number) for number in range(0, 20, 2)}) == 10
+    assert prepared.request(1) == b"whole"
+    assert (tmp_path / "all").read_bytes() == b"5 1\nKey: \n5 0\nwhole"
+
+
+def run(*per_second: float) -> Run:
+    closed = [Closed(int(it * 2), 2.0, 1.0, 2.0, 3.0, 4.0, 0, 0) for it in per_second]
+    rounds = [Round(it, 200.0, 100.0, 50.0) for it in closed]
+    made = Run("a machine", {"python": "3.11"}, {"CDV_WORKERS": "1"}, rows=[Row("create", 64, rounds)])
+    made.paced = [PacedRow("create", Paced(50, 9, 1.0, 1.0, 2.0, 3.0, 4.0, {200: 9}))]
+    made.media = [MediaRow(2**20, 50.0, 100.0, 10.0, 20.0)]
+    return made
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path):
+    write_report(run(90, 100, 130), tmp_path / "performance.md")
+    page = (tmp_path / "performance.md").read_text()
+    assert "| create | 64 | 100 | 200 | 0.50 | 1.0 | 2.0 | 3.0 | 100 | 50 |" in page
+    assert "| 1 | 50 | 100 | 0.50 | 10 | 20 |" in page
+    assert "<svg" in (tmp_path / "performance" / "throughput.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("after", "said"), [((190, 200, 210), "+100.0%"), ((99, 101, 110), "+1.0%")], ids=["faster", "noise"]
+)
+def test_a_comparison_tells_a_change_from_noise(after, said, tmp_path, monkeypatch, capsys):
+    for name, it in (("a", run(90, 100, 110)), ("b", run(*after))):
+        (tmp_path / name).write_bytes(msgspec.json.encode(it))
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    compare.main()
+    line = capsys.readouterr().out.splitlines()[1]
+    assert said in line
+    assert ("faster" in line) == (after[0] > 110)
