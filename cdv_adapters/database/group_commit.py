@@ -37,6 +37,7 @@ class Row(msgspec.Struct, frozen=True):
     event_id: str
     subject: str
     envelope: msgspec.Raw
+    traceparent: str | None = None
     key: str | None = None
     fingerprint: str | None = None
     reply: str | None = None

@@ -63,8 +63,8 @@ turn AS (SELECT count(*) FROM account)"""
 
 # To be completed by the name of the step that it comes after.
 LOG_EVENT: Final = """
-INSERT INTO op_log (event_id, did, subject, envelope, occurred_at)
-SELECT %(event_id)s, %(did)s, %(subject)s, %(envelope)s::json, %(occurred_at)s FROM """
+INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, traceparent)
+SELECT %(event_id)s, %(did)s, %(subject)s, %(envelope)s::json, %(occurred_at)s, %(traceparent)s FROM """
 
 
 def event_parameters(event: Event) -> dict[str, Any]:
@@ -75,6 +75,7 @@ def event_parameters(event: Event) -> dict[str, Any]:
         "subject": event.subject,
         "envelope": event.envelope.decode(),
         "occurred_at": event.occurred_at,
+        "traceparent": event.traceparent,
     }
 
 

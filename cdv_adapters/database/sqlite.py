@@ -66,8 +66,8 @@ def ensure_account(connection: sqlite3.Connection, did: Did, now: datetime) -> N
 def append_op_log(connection: sqlite3.Connection, event: Event) -> None:
     """Enter a committed event to be. There is one writer at a time, so sequences ascend with commits."""
     connection.execute(
-        "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES (?, ?, ?, ?, ?)",
-        (event.event_id, event.did, event.subject, event.envelope, to_micros(event.occurred_at)),
+        "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, traceparent) VALUES (?, ?, ?, ?, ?, ?)",
+        (event.event_id, event.did, event.subject, event.envelope, to_micros(event.occurred_at), event.traceparent),
     )
 
 

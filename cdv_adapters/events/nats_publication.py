@@ -127,6 +127,7 @@ class Publication:
                         "Nats-Msg-Id": message_id,
                         "Nats-Expected-Stream": end.name,
                         "Nats-Expected-Last-Sequence": str(end.sequence + place),
+                        **({"traceparent": entry.event.traceparent} if entry.event.traceparent else {}),
                     },
                 )
             )

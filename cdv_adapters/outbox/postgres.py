@@ -12,7 +12,7 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
 from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
 
-_COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, stream_sequence"
+_COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence"
 
 _LEASE: Final = """
 INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, %(owner)s, %(expires_at)s)
@@ -92,5 +92,6 @@ class PostgresOutbox(Outbox):
 
 
 def _entry(row: tuple[Any, ...]) -> OpLogEntry:
-    sequence, event_id, did, subject, envelope, occurred_at, stream_sequence = row
-    return OpLogEntry(sequence, Event(event_id, Did(did), subject, envelope, occurred_at), stream_sequence)
+    sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence = row
+    event = Event(event_id, Did(did), subject, envelope, occurred_at, traceparent)
+    return OpLogEntry(sequence, event, stream_sequence)

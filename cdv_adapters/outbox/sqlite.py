@@ -12,7 +12,7 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
 from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
 
-_SELECT = "SELECT sequence, event_id, did, subject, envelope, occurred_at, stream_sequence FROM op_log"
+_SELECT = "SELECT sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence FROM op_log"
 
 
 class SqliteOutbox(Outbox):
@@ -102,6 +102,6 @@ def _holds_lease(connection: sqlite3.Connection, owner: str) -> bool:
 
 
 def _entry(row: tuple[Any, ...]) -> OpLogEntry:
-    sequence, event_id, did, subject, envelope, occurred_at, stream_sequence = row
-    event = Event(event_id, Did(did), subject, envelope, from_micros(occurred_at))
+    sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence = row
+    event = Event(event_id, Did(did), subject, envelope, from_micros(occurred_at), traceparent)
     return OpLogEntry(sequence, event, stream_sequence)

@@ -25,11 +25,11 @@ _CREATE: Final = """
 WITH batch AS MATERIALIZED (
     SELECT * FROM ROWS FROM (json_to_recordset(%s::json) AS (
         did text, collection text, rkey text, cid text, value json, indexed_at timestamptz, schema_version text,
-        created_at timestamptz, event_id text, subject text, envelope json, key text, fingerprint text, reply text,
-        expires_at timestamptz
+        created_at timestamptz, event_id text, subject text, envelope json, traceparent text, key text,
+        fingerprint text, reply text, expires_at timestamptz
     )) WITH ORDINALITY AS rows (
-        did, collection, rkey, cid, value, indexed_at, schema_version, created_at, event_id, subject, envelope, key,
-        fingerprint, reply, expires_at, n
+        did, collection, rkey, cid, value, indexed_at, schema_version, created_at, event_id, subject, envelope,
+        traceparent, key, fingerprint, reply, expires_at, n
     )
 ),
 account AS (
@@ -56,8 +56,8 @@ stored AS (
     INSERT INTO records (did, collection, rkey, cid, value, indexed_at, schema_version, created_at)
     SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM fresh
 )
-INSERT INTO op_log (event_id, did, subject, envelope, occurred_at)
-SELECT event_id, did, subject, envelope, indexed_at FROM fresh ORDER BY n
+INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, traceparent)
+SELECT event_id, did, subject, envelope, indexed_at, traceparent FROM fresh ORDER BY n
 RETURNING event_id"""
 
 _FIND_REPLY: Final = "SELECT fingerprint, reply FROM replies WHERE did = %s AND key = %s AND expires_at > %s"
@@ -150,6 +150,7 @@ def _row(record: NewRecord, event: Event, retryable: Retryable | None) -> Row:
         event.event_id,
         event.subject,
         msgspec.Raw(event.envelope),
+        event.traceparent,
         *(
             (str(retryable.key), retryable.fingerprint.hex(), retryable.reply.hex(), retryable.expires_at)
             if retryable

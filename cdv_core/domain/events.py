@@ -19,13 +19,17 @@ MEDIA_FINALIZED: Final = "cdv.media.finalized"  # spec: events
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An op-log entry to be. `event_id`: a ULID, the Nats-Msg-Id. `envelope`: the finished JSON, UTF-8."""
+    """An op-log entry to be. `event_id`: a ULID, the Nats-Msg-Id. `envelope`: the finished JSON, UTF-8.
+
+    `traceparent`: the trace context (W3C) of the request that made it, for whoever consumes it; None if it had none.
+    """
 
     event_id: str
     did: Did
     subject: str
     envelope: bytes
     occurred_at: datetime
+    traceparent: str | None = None
 
 
 class _RecordPayload(msgspec.Struct, rename="camel"):
@@ -56,7 +60,7 @@ class _Envelope(msgspec.Struct, rename="camel"):
     payload: _RecordPayload | _MediaPayload
 
 
-def record_created(record: NewRecord, *, event_id: str, correlation_id: str) -> Event:
+def record_created(record: NewRecord, *, event_id: str, correlation_id: str, traceparent: str | None = None) -> Event:
     """Return the event of a record's creation, on `cdv.records.{collection}.created`."""
     uri, indexed_at = record.uri, format_time(record.indexed_at)
     # The identifiers are subtypes of str, and msgspec encodes no subtypes: hence str().
@@ -64,11 +68,17 @@ def record_created(record: NewRecord, *, event_id: str, correlation_id: str) -> 
         str(uri), record.cid, str(uri.did), str(uri.collection), str(uri.rkey), record.schema_version, indexed_at
     )
     subject = f"cdv.records.{uri.collection}.created"
-    return _event(subject, payload, uri.did, record.indexed_at, event_id, correlation_id)
+    return _event(subject, payload, uri.did, record.indexed_at, event_id, correlation_id, traceparent)
 
 
 def media_finalized(
-    asset: Asset, *, checksum: str, finalized_at: datetime, event_id: str, correlation_id: str
+    asset: Asset,
+    *,
+    checksum: str,
+    finalized_at: datetime,
+    event_id: str,
+    correlation_id: str,
+    traceparent: str | None = None,
 ) -> Event:
     """Return the event of an asset's finalisation, on `cdv.media.finalized`."""
     payload = _MediaPayload(
@@ -80,7 +90,7 @@ def media_finalized(
         str(checksum),
         format_time(asset.created_at),
     )
-    return _event(MEDIA_FINALIZED, payload, asset.did, finalized_at, event_id, correlation_id)
+    return _event(MEDIA_FINALIZED, payload, asset.did, finalized_at, event_id, correlation_id, traceparent)
 
 
 def _event(
@@ -90,6 +100,7 @@ def _event(
     occurred_at: datetime,
     event_id: str,
     correlation_id: str,
+    traceparent: str | None,
 ) -> Event:
     envelope = _Envelope(subject, EVENT_VERSION, format_time(occurred_at), correlation_id, payload)
-    return Event(event_id, did, subject, msgspec.json.encode(envelope), occurred_at)
+    return Event(event_id, did, subject, msgspec.json.encode(envelope), occurred_at, traceparent)

@@ -93,9 +93,17 @@ class Media:
         return Upload(asset, url)
 
     async def finalize(
-        self, *, asset_id: str, sha256: str, subject: Did | None = None, correlation_id: str | None = None
+        self,
+        *,
+        asset_id: str,
+        sha256: str,
+        subject: Did | None = None,
+        correlation_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Asset:
         """Return the permanent asset once its bytes are proved; the same again when it was finalised before.
+
+        `correlation_id` goes into the event; a fresh one if None. `traceparent` (W3C) goes with it.
 
         Raises: InvalidField. AssetNotFound: unknown or expired. DidMismatch: someone else's. MediaConflict: nothing
         uploaded, finalised with another hash, or the bytes changed meanwhile. MediaSizeMismatch, ChecksumMismatch,
@@ -109,9 +117,11 @@ class Media:
             return _with_checksum(asset, checksum)
         if self._is_expired(asset):
             raise AssetNotFound(asset_id)
-        return await self._make_permanent(asset, checksum, correlation_id)
+        return await self._make_permanent(asset, checksum, correlation_id, traceparent)
 
-    async def _make_permanent(self, asset: Asset, checksum: Sha256, correlation_id: str | None) -> Asset:
+    async def _make_permanent(
+        self, asset: Asset, checksum: Sha256, correlation_id: str | None, traceparent: str | None
+    ) -> Asset:
         blob = await self._blobs.inspect(asset.staging_key, size_bytes=asset.size_bytes)
         if blob is None:
             # Another finalisation may have swept the staged object a moment ago: then that one's answer is ours.
@@ -141,6 +151,7 @@ class Media:
             finalized_at=now,
             event_id=event_id,
             correlation_id=correlation_id or event_id,
+            traceparent=traceparent,
         )
         finalized = await self._store.finalize(asset.asset_id, event)
         if finalized is None or finalized.state is not AssetState.FINALIZED:

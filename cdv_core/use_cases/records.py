@@ -105,11 +105,13 @@ class Records:
         cid: str | None = None,
         subject: Did | None = None,
         correlation_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Receipt:
         """Store `record` once and return its receipt; for a retry with the same key, the first receipt again.
 
         `created_at`: the client's claim, RFC 3339. `cid`: the client's own content hash, checked. `subject`: on whose
         behalf, the DID itself if None. `correlation_id` goes into the event; a fresh one if None.
+        `traceparent` (W3C) goes with it.
 
         Raises, in this order: InvalidField: a value is not what the contract allows. DidMismatch: `did` or the
         record's `authorDid` is not `subject`. IdempotencyConflict: the key answered another request.
@@ -135,7 +137,7 @@ class Records:
             if reply is None:
                 raise
             return _decode_receipt(reply)
-        return await self._write(request, resolution, now, correlation_id)
+        return await self._write(request, resolution, now, correlation_id, traceparent)
 
     def _check(self, request: _Request, cid: str | None, now: datetime) -> Resolution:
         resolution = self._schemas.catalogue.resolve(
@@ -153,7 +155,12 @@ class Records:
         return resolution
 
     async def _write(
-        self, request: _Request, resolution: Resolution, now: datetime, correlation_id: str | None
+        self,
+        request: _Request,
+        resolution: Resolution,
+        now: datetime,
+        correlation_id: str | None,
+        traceparent: str | None,
     ) -> Receipt:
         uri = RecordUri(request.did, request.collection, RecordKey(self._ids.new(now)))
         record = NewRecord(
@@ -169,7 +176,9 @@ class Records:
             resolution.sunset,
         )
         event_id = self._ids.new(now)
-        event = record_created(record, event_id=event_id, correlation_id=correlation_id or event_id)
+        event = record_created(
+            record, event_id=event_id, correlation_id=correlation_id or event_id, traceparent=traceparent
+        )
         retryable = None
         if request.key is not None:
             reply = msgspec.json.encode(receipt, enc_hook=str)  # the hook is for names, subtypes of str

@@ -17,7 +17,8 @@ from cdv_http.metrics import observe_request
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
 _SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
-_TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# https://www.w3.org/TR/trace-context/, version 00; an id of zeros is none.
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # Answers are data: no browser may guess their type, frame them, run them, or tell others where they were linked from.
 _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-content-type-options", b"nosniff"),
@@ -43,9 +44,11 @@ class EdgeMiddleware:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        correlation_id = _correlation_id(scope) or secrets.token_hex(16)
         state = scope["state"] = dict(scope.get("state") or {})
-        state["correlation_id"] = correlation_id
+        traceparent = state["traceparent"] = _traceparent(scope)
+        trace_id = traceparent.split("-")[1] if traceparent else None
+        # One id leads from a log line to its trace and its event, unless the client brings one of its own.
+        correlation_id = state["correlation_id"] = _correlation_id(scope) or trace_id or secrets.token_hex(16)
         if self._addresses.speak_https(scope):
             scope["scheme"] = "https"  # upload URLs are made from it
         method = scope["method"]
@@ -53,7 +56,7 @@ class EdgeMiddleware:
             scope["method"] = "GET"
         answer = _Answer(send, state, bodyless=method == "HEAD", secure=scope["scheme"] == "https")
         started = time.perf_counter()
-        with logger.contextualize(correlation_id=correlation_id, **_trace_id(scope)):
+        with logger.contextualize(correlation_id=correlation_id, trace_id=trace_id):
             try:
                 await self._app(scope, receive, answer.send)
             finally:
@@ -115,11 +118,9 @@ def _correlation_id(scope: Scope) -> str | None:
     return given[0].decode() if len(given) == 1 and _CORRELATION_ID.fullmatch(given[0]) else None
 
 
-def _trace_id(scope: Scope) -> dict[str, str]:
-    for name, value in scope["headers"]:
-        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
-            return {"trace_id": match.group(1).decode()}
-    return {}
+def _traceparent(scope: Scope) -> str | None:
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
 
 
 def _printable_path(scope: Scope) -> str:

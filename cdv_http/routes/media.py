@@ -43,6 +43,7 @@ async def finalize(request: AnyRequest) -> Response[bytes]:
             sha256=body.sha256,
             subject=subject,
             correlation_id=request.scope["state"]["correlation_id"],
+            traceparent=request.scope["state"]["traceparent"],
         )
     service.wrote()
     return success(asset_view(asset))

@@ -44,6 +44,7 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
         cid=given(body.cid),
         subject=subject,
         correlation_id=request.scope["state"]["correlation_id"],
+        traceparent=request.scope["state"]["traceparent"],
     )
     service.wrote()
     meta = Warnings([warning.as_json for warning in receipt.warnings]) if receipt.warnings else None

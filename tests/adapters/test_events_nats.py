@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ async def test_a_consumer_receives_the_envelope_on_the_events_subject_under_the_
         (message,) = await subscription.fetch(1)
         assert (message.subject, message.data) == (entry.event.subject, entry.event.envelope)
         assert message.headers["Nats-Msg-Id"] == entry.event.event_id
+        assert "traceparent" not in message.headers
+
+
+async def test_a_consumer_receives_the_trace_context_of_the_write(nats_url: str):
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        entry = an_entry(1)
+        traced = replace(entry, event=replace(entry.event, traceparent=traceparent))
+        await bus.publish([traced], await bus.streams())
+        subscription = await jetstream.pull_subscribe_bind("GATEWAY_FANOUT", stream="RA_RECORDS")
+        (message,) = await subscription.fetch(1)
+        assert message.headers["traceparent"] == traceparent
 
 
 async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nats_url: str):

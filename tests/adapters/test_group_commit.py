@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 def row(event_id: str, key: str | None = None, did: str = "did:plc:ada", value: bytes = b"{}") -> Row:
     raw = msgspec.Raw(value)
-    return Row(did, "a.b.c", event_id, "cid", raw, NOW, "1.0.0", None, event_id, "subject", raw, key)
+    return Row(did, "a.b.c", event_id, "cid", raw, NOW, "1.0.0", None, event_id, "subject", raw, None, key)
 
 
 class Store:

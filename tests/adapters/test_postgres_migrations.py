@@ -55,6 +55,18 @@ async def test_a_failed_migration_leaves_nothing_behind(postgres_dsn: str):
     assert tables(postgres_dsn) == ["stream_marks"]
 
 
+async def test_a_database_of_earlier_code_keeps_all_it_holds(postgres_dsn: str):
+    await migrate(postgres_dsn)
+    for script in reversed(SCRIPTS[1:]):
+        query(postgres_dsn, f"--{script.read_text(encoding='utf-8').partition('-- rollback:')[2]}")
+    query(
+        postgres_dsn,
+        "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())",
+    )
+    assert await migrate(postgres_dsn) == NAMES[1:]
+    assert query(postgres_dsn, "SELECT event_id, traceparent FROM op_log") == [("E", None)]
+
+
 async def test_each_migration_can_be_rolled_back(postgres_dsn: str):
     await migrate(postgres_dsn)
     for script in reversed(SCRIPTS):

@@ -13,6 +13,7 @@ import pytest
 
 from cdv_adapters.database import sqlite
 from cdv_adapters.database.sqlite import SqliteDatabase
+from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_core.errors import CannotStart
 from tests.adapters.sqlite_records import create, stored_numbers
 
@@ -167,3 +168,27 @@ async def test_a_migration_that_fails_leaves_the_file_at_the_version_before(path
         versions = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
 
     assert (rows, versions) == ([], (len(scripts) + 1,))
+
+
+async def test_a_file_of_earlier_code_is_brought_up_to_date_with_all_it_holds(path: Path, monkeypatch):
+    scripts = sqlite._migrations()
+    monkeypatch.setattr(sqlite, "_migrations", lambda: scripts[:1])
+    async with SqliteDatabase(path) as database:
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO accounts VALUES ('did:example:ada', 0)")
+            connection.execute(
+                "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at)"
+                " VALUES ('E', 'did:example:ada', 's', x'7b7d', 1)"
+            )
+
+        await database.write(write)
+    monkeypatch.undo()
+
+    async with SqliteDatabase(path) as database:
+        (entry,) = await SqliteOutbox(database).read(0, 10)
+        await create(database, 1)
+        (version,) = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
+
+    assert (entry.event.event_id, entry.event.envelope, entry.event.traceparent) == ("E", b"{}", None)
+    assert version == len(scripts)

@@ -43,13 +43,30 @@ async def test_every_log_line_of_a_request_has_its_correlation_id(ada: Creator, 
 
 @pytest.mark.parametrize(
     ("header", "trace"),
-    [(f"00-{TRACE}-b7ad6b7169203331-01", TRACE), ("junk", None), (f"00-{TRACE.upper()}-b7ad6b7169203331-01", None)],
+    [
+        (f"00-{TRACE}-b7ad6b7169203331-01", TRACE),
+        ("junk", None),
+        (f"00-{TRACE.upper()}-b7ad6b7169203331-01", None),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", None),
+    ],
 )
 async def test_a_trace_goes_on_in_the_logs(
     ada: Creator, logged: list[dict[str, Any]], header: str, trace: str | None
 ) -> None:
     data(await ada.create(headers={"traceparent": header}))
     assert {line.get("trace_id") for line in logged} == {trace}
+
+
+async def test_one_id_leads_from_the_trace_to_log_and_event(ada: Creator, logged: list[dict[str, Any]]) -> None:
+    parent = f"00-{TRACE}-b7ad6b7169203331-01"
+    answer = await ada.create(headers={"traceparent": parent})
+    ticket = await ada.staged()
+    await ada.finalize(ticket["assetId"])
+    await ada.create(headers={"traceparent": parent, "X-Correlation-Id": "my-own"})
+    assert answer.headers["x-correlation-id"] == logged[0]["correlation_id"] == TRACE
+    assert [event["correlationId"] for event in await events(ada)][::2] == [TRACE, "my-own"]
+    entries = [it for it in await ada.api.service.outbox.read(0, 1_000_000) if it.event.did == ada.did]
+    assert [entry.event.traceparent for entry in entries] == [parent, None, parent]
 
 
 async def test_a_log_line_cannot_be_forged_and_holds_no_token(ada: Creator, logged: list[dict[str, Any]]) -> None:
