@@ -73,13 +73,18 @@ class Nonconforming(AssertionError):
 
 @contextmanager
 def clause(requirement: str) -> Iterator[None]:
-    """Let a failed assertion of the block count against `requirement` alone. The innermost block decides."""
+    """Let a failure of the block count against `requirement` alone. The innermost block decides.
+
+    An answer without what the test looks for in it (a KeyError, say) is a failure as well.
+    """
     try:
         yield
     except Nonconforming:
         raise
     except AssertionError as failure:
         raise Nonconforming(requirement, str(failure)) from failure
+    except (LookupError, TypeError, ValueError, AttributeError) as failure:
+        raise Nonconforming(requirement, f"unexpected answer: {failure!r}") from failure
 
 
 class Undecided(Skipped):

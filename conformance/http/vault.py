@@ -119,6 +119,8 @@ class Vault:
             ) from error
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
             self._must_be_up()
+            if self._is_answered(request):
+                raise Undecided(f"a connection broke, and the same request was answered then: {error}") from error
             broken = error
         exchange = Exchange(
             request.method, str(request.url), request.headers.multi_items(), _sent_bytes(request), speaker, answer
@@ -129,6 +131,14 @@ class Vault:
         if answer is None:
             raise Nonconforming("ERR-005", f"the connection was closed without an answer: {broken}")
         return answer
+
+    def _is_answered(self, request: httpx.Request) -> bool:
+        """Ask once more, alone: what breaks once may be the network's doing, what breaks again is not."""
+        try:
+            self._http.send(request)
+        except httpx.HTTPError:
+            return False
+        return True
 
     def revive(self) -> None:
         """Go on with a target that was down. Raises Undecided: it still is."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from conformance.http.requirements import requirements
 from tests.conformance.judging import judge
-from tests.conformance.stub import refusal, serving
+from tests.conformance.stub import Answer, refusal, serving
 from tests.http.running import RunningVault
 from tests.servers.process import free_port
 
@@ -54,7 +54,7 @@ def test_a_target_that_always_says_later_is_undecided(tmp_path: Path, status: in
 def test_a_spent_budget_is_waited_for(tmp_path: Path):
     asked: dict[str, int] = {}
 
-    def answer(_: str, path: str, __: bytes):
+    def answer(_: str, path: str, __: bytes) -> Answer:
         asked[path] = asked.get(path, 0) + 1
         if asked[path] == 1:
             return refusal(429, "CDV_RATE_LIMIT", Retry_After="0")
@@ -84,6 +84,23 @@ def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
     cases = ET.parse(tmp_path / "r.xml").getroot()
     assert len(cases) == len(requirements())
     assert cases.get("failures") == str(len(judgement.ids("failed")))
+
+
+@pytest.mark.parametrize(("times", "verdict", "code"), [(1, "undecided", 3), (10**6, "failed", 1)])
+def test_a_connection_that_breaks_once_is_no_verdict(tmp_path: Path, times: int, verdict: str, code: int):
+    broken: list[str] = []
+
+    def answer(_: str, path: str, __: bytes) -> Answer:
+        if len(broken) < times:
+            broken.append(path)
+            raise ConnectionAbortedError
+        return refusal(404, "CDV_NOT_FOUND")
+
+    with serving(answer) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
+
+    assert judgement.verdict("ERR-005" if verdict == "failed" else "REC-011")["verdict"] == verdict, judgement.text
+    assert judgement.code == code
 
 
 def test_less_than_everything_may_be_enough(tmp_path: Path):
