@@ -34,8 +34,8 @@ class Exchange:
         if self.method == "HEAD":
             command[3:5] = ["-I"]
         for name, value in self.headers:
-            if name.lower() in _NOT_TYPED:
-                continue
+            if name.lower() in _NOT_TYPED and not (name.lower() == "content-length" and value != str(len(self.body))):
+                continue  # curl says these itself, unless they are to be a lie
             if name.lower() == "authorization" and self.speaker:
                 lines.append(f"# TOKEN: a token whose sub is {self.speaker}")
                 command += ["-H", '"Authorization: Bearer $TOKEN"']

@@ -5,25 +5,37 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from conformance.http.exchanges import RECORDER
 
-# name → examples of a cheap property, seconds to shrink one failure
-PROFILES = {"quick": (10, 5.0), "default": (40, 20.0), "thorough": (300, 120.0)}
-_examples, _shrink_seconds = PROFILES["default"]
+
+class Profile(NamedTuple):
+    """Examples of a cheap property, seconds to shrink one failure, seconds to wait in all for budgets to refill."""
+
+    examples: int
+    shrink_seconds: float
+    wait_seconds: float
+
+
+PROFILES = {
+    "quick": Profile(10, 5, 130),
+    "default": Profile(40, 20, 600),
+    "thorough": Profile(300, 120, 7200),
+}
+_chosen = PROFILES["default"]
 
 
 def choose(name: str) -> None:
     """Put a profile in force. To be called before any test module is imported."""
-    global _examples, _shrink_seconds
-    _examples, _shrink_seconds = PROFILES[name]
+    global _chosen
+    _chosen = PROFILES[name]
     settings.register_profile(
         "conformance",
-        max_examples=_examples,
+        max_examples=_chosen.examples,
         deadline=None,  # the network decides
         database=None,  # what failed against one target says nothing about the next
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
@@ -36,7 +48,7 @@ def choose(name: str) -> None:
 
 def examples(cost: int = 1) -> int:
     """Return how many examples to try of a property that costs `cost` times what a cheap one does."""
-    return max(3, _examples // cost)
+    return max(3, _chosen.examples // cost)
 
 
 def for_all(
@@ -57,7 +69,7 @@ def for_all(
         def run(*args: Any, **named: Any) -> None:
             nonlocal first_failure
             drawn = repr({name: named[name] for name in strategies})
-            if first_failure and time.monotonic() > first_failure + _shrink_seconds and drawn not in failing:
+            if first_failure and time.monotonic() > first_failure + _chosen.shrink_seconds and drawn not in failing:
                 return  # enough shrunk: of what comes now only the smallest failure so far, replayed, fails
             RECORDER.begin()
             try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 from hypothesis import strategies as st
 
+from conformance.http.exchanges import RECORDER, Exchange
 from conformance.http.plan import Plan
 from conformance.http.profiles import for_all
 from conformance.http.requirements import Undecided, clause, judges, not_judged
@@ -55,33 +57,29 @@ def test_budgets_are_told(ada: Creator):
 @judges("LIMIT-002")
 def test_a_request_is_counted(ada: Creator):
     for call in (ada.create, ada.listing):
-        for _ in range(WINDOWS_TRIED):
-            before, after = budget_of(call())[1], budget_of(call())[1]
-            if after < before:
-                break
-        assert after < before, f"{before} remained, then {after}"
+        assert any(counted_by(call, call, call) > 0 for _ in range(WINDOWS_TRIED)), "nothing is counted"
 
 
 @judges("LIMIT-003", "LIMIT-004")
 def test_nobody_spends_anothers_budget(ada: Creator, bob: Creator):
-    def counted_by(call: Any, *between: Any) -> int:
-        """Return how many requests were counted from one call to the next, with others in between."""
-        counted = []
-        for _ in range(WINDOWS_TRIED):
-            before = budget_of(call())[1]
-            for other in between:
-                other()
-            counted.append(before - budget_of(call())[1])
-            if counted[-1] > 0:
-                break  # else a window ended meanwhile
-        return counted[-1]
-
+    # Budgets that refill all the time may show less than was counted, never more.
     with clause("LIMIT-003"):
-        assert counted_by(ada.create, *[ada.listing] * 3) == 1, "reads were counted as writes"
-        assert counted_by(ada.listing, *[ada.create] * 3) == 1, "writes were counted as reads"
+        assert counted_by(ada.create, *[ada.listing] * 3) <= 1, "reads were counted as writes"
+        assert counted_by(ada.listing, *[ada.create] * 3) <= 1, "writes were counted as reads"
     with clause("LIMIT-004"):
-        assert counted_by(ada.create, *[bob.create] * 3) == 1, "another subject's writes were counted"
-        assert counted_by(ada.listing, *[bob.listing] * 3) == 1, "another subject's reads were counted"
+        assert counted_by(ada.create, *[bob.create] * 3) <= 1, "another subject's writes were counted"
+        assert counted_by(ada.listing, *[bob.listing] * 3) <= 1, "another subject's reads were counted"
+
+
+def counted_by(call: Callable[[], httpx.Response], *between: Callable[[], httpx.Response]) -> int:
+    """Return how many requests were counted from one call to the next, with others in between.
+
+    Less than nothing if a window ended meanwhile.
+    """
+    before = budget_of(call())[1]
+    for other in between:
+        other()
+    return before - budget_of(call())[1]
 
 
 def _chunks(size: int) -> Iterator[bytes]:
@@ -119,16 +117,19 @@ def test_a_length_that_lies_is_seen_through(vault: Vault, plan: Plan, ada: Creat
 
 def _lying(vault: Vault, creator: Creator, length: str, body: bytes) -> int | None:
     """Send a body under that Content-Length; return the status, or None if the connection was closed."""
+    token = f"Bearer {vault.tokens.token(creator.did)}"
+    headers = [("Authorization", token), ("Content-Type", "application/json"), ("Content-Length", length)]
+    RECORDER.add(Exchange("POST", vault.url + RECORD, headers, body, creator.did, None))
     parts = urlsplit(vault.url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=LYING_ANSWER_SECONDS)
     try:
         connection.putrequest("POST", parts.path + RECORD)
-        connection.putheader("Authorization", f"Bearer {vault.tokens.token(creator.did)}")
-        connection.putheader("Content-Type", "application/json")
-        connection.putheader("Content-Length", length)
+        for name, value in headers:
+            connection.putheader(name, value)
         connection.endheaders(body)
-        connection.sock.shutdown(socket.SHUT_WR)  # nothing more will come, whatever was said
+        with suppress(OSError):  # it may have answered and closed already
+            connection.sock.shutdown(socket.SHUT_WR)  # nothing more will come, whatever was said
         return connection.getresponse().status
     except TimeoutError:
         raise AssertionError(f"Content-Length: {length} is not answered in {LYING_ANSWER_SECONDS} s") from None

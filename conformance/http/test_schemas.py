@@ -158,7 +158,7 @@ def test_a_violation_says_where_what_and_why(ada: Creator, case: tuple[str, str,
     violation = violations_of(refused(answer, 400, "CDV_SCHEMA_REJECT"))[0]
 
     assert pointer_of(violation) in {f"/{name}", f"/record/{name}"}, violation
-    assert "maxLength" in violation.values(), violation
+    assert any("length" in str(it).lower() for it in violation.values()), violation
     assert len([it for it in violation.values() if isinstance(it, str) and it]) >= 3, violation
 
 

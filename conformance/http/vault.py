@@ -30,7 +30,6 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20
 
 ANSWER_SECONDS = 35.0  # the contract's request timeout of 30 s, and the way there and back
 WAIT_MAX_SECONDS = 65.0  # for one answer: a window of a minute and its edges
-WAIT_TOTAL_SECONDS = 240.0  # of a whole run: a target that always says "later" is undecided, and soon
 TRIES_MAX = 4
 SLOW_MAX = 3  # requests without an answer in time, before the rest of the run is not waited for
 Item = TypeVar("Item")
@@ -54,12 +53,14 @@ class Upload:
 class Vault:
     """A running CDV at `url`."""
 
-    def __init__(self, url: str, tokens: TokenSource) -> None:
+    def __init__(self, url: str, tokens: TokenSource, wait_seconds: float) -> None:
+        """Wait `wait_seconds` in all: a target that always says "later" is undecided, and soon."""
         self.url = url.rstrip("/")
         self.tokens = tokens
         self.findings = Findings()
         self.down_since = 0.0
         self._waited_seconds = 0.0
+        self._wait_seconds = wait_seconds
         self._slow = 0
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=2)
         self._http = httpx.Client(timeout=ANSWER_SECONDS, limits=limits, trust_env=False, follow_redirects=False)
@@ -156,7 +157,7 @@ class Vault:
     def _wait(self, answer: httpx.Response) -> None:
         asked = answer.headers.get("retry-after", "1")
         seconds = max(float(asked), 0.2) if asked.isdecimal() else 1.0
-        if seconds > WAIT_MAX_SECONDS or self._waited_seconds + seconds > WAIT_TOTAL_SECONDS:
+        if seconds > WAIT_MAX_SECONDS or self._waited_seconds + seconds > self._wait_seconds:
             waited = f"after {self._waited_seconds:.0f} s of waiting in this run"
             raise Undecided(f"status {answer.status_code}, to come again in {asked} s, {waited}")
         self._waited_seconds += seconds
