@@ -6,7 +6,7 @@ vault opens without loading a database driver, an S3 client or a broker's client
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dependency_injector import containers, providers
 from loguru import logger
 
+from cdv_adapters.backup import sqlite as sqlite_backup
 from cdv_adapters.blobs.filesystem import FilesystemBlobStore
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.database.sqlite import SqliteDatabase
@@ -29,6 +30,7 @@ from cdv_adapters.secrets.references import SecretReferences
 from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
+from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
@@ -370,6 +372,16 @@ async def open_records(settings: Settings) -> AsyncGenerator[AsyncIterator[Store
         await _reach(container)
     async with container.database():
         yield container.record_store().scan()
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy an embedded vault's database while it is in use. Raises: CannotStart."""
+    sqlite_backup.copy_database(source, target)
+
+
+def read_database(path: Path) -> Iterator[StoredRecord | Asset]:
+    """Yield all records and finalised assets of such a copy, checked as a whole first. Raises: CannotStart."""
+    return sqlite_backup.read_database(path)
 
 
 async def migrate(settings: Settings) -> list[str]:
