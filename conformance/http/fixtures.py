@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,9 @@ from conformance.http.plan import Plan
 from conformance.http.requirements import Undecided, not_judged
 from conformance.http.servers import Issuer
 from conformance.http.tokens import KeyTokens
-from conformance.http.vault import Creator, Vault
+from conformance.http.vault import FOLLOW, PROFILE, Creator, Vault
 
+RECORDS = 30  # of the writer: more than the default page, few enough to write
 IN_FORCE_SECONDS = 30.0  # fetched at the start, compiled off the request path
 
 
@@ -77,3 +79,21 @@ def events(plan: Plan) -> Iterator[EventLog]:
         not_judged("needs --nats")
     with EventLog(plan.nats_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def writer(vault: Vault) -> Creator:
+    """Someone with RECORDS records in two collections, written one after the other."""
+    creator = vault.creator()
+    for number in range(RECORDS):
+        record = {"displayName": str(number), "subject": "did:example:a"}
+        creator.created(collection=FOLLOW if number % 3 == 0 else PROFILE, record=record)
+    return creator
+
+
+@pytest.fixture(scope="module")
+def everything(writer: Creator) -> list[dict[str, Any]]:
+    """All of the writer's records, newest first."""
+    records = writer.listed()
+    assert len(records) == RECORDS
+    return records

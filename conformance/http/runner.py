@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 DETAIL_MAX = 1500  # characters
 # Rotation first: unknown kids begin a cool-down that it would have to wait out. What spends budgets comes last.
 ORDER = [
-    *("rotation", "operations", "records", "content_ids", "idempotency", "listing", "auth", "authorisation"),
+    *("rotation", "operations", "records", "content_ids", "idempotency", "listing", "cursors", "auth", "authorisation"),
     *("media", "errors", "cors", "schemas", "events", "machine", "limits"),
 ]
 
