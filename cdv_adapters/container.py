@@ -30,6 +30,7 @@ from cdv_adapters.secrets.references import SecretReferences
 from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
+from cdv_adapters.tracing import trace_methods
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.domain.schemas import Catalogue
@@ -302,6 +303,10 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             ],
         )
         service.readings.append(partial(_catalogue_readings, container.schemas()))
+        for part in (service.vault.records, service.vault.media, container.record_store(), container.media_store()):
+            trace_methods(part)
+        for part in (database, blobs):
+            trace_methods(part, "client")
         if settings.db_dsn is not None:
             service.readings.append(database.usage)
         if settings.s3_endpoint is None:

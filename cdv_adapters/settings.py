@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
     request_timeout: Seconds = Field(30.0, description="seconds a request may take")
     shutdown_grace: Seconds = Field(25.0, description="seconds that requests in flight get at shutdown")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="`debug`, `info`, `warning` or `error`: lines below it are not written"
+    )
+    log_sample: float = Field(
+        1.0, ge=0, le=1, description="share of successful requests that are logged; refusals and errors all are"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
+from cdv_adapters import tracing
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.errors import CdvError
@@ -38,10 +39,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     """
     chosen = read_settings() if settings is None else settings
     set_up_logs(chosen)
+    tracing.start()
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(tracing.stop)
             service = await stack.enter_async_context(open_service(chosen))
             await stack.enter_async_context(doing(service.chores))
             if service.relay is not None:

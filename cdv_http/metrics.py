@@ -20,7 +20,7 @@ from cdv_core.use_cases.outbox import Outcome
 _SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 30),
 )
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 
 registry: Final = CollectorRegistry()
 
@@ -115,7 +115,7 @@ COUNTERS: Final[dict[str, Counter]] = {
 
 def observe_request(route: str, method: str, status: int, seconds: float, error_code: str | None) -> None:
     """Count a request that has been answered."""
-    if method not in _METHODS:
+    if method not in METHODS:
         method = "other"
     requests_total.labels(route, method, str(status)).inc()
     request_seconds.labels(route, method).observe(seconds)

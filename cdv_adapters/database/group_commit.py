@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from cdv_adapters.tracing import span
 from cdv_core.errors import IdTaken
 
 AT_ONCE: Final = 2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
@@ -102,8 +103,11 @@ class GroupCommit:
     async def _commit(self, group: list[Waiting]) -> None:
         if not group:  # all had gone
             return
+        traces = (row.traceparent for row, _ in group)
         try:
-            stored = set(await self._write(msgspec.json.encode([row for row, _ in group])))
+            # One statement has one place: in the trace of the first, with links to the others'.
+            with span("group commit", parent=next(traces), links=traces):
+                stored = set(await self._write(msgspec.json.encode([row for row, _ in group])))
         except IdTaken as error:
             # Nothing of it is stored. Whose id it was is not said, so each goes alone.
             if len(group) > 1:

@@ -16,6 +16,7 @@ from nats.js.errors import APIError
 from cdv_adapters.events.nats_connection import API_TIMEOUT_SECONDS, NatsAccess, NatsConnection
 from cdv_adapters.events.nats_publication import Publication, event_id
 from cdv_adapters.events.nats_streams import CONSUMERS, Difference, StreamSettings, differences, stream_state
+from cdv_adapters.tracing import span
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamState
 from cdv_core.ports.outbox import OpLogEntry
@@ -67,7 +68,10 @@ class NatsEventBus(EventBus):
         await self.streams()
 
     async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
-        return await Publication(self._connection, self._timeout_seconds).of(entries, onto)
+        with span(
+            "publish a batch", attributes={"messaging.system": "nats", "messaging.batch.message_count": len(entries)}
+        ):
+            return await Publication(self._connection, self._timeout_seconds).of(entries, onto)
 
     async def streams(self) -> list[StreamState]:
         client = self._connection.client

@@ -19,6 +19,8 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from cdv_adapters.events.nats_connection import NatsConnection, raise_error
+from cdv_adapters.tracing import span
+from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import STREAMS, Acknowledged, StreamState
@@ -119,15 +121,13 @@ class Publication:
         # Tasks begin in the order in which they are made, and each has sent its message before it waits.
         sending = [
             asyncio.ensure_future(
-                self._client.request(
-                    entry.event.subject,
-                    entry.event.envelope,
-                    timeout=remaining,
-                    headers={
+                self._request(
+                    entry.event,
+                    remaining,
+                    {
                         "Nats-Msg-Id": message_id,
                         "Nats-Expected-Stream": end.name,
                         "Nats-Expected-Last-Sequence": str(end.sequence + place),
-                        **({"traceparent": entry.event.traceparent} if entry.event.traceparent else {}),
                     },
                 )
             )
@@ -147,6 +147,13 @@ class Publication:
                 expected = isinstance(problem, APIError) and problem.err_code == _WRONG_LAST_SEQUENCE
                 logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, problem)
         return acks
+
+    async def _request(self, event: Event, timeout_seconds: float, headers: dict[str, str]) -> Msg:
+        attributes = {"messaging.system": "nats", "messaging.destination.name": event.subject}
+        with span("publish", "producer", attributes, parent=event.traceparent) as publishing:
+            if traceparent := publishing.traceparent or event.traceparent:
+                headers["traceparent"] = traceparent
+            return await self._client.request(event.subject, event.envelope, timeout=timeout_seconds, headers=headers)
 
     async def _held(self, end: _End, sequence: int) -> str | None:
         """Return the id of the event at that place, "" if there is none, None if the stream does not answer."""

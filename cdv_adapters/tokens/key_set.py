@@ -14,6 +14,7 @@ import anyio.to_thread
 from loguru import logger
 
 from cdv_adapters.tokens.ed25519 import PublicKey, UnusableKey
+from cdv_adapters.tracing import span
 from cdv_core.domain.tokens import read_json_object
 from cdv_core.errors import Unavailable
 
@@ -180,7 +181,7 @@ class IssuerKeys:
     async def _refresh(self) -> None:
         self._fetches += 1
         try:
-            with anyio.fail_after(self._fetch_timeout_seconds):
+            with span("fetch the issuer's keys", "client"), anyio.fail_after(self._fetch_timeout_seconds):
                 document = await anyio.to_thread.run_sync(self._fetch, abandon_on_cancel=True, limiter=self._limiter)
             keys = read_key_set(document.body)
         except (KeysNotFetched, TimeoutError) as error:

@@ -8,12 +8,14 @@ import time
 from typing import Any, Final
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from loguru import logger
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from cdv_adapters.tracing import NO_SPAN, Span, span
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
 from cdv_http.client_address import ClientAddresses
-from cdv_http.metrics import observe_request
+from cdv_http.logs import lines_of_request, log_request
+from cdv_http.metrics import METHODS, observe_request
+from cdv_http.middleware.guard import NEVER_SHED
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
 _SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
@@ -45,38 +47,54 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         state = scope["state"] = dict(scope.get("state") or {})
-        traceparent = state["traceparent"] = _traceparent(scope)
-        trace_id = traceparent.split("-")[1] if traceparent else None
-        # One id leads from a log line to its trace and its event, unless the client brings one of its own.
-        correlation_id = state["correlation_id"] = _correlation_id(scope) or trace_id or secrets.token_hex(16)
         if self._addresses.speak_https(scope):
             scope["scheme"] = "https"  # upload URLs are made from it
-        method = scope["method"]
+        given = _traceparent(scope)
+        # Probes come every few seconds, and nobody looks for their traces.
+        with NO_SPAN if scope["path"] in NEVER_SHED else span("request", "server", parent=given) as serving:
+            traceparent = state["traceparent"] = serving.traceparent or given
+            trace_id = traceparent.split("-")[1] if traceparent else None
+            # One id leads from a log line to its trace and its event, unless the client brings one of its own.
+            state["correlation_id"] = _correlation_id(scope) or trace_id or secrets.token_hex(16)
+            with lines_of_request(state["correlation_id"], trace_id):
+                await self._serve(scope, receive, send, serving)
+
+    async def _serve(self, scope: HTTPScope, receive: Receive, send: Send, serving: Span) -> None:
+        state, method = scope["state"], scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"
         answer = _Answer(send, state, bodyless=method == "HEAD", secure=scope["scheme"] == "https")
         started = time.perf_counter()
-        with logger.contextualize(correlation_id=correlation_id, trace_id=trace_id):
-            try:
-                await self._app(scope, receive, answer.send)
-            finally:
-                seconds = time.perf_counter() - started
-                route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
-                observe_request(route, method, answer.status, seconds, error_code)
-                # Who turns requests away tells of them once a second: a line for each would cost more than that.
-                log = logger.debug if state.get("turned_away") else logger.info
-                log(
-                    "{} {} {} {:.1f} ms",
-                    method,
-                    _printable_path(scope),
-                    answer.status,
-                    seconds * 1000,
-                    route=route,
-                    status=answer.status,
-                    latency_ms=round(seconds * 1000, 3),
-                    did=state.get("did"),
-                    error_code=error_code,
-                )
+        try:
+            await self._app(scope, receive, answer.send)
+        finally:
+            self._tell(scope, method, answer.status, time.perf_counter() - started, serving)
+
+    def _tell(self, scope: HTTPScope, method: str, status: int, seconds: float, serving: Span) -> None:
+        """Tell metrics, trace and log how it went."""
+        state = scope["state"]
+        route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
+        observe_request(route, method, status, seconds, error_code)
+        if serving.traceparent is not None:
+            known_method = method if method in METHODS else "_OTHER"
+            attributes: dict[str, str | int] = {
+                "http.request.method": known_method,
+                "http.route": route,
+                "http.response.status_code": status,
+            }
+            if error_code is not None:
+                attributes["error.type"] = error_code
+            serving.describe(attributes, name=f"{known_method} {route}", failed=not 0 < status < 500)
+        # Who turns requests away tells of them once a second: a line for each would cost more than that.
+        if not state.get("turned_away"):
+            log_request(
+                lambda: f"{method} {_printable_path(scope)} {status} {seconds * 1000:.1f} ms",
+                route=route,
+                status=status,
+                latency_ms=round(seconds * 1000, 3),
+                did=state.get("did"),
+                error_code=error_code,
+            )
 
 
 class _Answer:

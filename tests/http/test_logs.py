@@ -1,0 +1,119 @@
+"""Log lines: JSON outside dev, one for each request that is worth one, and what libraries say among them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from cdv_core.errors import Unavailable
+from tests.http.api import Api, data, refused, serving
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+Open = Callable[..., AbstractAsyncContextManager[Api]]
+
+
+@pytest.fixture
+def opened(anyio_backend: str, tmp_path: Path) -> Open:
+    """Open a vault that logs as outside dev."""
+
+    @asynccontextmanager
+    async def opened(**settings: Any) -> AsyncIterator[Api]:
+        async with serving(tmp_path / "vault", env="staging", **settings) as api:
+            yield api
+
+    return opened
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+async def test_a_request_is_a_line_of_json(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened() as api:
+        ada = api.creator()
+        data(await ada.create(headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+        refused(await ada.create(record={}, headers={"X-Correlation-Id": "mine"}), 400, "CDV_SCHEMA_REJECT")
+    good, bad = lines(capsys)
+    latency = good.pop("latency_ms")
+    assert good.pop("message") == f"POST /v1/repo/record 200 {latency:.1f} ms"
+    assert good.pop("time").endswith("Z")
+    assert good == {
+        "level": "info",
+        "correlation_id": TRACE,
+        "trace_id": TRACE,
+        "route": "/v1/repo/record",
+        "status": 200,
+        "did": ada.did,
+    }
+    assert (bad["correlation_id"], bad["status"], bad["error_code"]) == ("mine", 400, "CDV_SCHEMA_REJECT")
+    assert "trace_id" not in bad
+
+
+async def test_of_successes_a_sample_is_logged_and_of_failures_each(
+    opened: Open, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chances = cycle([0.1, 0.5, 0.9, 0.05])
+    monkeypatch.setattr("cdv_http.logs.random.random", lambda: next(chances))
+    async with opened(log_sample=0.25) as api:
+        ada = api.creator()
+        for _ in range(4):
+            data(await ada.create())
+            refused(await ada.create(record={}), 400, "CDV_SCHEMA_REJECT")
+    assert [line["status"] for line in lines(capsys)] == [200, 400, 400, 400, 200, 400]
+
+
+async def test_a_sample_of_none_leaves_failures_and_their_reasons(
+    opened: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise Unavailable("database") from OSError("the cable is out")
+
+    async with opened(log_sample=0.0) as api:
+        data(await api.creator().create())
+        api.service.vault.records.create = away  # type: ignore[method-assign, assignment]
+        answer = await api.creator().create()
+    reason, request = lines(capsys)
+    assert reason["level"] == "warning"
+    assert "the cable is out" in reason["exception"]
+    assert {reason["correlation_id"], request["correlation_id"]} == {answer.headers["x-correlation-id"]}
+    assert request["status"] == 503
+
+
+async def test_lines_below_the_level_are_not_written(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened(log_level="warning") as api:
+        data(await api.creator().create())
+        refused(await api.creator().create(record={}), 400, "CDV_SCHEMA_REJECT")
+        logger.info("not this")
+        logger.warning("but this")
+    assert [line["message"] for line in lines(capsys)] == ["but this"]
+
+
+async def test_what_libraries_log_is_written_in_the_same_form(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened():
+        library = logging.getLogger("a.library")
+        library.info("chatter")
+        library.warning("look: %s {not a field}", "here")
+        try:
+            raise ValueError("wrong\nin two lines")
+        except ValueError:
+            library.exception("it failed")
+    look, failed = lines(capsys)
+    assert (look["level"], look["message"]) == ("warning", "look: here {not a field}")
+    assert "correlation_id" not in look
+    assert (failed["level"], failed["message"]) == ("error", "it failed")
+    assert "ValueError: wrong\nin two lines" in failed["exception"]
+
+
+async def test_no_path_breaks_a_line(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened() as api:
+        await api.http.get('/v1/nope%0a{"level":"info"}"\\')
+    (line,) = lines(capsys)
+    assert line["status"] == 404
