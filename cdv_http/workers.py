@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -55,6 +55,14 @@ class Workers(MPServer):
             self._tell_to_accept_no_more(worker)
         for listener in self._listeners:
             listener.close()
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        try:
+            super().shutdown(exit_code)  # type: ignore[no-untyped-call]
+        except SystemExit:
+            # A worker that heard of the end before we could tell it, as by Ctrl-C, has not failed.
+            if exit_code or not self.interrupt_signal:
+                raise
 
     def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # noqa: ANN401, ARG002
         listener = self._listeners[idx]
@@ -111,10 +119,11 @@ class Workers(MPServer):
 def _worker_app(listeners: Sequence[int]) -> ASGIApp:
     """Return what a worker serves, once it knows how to stop accepting. `listeners`: the sockets' numbers."""
     app = _Parting(create_app())
+    known = {listener: os.fstat(listener).st_ino for listener in listeners}
 
     def stop_accepting(*_: object) -> None:
         app.parting = True
-        _stop_accepting(listeners)
+        _stop_accepting(known)
 
     signal.signal(_ACCEPT_NO_MORE, stop_accepting)
     return app
@@ -139,9 +148,14 @@ class _Parting:
         await self._app(scope, receive, last if scope["type"] == ScopeType.HTTP else send)
 
 
-def _stop_accepting(listeners: Sequence[int]) -> None:
-    """Put a socket that nobody knows in the place of those that the next workers accept from."""
+def _stop_accepting(listeners: Mapping[int, int]) -> None:
+    """Put a socket that nobody knows in the place of those that the next workers accept from.
+
+    `listeners`: their inodes by number. A worker that is ending may have closed one, and its number may be another's.
+    """
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         deaf.setblocking(False)
-        for listener in listeners:
-            os.dup2(deaf.fileno(), listener, inheritable=False)
+        for listener, inode in listeners.items():
+            with suppress(OSError):
+                if os.fstat(listener).st_ino == inode:
+                    os.dup2(deaf.fileno(), listener, inheritable=False)
