@@ -26,6 +26,7 @@ PROFILES = {
     "default": Profile(40, 20, 600),
     "thorough": Profile(300, 120, 7200),
 }
+_EVERY_MAX = 200  # a test ends when there are no more
 _chosen = PROFILES["default"]
 
 
@@ -52,10 +53,11 @@ def examples(cost: int = 1) -> int:
 
 
 def for_all(
-    *, cost: int = 1, **strategies: SearchStrategy[Any]
+    *, cost: int = 1, every: bool = False, **strategies: SearchStrategy[Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run the test on examples of the strategies. Each example begins a new recording.
 
+    `every`: on all examples there are, in every profile; for lists of cases, each of which somebody gets wrong.
     What is drawn must have a telling repr, and nothing may be drawn later: by its repr an example is known again.
     """
 
@@ -63,7 +65,7 @@ def for_all(
         first_failure = 0.0
         failing: set[str] = set()
 
-        @settings(max_examples=examples(cost))
+        @settings(max_examples=_EVERY_MAX if every else examples(cost))
         @given(**strategies)
         @functools.wraps(test)
         def run(*args: Any, **named: Any) -> None:

@@ -87,6 +87,7 @@ def test_escapes_do_not_count_and_normal_forms_do(ada: Creator):
 
 @judges("CID-006")
 @for_all(
+    every=True,
     number=st.sampled_from(
         [
             "18446744073709551616",
@@ -109,6 +110,7 @@ def test_integers_beyond_64_bits_are_refused(ada: Creator, number: str):
 
 @judges("CID-007")
 @for_all(
+    every=True,
     bad=st.sampled_from([r"\u0000", r"a\u0000b", r"\ud800", r"\udfff", r"\ude00\ud83d", r"\ud83dx"]),
     form=st.sampled_from(
         ['{{"displayName": "{}"}}', '{{"displayName": "Ada", "{}": 1}}', '{{"displayName": "A", "x": [["{}"]]}}']

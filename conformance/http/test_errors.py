@@ -147,16 +147,19 @@ def test_the_size_comes_before_the_token(vault: Vault, plan: Any):
 
 
 @judges("ERR-015")
-@for_all(path=st.sampled_from(POSTS), content=st.sampled_from([b"{", b"{}", b"[]", b'{"unknown": 1}', b"\xff"]))
+@for_all(
+    every=True, path=st.sampled_from(POSTS), content=st.sampled_from([b"{", b"{}", b"[]", b'{"unknown": 1}', b"\xff"])
+)
 def test_the_token_comes_before_json_and_shape(vault: Vault, path: str, content: bytes):
     refused(vault.send("POST", path, headers=JSON, content=content), 401, "CDV_AUTHN")
 
 
 @judges("ERR-016")
 @for_all(
+    every=True,
     change=st.sampled_from(
         [{"unknown": 1}, {"record": 1}, {"createdAt": "yesterday"}, {"idempotencyKey": ""}, {"collection": "x"}]
-    )
+    ),
 )
 def test_shape_comes_before_whose_it_is(vault: Vault, ada: Creator, bob: Creator, change: dict[str, Any]):
     refused(vault.send("POST", RECORD, by=bob, body={**ada.body(), **change}), 400)
@@ -164,6 +167,7 @@ def test_shape_comes_before_whose_it_is(vault: Vault, ada: Creator, bob: Creator
 
 @judges("ERR-017")
 @for_all(
+    every=True,
     change=st.sampled_from(
         [
             {"collection": "com.example.nobody.knows"},
@@ -171,7 +175,7 @@ def test_shape_comes_before_whose_it_is(vault: Vault, ada: Creator, bob: Creator
             {"schemaVersion": "99.0.0"},
             {"cid": "bafyreiazrbzlipiwm5lcl6i4tyrd6fot4pvigbuea5gfbfkxtaxzyvorai"},
         ]
-    )
+    ),
 )
 def test_whose_it_is_comes_before_the_schema(vault: Vault, ada: Creator, bob: Creator, change: dict[str, Any]):
     refused(vault.send("POST", RECORD, by=bob, body={**ada.body(), **change}), 403, "CDV_DID_MISMATCH")
@@ -179,7 +183,7 @@ def test_whose_it_is_comes_before_the_schema(vault: Vault, ada: Creator, bob: Cr
 
 @judges("ERR-018")
 @for_all(
-    cost=2,
+    every=True,
     change=st.sampled_from([{"record": {}}, {"collection": "com.example.nobody.knows"}, {"schemaVersion": "99.0.0"}]),
 )
 def test_the_used_key_comes_before_the_schema(ada: Creator, change: dict[str, Any]):

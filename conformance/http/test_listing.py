@@ -79,6 +79,8 @@ def test_the_pages_make_up_the_whole(writer: Creator, everything: list[dict[str,
     expected = [it for it in everything if only is None or f"/{only}/" in it["uri"]]
     filters: dict[str, Any] = {"collection": only} if only else {}
     first = data(writer.listing(limit=limit, **filters))
+    with clause("LIST-009" if only else "LIST-007"):
+        assert all(not only or f"/{only}/" in it["uri"] for it in first["records"])
     with clause("LIST-004"):
         assert len(first["records"]) == min(limit, len(expected))
     with clause("LIST-006"):
@@ -95,11 +97,32 @@ def test_the_pages_make_up_the_whole(writer: Creator, everything: list[dict[str,
         assert all(page or not expected for page in pages), "an empty page after a nextCursor"
 
 
+@judges("LIST-004", "LIST-006")
+def test_the_last_page_is_known_by_its_cursor(writer: Creator):
+    for limit in (1, RECORDS - 1, RECORDS, RECORDS + 1):
+        page = data(writer.listing(limit=limit))
+        with clause("LIST-004"):
+            assert len(page["records"]) == min(limit, RECORDS)
+        with clause("LIST-006"):
+            assert ("nextCursor" in page) == (limit < RECORDS), f"{limit} of {RECORDS} records"
+
+
+@judges("LIST-004")
+def test_the_largest_page_is_whole(vault: Vault):
+    new = vault.creator()
+    for _ in range(7):
+        at_once(lambda n: new.created(record={"displayName": str(n)}), range(15))
+
+    for limit in (99, 100):
+        assert len(data(new.listing(limit=limit))["records"]) == limit
+
+
 @judges("LIST-005")
 @for_all(
+    every=True,
     limit=st.sampled_from(
         ["0", "101", "-1", "1.5", "ten", "", " 5", "1e1", "+5", "0x5", "1000000000000000000000", "5,5", "\u0665"]
-    )
+    ),
 )
 def test_any_other_limit_is_refused(writer: Creator, limit: str):
     refused(writer.listing(limit=limit), 400)
@@ -160,6 +183,7 @@ def test_since_after_until_is_refused(writer: Creator, everything: list[dict[str
 
 @judges("LIST-012")
 @for_all(
+    every=True,
     name=st.sampled_from(["since", "until"]),
     text=st.sampled_from(
         [
@@ -186,7 +210,7 @@ def test_nobody_has_an_empty_page(vault: Vault, ada: Creator):
 
 @judges("LIST-014")
 @for_all(
-    cost=2,
+    every=True,
     did=st.sampled_from(
         ["", "did:", "nobody", "did:example", "DID:example:a", "did:example:a b", "did:example:" + "x" * 2040]
     ),
@@ -202,7 +226,7 @@ def test_a_listing_without_did_is_refused(vault: Vault, ada: Creator):
 
 @judges("LIST-015")
 @for_all(
-    cost=2,
+    every=True,
     collection=st.sampled_from(["com.example.nobody.knows", "post", "", "a..b", PROFILE.upper(), f"{PROFILE} ", "%"]),
 )
 def test_a_collection_nobody_knows_is_refused(writer: Creator, collection: str):

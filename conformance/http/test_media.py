@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,7 +36,8 @@ def test_an_upload_begins_with_a_ticket(ada: Creator):
 
     assert {"assetId", "uploadUrl", "expiresAt"} <= set(ticket)
     assert ticket["uploadUrl"].startswith(("http://", "https://")), ticket["uploadUrl"]
-    assert datetime.fromisoformat(ticket["expiresAt"]) > datetime(2000, 1, 1, tzinfo=UTC)
+    # By the target's own clock, which may be another than ours.
+    assert datetime.fromisoformat(ticket["expiresAt"]) > datetime.fromisoformat(ada.created()["indexedAt"])
     assert data(ada.init())["assetId"] != ticket["assetId"]
 
 
@@ -107,7 +108,7 @@ def test_the_hash_must_be_the_bytes(ada: Creator, wrong: str):
 
 
 @judges("MEDIA-010", "MEDIA-012")
-@for_all(cost=2, difference=st.sampled_from([-1, 1, -100, 1000]))
+@for_all(every=True, difference=st.sampled_from([-1, 1, -100, 1000]))
 def test_the_size_must_be_the_declared_one(ada: Creator, difference: int):
     content = PNG + b"x" * difference if difference > 0 else PNG[:difference]
     upload = ada.upload(PNG)
@@ -173,14 +174,14 @@ _BAD_INITS: list[dict[str, Any]] = [
 
 
 @judges("MEDIA-016")
-@for_all(change=st.sampled_from(_BAD_INITS))
+@for_all(every=True, change=st.sampled_from(_BAD_INITS))
 def test_a_bad_ticket_is_refused(ada: Creator, change: dict[str, Any]):
     refused(ada.init(**change), 400, "CDV_VALIDATION")
 
 
 @judges("MEDIA-016")
 @for_all(
-    cost=2,
+    every=True,
     change=st.sampled_from(
         [
             {"sha256": "abc"},

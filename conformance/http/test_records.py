@@ -94,7 +94,7 @@ def test_created_at_is_kept_as_the_moment_it_is(ada: Creator, local: datetime, o
 
 
 @judges("REC-007")
-@for_all(text=st.sampled_from(_NO_TIMES))
+@for_all(every=True, text=st.sampled_from(_NO_TIMES))
 def test_a_created_at_that_is_no_moment_is_refused(ada: Creator, text: str):
     refused(ada.create(createdAt=text), 400, "CDV_VALIDATION")
 
@@ -135,7 +135,7 @@ _NO_URIS = [
 
 
 @judges("REC-012")
-@for_all(form=st.sampled_from(_NO_URIS))
+@for_all(every=True, form=st.sampled_from(_NO_URIS))
 def test_a_malformed_uri_is_refused(vault: Vault, ada: Creator, form: str):
     uri = form.replace("DID", ada.did).replace("COLLECTION", PROFILE).replace("KEY", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
 
@@ -163,7 +163,7 @@ def test_a_client_that_has_the_record_is_told_so(ada: Creator):
 
 
 @judges("REC-015")
-@for_all(cost=2, layout=st.sampled_from(['"a", {}', "W/{}", '"a",{},"b"', "*", 'W/"a" , W/{}']))
+@for_all(every=True, layout=st.sampled_from(['"a", {}', "W/{}", '"a",{},"b"', "*", 'W/"a" , W/{}']))
 def test_if_none_match_is_read_as_http_has_it(ada: Creator, layout: str):
     receipt = ada.created()
 
@@ -203,7 +203,7 @@ _OF_ANOTHER_TYPE: list[tuple[str, Any]] = [
 
 
 @judges("REC-019")
-@for_all(case=st.sampled_from(_OF_ANOTHER_TYPE))
+@for_all(every=True, case=st.sampled_from(_OF_ANOTHER_TYPE))
 def test_a_member_of_another_type_is_refused(ada: Creator, case: tuple[str, Any]):
     refused(ada.create(**dict([case])), 400, "CDV_VALIDATION")
 
@@ -224,9 +224,10 @@ _NO_DIDS = [
 
 @judges("REC-020")
 @for_all(
+    every=True,
     did=st.sampled_from(
         [*_NO_DIDS, "did:example:" + "x" * 2040, "did:example:a\n", "did:example:\u00e9", "did:example:a/b"]
-    )
+    ),
 )
 def test_what_is_no_did_cannot_write(ada: Creator, did: str):
     refused(ada.create(did=did), 400, "CDV_VALIDATION")
@@ -234,9 +235,10 @@ def test_what_is_no_did_cannot_write(ada: Creator, did: str):
 
 @judges("REC-021")
 @for_all(
+    every=True,
     collection=st.sampled_from(
         ["post", "a.b", "", "com..post", "com.example.", ".com.example", "com.example.p ost", "../x.y.z"]
-    )
+    ),
 )
 def test_what_is_no_collection_cannot_hold_records(ada: Creator, collection: str):
     refused(ada.create(collection=collection), 400)

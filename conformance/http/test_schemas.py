@@ -97,7 +97,7 @@ def test_every_collection_accepts_its_plain_record(ada: Creator):
 
 
 @judges("SCHEMA-002")
-@for_all(case=st.sampled_from(REQUIRED))
+@for_all(every=True, case=st.sampled_from(REQUIRED))
 def test_what_is_required_may_not_be_missing(ada: Creator, case: tuple[str, str]):
     collection, name = case
 
@@ -130,7 +130,7 @@ def test_a_member_of_another_type_is_refused(ada: Creator, case: tuple[str, str]
 
 
 @judges("SCHEMA-005")
-@for_all(case=st.sampled_from(FORMATS))
+@for_all(every=True, case=st.sampled_from(FORMATS))
 def test_formats_are_enforced(ada: Creator, case: tuple[str, str, Any]):
     collection, name, value = case
 
@@ -184,7 +184,7 @@ def test_a_collection_that_is_not_there_is_refused(ada: Creator, name: str):
 
 @judges("SCHEMA-009")
 @for_all(
-    cost=2,
+    every=True,
     version=st.sampled_from(
         ["99.0.0", "0.0.1", "1.0.1", "1", "1.0", "latest", "", "1.0.0-x", "v1.0.0", "01.0.0", " 1.0.0"]
     ),
