@@ -7,7 +7,8 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance bench bench-compare
+.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance bench bench-compare \
+	wheel image image-test stack stack-secrets
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +36,11 @@ audit: $(VENV)/.installed-dev ## Known vulnerabilities in the lock, unsafe code,
 schemathesis: $(VENV)/.installed-dev ## Try a fresh server with 2,000 cases made from its OpenAPI document (ARGS='--seed 1')
 	@$(BIN)/python -m tests.load.schemathesis_run --max-examples 100 --at-least 2000 -- $(ARGS)
 
-conformance: $(VENV)/.installed-dev ## Judge a running CDV: URL=... ARGS='--issuer-key FILE' (docs/conformance.md)
-	@$(BIN)/python -m conformance.http.cli run --url $(URL) $(ARGS)
+# A development vault's own key, where it is; for another target say how to get its tokens (docs/conformance.md).
+ISSUER_KEY = $(or $(CDV_DATA_DIR),.cdv)/issuer-key.json
+TOKENS ?= $(if $(wildcard $(ISSUER_KEY)),--issuer-key $(ISSUER_KEY),--token-command '$(BIN)/cdv token --did {did}')
+conformance: $(VENV)/.installed-dev ## Judge a running CDV: URL=... TOKENS='--issuer-key FILE' ARGS='--html report.html'
+	@$(BIN)/python -m conformance.http.cli run --url $(URL) $(TOKENS) $(ARGS)
 
 hostile: $(VENV)/.installed-dev ## Attack a fresh server with 100,000 hostile requests over raw sockets (ARGS='--seed 2')
 	@$(BIN)/python -m tests.load.hostile $(ARGS)
@@ -59,12 +63,30 @@ flood: $(VENV)/.installed-dev ## Offer a server on Postgres four times what it c
 chaos: $(VENV)/.installed-dev ## The long disasters: 50 kills of the service under load, and the like (CDV_TEST_SEED=...)
 	$(BIN)/pytest tests/chaos -m 'long or not long' -s $(ARGS)
 
+wheel: $(VENV)/.installed-dev ## Build the wheels of the vault and of the conformance suite into dist/
+	$(BIN)/hatchling build --target wheel --directory dist
+	cd conformance && ../$(BIN)/hatchling build --target wheel --directory ../dist
+
+IMAGE = creator-data-vault:dev
+image: ## Build the service's image with Docker (IMAGE=name:tag)
+	docker build --file deploy/Dockerfile --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD) .
+
+image-test: $(VENV)/.installed-dev ## Try the image that `make image` has built
+	CDV_TEST_IMAGE=$(IMAGE) $(BIN)/pytest tests/deploy/test_container_image.py $(ARGS)
+
+stack: stack-secrets ## Run everything in Docker Compose: the vault, its servers, TLS, metrics, traces (ARGS=--detach)
+	docker compose --file deploy/compose.yaml up --build $(ARGS)
+
+stack-secrets: $(VENV)/.installed-runtime
+	@$(BIN)/python -m deploy.development_secrets deploy/secrets
+
 # Pins stay as they are unless LOCK_ARGS=--upgrade. The locks hold names, versions and hashes only, for every platform.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --no-emit-find-links --group build $(LOCK_ARGS)
+	--no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
 lock: $(VENV)/.installed-dev ## Pin the dependencies of pyproject.toml again (LOCK_ARGS=--upgrade for newer ones)
-	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --output-file requirements-dev.lock --group dev --constraint requirements.lock
+	$(COMPILE) --output-file requirements.lock --group build
+	$(COMPILE) --output-file requirements-dev.lock --group build --group dev --constraint requirements.lock
+	$(COMPILE) --output-file deploy/requirements.lock --extra aws --extra otel --extra redis --constraint requirements-dev.lock
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=...")'
