@@ -68,7 +68,7 @@ async def test_no_client_chooses_a_label(api: Api, ada: Creator) -> None:
     assert not seen.has("cdv_up")
     assert seen.label_values("method") <= {"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH", "other"}
     assert {route for route in seen.label_values("route") if not route.startswith("/")} == {"unmatched"}
-    assert seen.label_values("collection") <= {f"com.registryaccord.{name}" for name in ("profile", "feed.post")}
+    assert all(name.startswith("com.registryaccord.") for name in seen.label_values("collection"))
 
 
 async def test_uploads_are_counted_by_what_came_of_them(api: Api, ada: Creator) -> None:
