@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import Response
+from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import UNSET, UnsetType
 
 _encoder = msgspec.json.Encoder()
@@ -27,4 +28,19 @@ def success_json(data: bytes, headers: dict[str, str] | None = None) -> Response
 
 
 def _answer(content: bytes, headers: dict[str, str] | None) -> Response[bytes]:
-    return Response(content, status_code=200, headers=headers, media_type="application/json")
+    return _Json(content, status_code=200, headers=headers)
+
+
+class _Json(Response[bytes]):
+    """A JSON answer that goes out as it is: the framework's bookkeeping of headers costs a tenth of a create."""
+
+    def to_asgi_response(self, *_: object, **__: object) -> ASGIApp:  # type: ignore[override]
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self.content))]
+        status, content = self.status_code or 200, self.content
+
+        async def answer(_: Scope, __: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": content, "more_body": False})
+
+        return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from litestar.types import Scope
@@ -60,6 +61,7 @@ def _peer(scope: Scope) -> _Address | None:
     return _parse(client[0]) if client else None
 
 
+@lru_cache(maxsize=4096)  # most requests come from a few proxies or clients
 def _parse(text: str) -> _Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])

@@ -7,7 +7,6 @@ back what was stored changes nothing. Member order is kept for the reader and do
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import math
 from collections.abc import Mapping
@@ -56,7 +55,7 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
 def cid_of(value: object) -> str:
     """Return the CIDv1 of a value already in canonical form."""
     digest = hashlib.sha256(libipld.encode_dag_cbor(value)).digest()
-    return "b" + base64.b32encode(_CID_PREFIX + digest).decode().lower().rstrip("=")
+    return libipld.encode_cid(_CID_PREFIX + digest)
 
 
 def parse_number(text: str) -> int | float:

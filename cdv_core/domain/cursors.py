@@ -28,8 +28,7 @@ class Cursor:
     rkey: str
 
     def encode(self) -> str:
-        wire = msgspec.json.encode(_Wire(format_time(self.indexed_at), str(self.rkey)))
-        return base64.urlsafe_b64encode(wire).decode().rstrip("=")
+        return encode_cursor(format_time(self.indexed_at), str(self.rkey))
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -45,3 +44,8 @@ class Cursor:
         if not is_ulid(cursor.rkey) or cursor.encode() != text:
             raise CursorInvalid("not a cursor of this vault")
         return cursor
+
+
+def encode_cursor(indexed_at: str, rkey: str) -> str:
+    """Return the cursor after a record whose time is written already, as `format_time` writes it."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(_Wire(indexed_at, rkey))).decode().rstrip("=")

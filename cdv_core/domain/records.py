@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cdv_core.domain.cursors import Cursor
+from cdv_core.domain.cursors import Cursor, encode_cursor
 from cdv_core.domain.identifiers import Did, Nsid, RecordUri
 from cdv_core.domain.schemas import SchemaWarning
 from cdv_core.domain.times import format_time, parse_time
@@ -81,10 +81,10 @@ class _Place(msgspec.Struct, rename="camel"):
     indexed_at: str
 
 
-def cursor_after(encoded: bytes) -> Cursor:
-    """Return where the page goes on that ends with this record, as `record_json` wrote it."""
+def cursor_after(encoded: bytes) -> str:
+    """Return the cursor for what follows this record, which is as `record_json` wrote it."""
     place = msgspec.json.decode(encoded, type=_Place)
-    return Cursor(parse_time(place.indexed_at, "indexedAt"), place.uri.rpartition("/")[2])
+    return encode_cursor(place.indexed_at, place.uri.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ class Records:
         if len(found) <= limit:
             return JsonPage(found, None)
         del found[limit:]
-        return JsonPage(found, cursor_after(found[-1]).encode())
+        return JsonPage(found, cursor_after(found[-1]))
 
 
 def _authorise(request: _Request, subject: Did | None) -> None:
