@@ -11,7 +11,16 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["build"]]
-LOCKS = {"requirements.lock": RUNTIME, "requirements-dev.lock": [*RUNTIME, *PYPROJECT["dependency-groups"]["dev"]]}
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+LOCKS = {
+    "requirements.lock": RUNTIME,
+    "requirements-dev.lock": [*RUNTIME, *PYPROJECT["dependency-groups"]["dev"]],
+    # What the image holds: all that settings can ask for, and nothing that builds.
+    "deploy/requirements.lock": [
+        *PYPROJECT["project"]["dependencies"],
+        *(each for extra in ("aws", "otel", "redis") for each in EXTRAS[extra]),
+    ],
+}
 
 PIN = re.compile(r"([a-z0-9-]+)==([^ ;]+)( ; [A-Za-z0-9_ ='.()<>!-]+)? \\")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
@@ -44,5 +53,6 @@ def test_a_lock_pins_what_is_asked_for(lock: str):
     ] == []
 
 
-def test_both_locks_agree():
+def test_the_locks_agree():
     assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
+    assert pins("deploy/requirements.lock").items() <= pins("requirements-dev.lock").items()
