@@ -6,7 +6,7 @@ vault opens without loading a database driver, an S3 client or a broker's client
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,12 +25,14 @@ from cdv_adapters.ids.ulid import UlidSource
 from cdv_adapters.media.sqlite import SqliteMediaStore
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_adapters.removal import sqlite as sqlite_removal
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.secrets.references import SecretReferences
 from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
 from cdv_adapters.tracing import trace_methods
+from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.domain.schemas import Catalogue
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from cdv_adapters.schemas.url import UrlSchemas
     from cdv_adapters.tokens.jwks import JwksTokenVerifier
 
+THROW_AWAY_DID = "did:example:cdv-doctor-"  # ours: what `cdv doctor` writes under, and may remove again
 _SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
 _SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well
 
@@ -323,7 +326,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             service.readings.append(lambda: _issuer_readings(tokens))
         if settings.nats_url is not None:
             bus = await stack.enter_async_context(container.bus())
-            service.relay = container.relay()
+            service.relay, service.bus = container.relay(), bus
             service.dependencies.append(Dependency("events", critical=False, check=bus.check))
             service.readings.append(lambda: {"stream_differences": len(bus.differences)})
         if settings.specs_url is not None:
@@ -377,6 +380,43 @@ async def open_records(settings: Settings) -> AsyncGenerator[AsyncIterator[Store
         await _reach(container)
     async with container.database():
         yield container.record_store().scan()
+
+
+async def forget(settings: Settings, did: Did, assets: Sequence[Asset], sequences: Sequence[int]) -> None:
+    """Remove what `cdv doctor` wrote: all of that DID, with these assets and these op-log entries.
+
+    What a stream holds stays there: a hole in it would look like a loss. An asset whose bytes cannot be removed keeps
+    its row, so that a sweep finds it. Raises: CannotStart, Unavailable.
+    """
+    if not did.startswith(THROW_AWAY_DID):
+        raise ValueError("records are for ever")
+    container = Container(settings=providers.Object(settings))
+    async with AsyncExitStack() as stack:
+        blobs = container.blobs()
+        if settings.s3_endpoint is not None:
+            stack.callback(blobs.close)
+        gone, problem = [], None
+        for asset in assets:
+            try:
+                await blobs.delete(asset.staging_key)
+                await blobs.delete(asset.final_key(settings.env))
+                gone.append(asset.asset_id)
+            except Unavailable as error:
+                problem = error
+        if settings.db_dsn is not None:
+            await _reach(container)
+        database = await stack.enter_async_context(container.database())
+        await _removal(settings)(database, did, gone, sequences, with_account=problem is None)
+    if problem is not None:
+        raise problem
+
+
+def _removal(settings: Settings) -> Callable[..., Awaitable[None]]:
+    if settings.db_dsn is None:
+        return sqlite_removal.remove
+    from cdv_adapters.removal import postgres as postgres_removal
+
+    return postgres_removal.remove
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cdv_adapters.settings import Settings
 from cdv_core.ports.blobs import ServedBlobStore
 from cdv_core.ports.clock import Clock
+from cdv_core.ports.events import EventBus
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.tokens import TokenVerifier
 from cdv_core.use_cases.outbox import Relay
@@ -42,7 +43,7 @@ class Chore:
 class Service:
     """What `open_service` opens.
 
-    `relay`: None when no broker is configured. `served_blobs`: set when media goes through the service itself.
+    `relay`, `bus`: None when no broker is configured. `served_blobs`: set when media goes through the service itself.
     `public_keys`: the built-in issuer's JWKS, None when tokens come from elsewhere. `rate_limit_storage`: the address
     of the budgets' shared store, None without one. `wrote`: to be called after a write, so that its event need not
     wait. `readings`: each gives present values of an adapter's state, by name, without I/O.
@@ -56,6 +57,7 @@ class Service:
     dependencies: list[Dependency]
     chores: list[Chore]
     relay: Relay | None = None
+    bus: EventBus | None = None
     served_blobs: ServedBlobStore | None = None
     public_keys: dict[str, Any] | None = None
     rate_limit_storage: str | None = None

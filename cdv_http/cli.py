@@ -21,7 +21,7 @@ from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, CdvError
-from cdv_http.commands import backup, events, schemas
+from cdv_http.commands import backup, doctor, events, schemas
 from cdv_http.logs import set_up_logs
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     schemas.add_parser(commands, lambda: _settings().specs_url, lambda: open_records(_settings()))
     events.add_parser(commands, _open_events)
     backup.add_parsers(commands, _settings)
+    doctor.add_parser(commands, _settings)
     return parser
 
 

@@ -21,31 +21,12 @@ import httpx
 import pytest
 
 from cdv_adapters import open_vault
-from cdv_http.cli import main
+from tests.command_line import Cli
 from tests.http.running import RunningVault, environment
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DID = "did:example:ada"
 PROFILE = "com.registryaccord.profile"
-
-
-class Cli:
-    """Runs a command on a data dir, in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-        self._monkeypatch, self._capfd = monkeypatch, capfd
-        for name in set(environment(folder)) | {"CDV_ENV"}:
-            if name.startswith("CDV_"):
-                monkeypatch.delenv(name, raising=False)
-        monkeypatch.chdir(folder)
-
-    def __call__(self, *arguments: object, data_dir: Path) -> tuple[int, str, str]:
-        self._monkeypatch.setenv("CDV_DATA_DIR", str(data_dir))
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            main([str(it) for it in arguments])
-        out, err = self._capfd.readouterr()
-        return int(exited.value.code or 0), out, err
 
 
 @pytest.fixture
@@ -209,13 +190,13 @@ def test_nothing_is_written_over(cli: Cli, vault: Path, archive: Path, tmp_path:
     nothing_is_left(tmp_path, "vault", "archive.tar", "file", "link")
 
 
-def test_what_is_not_an_embedded_vault_is_refused(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_an_embedded_vault_is_refused(cli: Cli, tmp_path: Path) -> None:
     refused(cli("backup", tmp_path / "a.tar", data_dir=tmp_path / "none"), "vault.sqlite3", "CDV_DATA_DIR")
     refused(cli("restore", tmp_path / "none.tar", data_dir=tmp_path / "none"), "none.tar")
     refused(cli("backup", tmp_path / "no folder" / "a.tar", data_dir=tmp_path / "none"), "cannot back up")
-    monkeypatch.setenv("CDV_DB_DSN", "postgresql://db/cdv")
     for command in ("backup", "restore"):
-        refused(cli(command, tmp_path / "a.tar", data_dir=tmp_path / "none"), "CDV_DB_DSN", "docs/backup.md")
+        result = cli(command, tmp_path / "a.tar", data_dir=tmp_path / "none", CDV_DB_DSN="postgresql://db/cdv")
+        refused(result, "CDV_DB_DSN", "docs/backup.md")
     nothing_is_left(tmp_path)
 
 

@@ -130,7 +130,7 @@ def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: 
 def test_help_names_every_command(cdv: Cdv) -> None:
     result = cdv("--help")
     assert result.code == 0
-    for command in ("serve", "token", "migrate", "check", "config", "openapi", "events"):
+    for command in ("serve", "token", "migrate", "check", "doctor", "backup", "restore", "config", "openapi", "events"):
         assert f"  {command} " in result.out
 
 

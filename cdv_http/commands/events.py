@@ -58,7 +58,7 @@ async def print_events(arguments: argparse.Namespace, open_events: OpenEvents) -
     async with open_events() as access:
         outbox, first = access.outbox, arguments.first
         if arguments.follow:
-            entries = follow(outbox, access.clock, await _end(outbox) if first is None else first - 1)
+            entries = follow(outbox, access.clock, await end_of_log(outbox) if first is None else first - 1)
         else:
             entries = _read(outbox, 0 if first is None else first - 1)
         async with aclosing(entries):
@@ -133,7 +133,7 @@ async def _read(outbox: Outbox, after: int) -> AsyncGenerator[OpLogEntry]:
         after = page[-1].sequence
 
 
-async def _end(outbox: Outbox) -> int:
+async def end_of_log(outbox: Outbox) -> int:
     """Return the last sequence there is, found by bisection."""
     low, high = 0, 1
     while await outbox.read(high - 1, 1):

@@ -1,0 +1,31 @@
+"""Taking a DID out of Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cdv_adapters.database.postgres import PostgresDatabase
+from cdv_core.domain.identifiers import AssetId, Did
+
+# By their keys: neither table has an index by DID alone.
+_REMOVE: Final = """
+WITH removed_records AS (DELETE FROM records WHERE did = %(did)s),
+removed_replies AS (DELETE FROM replies WHERE did = %(did)s),
+removed_assets AS (DELETE FROM assets WHERE asset_id = ANY (%(asset_ids)s) AND did = %(did)s),
+removed_entries AS (DELETE FROM op_log WHERE sequence = ANY (%(sequences)s) AND did = %(did)s)
+DELETE FROM accounts WHERE did = %(did)s AND %(with_account)s"""
+
+
+async def remove(
+    database: PostgresDatabase, did: Did, asset_ids: Sequence[AssetId], sequences: Sequence[int], *, with_account: bool
+) -> None:
+    """Remove the DID's records and replies, those of its assets and op-log entries that are named, and its account.
+
+    All or nothing. An account that goes must have nothing left.
+
+    Raises: Unavailable.
+    """
+    await database.run(
+        _REMOVE, {"did": did, "asset_ids": list(asset_ids), "sequences": list(sequences), "with_account": with_account}
+    )

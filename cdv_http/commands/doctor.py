@@ -1,0 +1,230 @@
+"""`cdv doctor`: one real record and one real asset through everything that is configured, and away again.
+
+Each step is bounded in time and says how long it took; one that fails names the setting behind it. What was written is
+removed, but for events that a stream has: a message taken out of a stream would look like a loss to the reconciliation.
+With its op-log entry gone, nothing will publish it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_service
+from cdv_adapters.service import Service
+from cdv_adapters.settings import Settings
+from cdv_core.domain.identifiers import Did
+from cdv_core.domain.tokens import read_token
+from cdv_core.errors import CdvError, Unavailable
+from cdv_core.ports.outbox import OpLogEntry
+from cdv_http.commands.doctor_vaults import ExaminedVault, OpenedVault, ServedVault, Wrong
+from cdv_http.commands.events import end_of_log
+
+_STEP_SECONDS: Final = 15  # ours: longer than any adapter waits by itself
+_TOKEN_SECONDS: Final = 300
+_RETRY_SECONDS: Final = 0.1
+_PAGE_ENTRIES: Final = 1000
+_PIXEL: Final = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360000002000001"
+    "e221bc330000000049454e44ae426082"
+)
+
+Answer = TypeVar("Answer")
+
+
+def add_parser(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa: ANN401 - argparse has no public name
+    """Add `doctor` to the subparsers."""
+    command = commands.add_parser("doctor", help="put a record and an asset through everything, and take them away")
+    command.add_argument("--url", help="examine the vault served there, not the one these settings would serve")
+    command.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="a token of the issuer, to be verified or used"
+    )
+    command.add_argument("--timeout", type=int, default=_STEP_SECONDS, metavar="SECONDS", help="for each step (15)")
+    command.set_defaults(run=lambda arguments: asyncio.run(_doctor(settings(), arguments)))
+
+
+async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    report = _Report(settings, arguments.timeout)
+    did = Did(f"{THROW_AWAY_DID}{secrets.token_hex(8)}")
+    token = None if arguments.token_file is None else arguments.token_file.read_text(encoding="utf-8").strip()
+    if token is None and settings.jwt_issuer is None:
+        token = local_issuer(settings).issue(did, _TOKEN_SECONDS, datetime.now(UTC))
+    if arguments.url is None:
+        await _examine_opened(settings, report, did, token)
+    elif token is None:
+        report.failed("token", "needed to speak to a vault", "--token-file: a file with a token of CDV_JWT_ISSUER")
+    else:
+        did = Did.parse(str(read_token(token).claims.get("sub")), "sub")
+        vault = ServedVault(arguments.url, did, token)
+        await _examine_records(report, vault)
+        await _examine_media(report, vault, settings)
+        report.note(f"stays: whatever was written for {did}; the API removes nothing")
+    return report.code
+
+
+async def _examine_opened(settings: Settings, report: _Report, did: Did, token: str | None) -> None:
+    async with AsyncExitStack() as stack:
+        service = await report.step(
+            "open", lambda: stack.enter_async_context(open_service(settings)), depends_on="database"
+        )
+        if service is None:
+            return
+        await report.step("token", lambda: _verify(service, token), depends_on="issuer")
+        bucket = [chore for chore in service.chores if chore.until_done]
+        for chore in bucket:
+            await report.step(chore.name, chore.do, depends_on="object store")
+        before = await report.step("op log", lambda: end_of_log(service.outbox), depends_on="database")
+        if before is None:
+            return
+        vault = OpenedVault(service, did)
+        try:
+            await _examine_records(report, vault)
+            if all(chore.name in report.done for chore in bucket):
+                await _examine_media(report, vault, settings)
+            events = ("record" in report.done) + ("finalize" in report.done)
+            if service.bus is not None and events:
+                seen = _seen_in_streams(service, before, did, events)
+                await report.step("event", lambda: seen, depends_on="events")
+        finally:
+            written = await report.step("entries", lambda: _entries(service, before, did), depends_on="database")
+            published = sum(it.stream_sequence is not None for it in written or ())
+            sequences = [it.sequence for it in written or ()]
+            await report.step("cleanup", lambda: forget(settings, did, vault.assets, sequences), depends_on="database")
+            if published:
+                report.note(f"stays: {published} published events of {did}, until the streams let them go")
+
+
+async def _examine_records(report: _Report, vault: ExaminedVault) -> None:
+    key = secrets.token_hex(16)
+    receipt = await report.step("record", lambda: vault.write(key), depends_on="database")
+    if receipt is not None:
+        again = await report.step("retry", lambda: vault.write(key), depends_on="database")
+        report.check("retry", again in {None, receipt}, "the retry got another answer than the first request")
+        listed = await report.step("listing", vault.list, depends_on="database")
+        report.check("listing", listed is None or receipt in listed, "the record is not in the listing")
+
+
+async def _examine_media(report: _Report, vault: ExaminedVault, settings: Settings) -> None:
+    # A type that may be uploaded here; text shows no type that it could contradict.
+    png = "image/png" in settings.allowed_mime_types
+    mime_type, content = ("image/png", _PIXEL) if png else (settings.allowed_mime_types[0], b"cdv doctor")
+    ticket = await report.step(
+        "upload init", lambda: vault.announce(mime_type, len(content)), depends_on="object store"
+    )
+    if ticket is None:
+        return
+    asset_id, url = ticket
+    await report.step("upload", lambda: vault.upload(url, content), depends_on="object store")
+    if "upload" in report.done:
+        sha256 = hashlib.sha256(content).hexdigest()
+        await report.step("finalize", lambda: vault.finalize(asset_id, sha256), depends_on="object store")
+    if "finalize" in report.done:
+        read = await report.step("content", lambda: vault.content(asset_id), depends_on="object store")
+        report.check("content", read in {None, content}, "the bytes are not those that were uploaded")
+
+
+async def _verify(service: Service, token: str | None) -> None:
+    if token is not None:
+        await service.tokens.verify(token)
+        return
+    for dependency in service.dependencies:
+        if dependency.name == "issuer":  # without a token, at least its keys must be there
+            await dependency.check()
+
+
+async def _entries(service: Service, after: int, did: Did) -> list[OpLogEntry]:
+    found: list[OpLogEntry] = []
+    while page := await service.outbox.read(after, _PAGE_ENTRIES):
+        found += [entry for entry in page if entry.event.did == did]
+        after = page[-1].sequence
+    return found
+
+
+async def _seen_in_streams(service: Service, before: int, did: Did, count: int) -> None:
+    """Return when both the op log and the streams say that the events are published. Raises: Unavailable."""
+    assert service.bus is not None, "asked only with a broker"  # noqa: S101
+    assert service.relay is not None, "it comes with the bus"  # noqa: S101
+    for dependency in service.dependencies:
+        if dependency.name == "events":
+            await dependency.check()
+    while True:
+        await service.relay.run_once()  # or another's: one works at a time
+        ours = await _entries(service, before, did)
+        if len(ours) == count and all(entry.stream_sequence is not None for entry in ours):
+            break
+        await asyncio.sleep(_RETRY_SECONDS)
+    missing = {entry.event.event_id for entry in ours}
+    for state in await service.bus.streams():
+        places = [it.stream_sequence or 0 for it in ours if it.event.subject.startswith(state.subject_prefix)]
+        if places:
+            async with aclosing(service.bus.message_ids(state, min(places) - 1)) as ids:
+                async for place, event_id in ids:
+                    missing.discard(event_id)
+                    if place >= max(places):
+                        break
+    if missing:
+        raise Wrong("acknowledged, and not in the stream", "events")
+
+
+class _Report:
+    """Prints a line per step. `done`: the steps that went well. `code`: what to exit with."""
+
+    def __init__(self, settings: Settings, step_seconds: int) -> None:
+        self._settings = settings
+        self._step_seconds = step_seconds
+        self.done: set[str] = set()
+        self.code = 0
+
+    async def step(self, name: str, do: Callable[[], Awaitable[Answer]], *, depends_on: str) -> Answer | None:
+        """Return what `do` returns; None if it failed. `depends_on`: what is to blame if nothing better is known."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._step_seconds):
+                answer = await do()
+        except TimeoutError:
+            self.failed(name, f"no answer within {self._step_seconds} s", self._remedy(depends_on), started)
+        except Wrong as wrong:
+            self.failed(name, str(wrong), self._remedy(wrong.dependency or depends_on), started)
+        except CdvError as error:
+            blamed = error.dependency if isinstance(error, Unavailable) else depends_on
+            self.failed(name, str(error.__cause__ or "") or str(error), self._remedy(blamed), started)
+        else:
+            print(f"ok    {name:<19} {time.monotonic() - started:7.3f} s", flush=True)
+            self.done.add(name)
+            return answer
+        return None
+
+    def check(self, name: str, holds: bool, problem: str) -> None:
+        if not holds:
+            self.failed(name, problem, "a defect: please report it")
+
+    def failed(self, name: str, problem: str, remedy: str, started: float | None = None) -> None:
+        self.code = 1
+        took = "" if started is None else f"{time.monotonic() - started:7.3f} s"
+        print(f"FAIL  {name:<19} {took:>9}  {' '.join(problem.split())}; {remedy}", flush=True)
+
+    def note(self, text: str) -> None:
+        print(f"note  {text}", flush=True)
+
+    def _remedy(self, dependency: str) -> str:
+        embedded = "CDV_DATA_DIR: let this user read and write there, and see that the disk is not full"
+        settings = self._settings
+        if dependency == "database":
+            return embedded if settings.db_dsn is None else "CDV_DB_DSN: start Postgres, or correct its address or role"
+        if dependency == "object store":
+            return embedded if settings.s3_endpoint is None else "CDV_S3_ENDPOINT, _BUCKET or keys: start or correct it"
+        return {
+            "events": "CDV_NATS_URL: start NATS, or correct its address or CDV_NATS_CREDS",
+            "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
+            "schema source": "CDV_SPECS_URL: correct the address",
+            "secret source": "the reference in the setting: see docs/configuration.md on secrets",
+            "service": "--url: is it served there, and does it trust the token's issuer?",
+        }.get(dependency, "see the message")

@@ -1,0 +1,248 @@
+"""`cdv doctor`: what is well it says, what is not it names with its setting, and nothing of its own stays behind."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from minio import Minio
+
+from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_service
+from cdv_adapters.settings import Settings, read_settings
+from cdv_core.domain.identifiers import Did
+from cdv_core.errors import Unavailable
+from tests.chaos.web_page import WebPages
+from tests.command_line import Cli
+from tests.http.running import CDV, RunningVault, environment
+from tests.leaks import printed, secret
+from tests.servers import Bucket
+from tests.servers.process import free_port
+from tests.servers.proxy import FaultProxy
+
+STEPS = ["open", "token", "op log", "record", "retry", "listing", "upload init", "upload", "finalize", "content"]
+END = ["entries", "cleanup"]
+TABLES = ("records", "replies", "assets", "op_log", "accounts")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    return Cli(monkeypatch, capfd, tmp_path)
+
+
+def steps(out: str, verdict: str) -> list[str]:
+    return [line[6:26].strip() for line in out.splitlines() if line.startswith(verdict)]
+
+
+def failure(out: str, step: str) -> str:
+    (line,) = (line for line in out.splitlines() if line.startswith("FAIL") and line[6:26].strip() == step)
+    return line
+
+
+# The embedded vault
+
+
+def test_the_embedded_vault_is_well_and_nothing_stays(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli("doctor", data_dir=tmp_path / "vault")
+    assert (code, err) == (0, "")
+    assert steps(out, "ok") == [*STEPS, *END]
+    assert steps(out, "FAIL") == steps(out, "note") == []
+    with sqlite3.connect(tmp_path / "vault" / "vault.sqlite3") as connection:
+        for table in TABLES:
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+    connection.close()
+    assert not [it for it in (tmp_path / "vault" / "media").rglob("*") if it.is_file() and it.suffix != ".key"]
+
+
+def test_other_media_types_do_as_well(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli("doctor", data_dir=tmp_path / "vault", CDV_ALLOWED_MIME_TYPES="text/plain")
+    assert (code, steps(out, "FAIL")) == (0, [])
+
+
+def test_a_data_dir_that_cannot_be_used_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, out, err = cli("doctor", data_dir=tmp_path / "file")
+    assert code == 1
+    assert "CDV_DATA_DIR" in out + err
+
+
+def test_media_that_cannot_be_kept_is_named_and_the_records_go_on(cli: Cli, tmp_path: Path) -> None:
+    cli("doctor", data_dir=tmp_path / "vault")
+    objects = tmp_path / "vault" / "media" / "objects"
+    objects.rename(tmp_path / "away")
+    objects.symlink_to(tmp_path / "nowhere")
+    code, out, err = cli("doctor", data_dir=tmp_path / "vault")
+    assert code == 1
+    assert "CDV_DATA_DIR" in out + err
+
+
+async def test_nothing_but_the_doctors_own_can_be_forgotten(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="for ever"):
+        await forget(Settings.embedded(tmp_path), Did("did:example:ada"), [], [])
+
+
+# A vault that is served
+
+
+def test_a_served_vault_is_examined_from_outside(cli: Cli, tmp_path: Path) -> None:
+    vault = RunningVault(tmp_path / "vault")
+    try:
+        code, out, err = cli("doctor", "--url", vault.base, data_dir=tmp_path / "vault")
+        assert (code, err) == (0, "")
+        assert steps(out, "ok") == STEPS[3:]
+        assert "stays" in out
+        (tmp_path / "token").write_text(secret(vault.token("did:example:ada"), "a token") + "\n")
+        code, out, _ = cli(
+            "doctor", "--url", f"{vault.base}/", "--token-file", tmp_path / "token", data_dir=tmp_path / "other"
+        )
+        assert (code, "did:example:ada" in out) == (0, True)
+        # Another issuer's token.
+        code, out, _ = cli("doctor", "--url", vault.base, data_dir=tmp_path / "other")
+        assert code == 1
+        assert "CDV_JWT_INVALID" in failure(out, "record")
+    finally:
+        vault.kill()
+    code, out, _ = cli("doctor", "--url", vault.base, data_dir=tmp_path / "vault")
+    assert code == 1
+    assert "--url" in failure(out, "record")
+
+
+def test_without_a_token_of_the_issuer_a_served_vault_is_not_examined(cli: Cli, tmp_path: Path) -> None:
+    settings = {"CDV_JWT_ISSUER": "http://127.0.0.1:1"}
+    code, out, _ = cli("doctor", "--url", "http://127.0.0.1:1", data_dir=tmp_path / "vault", **settings)
+    assert (code, steps(out, "FAIL")) == (1, ["token"])
+    assert "--token-file" in out
+
+
+# Production's adapters, each behind a proxy
+
+
+class Production:
+    """All that production depends on. `settings` lead through `proxies`, by dependency."""
+
+    def __init__(self, dsn: str, nats_url: str, bucket: Bucket, issuer: WebPages, folder: Path) -> None:
+        self.dsn, self.bucket = dsn, bucket
+        key = local_issuer(read_settings(data_dir=folder, jwt_issuer=issuer.url, jwt_audience="cdv"))
+        issuer.pages["/.well-known/jwks.json"] = json.dumps(key.jwks()).encode()
+        self.token = secret(key.issue(Did("did:example:ada"), 3600, datetime.now(UTC)), "a token")
+        urls = {"database": dsn, "events": nats_url, "object store": bucket.endpoint, "issuer": issuer.url}
+        self.proxies = {name: FaultProxy(url) for name, url in urls.items()}
+        self.settings = {
+            "CDV_DB_DSN": self.proxies["database"].url,
+            "CDV_NATS_URL": self.proxies["events"].url,
+            "CDV_S3_ENDPOINT": self.proxies["object store"].url,
+            "CDV_S3_REGION": bucket.region,
+            "CDV_S3_BUCKET": bucket.name,
+            "CDV_S3_ACCESS_KEY": bucket.access_key,
+            "CDV_S3_SECRET_KEY": bucket.secret_key,
+            "CDV_JWT_ISSUER": issuer.url,
+            "CDV_JWKS_URL": f"{self.proxies['issuer'].url}/.well-known/jwks.json",
+            "CDV_JWT_AUDIENCE": "cdv",
+        }
+
+    def left(self) -> dict[str, int]:
+        """Return how many rows and objects there are."""
+        with psycopg.connect(self.dsn) as connection:
+            counts = {
+                table: int(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()[0])  # type: ignore[index]
+                for table in TABLES
+            }
+        client = Minio(
+            self.bucket.endpoint.partition("://")[2],
+            self.bucket.access_key,
+            self.bucket.secret_key,
+            secure=False,
+            region=self.bucket.region,
+        )
+        return {**counts, "objects": len(list(client.list_objects(self.bucket.name, recursive=True)))}
+
+
+@pytest.fixture
+def production(postgres_dsn: str, nats_url: str, s3_bucket: Bucket, tmp_path: Path) -> Iterator[Production]:
+    with ExitStack() as stack:
+        issuer = stack.enter_context(WebPages({}))
+        it = Production(postgres_dsn, nats_url, s3_bucket, issuer, tmp_path / "issuer")
+        for proxy in it.proxies.values():
+            stack.enter_context(proxy)
+        yield it
+
+
+def test_production_is_well_and_only_published_events_stay(cli: Cli, production: Production, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(production.token)
+    words = ("doctor", "--token-file", tmp_path / "token")
+    for _ in range(2):
+        code, out, _ = cli(*words, data_dir=tmp_path / "data", **production.settings)
+        assert code == 0, out
+        assert set(steps(out, "ok")) == {*STEPS, "prepare the bucket", "event", *END}
+        assert "2 published events of did:example:cdv-doctor-" in out
+        assert set(production.left().values()) == {0}
+    # The events that stayed look like no loss, and those that are gone from the op log are not missed.
+    code, out, _ = cli("events", "reconcile", "--json", data_dir=tmp_path / "data", **production.settings)
+    assert code == 0
+    assert [json.loads(line)["requeued"] for line in out.splitlines()] == [0, 0]
+
+
+NAMED = {
+    "database": ("open", "CDV_DB_DSN"),
+    "events": ("event", "CDV_NATS_URL"),
+    "object store": ("prepare the bucket", "CDV_S3_ENDPOINT"),
+    "issuer": ("token", "CDV_JWKS_URL"),
+}
+
+
+@pytest.mark.parametrize("fault", ["cut", "hang"])
+@pytest.mark.parametrize("dependency", NAMED)
+def test_what_is_down_is_named_with_its_setting_in_bounded_time(
+    production: Production, tmp_path: Path, dependency: str, fault: str
+) -> None:
+    getattr(production.proxies[dependency], fault)()
+    done = subprocess.run(
+        [CDV, "doctor", "--timeout", "4"],
+        env=environment(tmp_path / "data", **production.settings),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    step, setting = NAMED[dependency]
+    assert done.returncode == 1
+    assert "Traceback" not in printed(done.stderr)
+    assert setting in failure(done.stdout, step)
+    assert steps(done.stdout, "FAIL") == [step]
+    if dependency == "database":
+        return
+    assert "record" in steps(done.stdout, "ok")
+    assert ("content" in steps(done.stdout, "ok")) == (dependency != "object store")
+    assert set(production.left().values()) == {0}
+
+
+async def test_an_asset_whose_bytes_cannot_be_removed_is_left_to_the_sweep(
+    production: Production, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**production.settings, "CDV_DATA_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    settings, did = read_settings(), Did(f"{THROW_AWAY_DID}1")
+    async with open_service(settings) as service:
+        upload = await service.vault.media.init_upload(did=did, mime_type="image/png", size=1)
+    production.proxies["object store"].cut()
+    with pytest.raises(Unavailable):
+        await forget(settings, did, [upload.asset], [])
+    assert production.left() == {**dict.fromkeys([*TABLES, "objects"], 0), "assets": 1, "accounts": 1}
+    production.proxies["object store"].heal()
+    await forget(settings, did, [upload.asset], [])
+    assert set(production.left().values()) == {0}
+
+
+def test_a_port_where_nobody_listens_is_named(cli: Cli, production: Production, tmp_path: Path) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    settings = {**production.settings, "CDV_DB_DSN": f"postgresql://cdv@{dead}/cdv"}
+    code, out, err = cli("doctor", data_dir=tmp_path / "data", **settings)
+    assert code == 1
+    assert "CDV_DB_DSN" in out + err
