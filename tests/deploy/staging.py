@@ -1,0 +1,79 @@
+"""The service with the settings of a deployment, at the tests' servers: all is as it is there, but the addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from conformance.http.servers import Issuer, serving
+from conformance.http.tokens import Key
+from deploy.development_secrets import make
+from tests.chaos.replica import Replica
+from tests.leaks import secret
+from tests.servers import Bucket
+
+
+def secret_files(settings: Mapping[str, str], where: str) -> set[str]:
+    """Which files of that folder the settings name."""
+    return set(re.findall(rf"{re.escape(where)}([\w.-]+)", "\n".join(settings.values())))
+
+
+@contextmanager
+def standing_in(
+    folder: Path, settings: Mapping[str, str], where: str, *, dsn: str, nats_url: str, bucket: Bucket
+) -> Iterator[Replica]:
+    """Serve with the settings of a deployment, whose secrets are mounted at `where` and are made in `folder` here."""
+    make(folder)
+    database = conninfo_to_dict(dsn)
+    values = {
+        "db": str(database["password"]),
+        "access": bucket.access_key,
+        "secret": bucket.secret_key,
+        "rate": "redis://127.0.0.1:1",  # nobody there: each process counts for itself
+    }
+    for name in secret_files(settings, where):
+        file = folder / name
+        for kind, value in values.items():
+            if kind in name and not name.endswith(".pem"):
+                file.unlink(missing_ok=True)
+                file.write_text(f"{value}\n")
+                secret(value, f"the secret {name}")
+        if not file.exists():
+            file.write_bytes((folder / "ca.pem").read_bytes())
+    moved = {name: value.replace(where, f"{folder}/") for name, value in settings.items()}
+    there = {name: database[name] for name in ("host", "port", "dbname", "user")}
+    moved["CDV_DB_DSN"] = make_conninfo(moved["CDV_DB_DSN"], **there, sslmode="disable", sslrootcert=None)
+    for name in ("CDV_NATS_CREDS", "CDV_NATS_CA", "CDV_NATS_REPLICAS", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        moved.pop(name, None)
+    issuer = Issuer()
+    issuer.publish(Key.read(folder / "issuer-key.json"))
+    with serving(issuer, 0) as url:
+        moved |= {
+            "CDV_HOST": "127.0.0.1",
+            "CDV_S3_ENDPOINT": bucket.endpoint,
+            "CDV_S3_BUCKET": bucket.name,
+            "CDV_NATS_URL": nats_url,
+            "CDV_JWKS_URL": url + Issuer.PATH,
+        }
+        with Replica(folder, moved) as replica:
+            yield replica
+
+
+def ready(url: str) -> dict[str, bool]:
+    """What the service says of each of its dependencies, once it is ready."""
+    answer = httpx.get(f"{url}/readyz").raise_for_status().json()["data"]
+    return {each["name"]: each["up"] for each in answer["dependencies"]}
+
+
+def write(url: str, did: str, token: str) -> str:
+    """Create a record; return its URI."""
+    record = {"did": did, "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = httpx.post(f"{url}/v1/repo/record", json=record, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["data"]["uri"])
