@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,10 +101,11 @@ async def _open_events() -> AsyncGenerator[events.EventsAccess, None]:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(host=arguments.host, port=arguments.port, workers=arguments.workers)
-    with tempfile.TemporaryDirectory(prefix="cdv-metrics-") as folder:
+    with ExitStack() as stack:
         if settings.workers > 1:
             # Where the workers' counts are added up. prometheus_client looks at this when it is imported and never
             # again: so the server is imported only now.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         from cdv_http.server import serve
 
