@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     means.add_argument("--catalogue", type=int, metavar="PORT", help="serve a catalogue that the target is pointed to")
     means.add_argument("--cors-origin", default="", metavar="ORIGIN", help="an origin that the target lists")
     means.add_argument("--max-body-bytes", type=int, default=1024 * 1024, metavar="N", help="its body limit (1 MiB)")
+    means.add_argument(
+        "--rejects-deprecated", action="store_true", help="it is started with CDV_REJECT_DEPRECATED_SCHEMAS=true"
+    )
     how = command.add_argument_group("how")
     how.add_argument("--profile", choices=profiles.PROFILES, default="default", help="how long to look (default)")
     how.add_argument("--seed", type=int, help="repeat the examples of another run")
@@ -131,6 +134,7 @@ def _plan(arguments: argparse.Namespace, stack: ExitStack) -> Plan:
         nats_url=arguments.nats,
         cors_origin=arguments.cors_origin,
         max_body_bytes=arguments.max_body_bytes,
+        rejects_deprecated=arguments.rejects_deprecated,
         profile=arguments.profile,
         seed=seed,
         only=tuple(arguments.only),

@@ -20,6 +20,7 @@ class Plan:
     nats_url: str = ""
     cors_origin: str = ""
     max_body_bytes: int = 1024 * 1024  # http-api §5
+    rejects_deprecated: bool = False
     profile: str = "default"
     seed: int = 0
     only: tuple[str, ...] = ()

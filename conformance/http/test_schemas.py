@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from conformance.http import catalogue as published
 from conformance.http.catalogue import BUNDLED, Catalogue
+from conformance.http.plan import Plan
 from conformance.http.profiles import for_all
-from conformance.http.requirements import clause, judges
+from conformance.http.requirements import clause, judges, not_judged
 from conformance.http.values import JSON_VALUES, records_of, same
 from conformance.http.vault import LIST, Creator, Vault, data, refused
 
@@ -220,7 +221,9 @@ def test_the_latest_stable_version_decides(ada: Creator, catalogue: Catalogue):
 
 
 @judges("SCHEMA-012", "SCHEMA-013")
-def test_a_deprecated_version_warns(ada: Creator, catalogue: Catalogue):
+def test_a_deprecated_version_warns(ada: Creator, plan: Plan, catalogue: Catalogue):
+    if plan.rejects_deprecated:
+        not_judged("the target refuses deprecated versions")
     answer = ada.create(collection=published.DEPRECATED, record={"text": "x"}, schemaVersion="1.0.0")
 
     with clause("SCHEMA-012"):
@@ -232,6 +235,15 @@ def test_a_deprecated_version_warns(ada: Creator, catalogue: Catalogue):
         sunset = answer.headers.get("sunset", "")
         assert sunset.endswith("GMT"), f"Sunset: {sunset}"
         assert parsedate_to_datetime(sunset).timestamp() == catalogue.sunset_at
+
+
+@judges("SCHEMA-012")
+def test_a_deprecated_version_is_refused_where_it_is_to_be(ada: Creator, plan: Plan, catalogue: Catalogue):
+    if not plan.rejects_deprecated:
+        not_judged("needs --rejects-deprecated, and a target that does")
+    answer = ada.create(collection=published.DEPRECATED, record={"text": "x"}, schemaVersion="1.0.0")
+
+    refused(answer, 400, "CDV_SCHEMA_REJECT")
 
 
 @judges("SCHEMA-014")
