@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import secrets
 import ssl
 import threading
 import time
@@ -153,7 +154,7 @@ class S3BlobStore:
 
     async def delete(self, key: str) -> None:
         """As the port says. A bucket that keeps versions keeps this one until its lifecycle rule removes it."""
-        await self._call(self._call_seconds, self._client.remove_object, self._bucket, key)
+        await self._call(self._call_seconds, self._delete, key)
 
     async def check(self) -> None:
         """Return if the bucket answers. Raises: Unavailable."""
@@ -275,19 +276,39 @@ class S3BlobStore:
         sha256 = digest.hexdigest()
         return StagedBlob(size_bytes, sha256, f"{etag} {version} {sha256}", head)
 
+    def _delete(self, key: str) -> None:
+        self._client.remove_object(self._bucket, key)
+        # And the sealed copies that a crash in `_promote` may have left behind.
+        for sealed in self._client.list_objects(self._bucket, prefix=f"{key}."):
+            self._client.remove_object(self._bucket, sealed.object_name or key)
+
     def _promote(self, staging_key: str, mark: str, final_key: str, headers: dict[str, str]) -> bool:
         etag, version, sha256 = mark.split(" ")
-        source = CopySource(
+        staged = CopySource(
             self._bucket, staging_key, match_etag=etag, version_id=None if version == "null" else version
         )
         try:
-            self._copier.copy_object(self._bucket, final_key, source, metadata={**headers}, metadata_directive=REPLACE)
+            if version != "null":
+                self._copy(staged, final_key, headers)
+                return True
+            # Some stores compare first and copy then, and an upload fits between. So what names no version is copied
+            # to where nobody can upload, proved again there, and nothing but such a copy ever gets to the final key.
+            sealed_key = f"{staging_key}.{secrets.token_hex(16)}"
+            try:
+                self._copy(staged, sealed_key, headers)
+                if not self._holds(sealed_key, sha256):
+                    return False
+                self._copy(CopySource(self._bucket, sealed_key), final_key, headers)
+            finally:
+                self._client.remove_object(self._bucket, sealed_key)
         except S3Error as error:
             if error.code in _GONE:
                 return False
             raise
-        # Some stores compare first and copy then, and an upload fits between: what names no version is proved again.
-        return version != "null" or self._holds(final_key, sha256)
+        return True
+
+    def _copy(self, source: CopySource, key: str, headers: dict[str, str]) -> None:
+        self._copier.copy_object(self._bucket, key, source, metadata={**headers}, metadata_directive=REPLACE)
 
     def _holds(self, key: str, sha256: str) -> bool:
         digest = hashlib.sha256()

@@ -11,11 +11,11 @@ from cdv_core.domain.media import AssetState
 from cdv_core.errors import Unavailable
 from cdv_core.use_cases.media import Media, MediaPolicy
 from conformance.ports.blobs import SystemClock
-from tests.adapters.s3_stores import PATIENCE_SECONDS, open_store, request
+from tests.adapters.s3_stores import PATIENCE_SECONDS, STAGING, open_store, request, stage
 from tests.fakes.clock import FakeClock
 from tests.fakes.ids import FakeIdSource
 from tests.fakes.media import FakeMediaStore
-from tests.servers import S3Server
+from tests.servers import Bucket, S3Server
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 1000
 HASH = hashlib.sha256(PNG).hexdigest()
@@ -42,6 +42,16 @@ class KilledAround:
             return answer
 
         return call
+
+
+async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copies(s3_bucket: Bucket):
+    with open_store(s3_bucket.endpoint, s3_bucket) as store:
+        for key in (STAGING, f"{STAGING}.left", f"{STAGING}.behind", f"{STAGING[:-1]}2"):
+            await stage(store, PNG, key)
+        await store.delete(STAGING)
+        for key in (STAGING, f"{STAGING}.left", f"{STAGING}.behind"):
+            assert await store.inspect(key, size_bytes=len(PNG)) is None
+        assert await store.inspect(f"{STAGING[:-1]}2", size_bytes=len(PNG)) is not None
 
 
 @pytest.mark.parametrize(

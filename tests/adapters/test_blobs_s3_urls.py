@@ -65,9 +65,12 @@ async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, st
     with scripted_store(answer) as (store, server):
         assert await promote(store, await mark_of(store, 5))
 
-        (copy,) = (asked for asked in server.asked if asked.method == "PUT")
-        assert copy.headers["x-amz-copy-source"] == f"/bucket/{STAGING}"
-        assert copy.headers["x-amz-copy-source-if-match"] == "abc"
+        seal, copy = (asked for asked in server.asked if asked.method == "PUT")
+        assert seal.headers["x-amz-copy-source"] == f"/bucket/{STAGING}"
+        assert seal.headers["x-amz-copy-source-if-match"] == "abc"
+        assert copy.headers["x-amz-copy-source"] == seal.path.partition("?")[0]
+        assert server.asked[-1].method == "DELETE"
+        assert server.asked[-1].path == seal.path
 
 
 async def test_a_store_that_compares_first_and_copies_then_is_not_believed():
@@ -76,10 +79,16 @@ async def test_a_store_that_compares_first_and_copies_then_is_not_believed():
     def answer(asked: Asked) -> Answer:
         if asked.method == "PUT":
             return COPIED
-        return Answer(200, b"bytes" if STAGING in asked.path else b"other", {"ETag": '"abc"'})
+        return Answer(200, b"bytes" if asked.path.endswith(STAGING) else b"other", {"ETag": '"abc"'})
 
-    with scripted_store(answer) as (store, _):
+    with scripted_store(answer) as (store, server):
         assert not await promote(store, await mark_of(store, 5))
+
+        # Nothing but what was proved ever gets to the final key, and what was not is removed.
+        puts = [asked.path for asked in server.asked if asked.method == "PUT"]
+        assert len(puts) == 1
+        assert puts[0].startswith(f"/bucket/{STAGING}.")
+        assert (server.asked[-1].method, server.asked[-1].path) == ("DELETE", puts[0])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +166,8 @@ async def test_keys_that_were_rotated_are_read_again_when_refused():
 
     def answer(asked: Asked) -> Answer:
         known = f"Credential={current[0]}/" in asked.headers["authorization"]
-        return Answer(200) if known else refusal(403, "InvalidAccessKeyId")
+        none = Answer(200, b"<ListBucketResult><Name>bucket</Name></ListBucketResult>")
+        return (none if asked.method == "GET" else Answer(200)) if known else refusal(403, "InvalidAccessKeyId")
 
     async def keys() -> tuple[str, str]:
         return current[0], "secret"
@@ -167,7 +177,7 @@ async def test_keys_that_were_rotated_are_read_again_when_refused():
         current[0] = "new"
         await store.delete(STAGING)
 
-    assert [asked.method for asked in server.asked] == ["HEAD", "DELETE", "DELETE"]
+    assert [asked.method for asked in server.asked] == ["HEAD", "DELETE", "DELETE", "GET"]
 
 
 async def test_wrong_keys_are_unavailable_until_they_are_put_right(s3_bucket: Bucket):
