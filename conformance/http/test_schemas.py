@@ -270,6 +270,17 @@ def test_a_retired_version_is_refused(ada: Creator, catalogue: Catalogue):
     ).map("".join),
 )
 def test_lexicon_limits_count_bytes_and_graphemes(ada: Creator, catalogue: Catalogue, text: str):
+    assert_measured(ada, text)
+
+
+@judges("SCHEMA-016")
+def test_lexicon_limits_are_exact(ada: Creator, catalogue: Catalogue):
+    accent, family = "e\u0301", "\U0001f469\u200d\U0001f467"  # one cluster each, of two characters and of three
+    for text in ("x" * 5, "x" * 6, accent * 5, accent * 6, family * 3, family * 4):
+        assert_measured(ada, text)
+
+
+def assert_measured(ada: Creator, text: str) -> None:
     fits = len(text.encode()) <= published.LEXICON_BYTES_MAX and _graphemes(text) <= published.LEXICON_GRAPHEMES_MAX
 
     answer = ada.create(collection=published.LEXICON, record={"text": text})
