@@ -7,7 +7,7 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance bench bench-compare \
+.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance defects bench bench-compare \
 	wheel image image-test stack stack-secrets
 
 help: ## List what can be made
@@ -41,6 +41,9 @@ ISSUER_KEY = $(or $(CDV_DATA_DIR),.cdv)/issuer-key.json
 TOKENS ?= $(if $(wildcard $(ISSUER_KEY)),--issuer-key $(ISSUER_KEY),--token-command '$(BIN)/cdv token --did {did}')
 conformance: $(VENV)/.installed-dev ## Judge a running CDV: URL=... TOKENS='--issuer-key FILE' ARGS='--html report.html'
 	@$(BIN)/python -m conformance.http.cli run --url $(URL) $(TOKENS) $(ARGS)
+
+defects: $(VENV)/.installed-dev ## Plant the defects of docs/defects.md in our service; the suite must report each (ARGS=random-cid)
+	@$(BIN)/python -m tests.conformance.defects_run $(ARGS)
 
 hostile: $(VENV)/.installed-dev ## Attack a fresh server with 100,000 hostile requests over raw sockets (ARGS='--seed 2')
 	@$(BIN)/python -m tests.load.hostile $(ARGS)

@@ -17,25 +17,30 @@ from tests.leaks import log_file
 from tests.servers.process import free_port
 
 _START_SECONDS = 60.0
+SERVE = "from cdv_http.cli import main; main()"
 
 
 class Replica:
-    """`cdv serve` with the given settings; its port outlives it. Its log is kept in `folder`."""
+    """`cdv serve` with the given settings; its port outlives it. Its log is kept in `folder`.
 
-    def __init__(self, folder: Path, settings: dict[str, str], name: str = "replica") -> None:
+    `program`: Python that runs the command, for who wants it run otherwise.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, str], name: str = "replica", program: str = SERVE) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log_file(folder / f"{name}.log")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CDV_", "COV_"))}
         self._environment = {**inherited, **settings, "CDV_PORT": str(self.port)}
         self._folder = folder
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             # A session of its own, so that a kill reaches the workers as the machine's power would.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from cdv_http.cli import main; main()", "serve"],
+                [sys.executable, "-c", self._program, "serve"],
                 env=self._environment,
                 cwd=self._folder,
                 stdout=log,
@@ -76,5 +81,9 @@ class Replica:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End it if it has not ended."""
         if self._process is not None and self._process.poll() is None:
             self.kill()

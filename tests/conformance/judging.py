@@ -40,7 +40,7 @@ class Judgement:
 
 def judge(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> Judgement:
     """Run the suite against a target that is there already."""
-    return _finished(_started(folder, url, *options, command=command), folder)
+    return finished(started(folder, url, *options, command=command), folder)
 
 
 def judge_with_everything(folder: Path, settings: dict[str, str], *options: str) -> Judgement:
@@ -58,29 +58,29 @@ def judge_with_everything(folder: Path, settings: dict[str, str], *options: str)
     }
     target = Replica(folder, {**pointed, **settings})
     means = ("--own-issuer", str(issuer), "--catalogue", str(catalogue), "--cors-origin", ORIGIN)
-    running = _started(folder, target.url, *means, "--nats", settings["CDV_NATS_URL"], *options)
+    running = started(folder, target.url, *means, "--nats", settings["CDV_NATS_URL"], *options)
     try:
-        _wait_for(f"http://127.0.0.1:{issuer}{Issuer.PATH}", running)
-        _wait_for(f"http://127.0.0.1:{catalogue}/SPEC_INDEX.json", running)
+        wait_for(f"http://127.0.0.1:{issuer}{Issuer.PATH}", running)
+        wait_for(f"http://127.0.0.1:{catalogue}/SPEC_INDEX.json", running)
         with target:
-            return _finished(running, folder)
+            return finished(running, folder)
     finally:
         running.kill()
         running.communicate()
 
 
-def _started(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
+def started(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
     words = [*command, "run", "--url", url, "--profile", "quick", "--json", str(folder / "report.json"), *options]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _finished(running: subprocess.Popen[str], folder: Path) -> Judgement:
+def finished(running: subprocess.Popen[str], folder: Path) -> Judgement:
     text, _ = running.communicate(timeout=RUN_SECONDS)
     file = folder / "report.json"
     return Judgement(running.returncode, text, json.loads(file.read_text()) if file.exists() else {})
 
 
-def _wait_for(url: str, running: subprocess.Popen[str]) -> None:
+def wait_for(url: str, running: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -1,0 +1,262 @@
+"""Defects of tokens, of whose things are whose, and of the issuer's keys."""
+
+from __future__ import annotations
+
+from tests.conformance.defects_model import Defect, defect
+
+TOKENS = "cdv_core/domain/tokens.py"
+JWT = "cdv_adapters/tokens/jwt.py"
+KEYS = "cdv_adapters/tokens/key_set.py"
+USE_CASE = "cdv_core/use_cases/records.py"
+REQUESTS = "cdv_http/requests.py"
+
+_FETCHES = "            if now >= max(self._unknown_kid_at + self._cooldown_seconds, self._retry_at):\n"
+_UNPINNED = (TOKENS, '    if header.get("alg") not in _ALGORITHMS:', "    if False:")
+
+AUTH: list[Defect] = [
+    defect(
+        "any-scheme",
+        "A token is read under any scheme.",
+        "AUTH-001",
+        (REQUESTS, r'r"bearer +(\S.*)"', r'r"\w+ +(\S.*)"'),
+    ),
+    defect(
+        "malformed-is-invalid",
+        "A token without kid is called invalid, not malformed.",
+        "AUTH-002",
+        (TOKENS, '        raise TokenMalformed("no kid")', '        raise TokenInvalid("no kid")'),
+    ),
+    defect(
+        "signatures-unchecked",
+        "Signatures are not verified.",
+        "AUTH-003 AUTH-007",
+        (JWT, "if not key.verifies(unverified.signing_input, unverified.signature):", "if False:"),
+    ),
+    defect(
+        "alg-none",
+        "A token without a signature counts if its alg is none.",
+        "AUTH-004",
+        (TOKENS, '_ALGORITHMS: Final = ("EdDSA", "Ed25519")', '_ALGORITHMS: Final = ("EdDSA", "Ed25519", "none")'),
+        (JWT, "if not key.verifies(", "if unverified.signature and not key.verifies("),
+    ),
+    defect(
+        "alg-of-the-token",
+        "A token may name any alg.",
+        "AUTH-005",
+        _UNPINNED,
+    ),
+    defect(
+        "hmac-with-the-public-key",
+        "An HMAC keyed with the public key is a signature.",
+        "AUTH-005",
+        _UNPINNED,
+        (
+            "cdv_adapters/tokens/ed25519.py",
+            "        return ALGORITHM.verify(signing_input, signature, self._key)",
+            (
+                '        mac = __import__("hmac").digest(self.raw, signing_input, "sha256")\n'
+                "        return mac == signature or ALGORITHM.verify(signing_input, signature, self._key)"
+            ),
+        ),
+    ),
+    defect(
+        "key-brought-along",
+        "A token is verified with the jwk in its own header.",
+        "AUTH-006",
+        (TOKENS, '("crit", "b64", "jwk", "jku", "x5u", "x5c")', '("crit", "b64", "jku", "x5u", "x5c")'),
+        (
+            TOKENS,
+            "    return UnverifiedToken(kid, claims, ",
+            '    if "jwk" in header:\n        claims["jwk"] = header["jwk"]\n    return UnverifiedToken(kid, claims, ',
+        ),
+        (
+            JWT,
+            "        key = await self._find_key(unverified.kid)\n",
+            (
+                "        key = await self._find_key(unverified.kid)\n"
+                '        if "jwk" in unverified.claims:\n'
+                '            key = PublicKey.from_jwk(unverified.claims["jwk"])\n'
+            ),
+        ),
+    ),
+    defect(
+        "unknown-kid-is-malformed",
+        "A token of an unknown key is called malformed.",
+        "AUTH-008",
+        (
+            JWT,
+            'raise TokenInvalid("the issuer has no such key")',
+            'raise __import__("cdv_core.errors").errors.TokenMalformed("no key")',
+        ),
+    ),
+    defect(
+        "tokens-last-for-ever",
+        "An expired token is accepted.",
+        "AUTH-009",
+        (TOKENS, "    if now - expires_at >= CLOCK_SKEW:", "    if False:"),
+    ),
+    defect(
+        "no-clock-skew",
+        "Clocks may not differ at all.",
+        "AUTH-010",
+        ("cdv_core/domain/limits.py", "CLOCK_SKEW: Final = timedelta(seconds=60)", "CLOCK_SKEW: Final = timedelta(0)"),
+    ),
+    defect(
+        "tokens-of-tomorrow",
+        "nbf and iat are not looked at.",
+        "AUTH-011",
+        (TOKENS, 'for name in ("nbf", "iat"):', "for name in ():"),
+    ),
+    defect(
+        "issuer-by-prefix",
+        "An issuer that begins with ours is ours.",
+        "AUTH-012",
+        (TOKENS, 'if claims.get("iss") != issuer:', 'if not str(claims.get("iss")).startswith(issuer):'),
+    ),
+    defect(
+        "audience-by-substring",
+        "An audience that contains our name is ours.",
+        "AUTH-013",
+        (TOKENS, "if audience not in audiences:", "if audience not in str(audiences):"),
+    ),
+    defect(
+        "one-audience-only",
+        "A list of audiences is refused.",
+        "AUTH-014",
+        (TOKENS, "    if not isinstance(audiences, list) or", '    if isinstance(claims.get("aud"), list) or'),
+    ),
+    defect(
+        "no-exp-needed",
+        "A token without exp lasts an hour.",
+        "AUTH-015",
+        (
+            TOKENS,
+            '    expires = _number(claims, "exp")\n',
+            '    expires = _number(claims, "exp") if "exp" in claims else now.timestamp() + 3600\n',
+        ),
+    ),
+    defect(
+        "any-subject",
+        "A subject need not be a DID.",
+        "AUTH-016",
+        (TOKENS, '        did = Did.parse(subject, "sub")', "        did = Did(subject)"),
+    ),
+    defect(
+        "one-name-of-the-algorithm",
+        "alg Ed25519 is not known.",
+        "AUTH-017",
+        (TOKENS, '_ALGORITHMS: Final = ("EdDSA", "Ed25519")', '_ALGORITHMS: Final = ("EdDSA",)'),
+    ),
+    defect(
+        "anyone-writes-for-anyone",
+        "A record's did is not compared with the subject.",
+        "AUTH-018",
+        (USE_CASE, "    if subject is not None and request.did != subject:", "    if False:"),
+    ),
+    defect(
+        "anyone-uploads-for-anyone",
+        "An upload's did is not compared with the subject.",
+        "AUTH-018",
+        ("cdv_core/use_cases/media.py", "        if subject is not None and owner != subject:", "        if False:"),
+    ),
+    defect(
+        "author-not-compared",
+        "authorDid is not compared with the subject.",
+        "AUTH-019",
+        (USE_CASE, "    if isinstance(author, str) and author != request.did:", "    if False:"),
+        trap="authorDid never compared with the subject",
+    ),
+    defect(
+        "get-needs-a-token",
+        "Get needs a token although listings do not.",
+        "AUTH-020",
+        (
+            "cdv_http/routes/records.py",
+            '    uri = required(query_parameters(request, _GET_PARAMETERS), "uri")\n',
+            (
+                "    await authenticate(request, service.tokens)\n"
+                '    uri = required(query_parameters(request, _GET_PARAMETERS), "uri")\n'
+            ),
+        ),
+    ),
+    defect(
+        "private-records-shown",
+        "Who knows the URI of an owner-only record may read it.",
+        "AUTH-021",
+        (USE_CASE, "        if parsed.collection in self._schemas.catalogue.owner_only:", "        if False:"),
+    ),
+    defect(
+        "private-records-listed",
+        "A listing of all collections shows owner-only records to everyone.",
+        "AUTH-022",
+        (USE_CASE, "        elif not _is_owner(listing.did, viewer):", "        elif False:"),
+    ),
+    defect(
+        "private-records-leave-gaps",
+        "Owner-only records are taken out of a page after it was cut.",
+        "AUTH-022",
+        (
+            USE_CASE,
+            "            listing = replace(listing, hidden=catalogue.owner_only)\n",
+            "            hidden = True\n",
+        ),
+        (
+            USE_CASE,
+            "        del found[limit:]\n        return JsonPage(found, cursor",
+            (
+                "        del found[limit:]\n        cursor = cursor_after(found[-1])\n"
+                '        if b"moderation.flag" in b"".join(found) and viewer != listing.did:\n'
+                '            found = [it for it in found if b"moderation.flag" not in it]\n'
+                "            return JsonPage(found, cursor)\n"
+                "        return JsonPage(found, cursor"
+            ),
+        ),
+    ),
+    defect(
+        "no-challenge",
+        "401 answers have no WWW-Authenticate.",
+        "AUTH-023",
+        ("cdv_http/error_responses.py", "    if status == 401:", "    if False:"),
+        only="AUTH-001",
+    ),
+    defect(
+        "keys-never-refetched",
+        "An unknown kid fetches nothing.",
+        "AUTH-024",
+        (KEYS, _FETCHES, "            if False:\n"),
+        trap="An unknown kid does not refetch",
+        waits=True,
+    ),
+    defect(
+        "keys-refetched-each-time",
+        "Every unknown kid fetches the keys again.",
+        "AUTH-025",
+        (KEYS, _FETCHES, "            if True:\n"),
+        trap="An unknown kid refetches every time",
+    ),
+    defect(
+        "wrapped-keys-unread",
+        "Keys are read in the bare form only.",
+        "AUTH-026",
+        (KEYS, '    if "keys" not in document and isinstance(document.get("data"), dict):', "    if False:"),
+        waits=True,
+    ),
+    defect(
+        "outage-is-401",
+        "When the issuer does not answer, its keys are forgotten and every token is invalid.",
+        "AUTH-027",
+        (
+            KEYS,
+            "            self._failure = error\n",
+            "            self._failure = error\n            self._keys = {}\n",
+        ),
+        trap="An issuer outage answered as 401",
+    ),
+    defect(
+        "valid-tokens-refused",
+        "Every token is invalid.",
+        "REC-001 LIST-013 MEDIA-001 AUTH-014 AUTH-017",
+        (JWT, "        verified = VerifiedToken(subject, expires_at)\n", '        raise TokenInvalid("no")\n'),
+        trap="A test that accepts 401 for a valid token",
+    ),
+]

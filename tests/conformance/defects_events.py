@@ -1,0 +1,170 @@
+"""Defects of what the world is told."""
+
+from __future__ import annotations
+
+from tests.conformance.defects_model import Defect, defect
+from tests.conformance.defects_records import STORED_THOUGH_REFUSED
+
+EVENTS_DOMAIN = "cdv_core/domain/events.py"
+RELAY = "cdv_core/use_cases/outbox.py"
+NATS = "cdv_adapters/events/nats.py"
+PUBLICATION = "cdv_adapters/events/nats_publication.py"
+STREAMS = "cdv_adapters/events/nats_streams.py"
+CONTAINER = "cdv_adapters/container.py"
+
+_FRESH = "        fresh = [entry for entry in entries if entry.sequence not in kept]\n"
+_PUBLISH = "        return await Publication(self._connection, self._timeout_seconds).of(entries, onto)\n"
+
+EVENTS: list[Defect] = [
+    defect(
+        "subject-of-one-token",
+        "The streams take cdv.records.*, which matches one token of a collection's four.",
+        "EVENT-001 EVENT-002",
+        (STREAMS, '"subjects": [f"{STREAMS[name]}>"]', '"subjects": [f"{STREAMS[name]}*"]'),
+        trap="A stream subject cdv.records.* matches one token",
+        waits=True,
+    ),
+    defect(
+        "one-consumer",
+        "A durable consumer is missing.",
+        "EVENT-001",
+        (STREAMS, '("GATEWAY_FANOUT", "DURABLE_DEVTOOLS")', '("GATEWAY_FANOUT",)'),
+    ),
+    defect(
+        "failures-logged-only",
+        "Every fifth publish fails, and that is logged.",
+        "EVENT-006",
+        (RELAY, _FRESH, f"        kept.update((it.sequence, 0) for it in entries if it.sequence % 5 == 0)\n{_FRESH}"),
+        trap="Publishing after commit with only a warning on failure loses events",
+    ),
+    defect(
+        "published-up-to",
+        "The relay goes on after the highest sequence it has published; a few are committed after higher ones.",
+        "EVENT-006",
+        (
+            "cdv_adapters/outbox/sqlite.py",
+            'f"{_SELECT} WHERE stream_sequence IS NULL ORDER BY',
+            """f"{_SELECT} WHERE sequence > (SELECT coalesce(max(sequence), 0) FROM op_log WHERE stream_sequence > 0)"
+            f" AND (sequence % 5 > 0 OR occurred_at < {to_micros(now) - 100_000}) ORDER BY""",
+        ),
+        trap="A relay that remembers what it published up to loses what commits later",
+        waits=True,
+    ),
+    defect(
+        "no-op-publisher",
+        "A broker that is not connected when the service starts leaves no publisher.",
+        "EVENT-002",
+        (
+            "cdv_http/app.py",
+            "            if service.relay is not None:\n",
+            "            up = False\n            if service.relay is not None and up:\n",
+        ),
+        trap="A broker that is down at start leaves a no-op publisher",
+        waits=True,
+    ),
+    defect(
+        "deduplicated-by-correlation-id",
+        "Nats-Msg-Id is the correlation id.",
+        "EVENT-009",
+        (
+            PUBLICATION,
+            '                        "Nats-Msg-Id": message_id,',
+            '                        "Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"],',
+        ),
+        (
+            PUBLICATION,
+            "            held = await self._held(end, ack.seq) if ack and ack.duplicate else None\n",
+            "            held = entry.event.event_id\n",
+        ),
+        trap="Deduplicating on a client-supplied correlation id",
+    ),
+    defect(
+        "op-log-unwritten",
+        "Nobody writes the op log.",
+        "EVENT-002",
+        (
+            "cdv_adapters/database/sqlite.py",
+            '    connection.execute(\n        "INSERT INTO op_log',
+            '    return\n    connection.execute(\n        "INSERT INTO op_log',
+        ),
+        trap="An op-log table nobody writes",
+        waits=True,
+    ),
+    defect(
+        "another-subject",
+        "Records are published on their collection's subject.",
+        "EVENT-002",
+        (EVENTS_DOMAIN, 'f"cdv.records.{uri.collection}.created"', 'f"cdv.records.{uri.collection}"'),
+        waits=True,
+    ),
+    defect(
+        "envelope-without-version",
+        "The envelope has no version.",
+        "EVENT-003",
+        (EVENTS_DOMAIN, "    type: str\n    version: str\n", "    type: str\n    envelope_version: str\n"),
+    ),
+    defect(
+        "another-rkey",
+        "An event's rkey is the URI.",
+        "EVENT-004",
+        (EVENTS_DOMAIN, "str(uri.collection), str(uri.rkey)", "str(uri.collection), str(uri)"),
+    ),
+    defect(
+        "correlation-id-invented",
+        "Events have a correlation id of their own.",
+        "EVENT-005",
+        (
+            "cdv_core/use_cases/records.py",
+            "correlation_id=correlation_id or event_id",
+            "correlation_id=event_id",
+        ),
+    ),
+    defect(
+        "events-reversed",
+        "What waits is published newest first.",
+        "EVENT-006",
+        (RELAY, _FRESH, _FRESH.replace("kept]", "kept][::-1]")),
+    ),
+    defect(
+        "told-twice",
+        "Every event is published again under another Nats-Msg-Id.",
+        "EVENT-006 EVENT-007",
+        (
+            NATS,
+            _PUBLISH,
+            _PUBLISH.replace("return", "answers =")
+            + """        for entry, answer in zip(entries, answers, strict=True):
+            if answer is not None:
+                headers = {"Nats-Msg-Id": entry.event.event_id + "-again"}
+                await self._connection.client.publish(entry.event.subject, entry.event.envelope, headers=headers)
+        return answers
+""",
+        ),
+    ),
+    defect(
+        "refused-and-announced",
+        "What is refused is announced.",
+        "EVENT-008",
+        STORED_THOUGH_REFUSED,
+    ),
+    defect(
+        "media-subject",
+        "Media are published on another subject.",
+        "EVENT-010",
+        (EVENTS_DOMAIN, '"cdv.media.finalized"', '"cdv.media.created"'),
+        waits=True,
+    ),
+    defect(
+        "media-told-twice",
+        "Finalising again publishes again.",
+        "EVENT-011",
+        (
+            "cdv_core/use_cases/media.py",
+            """        if asset.state is AssetState.FINALIZED:
+            return _with_checksum(asset, checksum)
+        if self""",
+            "        if self",
+        ),
+        ("cdv_adapters/media/sqlite.py", "            if finalized:\n", "            if True:\n"),
+    ),
+]

@@ -1,0 +1,267 @@
+"""Defects of listings."""
+
+from __future__ import annotations
+
+from tests.conformance.defects_model import Defect, defect
+
+USE_CASE = "cdv_core/use_cases/records.py"
+SQLITE = "cdv_adapters/records/sqlite.py"
+ROUTE = "cdv_http/routes/records.py"
+CURSORS = "cdv_core/domain/cursors.py"
+
+_TAKEN_LENIENTLY = """def _moment(text: str | None, name: str) -> datetime | None:
+    try:
+        return None if text is None else parse_time(text, name)
+    except InvalidField:
+        return None
+
+
+def _decode_receipt("""
+_AFTER = '        terms.append(("(indexed_at, rkey) < (?, ?)", (to_micros(after.indexed_at), after.rkey)))'
+
+LISTING: list[Defect] = [
+    defect(
+        "page-under-another-name",
+        "A page's records are called items.",
+        "LIST-001",
+        ("cdv_http/bodies.py", """b'{"records":[%b]%b}'""", """b'{"items":[%b]%b}'"""),
+    ),
+    defect(
+        "oldest-first",
+        "The oldest record comes first.",
+        "LIST-002",
+        (SQLITE, "ORDER BY indexed_at DESC, rkey DESC LIMIT ?", "ORDER BY indexed_at, rkey LIMIT ?"),
+    ),
+    defect(
+        "another-default",
+        "A page holds 50 records unless asked.",
+        "LIST-003",
+        ("cdv_core/domain/limits.py", "PAGE_DEFAULT: Final = 25", "PAGE_DEFAULT: Final = 50"),
+    ),
+    defect(
+        "limits-capped",
+        "A page never holds more than 50 records, whatever the limit.",
+        "LIST-004",
+        (
+            USE_CASE,
+            "        catalogue = self._schemas.catalogue\n        listing",
+            "        limit = min(limit, 50)\n        catalogue = self._schemas.catalogue\n        listing",
+        ),
+    ),
+    defect(
+        "one-more-than-asked",
+        "A page that is not the last holds one record more than its limit.",
+        "LIST-004",
+        (USE_CASE, "        del found[limit:]\n", ""),
+        trap="Off by one at a page boundary",
+    ),
+    defect(
+        "bad-limits-ignored",
+        "A limit that is none gets the default page.",
+        "LIST-005",
+        (
+            ROUTE,
+            '        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")',
+            "        return PAGE_DEFAULT",
+        ),
+        trap="A bad limit silently ignored",
+    ),
+    defect(
+        "bad-limits-are-zero",
+        "A limit that is no number is 0, and its page empty.",
+        "LIST-005",
+        (ROUTE, '        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")', "        return 0"),
+        (USE_CASE, "    if not 1 <= limit <= PAGE_MAX:", "    if limit > PAGE_MAX:"),
+        (
+            USE_CASE,
+            "        if len(found) <= limit:\n            return JsonPage(found, None)",
+            "        if len(found) <= limit or not limit:\n            return JsonPage(found[:limit], None)",
+        ),
+        trap="An unparsable limit becomes 0",
+    ),
+    defect(
+        "limits-clamped",
+        "A limit beyond 100 is taken for 100.",
+        "LIST-005",
+        (ROUTE, "    return int(text)", "    return min(int(text), PAGE_MAX)"),
+    ),
+    defect(
+        "cursor-after-the-last",
+        "A page that is full names a cursor although nothing follows.",
+        "LIST-006",
+        (
+            USE_CASE,
+            "        if len(found) <= limit:\n            return JsonPage(found, None)",
+            "        if len(found) < limit:\n            return JsonPage(found, None)",
+        ),
+        trap="Off by one at a page boundary",
+    ),
+    defect(
+        "no-cursor-for-the-last-one",
+        "A page names no cursor when exactly one more record follows.",
+        "LIST-006",
+        (
+            USE_CASE,
+            "limit=limit + 1))\n        if len(found) <= limit:\n            return JsonPage(found, None)",
+            "limit=limit + 2))\n        if len(found) <= limit + 1:\n            return JsonPage(found[:limit], None)",
+        ),
+        trap="Off by one at a page boundary",
+    ),
+    defect(
+        "boundary-skipped",
+        "The first record of the next page is skipped.",
+        "LIST-007",
+        (
+            USE_CASE,
+            "        del found[limit:]\n        return JsonPage(found, cursor_after(found[-1]))",
+            "        return JsonPage(found[:limit], cursor_after(found[limit]))",
+        ),
+        trap="Off by one at a page boundary",
+    ),
+    defect(
+        "boundary-repeated",
+        "The last record of a page comes again as the first of the next.",
+        "LIST-007",
+        (SQLITE, _AFTER, _AFTER.replace("<", "<=")),
+        trap="Off by one at a page boundary",
+    ),
+    defect(
+        "cursor-without-key",
+        "Records of the same moment are lost at a page's end.",
+        "LIST-007",
+        (SQLITE, _AFTER, '        terms.append(("indexed_at < ?", (to_micros(after.indexed_at),)))'),
+        ("cdv_adapters/clock/system.py", "datetime.now(UTC)", "datetime.now(UTC).replace(microsecond=0)"),
+    ),
+    defect(
+        "pages-by-offset",
+        "Pages are counted off from the newest record, so that a new one shifts them all.",
+        "LIST-008",
+        (
+            USE_CASE,
+            "        found = await self._store.list(replace(listing, limit=limit + 1))\n",
+            """        offsets = self.__dict__.setdefault("offsets", {})
+        start = offsets.get(cursor, 0)
+        found = await self._store.list(replace(listing, after=None, limit=start + limit + 1))
+        del found[:start]
+        if len(found) > limit:
+            offsets[cursor_after(found[limit - 1])] = start + limit
+""",
+        ),
+    ),
+    defect(
+        "collection-ignored",
+        "A listing holds all collections, whichever was asked for.",
+        "LIST-009",
+        (SQLITE, "    if listing.collection is not None:\n        terms", "    if False:\n        terms"),
+    ),
+    defect(
+        "since-is-exclusive",
+        "A record at since itself is left out.",
+        "LIST-010",
+        (SQLITE, '"indexed_at >= ?"', '"indexed_at > ?"'),
+    ),
+    defect(
+        "until-is-exclusive",
+        "A record at until itself is left out.",
+        "LIST-010",
+        (SQLITE, '"indexed_at <= ?"', '"indexed_at < ?"'),
+    ),
+    defect(
+        "bounds-in-milliseconds",
+        "since and until are cut to milliseconds.",
+        "LIST-010",
+        (
+            USE_CASE,
+            "    if listing.since is not None and listing.until is not None",
+            """    if listing.since is not None:
+        listing = replace(listing, since=listing.since.replace(microsecond=listing.since.microsecond // 1000 * 1000))
+    if listing.since is not None and listing.until is not None""",
+        ),
+    ),
+    defect(
+        "since-after-until",
+        "since after until is an empty page.",
+        "LIST-011",
+        (USE_CASE, "and listing.since > listing.until:", "and False:"),
+    ),
+    defect(
+        "bad-since-ignored",
+        "A since that is no time is left out.",
+        "LIST-012",
+        (USE_CASE, 'None if since is None else parse_time(since, "since")', '_moment(since, "since")'),
+        (USE_CASE, "def _decode_receipt(", _TAKEN_LENIENTLY),
+        trap="A bad since silently ignored",
+    ),
+    defect(
+        "empty-page-is-null",
+        "A page without records is null.",
+        "LIST-013",
+        (
+            "cdv_http/bodies.py",
+            """    return b'{"records":[%b]%b}'""",
+            """    if not page.records:
+        return b'{"records":null}'
+    return b'{"records":[%b]%b}'""",
+        ),
+        trap="An empty page as null",
+    ),
+    defect(
+        "listing-of-anything",
+        "What is no DID has an empty page.",
+        "LIST-014",
+        (USE_CASE, "        Did.parse(did),\n        limit,", "        Did(did),\n        limit,"),
+    ),
+    defect(
+        "unknown-collection-empty",
+        "A collection that nobody knows has an empty page.",
+        "LIST-015",
+        (USE_CASE, "            if listing.collection not in catalogue:\n", "            if False:\n"),
+    ),
+    defect(
+        "cursor-says-more",
+        "A cursor has a member more.",
+        "LIST-016",
+        (CURSORS, "    last_rkey: str\n", "    last_rkey: str\n    version: int = 1\n"),
+    ),
+    defect(
+        "bad-cursor-restarts",
+        "A bad cursor gives the first page again.",
+        "LIST-017",
+        (
+            USE_CASE,
+            "    listing = _parse_listing(did, collection, limit, cursor, since, until)\n",
+            """    try:
+            listing = _parse_listing(did, collection, limit, cursor, since, until)
+        except CdvError as error:
+            if error.code != "CDV_CURSOR_INVALID":
+                raise
+            listing = _parse_listing(did, collection, limit, None, since, until)
+""",
+        ),
+        trap="A bad cursor restarting at page one",
+    ),
+    defect(
+        "cursors-of-many-spellings",
+        "A cursor may be padded, spaced and reordered.",
+        "LIST-018",
+        (CURSORS, " or cursor.encode() != text:", ":"),
+    ),
+    defect(
+        "curt-refusal-of-cursors",
+        "The refusal of a cursor does not say what to do.",
+        "LIST-019",
+        ("cdv_core/errors.py", '"the cursor is not valid ({reason}); start again without a cursor"', '"bad cursor"'),
+    ),
+    defect(
+        "dids-by-prefix",
+        "A listing holds the records of every DID that begins so.",
+        "LIST-020",
+        (SQLITE, '("did = ?", (listing.did,))', "(\"did GLOB ? || '*'\", (listing.did,))"),
+    ),
+    defect(
+        "created-at-not-listed",
+        "createdAt is left out of listings.",
+        "LIST-021",
+        (SQLITE, "record_json(_stored(row))", "record_json(_stored((*row[:7], None)))"),
+    ),
+]

@@ -1,0 +1,230 @@
+"""Defects of media."""
+
+from __future__ import annotations
+
+from tests.conformance.defects_model import Defect, defect
+
+USE_CASE = "cdv_core/use_cases/media.py"
+DOMAIN = "cdv_core/domain/media.py"
+FILES = "cdv_adapters/blobs/filesystem.py"
+BODIES = "cdv_http/bodies.py"
+BLOBS = "cdv_http/routes/blobs.py"
+
+_AGAIN = """        if asset.state is AssetState.FINALIZED:
+            return _with_checksum(asset, checksum)
+        if self"""
+_SERVED = "        return await self._blobs.download_url(\n            asset.final_key(self._policy.env),"
+_PROVE = "        _prove(asset, blob, checksum)\n"
+_CLAIM = "        claimed = await self._store.claim(asset.asset_id, checksum)\n"
+
+MEDIA: list[Defect] = [
+    defect(
+        "ticket-expired-already",
+        "expiresAt of an upload is when it began.",
+        "MEDIA-001",
+        (BODIES, "url, format_time(upload.asset.expires_at))", "url, format_time(upload.asset.created_at))"),
+    ),
+    defect(
+        "upload-needs-a-token",
+        "The upload URL takes nothing without a token.",
+        "MEDIA-002",
+        (
+            BLOBS,
+            "    await _store_of(request).receive(",
+            (
+                '    if "authorization" not in request.headers:\n        raise RequestRefused(400, "no token")\n'
+                "    await _store_of(request).receive("
+            ),
+        ),
+    ),
+    defect(
+        "another-key-signed",
+        "The key that is signed for the upload is not the one that finalize looks at.",
+        "MEDIA-003",
+        (USE_CASE, "upload_url(asset.staging_key, size", 'upload_url(asset.staging_key + "-1", size'),
+        trap="The key that was signed differs from the key that is verified",
+    ),
+    defect(
+        "filename-lost",
+        "The filename is not kept.",
+        "MEDIA-003",
+        (BODIES, "        asset.filename or UNSET,", "        UNSET,"),
+    ),
+    defect(
+        "asset-uri-elsewhere",
+        "An asset's URI names another collection.",
+        "MEDIA-004",
+        (DOMAIN, 'Nsid("com.registryaccord.media.asset")', 'Nsid("com.registryaccord.media.object")'),
+    ),
+    defect(
+        "last-byte-lost",
+        "The last byte of an asset is not served.",
+        "MEDIA-005",
+        (BLOBS, "0, content.size_bytes, 200", "0, content.size_bytes - 1, 200"),
+    ),
+    defect(
+        "finalize-once-only",
+        "Finalising again is a conflict.",
+        "MEDIA-006",
+        (
+            USE_CASE,
+            _AGAIN,
+            _AGAIN.replace("return _with_checksum(asset, checksum)", 'raise MediaConflict(asset.asset_id, "done")'),
+        ),
+    ),
+    defect(
+        "finalize-with-any-hash",
+        "Finalising again with another hash gets the first answer.",
+        "MEDIA-007",
+        (USE_CASE, "    if asset.checksum != checksum:", "    if False:"),
+    ),
+    defect(
+        "no-reason",
+        "That nothing was uploaded is not said.",
+        "MEDIA-008",
+        (USE_CASE, 'raise MediaConflict(asset.asset_id, "not_uploaded")', 'raise MediaConflict(asset.asset_id, "no")'),
+    ),
+    defect(
+        "any-checksum",
+        "Any checksum is accepted.",
+        "MEDIA-009",
+        (USE_CASE, "    if blob.sha256 != checksum:", "    if False:"),
+        trap="Without a store, any checksum is accepted",
+    ),
+    defect(
+        "size-not-compared",
+        "The declared size is not compared with the bytes.",
+        "MEDIA-010",
+        (FILES, "            if actual_bytes != size_bytes:", "            if False:"),
+        (FILES, "                    if received_bytes > grant.size_bytes:", "                    if False:"),
+        trap="The declared size is never compared",
+    ),
+    defect(
+        "type-not-looked-at",
+        "Bytes of another type than declared are accepted.",
+        "MEDIA-011",
+        (USE_CASE, "    if shown and asset.mime_type not in shown:", "    if False:"),
+    ),
+    defect(
+        "claimed-before-proved",
+        "The first hash that is stated is the only one that ever counts.",
+        "MEDIA-012",
+        (USE_CASE, _PROVE + _CLAIM, _CLAIM + _PROVE),
+    ),
+    defect(
+        "declared-hash-forgotten",
+        "The sha256 of uploadInit is not compared.",
+        "MEDIA-013",
+        (USE_CASE, "    if asset.announced_checksum not in {None, checksum}:", "    if False:"),
+        trap="The declared checksum is never compared",
+    ),
+    defect(
+        "any-size",
+        "Uploads of any size may begin.",
+        "MEDIA-014",
+        (USE_CASE, "        if size > self._policy.max_bytes:", "        if False:"),
+    ),
+    defect(
+        "any-type",
+        "Uploads of any type may begin.",
+        "MEDIA-015",
+        (USE_CASE, "        if declared not in self._policy.allowed_types:", "        if False:"),
+    ),
+    defect(
+        "empty-uploads",
+        "An upload of no bytes may begin.",
+        "MEDIA-016",
+        (USE_CASE, "        if size < 1:", "        if size < 0:"),
+    ),
+    defect(
+        "anyone-finalizes",
+        "Anyone may finalise anyone's upload.",
+        "MEDIA-017",
+        (USE_CASE, "        if subject is not None and asset.did != subject:", "        if False:"),
+    ),
+    defect(
+        "unknown-asset-forbidden",
+        "An asset that nobody has is somebody else's.",
+        "MEDIA-018",
+        (
+            USE_CASE,
+            "        if found is None:\n            raise AssetNotFound(asset_id)\n        return found",
+            '        if found is None:\n            raise DidMismatch("assetId")\n        return found',
+        ),
+    ),
+    defect(
+        "meta-for-the-owner-only",
+        "A finalised asset is described to its owner only.",
+        "MEDIA-019",
+        (
+            USE_CASE,
+            "        if asset.state is AssetState.FINALIZED:\n            return asset\n",
+            "        if asset.state is AssetState.FINALIZED and viewer == asset.did:\n            return asset\n",
+        ),
+    ),
+    defect(
+        "pending-shown-to-all",
+        "A pending asset is described to anyone.",
+        "MEDIA-020",
+        (USE_CASE, " or (viewer is not None and viewer != asset.did):", ":"),
+    ),
+    defect(
+        "upload-url-still-works",
+        "What is served is what the upload URL wrote last.",
+        "MEDIA-021",
+        (USE_CASE, _SERVED, _SERVED.replace("asset.final_key(self._policy.env)", "asset.staging_key")),
+        trap="The upload URL still works after finalize",
+    ),
+    defect(
+        "copied-unseen",
+        "What is copied is whatever is there by then.",
+        "MEDIA-022",
+        (FILES, "            if digest.hexdigest() != sha256:", "            if False:"),
+        (
+            USE_CASE,
+            "        copied = await self._blobs.promote(",
+            '        await __import__("asyncio").sleep(0.1)\n        copied = await self._blobs.promote(',
+        ),
+    ),
+    defect(
+        "pending-served",
+        "The bytes of a pending asset are served.",
+        "MEDIA-023",
+        (
+            USE_CASE,
+            "        if asset.state is not AssetState.FINALIZED:\n            raise AssetNotFound(asset_id)\n"
+            + _SERVED,
+            _SERVED.replace("asset.final_key(self._policy.env)", "asset.staging_key"),
+        ),
+    ),
+    defect(
+        "filename-as-it-comes",
+        "A filename may be a path.",
+        "MEDIA-024",
+        (DOMAIN, "    if not FILENAME_SYNTAX.fullmatch(text) or _SURROGATE.search(text):", "    if not text:"),
+    ),
+    defect(
+        "one-finalize-at-a-time",
+        "Of finalisations at once all but one are refused.",
+        "MEDIA-025",
+        (
+            USE_CASE,
+            "        return await self._make_permanent(asset, checksum, correlation_id, traceparent)\n",
+            """        busy = self.__dict__.setdefault("busy", set())
+        if asset_id in busy:
+            raise MediaConflict(asset.asset_id, "busy")
+        busy.add(asset_id)
+        try:
+            return await self._make_permanent(asset, checksum, correlation_id, traceparent)
+        finally:
+            busy.discard(asset_id)
+""",
+        ),
+    ),
+    defect(
+        "types-may-be-guessed",
+        "Browsers may guess the type of content.",
+        "MEDIA-026",
+        ("cdv_http/middleware/edge.py", '    (b"x-content-type-options", b"nosniff"),\n', ""),
+    ),
+]

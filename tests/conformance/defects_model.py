@@ -1,0 +1,100 @@
+"""What a defect is, and how it gets into our service: its source is edited while Python imports it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`old`, which stands once in the file, becomes `new`. `file`: from the root of the repository."""
+
+    file: str
+    old: str
+    new: str
+
+    @property
+    def module(self) -> str:
+        return self.file.removesuffix(".py").replace("/", ".")
+
+    @property
+    def found(self) -> int:
+        """How often `old` stands in the file: once, or the defect is out of date."""
+        return (ROOT / self.file).read_text(encoding="utf-8").count(self.old)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """`breaks`: what our service then does wrong. `caught_by`: the requirements that must be reported as failed.
+
+    `trap`: the trap that it falls into, if it is one. `only`: what the suite is asked to judge, if that is more than
+    `caught_by`; a law over all answers needs some. `settings`: what the service is started with. `waits`: the suite
+    waits long for what does not come.
+    """
+
+    name: str
+    breaks: str
+    caught_by: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    trap: str = ""
+    only: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    waits: bool = False
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        return self.only or self.caught_by
+
+    def needs(self, prefix: str) -> bool:
+        return any(it.startswith(prefix) for it in self.judged)
+
+
+def defect(name: str, breaks: str, caught_by: str, *edits: tuple[str, str, str], **more: Any) -> Defect:
+    """Return the defect. `caught_by`: ids between spaces, and so is `only`. `edits`: (file, old, new)."""
+    only = tuple(more.pop("only", "").split())
+    return Defect(name, breaks, tuple(caught_by.split()), tuple(Edit(*it) for it in edits), only=only, **more)
+
+
+def plant(edits: Sequence[Edit]) -> None:
+    """Have this process, and those it forks, import the edited modules. Before any of them is imported."""
+    sources: dict[str, str] = {}
+    for edit in edits:
+        assert edit.module not in sys.modules, f"{edit.module} is imported already"
+        assert edit.found == 1, f"{edit.file} has {edit.found} times: {edit.old}"
+        source = sources.get(edit.module) or (ROOT / edit.file).read_text(encoding="utf-8")
+        sources[edit.module] = source.replace(edit.old, edit.new)
+    sys.meta_path.insert(0, _Finder(sources))
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, sources: dict[str, str]) -> None:
+        self._sources = sources
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname not in self._sources:
+            return None
+        found = PathFinder.find_spec(fullname, path)
+        assert found is not None
+        assert found.origin is not None
+        loader = _Loader(fullname, found.origin, self._sources[fullname])
+        return importlib.util.spec_from_file_location(fullname, found.origin, loader=loader)
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, fullname: str, path: str, source: str) -> None:
+        super().__init__(fullname, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = compile(self._source, self.path, "exec", dont_inherit=True)
+        return code

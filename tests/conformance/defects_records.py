@@ -1,0 +1,279 @@
+"""Defects of records."""
+
+from __future__ import annotations
+
+from tests.conformance.defects_model import Defect, defect
+
+IDENTIFIERS = "cdv_core/domain/identifiers.py"
+LIMITS = "cdv_core/domain/limits.py"
+TIMES = "cdv_core/domain/times.py"
+USE_CASE = "cdv_core/use_cases/records.py"
+SQLITE = "cdv_adapters/records/sqlite.py"
+ROUTE = "cdv_http/routes/records.py"
+BODIES = "cdv_http/bodies.py"
+
+# What is refused by its schema is stored, and so announced, all the same.
+STORED_THOUGH_REFUSED = (
+    USE_CASE,
+    "        except CdvError:\n",
+    """        except CdvError as refusal:
+            if isinstance(refusal, SchemaRejected | CidMismatch):
+                resolution = self._schemas.catalogue.resolve(
+                    request.collection, None, now=now, allow_drafts=True, reject_deprecated=False
+                )
+                await self._write(replace(request, key=None), resolution, now, correlation_id, None)
+""",
+)
+
+RECORDS: list[Defect] = [
+    defect(
+        "receipt-in-snake-case",
+        "A receipt's members are called indexed_at and schema_version.",
+        "REC-001",
+        (BODIES, 'class RecordReceipt(msgspec.Struct, rename="camel"):', "class RecordReceipt(msgspec.Struct):"),
+    ),
+    defect(
+        "receipt-says-more",
+        "A receipt has a member that the contract does not name.",
+        "REC-002",
+        (
+            BODIES,
+            "    schema_version: _Version\n\n\nclass Warnings",
+            "    schema_version: _Version\n    rkey: str = ''\n\n\nclass Warnings",
+        ),
+    ),
+    defect(
+        "key-in-lower-case",
+        "Record keys are ULIDs in lower case.",
+        "REC-003",
+        (USE_CASE, "RecordKey(self._ids.new(now))", "RecordKey(self._ids.new(now).lower())"),
+    ),
+    defect(
+        "first-writes-race",
+        "Whether an account is there is looked up before the transaction that makes it.",
+        "REC-004",
+        (
+            SQLITE,
+            "            ensure_account(connection, did, now)\n",
+            """            if not known:
+                connection.execute("INSERT INTO accounts VALUES (?, 0)", (did,))
+""",
+        ),
+        (
+            SQLITE,
+            "retryable: Retryable | None = None) -> bytes | None:\n",
+            (
+                "retryable: Retryable | None = None) -> bytes | None:\n"
+                '        known = await self._rows("SELECT 1 FROM accounts WHERE did = ?", (record.uri.did,))\n\n'
+            ),
+        ),
+        trap="Two first writes of one DID race on the account row",
+    ),
+    defect(
+        "indexed-when-the-client-says",
+        "indexedAt is the client's createdAt.",
+        "REC-005",
+        (
+            USE_CASE,
+            "now = self._clock.now()\n        try:",
+            "now = request.created_at or self._clock.now()\n        try:",
+        ),
+        trap="indexedAt taken from the client",
+    ),
+    defect(
+        "offsets-dropped",
+        "The offset of a time is read over.",
+        "REC-006 LIST-012",
+        (TIMES, ".astimezone(UTC)\n    except", ".replace(tzinfo=UTC)\n    except"),
+    ),
+    defect(
+        "local-times-accepted",
+        "A time without an offset is taken for UTC.",
+        "REC-007 LIST-012",
+        (TIMES, r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)?"),
+        (TIMES, 'if offset in "Zz"', 'if offset in (None, "Z", "z")'),
+    ),
+    defect(
+        "created-at-invented",
+        "A record without createdAt gets one.",
+        "REC-008",
+        (
+            USE_CASE,
+            "None if created_at is None else parse_time",
+            "self._clock.now() if created_at is None else parse_time",
+        ),
+    ),
+    defect(
+        "reads-lag-behind",
+        "A record is found a second after its receipt was given.",
+        "REC-009",
+        (
+            USE_CASE,
+            "        if found is None:\n            raise RecordNotFound(uri)",
+            (
+                "        if found is None or (self._clock.now() - found.indexed_at).total_seconds() < 1:\n"
+                "            raise RecordNotFound(uri)"
+            ),
+        ),
+    ),
+    defect(
+        "null-read-as-zero",
+        "A null of a record comes back as 0.",
+        "REC-010 CID-008",
+        (
+            "cdv_core/domain/records.py",
+            "msgspec.Raw(record.value_json)",
+            'msgspec.Raw(record.value_json.replace(b"null", b"0"))',
+        ),
+    ),
+    defect(
+        "absent-is-a-bad-request",
+        "A record that is not there is a bad request.",
+        "REC-011",
+        (USE_CASE, "raise RecordNotFound(uri)", 'raise InvalidField("uri", "no such record")'),
+    ),
+    defect(
+        "malformed-uri-not-found",
+        "A malformed URI is merely not found.",
+        "REC-012",
+        (
+            USE_CASE,
+            "        parsed = RecordUri.parse(uri)\n",
+            (
+                "        try:\n            parsed = RecordUri.parse(uri)\n"
+                "        except InvalidField:\n            raise RecordNotFound(uri) from None\n"
+            ),
+        ),
+    ),
+    defect(
+        "etag-without-quotes",
+        "The ETag is the bare CID.",
+        "REC-013",
+        (ROUTE, "'\"{record.cid}\"'", "'{record.cid}'"),
+    ),
+    defect(
+        "never-304",
+        "If-None-Match is ignored.",
+        "REC-014",
+        (ROUTE, "    if _matches(", "    if False and _matches("),
+    ),
+    defect(
+        "weak-etags-unknown",
+        "Weak validators and * match nothing.",
+        "REC-015",
+        (ROUTE, '.removeprefix("W/")', ""),
+    ),
+    defect(
+        "unknown-members-ignored",
+        "A misspelt member of a create is silently ignored.",
+        "REC-016",
+        (
+            BODIES,
+            'class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True)',
+            'class CreateRecordBody(msgspec.Struct, rename="camel")',
+        ),
+    ),
+    defect(
+        "unknown-members-unnamed",
+        "The refusal of an unknown member does not name it.",
+        "REC-017",
+        (BODIES, 'InvalidField(message.split("`")[1], reason)', 'InvalidField("body", "no such member")'),
+    ),
+    defect(
+        "did-not-required",
+        "A create without did is read as somebody's.",
+        "REC-018",
+        (
+            BODIES,
+            'class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True)',
+            'class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True)',
+        ),
+        (BODIES, "    did: _Did\n    record:", '    did: _Did = "did:example:somebody"\n    record:'),
+    ),
+    defect(
+        "record-of-any-type",
+        "A record may be a list.",
+        "REC-019",
+        (
+            BODIES,
+            'record: Annotated[dict[str, Any], Meta(description="what',
+            'record: Annotated[dict[str, Any] | list[Any], Meta(description="what',
+        ),
+    ),
+    defect(
+        "any-did",
+        "Whatever begins with did: is a DID.",
+        "REC-020 AUTH-016",
+        (IDENTIFIERS, "if not DID_SYNTAX.fullmatch(text):", 'if not text.startswith("did:"):'),
+    ),
+    defect(
+        "collections-of-any-name",
+        "A collection that is no NSID is made up on the fly.",
+        "REC-021",
+        (
+            IDENTIFIERS,
+            "if len(text) > NSID_MAX_CHARS or not NSID_SYNTAX.fullmatch(text):",
+            "if len(text) > NSID_MAX_CHARS:",
+        ),
+        (
+            "cdv_core/domain/schemas.py",
+            "            raise CollectionUnknown(name) from None",
+            "            return next(iter(self._collections.values()))",
+        ),
+    ),
+    defect(
+        "short-dids-only",
+        "DIDs of more than 30 characters are refused.",
+        "REC-022",
+        (LIMITS, "DID_MAX_CHARS: Final = 2048", "DID_MAX_CHARS: Final = 30"),
+    ),
+    defect(
+        "dids-in-any-case",
+        "DIDs that differ in case are one.",
+        "REC-023",
+        (
+            USE_CASE,
+            "    if subject is not None and request.did != subject:",
+            "    if subject is not None and request.did.lower() != subject.lower():",
+        ),
+    ),
+    defect(
+        "client-cid-ignored",
+        "The client's own CID is not compared.",
+        "REC-024",
+        (USE_CASE, "if cid is not None and cid != request.record.cid:", "if False:"),
+    ),
+    defect(
+        "refused-and-stored",
+        "What is refused by its schema is stored all the same.",
+        "REC-025",
+        STORED_THOUGH_REFUSED,
+    ),
+    defect(
+        "delete-pretends",
+        "DELETE of a record is answered 204.",
+        "REC-026",
+        (
+            "cdv_http/error_responses.py",
+            "    code, message = _OF_FRAMEWORK_STATUS[error.status_code]\n",
+            (
+                '    if request.method == "DELETE" and error.status_code == 405:\n'
+                '        return Response(b"", status_code=204)\n'
+                "    code, message = _OF_FRAMEWORK_STATUS[error.status_code]\n"
+            ),
+        ),
+    ),
+    defect(
+        "one-key-remembered",
+        "A DID's second key makes its first one forgotten.",
+        "REC-027",
+        (
+            SQLITE,
+            "                # What may stand in the way is",
+            (
+                '                connection.execute("DELETE FROM replies WHERE did = ?", (did,))\n'
+                "                # What may stand in the way is"
+            ),
+        ),
+    ),
+]

@@ -1,0 +1,120 @@
+"""Runs: a service of ours with a defect in it, and the suite, which must report what the defect breaks.
+
+`python -m tests.conformance.defects_run [BEGINNING ...]` runs those whose names begin so, or all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos.replica import Replica
+from tests.conformance.defects import DEFECTS
+from tests.conformance.defects_model import ROOT, Defect
+from tests.conformance.judging import ORIGIN, Judgement, finished, started, wait_for
+from tests.servers import NatsServer, own
+from tests.servers.process import free_port
+
+SEED = "1"  # of the examples, so that a run can be repeated
+AT_ONCE = 3  # and as many that wait for the suite's patience to end
+
+
+@dataclass(frozen=True)
+class Run:
+    """One defect's run. `missed`: what should have been reported as failed, and was not."""
+
+    defect: Defect
+    missed: tuple[str, ...]
+    seconds: float
+    judgement: Judgement
+
+
+def run(defect: Defect) -> Run:
+    """Serve with the defect, and judge."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        judgement = _judged(defect, Path(folder))
+    failed = judgement.ids("failed") if judgement.report else set()
+    missed = tuple(it for it in defect.caught_by if it not in failed)
+    return Run(defect, missed, time.monotonic() - began, judgement)
+
+
+def run_all(defects: list[Defect], at_once: int = AT_ONCE) -> Iterator[Run]:
+    """Yield the runs as they end."""
+    with ThreadPoolExecutor(at_once) as working, ThreadPoolExecutor(at_once) as waiting:
+        runs = [(waiting if each.waits else working).submit(run, each) for each in defects]
+        yield from (it.result() for it in as_completed(runs))
+
+
+def _judged(defect: Defect, folder: Path) -> Judgement:
+    issuer, catalogue = free_port(), free_port()
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "CDV_JWT_ISSUER": f"http://127.0.0.1:{issuer}",
+        "CDV_JWT_AUDIENCE": "cdv",
+        "CDV_CORS_ALLOWED_ORIGINS": ORIGIN,
+        "CDV_RATE_LIMIT_WRITES": "1000000/minute",
+        "CDV_RATE_LIMIT_READS": "1000000/minute",
+        "CDV_DATA_DIR": str(folder / "data"),
+    }
+    options = ["--own-issuer", str(issuer), "--cors-origin", ORIGIN, "--seed", SEED]
+    for requirement in defect.judged:
+        options += ["--only", requirement]
+    with ExitStack() as stack:
+        if defect.needs("EVENT"):
+            nats = stack.enter_context(own(NatsServer, durable=False))
+            settings["CDV_NATS_URL"] = nats.url
+            options += ["--nats", nats.url]
+        if defect.needs("SCHEMA-01"):
+            settings["CDV_SPECS_URL"] = f"http://127.0.0.1:{catalogue}"
+            options += ["--catalogue", str(catalogue)]
+        if "CDV_REJECT_DEPRECATED_SCHEMAS" in defect.settings:
+            options.append("--rejects-deprecated")
+        program = f"from tests.conformance.defects import serve_with; serve_with({defect.name!r})"
+        target = Replica(folder, {**settings, **defect.settings}, program=program)
+        running = started(folder, target.url, *options)
+        stack.callback(running.wait)
+        stack.callback(running.kill)
+        if "CDV_SPECS_URL" in settings:
+            wait_for(f"{settings['CDV_SPECS_URL']}/SPEC_INDEX.json", running)
+        target.start()
+        stack.callback(target.end)
+        return finished(running, folder)
+
+
+def main() -> None:
+    """Exit with 1 if a defect was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("beginnings", nargs="*", help="of the names of defects")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, metavar="N", help=f"how many ({AT_ONCE})")
+    parser.add_argument("--verbose", action="store_true", help="show what the suite printed where it missed a defect")
+    arguments = parser.parse_args()
+    chosen = [it for it in DEFECTS if it.name.startswith(tuple(arguments.beginnings or [""]))]
+    began = time.monotonic()
+    missed = []
+    for number, each in enumerate(run_all(chosen, arguments.at_once), 1):
+        outcome = "caught" if not each.missed else f"MISSED by {' '.join(each.missed)}"
+        requirements = " ".join(each.defect.caught_by)
+        print(
+            f"{number:>3}/{len(chosen)} {each.seconds:5.1f} s  {each.defect.name:<32} {requirements:<24} {outcome}",
+            flush=True,
+        )
+        if each.missed:
+            missed.append(each)
+            if arguments.verbose:
+                print(each.judgement.text)
+    print(f"{len(chosen)} defects, {len(chosen) - len(missed)} caught, in {time.monotonic() - began:.0f} s")
+    for each in missed:
+        print(f"missed: {each.defect.name}: {' '.join(each.missed)}")
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
