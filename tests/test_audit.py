@@ -46,6 +46,8 @@ PEM = "-----BEGIN RSA " + "PRIVATE KEY-----"
         ("cdv_adapters/x.py", 'DSN = "postgresql://cdv:' + 'Wq8Zt3Lm@db/cdv"\n'),
         (".env", f'CDV_NATS_PASSWORD="{secrets.token_urlsafe(30)}"\n'),
     ],
+    # Not after their contents, which are drawn: every process of a run must give a test the same name.
+    ids=["key in code", "key in a test", "key file", "key file of a test", "compose", "dsn", "dotenv"],
 )
 def test_a_planted_secret_is_found(plant: Plant, name: str, content: str) -> None:
     assert audit.secrets().good
