@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -117,10 +118,16 @@ def observe_request(route: str, method: str, status: int, seconds: float, error_
     """Count a request that has been answered."""
     if method not in METHODS:
         method = "other"
-    requests_total.labels(route, method, str(status)).inc()
-    request_seconds.labels(route, method).observe(seconds)
+    count, latency = _of_request(route, method, status)
+    count.inc()
+    latency.observe(seconds)
     if error_code is not None:
         errors_total.labels(route, error_code).inc()
+
+
+@cache  # as many as there are series
+def _of_request(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    return requests_total.labels(route, method, str(status)), request_seconds.labels(route, method)
 
 
 @contextmanager
