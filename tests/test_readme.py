@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
@@ -12,42 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
 
+from tests.docs.pages import ROOT, blocks
 from tests.http.running import CDV, RunningVault, environment
 
-ROOT = Path(__file__).parents[1]
 BASE = "http://127.0.0.1:8080"
-
-
-def blocks(document: str, language: str) -> list[str]:
-    """Return the fenced blocks of a document in that language."""
-    tokens = MarkdownIt().parse((ROOT / document).read_text(encoding="utf-8"))
-    return [token.content for token in tokens if token.type == "fence" and token.info.strip() == language]
-
-
-EXAMPLES = [
-    pytest.param(block, id=f"{document}-{number}")
-    for document in ("README.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))))
-    for number, block in enumerate(blocks(document, "python"), 1)
-]
 
 
 def test_there_are_examples() -> None:
     assert len(blocks("README.md", "python")) >= 1
     assert "open_vault" in blocks("README.md", "python")[0]
-
-
-@pytest.mark.parametrize("block", EXAMPLES)
-async def test_an_example_in_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    code = compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    names: dict[str, Any] = {"did": "did:example:ada"}
-    coroutine = eval(code, names)
-    if coroutine is not None:
-        await coroutine
-    if "page" in names:
-        assert [str(record.uri) for record in names["page"].records] == [names["receipt"].uri]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_readme import blocks
+from tests.docs.pages import blocks
 
 
 @pytest.mark.parametrize(

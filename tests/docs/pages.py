@@ -1,0 +1,59 @@
+"""Our pages and the blocks of code in them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    *(
+        str(page.relative_to(ROOT))
+        for folder in ("docs", "docs/guides")
+        for page in sorted((ROOT / folder).glob("*.md"))
+    ),
+]
+_SKIP = re.compile(r"<!-- skip: (.+?) -->")
+_SERVED = "<!-- on: a served vault -->"
+_PRODUCTION = "<!-- on: production -->"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. `skip`: why it is not run, by the comment before it. `production`: it needs those servers."""
+
+    page: str
+    number: int
+    language: str
+    code: str
+    skip: str | None
+    production: bool
+
+
+def blocks_of(page: str) -> list[Block]:
+    """Return the page's blocks in order. `<!-- on: production -->` counts from there to the page's end."""
+    found: list[Block] = []
+    skip, production = None, False
+    for token in MarkdownIt().parse((ROOT / page).read_text(encoding="utf-8")):
+        if token.type == "html_block":
+            comment = _SKIP.search(token.content)
+            skip = comment[1] if comment else None
+            production = production or _PRODUCTION in token.content
+        elif token.type == "fence":
+            found.append(Block(page, len(found) + 1, token.info.strip(), token.content, skip, production))
+            skip = None
+    return found
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code of the page's blocks in that language."""
+    return [block.code for block in blocks_of(page) if block.language == language]
+
+
+def needs_served_vault(page: str) -> bool:
+    """Whether the page takes a vault for granted that is served beside it (`<!-- on: a served vault -->`)."""
+    return _SERVED in (ROOT / page).read_text(encoding="utf-8")
