@@ -343,6 +343,13 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
 
 
 @asynccontextmanager
+async def open_bus(settings: Settings) -> AsyncGenerator[NatsEventBus, None]:
+    """Open the broker alone. CDV_NATS_URL must be set."""
+    async with Container(settings=providers.Object(settings)).bus() as bus:
+        yield bus
+
+
+@asynccontextmanager
 async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None]:
     """Open the embedded vault kept in `data_dir`, made if it is not there.
 

@@ -113,6 +113,26 @@ def test_a_served_vault_is_examined_from_outside(cli: Cli, tmp_path: Path) -> No
     assert "--url" in failure(out, "record")
 
 
+def test_the_events_of_a_served_vault_are_seen_from_outside(cli: Cli, tmp_path: Path, nats_url: str) -> None:
+    settings = {"CDV_NATS_URL": nats_url}
+    for serving, code in ((settings, 0), ({}, 1)):
+        vault = RunningVault(tmp_path / "vault", **serving)
+        try:
+            words = ("doctor", "--url", vault.base, "--timeout", "5")
+            result = cli(*words, data_dir=tmp_path / "vault", **settings)
+        finally:
+            vault.kill()
+        assert result[0] == code, result
+        assert {"streams", "record", "content"} <= set(steps(result[1], "ok"))
+        assert ("event" in steps(result[1], "ok")) == (code == 0)
+    assert "CDV_NATS_URL" in failure(result[1], "event")
+
+
+def test_a_token_file_that_is_not_there_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli("doctor", "--token-file", tmp_path / "none", data_dir=tmp_path / "vault")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+
+
 def test_without_a_token_of_the_issuer_a_served_vault_is_not_examined(cli: Cli, tmp_path: Path) -> None:
     settings = {"CDV_JWT_ISSUER": "http://127.0.0.1:1"}
     code, out, _ = cli("doctor", "--url", "http://127.0.0.1:1", data_dir=tmp_path / "vault", **settings)

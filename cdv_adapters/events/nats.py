@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, Self
 
 import nats.errors
 from loguru import logger
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
@@ -86,12 +87,23 @@ class NatsEventBus(EventBus):
             return [stream_state(info) for info in infos]
 
     async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
+        async with aclosing(self._messages(stream, after, headers_only=True)) as messages:
+            async for message in messages:
+                yield message.metadata.sequence.stream, event_id((message.headers or {}).get("Nats-Msg-Id", ""))
+
+    async def envelopes(self, stream: StreamState, after: int) -> AsyncGenerator[bytes]:
+        """Yield the events that `message_ids` would name. Raises: Unavailable."""
+        async with aclosing(self._messages(stream, after, headers_only=False)) as messages:
+            async for message in messages:
+                yield message.data
+
+    async def _messages(self, stream: StreamState, after: int, *, headers_only: bool) -> AsyncGenerator[Msg]:
         jetstream = self._connection.client.jetstream(timeout=API_TIMEOUT_SECONDS)
         reader = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=after + 1,
             ack_policy=AckPolicy.NONE,
-            headers_only=True,
+            headers_only=headers_only,
             mem_storage=True,
             num_replicas=1,
             inactive_threshold=_READER_LIFE_SECONDS,
@@ -113,7 +125,7 @@ class NatsEventBus(EventBus):
                         raise Unavailable("events")
                     if place.stream > stream.last_sequence:
                         return
-                    yield place.stream, event_id((message.headers or {}).get("Nats-Msg-Id", ""))
+                    yield message
         finally:
             with suppress(nats.errors.Error, OSError, TimeoutError):
                 await subscription.unsubscribe()

@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_service
+from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_bus, open_service
 from cdv_adapters.service import Service
 from cdv_adapters.settings import Settings
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.tokens import read_token
-from cdv_core.errors import CdvError, Unavailable
+from cdv_core.errors import CannotStart, CdvError, Unavailable
+from cdv_core.ports.events import StreamState
 from cdv_core.ports.outbox import OpLogEntry
 from cdv_http.commands.doctor_vaults import ExaminedVault, OpenedVault, ServedVault, Wrong
 from cdv_http.commands.events import end_of_log
@@ -54,7 +56,7 @@ def add_parser(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa
 async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     report = _Report(settings, arguments.timeout)
     did = Did(f"{THROW_AWAY_DID}{secrets.token_hex(8)}")
-    token = None if arguments.token_file is None else arguments.token_file.read_text(encoding="utf-8").strip()
+    token = None if arguments.token_file is None else _read(arguments.token_file)
     if token is None and settings.jwt_issuer is None:
         token = local_issuer(settings).issue(did, _TOKEN_SECONDS, datetime.now(UTC))
     if arguments.url is None:
@@ -62,12 +64,47 @@ async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     elif token is None:
         report.failed("token", "needed to speak to a vault", "--token-file: a file with a token of CDV_JWT_ISSUER")
     else:
-        did = Did.parse(str(read_token(token).claims.get("sub")), "sub")
-        vault = ServedVault(arguments.url, did, token)
+        await _examine_served(settings, report, arguments.url, token)
+    return report.code
+
+
+async def _examine_served(settings: Settings, report: _Report, url: str, token: str) -> None:
+    did = Did.parse(str(read_token(token).claims.get("sub")), "sub")
+    vault = ServedVault(url, did, token)
+    async with AsyncExitStack() as stack:
+        ends: dict[str, int] | None = None
+        if settings.nats_url is not None:
+            bus = await stack.enter_async_context(open_bus(settings))
+            ends = await report.step("streams", lambda: _ends(bus), depends_on="events")
         await _examine_records(report, vault)
         await _examine_media(report, vault, settings)
-        report.note(f"stays: whatever was written for {did}; the API removes nothing")
-    return report.code
+        if ends is not None and vault.published:
+            await report.step("event", lambda: _told(bus, ends, vault.published), depends_on="events")
+    report.note(f"stays: whatever was written for {did}; the API removes nothing")
+
+
+class _Streams(Protocol):
+    async def check(self) -> None: ...
+
+    async def streams(self) -> list[StreamState]: ...
+
+    def envelopes(self, stream: StreamState, after: int) -> AsyncGenerator[bytes]: ...
+
+
+async def _ends(bus: _Streams) -> dict[str, int]:
+    await bus.check()
+    return {state.name: state.last_sequence for state in await bus.streams()}
+
+
+async def _told(bus: _Streams, ends: Mapping[str, int], uris: Collection[str]) -> None:
+    """Return when the streams tell of all of `uris` after those places."""
+    missing = set(uris)
+    while missing:
+        for state in await bus.streams():
+            async with aclosing(bus.envelopes(state, ends[state.name])) as envelopes:
+                async for envelope in envelopes:
+                    missing.discard(json.loads(envelope)["payload"]["uri"])
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _examine_opened(settings: Settings, report: _Report, did: Did, token: str | None) -> None:
@@ -129,6 +166,13 @@ async def _examine_media(report: _Report, vault: ExaminedVault, settings: Settin
     if "finalize" in report.done:
         read = await report.step("content", lambda: vault.content(asset_id), depends_on="object store")
         report.check("content", read in {None, content}, "the bytes are not those that were uploaded")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise CannotStart(f"read {file}", str(error), "name a file with a token") from error
 
 
 async def _verify(service: Service, token: str | None) -> None:

@@ -96,17 +96,19 @@ class OpenedVault:
 
 
 class ServedVault:
-    """A vault at a URL, spoken to with a token of `did`."""
+    """A vault at a URL, spoken to with a token of `did`. `published`: the URIs of what was acknowledged."""
 
     def __init__(self, base: str, did: Did, token: str) -> None:
         self._base = base.rstrip("/")
         self._did = did
         self._headers = {"Authorization": f"Bearer {token}"}
         self._web = Web(None)
+        self.published: set[str] = set()
 
     async def write(self, key: str) -> tuple[str, str]:
         body = {"did": self._did, "collection": COLLECTION, "record": RECORD, "idempotencyKey": key}
         receipt = await self._call("POST", "/v1/repo/record", body)
+        self.published.add(receipt["uri"])
         return receipt["uri"], receipt["cid"]
 
     async def list(self) -> list[tuple[str, str]]:
@@ -123,7 +125,8 @@ class ServedVault:
         await self._web.expect("PUT", urljoin(self._base, url), content, dependency="object store")
 
     async def finalize(self, asset_id: str, sha256: str) -> None:
-        await self._call("POST", "/v1/media/finalize", {"assetId": asset_id, "sha256": sha256})
+        asset = await self._call("POST", "/v1/media/finalize", {"assetId": asset_id, "sha256": sha256})
+        self.published.add(asset["uri"])
 
     async def content(self, asset_id: str) -> bytes:
         url = f"{self._base}/v1/media/{asset_id}/content"
