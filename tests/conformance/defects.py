@@ -58,7 +58,7 @@ TRAPS: dict[str, str] = {
     "The declared checksum is never compared": "",
     "The declared size is never compared": "",
     "The upload URL still works after finalize": "",
-    "The whole object read into memory": "memory is not seen from outside",
+    "The whole object read into memory": "what a server holds in memory is its own affair",
     "Versions hardcoded while the setting for their source does nothing": "",
     "Formats the validator does not know pass everything": "",
     "authorDid never compared with the subject": "",
@@ -73,7 +73,7 @@ TRAPS: dict[str, str] = {
     "Ready although the broker is gone": "a run harms nothing, so it stops no broker",
     "No DSN silently means memory, in production too": "it shows at the start, before anything answers",
     "An unparsable limit becomes 0": "",
-    "A conformance suite that cannot fail": "this page is about it",
+    "A conformance suite that cannot fail": "the defects on this page show that this one can",
     "A test that accepts 401 for a valid token": "",
 }
 
@@ -107,7 +107,7 @@ def as_markdown() -> str:
 
 def _shown_by(trap: str) -> str:
     shown = ", ".join(f"`{it.name}`" for it in DEFECTS if it.trap == trap)
-    return shown or f"not seen from outside: {TRAPS[trap]}"
+    return shown or f"none: {TRAPS[trap]}"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
