@@ -45,10 +45,10 @@ def standing_in(
                 secret(value, f"the secret {name}")
         if not file.exists():
             file.write_bytes((folder / "ca.pem").read_bytes())
-    moved = {name: value.replace(where, f"{folder}/") for name, value in settings.items()}
+    moved = {name: value.replace(where, f"{folder}/") for name, value in settings.items() if name.startswith("CDV_")}
     there = {name: database[name] for name in ("host", "port", "dbname", "user")}
     moved["CDV_DB_DSN"] = make_conninfo(moved["CDV_DB_DSN"], **there, sslmode="disable", sslrootcert=None)
-    for name in ("CDV_NATS_CREDS", "CDV_NATS_CA", "CDV_NATS_REPLICAS", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+    for name in ("CDV_NATS_CREDS", "CDV_NATS_CA", "CDV_NATS_REPLICAS"):
         moved.pop(name, None)
     issuer = Issuer()
     issuer.publish(Key.read(folder / "issuer-key.json"))
