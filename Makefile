@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance defects bench bench-compare \
-	wheel image image-test stack stack-secrets
+	readiness wheel image image-test stack stack-secrets
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-compare: $(VENV)/.installed-dev ## Two runs of bench, and what of the diff
 
 flood: $(VENV)/.installed-dev ## Offer a server on Postgres four times what it can serve, and see what it does (needs wrk)
 	@$(BIN)/python -m tests.load.flood $(ARGS)
+
+readiness: $(VENV)/.installed-dev ## Prove every item of docs/production-readiness.md, and write that page: half an hour
+	@$(BIN)/python -m tests.readiness
 
 chaos: $(VENV)/.installed-dev ## The long disasters: 50 kills of the service under load, and the like (CDV_TEST_SEED=...)
 	$(BIN)/pytest tests/chaos -m 'long or not long' -s $(ARGS)

@@ -16,8 +16,9 @@ PRODUCT: Final = ("cdv_core", "cdv_adapters", "cdv_http", "conformance")
 # Tests hold made-up passwords and keys everywhere: there, only what looks like a real service's counts.
 MADE_UP_IN: Final = ("tests/", "conformance/")
 GUESSING: Final = ("KeywordDetector", "BasicAuthDetector", "Base64HighEntropyString", "HexHighEntropyString")
-# Examples of our documents: a password in an address, and a digest.
-EXAMPLES: Final = "^(password|9f86d081884c7d65.*)$"
+# No secrets: examples of our documents (a password in an address, a digest, the ULID's alphabet), references, and the
+# names and modes of mounted secrets.
+HARMLESS: Final = "^(password|9f86d081884c7d65.*|0123456789ABCDEFGHJKMNPQRSTVWXYZ|(file|vault|awskms):.*|cdv|0440)$"
 UNREACHABLE: Final = ("ConnectionError", "Max retries exceeded", "Could not connect", "timed out", "Name or service")
 
 
@@ -83,7 +84,7 @@ def secrets() -> Verdict:
 def _scan(files: Sequence[str], *options: str) -> str:
     if not files:
         return ""
-    ended = run(BIN / "detect-secrets-hook", "--no-verify", "--exclude-secrets", EXAMPLES, *options, *files)
+    ended = run(BIN / "detect-secrets-hook", "--no-verify", "--exclude-secrets", HARMLESS, *options, *files)
     return "" if ended.returncode == 0 else ended.stdout + ended.stderr
 
 

@@ -252,7 +252,7 @@ async def test_a_finalisation_whose_staged_object_was_swept_by_another_gets_that
     asset = await world.uploaded()
     final = await world.finalize(asset)
     del world.blobs.objects[asset.staging_key]
-    assert await world.media._make_permanent(asset, Sha256(HASH), None) == final
+    assert await world.media._make_permanent(asset, Sha256(HASH), None, None) == final
 
 
 async def test_an_asset_that_expires_while_it_is_finalised_is_not_found(world):

@@ -1,0 +1,92 @@
+"""`make readiness`: run the proof of each item of readiness.toml; write docs/production-readiness.md."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from time import monotonic
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "production-readiness.md"
+_LINE_MAX = 160
+_HEAD = """# Production readiness
+
+Each item has a command that proves it and what that command printed when `make readiness` last ran; that target runs
+them all and writes this page. An item is proved when its command succeeds, and partly proved when some of its tests
+were skipped, for want of something that the machine did not have.
+
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """`command`: as one types it in the repository."""
+
+    section: str
+    name: str
+    claim: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    item: Item
+    status: str
+    printed: str
+    seconds: float
+
+
+def items() -> list[Item]:
+    """Return what is to be proved, sections together."""
+    listed = tomllib.loads((ROOT / "tests" / "readiness.toml").read_text(encoding="utf-8"))["item"]
+    return [Item(it["section"], it["name"], it["claim"], _command(it["command"])) for it in listed]
+
+
+def _command(short: str) -> str:
+    kind, _, rest = short.partition(" ")
+    return f".venv/bin/pytest -q {rest}" if kind == "T" else f"make {rest}"
+
+
+def prove(item: Item) -> Proof:
+    """Run the item's command."""
+    begun = monotonic()
+    ran = subprocess.run(  # commands of our own
+        item.command.split(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    printed = [line for line in ran.stdout.splitlines() if line.strip()] or [""]
+    summary = re.sub(r"=+ ?| ?=+$", "", printed[-1])[:_LINE_MAX]
+    if ran.returncode != 0:
+        sys.stderr.write(ran.stdout[-4000:])
+        return Proof(item, "NOT PROVED", summary, monotonic() - begun)
+    skipped = " skipped" in summary and "pytest" in item.command
+    return Proof(item, "partly proved" if skipped else "proved", summary, monotonic() - begun)
+
+
+def page(proofs: list[Proof]) -> str:
+    parts = [_HEAD]
+    for section, group in groupby(proofs, key=lambda it: it.item.section):
+        parts.append(f"## {section}\n\n")
+        for it in group:
+            parts.append(f"### {it.item.name}\n\n{it.item.claim}\n\n**{it.status}** by\n\n")
+            parts.append(f"```text\n$ {it.item.command}\n{it.printed}\n```\n\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+def main() -> int:
+    every, proofs = items(), list[Proof]()
+    for number, item in enumerate(every, 1):
+        proofs.append(proof := prove(item))
+        print(f"{number:2} of {len(every)}  {proof.status:13} {proof.seconds:4.0f} s  {item.name}", flush=True)
+    PAGE.write_text(page(proofs), encoding="utf-8")
+    unproved = [it.item.name for it in proofs if it.status == "NOT PROVED"]
+    print(f"wrote {PAGE.relative_to(ROOT)}; not proved: {', '.join(unproved) or 'nothing'}")
+    return 1 if unproved else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The page of readiness: its commands exist, and it says what was seen."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.readiness import ROOT, Item, items, page, prove
+
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("item", items(), ids=lambda item: item.name)
+def test_the_command_of_every_item_can_be_run(item: Item):
+    program, *arguments = item.command.split()
+    if program == "make":
+        assert arguments[0] in TARGETS
+    else:
+        assert all((ROOT / path).exists() for path in arguments if not path.startswith("-"))
+
+
+def test_a_proof_says_what_was_printed_and_a_failure_says_that_it_is_none():
+    item = Item("A section", "A name", "A claim.", "python3 -c print(1);print('3&passed')")
+    good, bad = prove(item), prove(replace(item, command="python3 -c raise(SystemExit('no'))"))
+    assert (good.status, good.printed) == ("proved", "3&passed")
+    assert (bad.status, bad.printed) == ("NOT PROVED", "no")
+    skipping = prove(replace(item, command="echo pytest: 3 passed, 1 skipped"))
+    assert skipping.status == "partly proved"
+    assert "**NOT PROVED** by\n\n```text\n$ python3 -c raise" in page([good, bad])
