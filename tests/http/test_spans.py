@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import nats
+import nats.js.errors
 import pytest
 from loguru import logger
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -166,6 +167,13 @@ async def test_a_trace_goes_through_postgres_and_the_op_log_to_the_consumer(
         creators = [api.creator() for _ in range(8)]
         answers = await asyncio.gather(*(creator.create() for creator in creators))
         client = await nats.connect(nats_url)
+        async with asyncio.timeout(20):  # the streams are made as soon as the broker is reached
+            while True:
+                try:
+                    await client.jetstream().stream_info("RA_RECORDS")
+                    break
+                except nats.js.errors.NotFoundError:
+                    await asyncio.sleep(0.05)
         subscription = await client.jetstream().subscribe("cdv.records.>", ordered_consumer=True)
         messages = [await subscription.next_msg(timeout=20) for _ in creators]
         await client.close()
