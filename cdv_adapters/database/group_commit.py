@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 
 from cdv_adapters.tracing import span
-from cdv_core.errors import IdTaken
+from cdv_core.errors import Unavailable
 
 AT_ONCE: Final = 2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
-GROUP_MAX: Final = 100  # ours: measured, no gain beyond
+GROUP_MAX: Final = 100  # ours: some 130 KiB of ordinary rows, far more than a commit's share of each
 GROUP_MAX_BYTES: Final = 1024 * 1024  # ours: four of the largest records
 
 
@@ -108,14 +108,14 @@ class GroupCommit:
             # One statement has one place: in the trace of the first, with links to the others'.
             with span("group commit", parent=next(traces), links=traces):
                 stored = set(await self._write(msgspec.json.encode([row for row, _ in group])))
-        except IdTaken as error:
-            # Nothing of it is stored. Whose id it was is not said, so each goes alone.
+        except Unavailable as error:
+            _fail(group, error)  # whether it is stored, nobody knows: to try again is for those who have keys
+        except Exception as error:  # noqa: BLE001 - whoever's row it was raises it
+            # The statement was refused: nothing of it is stored. Whose fault it was is not said, so each goes alone.
             if len(group) > 1:
                 for one in group:
                     await self._commit([one])
                 return
-            _fail(group, error)
-        except Exception as error:  # noqa: BLE001 - each caller raises it
             _fail(group, error)
         else:
             for row, result in group:

@@ -29,6 +29,7 @@ class Store:
         self.let_go = asyncio.Event()
         self.groups: list[list[str]] = []
         self.taken: set[str] = set()
+        self.refusal: Exception = IdTaken()
         self.answered: set[tuple[str, str]] = set()
         self.fails_with: Exception | None = None
 
@@ -39,7 +40,7 @@ class Store:
         if self.fails_with is not None:
             raise self.fails_with
         if any(it["event_id"] in self.taken for it in rows):
-            raise IdTaken
+            raise self.refusal
         fresh = [it for it in rows if it["key"] is None or (it["did"], it["key"]) not in self.answered]
         self.answered |= {(it["did"], it["key"]) for it in fresh}
         return [it["event_id"] for it in fresh]
@@ -90,11 +91,12 @@ async def test_two_of_one_key_never_share_a_group():
     assert store.groups[AT_ONCE:] == [["1", "3", "4"], ["2"]]
 
 
-async def test_one_taken_id_costs_only_its_own_write():
+@pytest.mark.parametrize("refusal", [IdTaken(), ValueError("a row that the database cannot take")])
+async def test_a_row_that_is_refused_costs_only_its_own_write(refusal: Exception):
     store = Store()
-    store.taken = {"5"}
+    store.taken, store.refusal = {"5"}, refusal
     results = await all_of(GroupCommit(store.write), [row(str(number)) for number in range(8)], store)
-    assert [type(it) for it in results] == [bool] * 5 + [IdTaken] + [bool] * 2
+    assert [type(it) for it in results] == [bool] * 5 + [type(refusal)] + [bool] * 2
 
 
 @pytest.mark.parametrize("error", [Unavailable("database"), ZeroDivisionError()])
