@@ -88,7 +88,7 @@ stack-secrets: $(VENV)/.installed-runtime
 
 # Pins stay as they are unless LOCK_ARGS=--upgrade. The locks hold names, versions and hashes only, for every platform.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
+	--no-strip-extras --no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
 lock: $(VENV)/.installed-dev ## Pin the dependencies of pyproject.toml again (LOCK_ARGS=--upgrade for newer ones)
 	$(COMPILE) --output-file requirements.lock --group build
 	$(COMPILE) --output-file requirements-dev.lock --group build --group dev --constraint requirements.lock
@@ -98,11 +98,13 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
+# The lock is the whole answer, so pip resolves nothing (--no-deps): a release that came out since changes nothing here.
 # The build backend is locked as well (group build), so that installing ourselves fetches nothing that is not in the lock.
 $(VENV)/.installed-%: $(BIN)/python pyproject.toml
 	@echo "Installing from $(LOCK) into $(VENV), once ..."
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	@touch $@
 
 $(VENV)/.installed-runtime: LOCK := requirements.lock
