@@ -6,9 +6,13 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 
+from cdv_adapters.database.postgres import migrate
 from tests.load.bench import compare
+from tests.load.bench.ceiling import create_ceiling, get_ceiling, list_ceiling
+from tests.load.bench.data import HOT, did, fill
 from tests.load.bench.open_loop import Paced, all_once, open_loop
 from tests.load.bench.report import write_report
 from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run
@@ -110,3 +114,24 @@ def test_a_comparison_tells_a_change_from_noise(after, said, tmp_path, monkeypat
     line = capsys.readouterr().out.splitlines()[1]
     assert said in line
     assert ("faster" in line) == (after[0] > 110)
+
+
+def test_the_ceilings_statements_run_and_store_what_they_should(postgres_dsn: str):
+    asyncio.run(migrate(postgres_dsn))
+    fill(postgres_dsn, creators=10, each=30)
+    writes = [
+        create_ceiling(postgres_dsn, connections=2, seconds=1, hot=hot, once=once)
+        for hot, once in ((False, False), (True, True))
+    ]
+    assert min(writes) > 0
+    with psycopg.connect(postgres_dsn) as connection:
+        counts = connection.execute(
+            "SELECT (SELECT count(*) - 300 FROM records), (SELECT count(*) FROM op_log),"
+            " (SELECT count(*) FROM replies), (SELECT count(*) FROM records WHERE did = %s)",
+            (did(HOT),),
+        ).fetchone()
+    assert counts is not None
+    stored, logged, replies, hot = counts
+    assert stored == logged > replies == hot > 0
+    assert list_ceiling(postgres_dsn, limit=25, connections=2, seconds=1, creators=10) > 0
+    assert get_ceiling(postgres_dsn, connections=2, seconds=1, creators=10, each=30) > 0

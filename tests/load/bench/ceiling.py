@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from cdv_adapters.database.postgres import LOCK_ACCOUNT, LOG_EVENT
-from cdv_adapters.records.postgres import FIND, listing_query
-from cdv_core.domain.identifiers import Did, Nsid
-from cdv_core.domain.records import Listing
+from cdv_adapters.records.postgres import find_query, page_query
 from tests.load.bench.data import COLLECTION, CREATORS, DID_SQL, HOT, VALUE
 from tests.servers.postgres import programs
 
@@ -42,10 +40,8 @@ _WRITE: Mapping[str, str] = {
     "created_at": "NULL",
     "fingerprint": "decode(lpad('', 64, 'ab'), 'hex')",
     "reply": "convert_to(lpad('', 260, 'x'), 'utf8')",
+    "traceparent": "NULL",
 }
-_ARRAY = {"hidden": "array['com.registryaccord.moderation.flag']"}
-
-
 _KEEP_REPLY = """,
 kept AS (
     INSERT INTO replies (did, key, fingerprint, reply, expires_at)
@@ -74,24 +70,22 @@ def create_ceiling(dsn: str, *, connections: int, seconds: float, hot: bool = Fa
 
 def list_ceiling(dsn: str, *, limit: int, connections: int, seconds: float, creators: int) -> float:
     """Return how many listings a second Postgres answers by itself: first pages of random creators."""
-    query, parameters = listing_query(Listing(Did(f"did:plc:{'0' * 8}"), limit + 1, Nsid(COLLECTION)))
-    values = {name: f"'{value}'" for name, value in parameters.items() if isinstance(value, str)}
-    values |= {
-        "did": DID_SQL.format(n=":d::int"),
-        "since": "'-infinity'",
-        "before_time": "'infinity'",
-        "limit": str(limit + 1),
-    }
-    script = f"\\set d random(1, {creators})\n{_with(query, values | _ARRAY)};\n"
+    query = page_query(
+        did=DID_SQL.format(n=":d::int"),
+        collection=f"'{COLLECTION}'",
+        hidden="ARRAY['com.registryaccord.moderation.flag']",
+        since="'-infinity'",
+        before_time="'infinity'",
+        before_rkey="'~'",
+        page=str(limit + 1),
+    )
+    script = f"\\set d random(1, {creators})\n{_with(query, {})};\n"
     return _pgbench(dsn, script, connections, seconds)
 
 
 def get_ceiling(dsn: str, *, connections: int, seconds: float, creators: int, each: int) -> float:
     """Return how many single records a second Postgres finds by itself."""
-    values = (DID_SQL.format(n=":d::int"), f"'{COLLECTION}'", "'01BENCH' || lpad(:r::text, 19, '0')")
-    query = FIND
-    for value in values:
-        query = query.replace("%s", f"({value})", 1)
+    query = find_query(DID_SQL.format(n=":d::int"), f"'{COLLECTION}'", "'01BENCH' || lpad(:r::text, 19, '0')")
     script = f"\\set d random(1, {creators})\n\\set r random(1, {each})\n{_with(query, {})};\n"
     return _pgbench(dsn, script, connections, seconds)
 
