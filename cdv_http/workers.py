@@ -6,6 +6,7 @@ ends is turned away. Here the sockets outlive the workers: who waits at one is s
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from cdv_http.app import create_app
 _ACCEPT_NO_MORE: Final = signal.SIGUSR1
 _LAST_REQUESTS_SECONDS: Final = 2.0  # ours: from a connection's acceptance until its first request is there
 _LOOK_SECONDS: Final = 0.05
+_COLLECT_AFTER: Final = 20_000  # ours: allocations; a request makes some hundred objects and hardly a cycle
 
 
 class Workers(MPServer):
@@ -145,7 +147,23 @@ class _Parting:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self._app(scope, receive, last if scope["type"] == ScopeType.HTTP else send)
+        async def started(message: Any) -> None:  # noqa: ANN401 - the framework's types know no lifespan here
+            if message["type"] == "lifespan.startup.complete":
+                _keep_what_is_there()
+            await send(message)
+
+        await self._app(scope, receive, last if scope["type"] == ScopeType.HTTP else started)
+
+
+def _keep_what_is_there() -> None:
+    """Have the garbage collector leave alone what lives as long as the worker, and look less often for the rest.
+
+    Otherwise it goes through some hundred thousand objects again and again, and every request waits for that.
+    docs/adr/012-fewer-instructions.md has the figures.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 10, 10)
 
 
 def _stop_accepting(listeners: Mapping[int, int]) -> None:
