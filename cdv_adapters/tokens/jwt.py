@@ -16,7 +16,8 @@ from cdv_core.ports.tokens import VerifiedToken
 # Return the key of that `kid`, None if the issuer has none. Raises: Unavailable: the keys cannot be had.
 FindKey = Callable[[str], Awaitable[PublicKey | None]]
 
-REMEMBERED_TOKENS: Final = 4096  # ours: about 1 MiB with DIDs of the usual length
+# ours: some 16 MiB with DIDs of the usual length. Whoever is not among so many pays for a signature's verification.
+REMEMBERED_TOKENS: Final = 32_768
 
 
 class JwtVerifier:
