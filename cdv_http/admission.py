@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
@@ -30,6 +27,7 @@ class Admission:
         self._limit = most
         self._under_way = 0
         self._working = 0
+        self._waits: dict[_Wait, float] = {}  # since when, the longest first; counted as work until they are slow
         self._held: Counter[str] = Counter()
         self._interval_began = monotonic()
         self._arrived = 0
@@ -40,7 +38,7 @@ class Admission:
         if monotonic() - self._interval_began >= _INTERVAL_SECONDS:
             self._end_interval()
         self._arrived += 1
-        if self._working >= self._limit:
+        if self._working >= self._limit and not self._someone_is_slow():
             self._turned_away += 1
             self._limit = min(_ENOUGH, self._most)
             return False
@@ -66,27 +64,47 @@ class Admission:
             if not self._held[holder]:
                 del self._held[holder]
 
-    @contextmanager
-    def waiting_for_the_client(self) -> Iterator[None]:
+    def waiting_for_the_client(self) -> _Wait:
         """Say that a request does no work, once this takes long: it keeps its place, and nobody waits for it.
 
         Not at once, or all who arrive together would be let in while their bodies are fetched from the server below.
         """
-        waits = False
+        return _Wait(self)
 
-        def begin() -> None:
-            nonlocal waits
-            waits = True
+    def wait_begins(self, wait: _Wait) -> None:
+        self._waits[wait] = monotonic()
+
+    def wait_ends(self, wait: _Wait) -> None:
+        if self._waits.pop(wait, None) is None:  # it was slow
+            self._working += 1
+
+    def _someone_is_slow(self) -> bool:
+        """Count no longer as work what has become slow; return whether that makes room."""
+        until = monotonic() - _SLOW_SECONDS
+        while self._waits:
+            wait, since = next(iter(self._waits.items()))
+            if since > until:
+                break
+            del self._waits[wait]
             self._working -= 1
-
-        timer = asyncio.get_running_loop().call_later(_SLOW_SECONDS, begin)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            self._working += waits
+        return self._working < self._limit
 
     def _end_interval(self) -> None:
         if self._turned_away < self._arrived * _CROWD_SHARE or not self._arrived:
             self._limit = self._most
         self._interval_began, self._arrived, self._turned_away = monotonic(), 0, 0
+
+
+class _Wait:
+    """While it is entered, a request waits for its client. Not a generator: every request does this, twice or more."""
+
+    __slots__ = ("_admission",)
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    def __enter__(self) -> None:
+        self._admission.wait_begins(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.wait_ends(self)

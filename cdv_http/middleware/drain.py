@@ -24,13 +24,13 @@ class DrainMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or not _sends_a_body(scope):
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         body = _Body(receive)
 
         async def after_the_body(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
+            if message["type"] == "http.response.start" and message["status"] >= 400 and _sends_a_body(scope):
                 await body.drain()
             await send(message)
 
