@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _READABLE = (
     "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message} <dim>{extra[correlation_id]}</dim>\n"
 )
+# The same for a request's line, which does not go through loguru; and with the colours that loguru gives a terminal.
+_READABLE_REQUEST: Final = "{time} INFO    {message} {id}\n"
+_COLOURED_REQUEST: Final = "\x1b[32m{time}\x1b[0m \x1b[1mINFO   \x1b[0m {message} \x1b[2m{id}\x1b[0m\n"
 _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
@@ -31,9 +35,9 @@ _request: ContextVar[Mapping[str, Any]] = ContextVar("request", default=_NO_REQU
 
 
 class _Chosen:
-    """What set_up_logs has chosen for request lines. `as_json`: they are written here, and not through loguru."""
+    """What set_up_logs has chosen for request lines. `readable`: how they look; None for JSON."""
 
-    as_json = False
+    readable: str | None = _READABLE_REQUEST
     written = True
     sample = 1.0
 
@@ -41,7 +45,7 @@ class _Chosen:
 def set_up_logs(settings: Settings) -> None:
     """Send every log line, ours and the libraries', to standard error in one form."""
     level = settings.log_level.upper()
-    _Chosen.as_json = not settings.is_dev
+    _Chosen.readable = _readable_request() if settings.is_dev else None
     _Chosen.written = level in {"DEBUG", "INFO"}
     _Chosen.sample = settings.log_sample
     logger.remove()
@@ -75,12 +79,18 @@ def log_request(
         return
     if _Chosen.sample < 1 and 0 < status < 400 and random.random() >= _Chosen.sample:  # noqa: S311 - no secret
         return
+    # Past loguru, which takes ten times as long, and a request takes little longer than that.
+    if _Chosen.readable is not None:
+        time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
+        line = _Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"])
+        sys.stderr.write(line)
+        return
     said = {"route": route, "status": status, "latency_ms": latency_ms, "did": did, "error_code": error_code}
-    if _Chosen.as_json:
-        # Past loguru, which takes ten times as long, and a request takes little longer than that.
-        _write(datetime.now(UTC), "info", message(), {**_request.get(), **said}, None)
-    else:
-        logger.info("{}", message(), **said)
+    _write(datetime.now(UTC), "info", message(), {**_request.get(), **said}, None)
+
+
+def _readable_request() -> str:
+    return _COLOURED_REQUEST if sys.stderr.isatty() and "NO_COLOR" not in os.environ else _READABLE_REQUEST
 
 
 def _readable(record: Record) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import cycle
@@ -55,6 +56,20 @@ async def test_a_request_is_a_line_of_json(opened: Open, capsys: pytest.CaptureF
     }
     assert (bad["correlation_id"], bad["status"], bad["error_code"]) == ("mine", 400, "CDV_SCHEMA_REJECT")
     assert "trace_id" not in bad
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_in_dev_a_request_is_a_line_for_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    async with serving(tmp_path / "vault") as api:
+        refused(await api.http.get("/v1/{no}%0aroute", headers={"X-Correlation-Id": "mine"}), 404, "CDV_NOT_FOUND")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ("\x1b[" in line) == terminal
+    plain = re.sub(r"\x1b\[\d+m", "", line)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} INFO    GET /v1/%7Bno%7D%0aroute 404 \d+\.\d ms mine", plain)
 
 
 async def test_of_successes_a_sample_is_logged_and_of_failures_each(
