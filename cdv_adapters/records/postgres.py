@@ -1,14 +1,17 @@
 """Records in Postgres: each write is one statement, so that it happens whole or not at all."""
 
+# ruff: noqa: S608 - queries are put together from constants
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from cdv_adapters.database.group_commit import GroupCommit, Row
+from cdv_adapters.database.grouping import Grouping
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
@@ -67,36 +70,88 @@ DELETE FROM replies WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM replies WHERE expires_at <= %s ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
 ))"""
 
-_SELECT: Final = "SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM records "
-FIND: Final = f"{_SELECT} WHERE did = %s AND collection = %s AND rkey = %s"
-_SCAN: Final = f"{_SELECT} WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"
+_COLUMNS: Final = "did, collection, rkey, cid, value, indexed_at, schema_version, created_at"
+_SCAN: Final = f"""
+SELECT {_COLUMNS} FROM records WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"""
 # What record_json writes. No identifier, version or time has a character that JSON would escape.
 _TIME: Final = """to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-_AS_JSON: Final = f"""
-SELECT convert_to(
+_AS_JSON: Final = f"""convert_to(
     '{{"uri":"at://' || did || '/' || collection || '/' || rkey || '","cid":"' || cid || '","value":' || value
     || ',"indexedAt":"' || {_TIME.format("indexed_at")} || '","schemaVersion":"' || schema_version || '"'
     || coalesce(',"createdAt":"' || {_TIME.format("created_at")} || '"', '') || '}}',
     'UTF8'
-)
-FROM records """  # noqa: S608 - constants
-# One upper bound and no more, so that there is one place where the index scan can begin.
-_PAGE: Final = """
-AND collection <> ALL (%(hidden)s::text[])
-AND indexed_at >= %(since)s AND (indexed_at, rkey) < (%(before_time)s, %(before_rkey)s)
-ORDER BY indexed_at DESC, rkey DESC LIMIT %(limit)s"""
-_LIST: Final = f"{_AS_JSON} WHERE did = %(did)s {_PAGE}"
-_LIST_COLLECTION: Final = f"{_AS_JSON} WHERE did = %(did)s AND collection = %(collection)s {_PAGE}"
+)"""
+
+
+def find_query(did: str, collection: str, rkey: str) -> str:
+    """Return the query for one record; the arguments are SQL."""
+    return f"SELECT {_COLUMNS} FROM records WHERE did = {did} AND collection = {collection} AND rkey = {rkey}"
+
+
+def page_query(
+    *, did: str, collection: str | None, hidden: str, since: str, before_time: str, before_rkey: str, page: str
+) -> str:
+    """Return the query for one page, strictly before a place; the arguments are SQL, `collection` None for all."""
+    in_collection = "" if collection is None else f"AND collection = {collection}"
+    # One upper bound and no more, so that there is one place where the index scan can begin.
+    return f"""
+    SELECT {_AS_JSON} FROM records WHERE did = {did} {in_collection} AND collection <> ALL ({hidden}::text[])
+    AND indexed_at >= {since} AND (indexed_at, rkey) < ({before_time}, {before_rkey})
+    ORDER BY indexed_at DESC, rkey DESC LIMIT {page}"""
+
+
+# Any number of questions in one statement; `n` is whose answer it is. Each is a subquery of its own, which Postgres can
+# only answer by the index: LIMIT and ARRAY keep it from being made part of a join.
+FIND_ALL: Final = f"""
+SELECT n, it.* FROM ROWS FROM (json_to_recordset(%s::json) AS (
+    did text COLLATE "C", collection text COLLATE "C", rkey text COLLATE "C"
+)) WITH ORDINALITY AS asked (did, collection, rkey, n),
+LATERAL ({find_query("asked.did", "asked.collection", "asked.rkey")} LIMIT 1) AS it"""
+
+
+def _list_all(collection: str | None) -> str:
+    asked = {name: f"asked.{name}" for name in ("did", "since", "before_time", "before_rkey", "page")}
+    return f"""
+SELECT n, ARRAY ({page_query(collection=collection, hidden="%(hidden)s", **asked)})
+FROM ROWS FROM (json_to_recordset(%(listings)s::json) AS (
+    did text COLLATE "C", collection text COLLATE "C", since timestamptz, before_time timestamptz,
+    before_rkey text COLLATE "C", page integer
+)) WITH ORDINALITY AS asked (did, collection, since, before_time, before_rkey, page, n)"""
+
+
+_LIST: Final = _list_all(None)
+_LIST_COLLECTION: Final = _list_all("asked.collection")
 
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _ABOVE_EVERY_RKEY: Final = "\x7f"
+_FINDS_MAX: Final = 64  # ours
+_LISTINGS_MAX: Final = 16  # ours: 1 MiB of ordinary records; more would have the first wait for the last
+
+
+class _Place(msgspec.Struct, frozen=True):
+    did: str
+    collection: str
+    rkey: str
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A listing as a member of the statement's JSON: up to `page` records strictly before a place."""
+
+    did: str
+    collection: str | None
+    since: datetime
+    before_time: datetime
+    before_rkey: str
+    page: int
 
 
 class PostgresRecordStore(RecordStore):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._group = GroupCommit(self._write)
+        self._finds = Grouping(self._find_all, _anyone, most=_FINDS_MAX)
+        self._listings = Grouping(self._list_all, _alike, most=_LISTINGS_MAX)
 
     async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
         if await self._group.stored(_row(record, event, retryable)):
@@ -119,11 +174,20 @@ class PostgresRecordStore(RecordStore):
         return bytes(reply)
 
     async def find(self, uri: RecordUri) -> StoredRecord | None:
-        rows = await self._database.rows(FIND, (uri.did, uri.collection, uri.rkey))
-        return _stored(rows[0]) if rows else None
+        return await self._finds.ask(uri)
+
+    async def _find_all(self, uris: Sequence[RecordUri]) -> list[StoredRecord | None]:
+        places = [_Place(str(it.did), str(it.collection), str(it.rkey)) for it in uris]
+        rows = await self._database.rows(FIND_ALL, (msgspec.json.encode(places).decode(),))
+        found = {n: _stored(row) for n, *row in rows}
+        return [found.get(n) for n in range(1, len(uris) + 1)]
+
+    async def _list_all(self, listings: Sequence[Listing]) -> Sequence[Sequence[bytes]]:
+        pages: dict[int, Sequence[bytes]] = dict(await self._database.rows(*listing_query(listings)))
+        return [pages[n] for n in range(1, len(listings) + 1)]
 
     async def list(self, listing: Listing) -> list[bytes]:
-        return [encoded for (encoded,) in await self._database.rows(*listing_query(listing))]
+        return [*await self._listings.ask(listing)]
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")
@@ -159,25 +223,40 @@ def _row(record: NewRecord, event: Event, retryable: Retryable | None) -> Row:
     )
 
 
-def listing_query(listing: Listing) -> tuple[str, dict[str, Any]]:
-    """Return the query and its parameters: whatever is asked for, one of two, so that both are prepared once."""
+def listing_query(listings: Sequence[Listing]) -> tuple[str, dict[str, Any]]:
+    """Return the query and its parameters: for any number of listings, one of two, so that both are prepared once."""
+    first = listings[0]
+    asked = msgspec.json.encode([_asked(listing) for listing in listings]).decode()
+    query = _LIST if first.collection is None else _LIST_COLLECTION
+    return query, {"hidden": list(first.hidden), "listings": asked}
+
+
+def _asked(listing: Listing) -> _Asked:
     until, after = listing.until or _LATEST, listing.after
     before = (until, _ABOVE_EVERY_RKEY)
     if after is not None and after.indexed_at <= until:
-        before = (after.indexed_at, after.rkey)
-    parameters = {
-        "did": listing.did,
-        "hidden": list(listing.hidden),
-        "since": listing.since or _EARLIEST,
-        "before_time": before[0],
-        "before_rkey": before[1],
-        "limit": listing.limit,
-    }
-    if listing.collection is None:
-        return _LIST, parameters
-    return _LIST_COLLECTION, {**parameters, "collection": listing.collection}
+        before = (after.indexed_at, str(after.rkey))
+    collection = None if listing.collection is None else str(listing.collection)
+    return _Asked(str(listing.did), collection, listing.since or _EARLIEST, *before, listing.limit)
 
 
-def _stored(row: tuple[Any, ...]) -> StoredRecord:
+def _anyone() -> Callable[[object], bool]:
+    return lambda _: True
+
+
+def _alike() -> Callable[[Listing], bool]:
+    """Let those into a group that one query answers."""
+    first: list[tuple[bool, frozenset[Nsid]]] = []
+
+    def joins(listing: Listing) -> bool:
+        kind = (listing.collection is None, listing.hidden)
+        if not first:
+            first.append(kind)
+        return kind == first[0]
+
+    return joins
+
+
+def _stored(row: Sequence[Any]) -> StoredRecord:
     did, collection, rkey, *rest = row
     return StoredRecord(RecordUri(Did(did), Nsid(collection), RecordKey(rkey)), *rest)

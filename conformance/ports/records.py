@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from cdv_core.domain.canonical import canonical_record
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.idempotency import IdempotencyKey
-from cdv_core.domain.identifiers import Did, Nsid, RecordUri
+from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.records import Listing, NewRecord, StoredRecord
 from cdv_core.errors import IdempotencyConflict, IdTaken
 from cdv_core.ports.records import Retryable
@@ -26,6 +26,8 @@ from conformance.ports.stores import (
     ALICE,
     BOB,
     BOUNDED,
+    CAROL,
+    FLAG,
     LIKE,
     POST,
     START,
@@ -38,6 +40,7 @@ from conformance.ports.stores import (
     later,
     listed,
     op_log,
+    ulid,
 )
 from conformance.strategies import COLLECTIONS, DIDS, JSON_OBJECTS, NSIDS, records_of
 
@@ -263,6 +266,34 @@ class RecordStoreContract(DatabaseContract):
                 and (until is None or it.indexed_at <= until)
                 and (after is None or (it.indexed_at, it.uri.rkey) < (after.indexed_at, after.rkey))
             ]
+
+    async def test_questions_asked_at_once_get_each_its_own_answer(self, stores: Stores):
+        """A store may answer several together."""
+        dids = [ALICE, BOB, CAROL]
+        for number, (did, collection) in enumerate(product(dids, (POST, LIKE, FLAG, POST))):
+            await create(stores, a_record(number, did, collection))
+        listings = [
+            Listing(did, limit, collection, hidden)
+            for did, limit, (collection, hidden) in product(
+                [*dids, Did("did:plc:nobody")],
+                (1, 3),
+                (
+                    (None, frozenset[Nsid]()),
+                    (None, frozenset({FLAG})),
+                    (POST, frozenset[Nsid]()),
+                    (LIKE, frozenset({FLAG})),
+                ),
+            )
+        ] * 3
+        uris = [RecordUri(did, POST, RecordKey(ulid(number))) for did, number in product(dids, range(12))] * 2
+        alone = [await stores.records.list(it) for it in listings], [await stores.records.find(it) for it in uris]
+        together = await asyncio.gather(
+            asyncio.gather(*(stores.records.list(it) for it in listings)),
+            asyncio.gather(*(stores.records.find(it) for it in uris)),
+        )
+        assert ([*together[0]], [*together[1]]) == alone
+        assert {it.uri for it in alone[1] if it} == {uri for uri in await stored_uris(stores) if uri.collection == POST}
+        assert len({tuple(page) for page in alone[0]}) > 12
 
     async def test_any_number_may_purge_at_once(self, stores: Stores):
         records = [a_record(number, Did(f"did:plc:{number}")) for number in range(30)]

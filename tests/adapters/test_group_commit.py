@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
-from cdv_adapters.database.group_commit import AT_ONCE, GROUP_MAX, GROUP_MAX_BYTES, GroupCommit, Row
+from cdv_adapters.database.group_commit import GROUP_MAX, GROUP_MAX_BYTES, GroupCommit, Row
+from cdv_adapters.database.grouping import AT_ONCE, Grouping
 from cdv_core.errors import IdTaken, Unavailable
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -72,6 +74,26 @@ async def test_writes_that_come_meanwhile_go_together_in_their_order():
     assert await all_of(GroupCommit(store.write), [row(name) for name in names], store) == [True] * 10
     assert store.groups[:AT_ONCE] == [[name] for name in names[:AT_ONCE]]
     assert store.groups[AT_ONCE:] == [names[AT_ONCE:]]
+
+
+async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
+    asker: ContextVar[str] = ContextVar("asker")
+    names: list[str] = []
+
+    async def answer(questions: Sequence[str]) -> Sequence[str]:
+        names.append(asker.get())
+        await asyncio.sleep(0)
+        return questions
+
+    grouping: Grouping[str, str] = Grouping(answer, lambda: lambda _: True, most=3)
+
+    async def ask(name: str) -> str:
+        asker.set(name)
+        return await grouping.ask(name)
+
+    asked = [str(number) for number in range(9)]
+    assert await asyncio.gather(*map(ask, asked)) == asked
+    assert names == ["0", "3", "6"]
 
 
 async def test_a_group_has_an_end():
