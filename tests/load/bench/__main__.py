@@ -16,10 +16,12 @@ import msgspec
 
 from tests.load.bench import media
 from tests.load.bench.data import fill
+from tests.load.bench.growth import SIZES, growth
 from tests.load.bench.open_loop import open_loop
 from tests.load.bench.report import write_report
-from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run, new_run
-from tests.load.bench.scenarios import Filling, Scenario, scenarios
+from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run, Soak, new_run
+from tests.load.bench.scenarios import MIXED, Filling, Scenario, embedded, scenarios
+from tests.load.bench.soak import soak
 from tests.load.bench.stack import Stack, stack
 from tests.load.bench.wrk import Prepared, closed_loop
 
@@ -34,23 +36,41 @@ def main() -> None:
     arguments = _arguments()
     quick: bool = arguments.quick
     filling = Filling(1_000, 150, 10_000) if quick else Filling(2_000, 150, 100_000)
-    seconds, rounds, connections = (3, 2, [64]) if quick else (6, 3, [1, 16, 64])
+    seconds, rounds, connections = (3, 2, [64]) if quick else (3, 3, [1, 16, 64])
     settings = {"CDV_WORKERS": str(arguments.workers), **dict(it.split("=", 1) for it in arguments.set)}
     run = new_run({**settings, "filled": f"{filling.creators} creators x {filling.each}, one with {filling.hot}"})
+
+    def chosen(scenario: Scenario) -> bool:
+        return not arguments.only or any(scenario.name.startswith(name) for name in arguments.only)
+
     with stack(settings) as it:
         _say(f"filling the vault with {filling.creators * filling.each + filling.hot} records")
         fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
-        for scenario in scenarios(it, it.folder, filling):
-            if arguments.only and not any(scenario.name.startswith(name) for name in arguments.only):
-                continue
+        for scenario in filter(chosen, scenarios(it, it.folder, filling)):
             for number in connections:
                 run.rows.append(_row(it, scenario, number, seconds, rounds))
             if scenario.name in _PACED:
                 run.paced.append(_paced(it, scenario, run.rows[-1], seconds * 2))
+            if scenario.name == MIXED and arguments.soak:
+                run.soak = _soak(it, scenario, arguments.soak)
         run.resident_mib = it.service.resident_mib()
         if not arguments.only or "finalize" in arguments.only:
             for size_mib, count in ((1, 60 if quick else 200), (10, 10 if quick else 40)):
                 _media(it, run, size_mib, count)
+    if arguments.variants:
+        with stack(settings | {"CDV_WORKERS": "2"}) as it:
+            _say("again with two workers")
+            fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
+            found = filter(chosen, scenarios(it, it.folder, filling))
+            compared = [scenario for scenario in found if scenario.ceiling]
+            run.variants["two workers"] = [_row(it, scenario, 64, seconds, rounds) for scenario in compared]
+        with stack(settings, embedded=True) as it:
+            _say("again embedded, on SQLite")
+            found = filter(chosen, embedded(it, it.folder))
+            run.variants["embedded, on SQLite"] = [_row(it, scenario, 64, seconds, rounds) for scenario in found]
+    if arguments.growth:
+        with stack(settings) as it:
+            run.growth = growth(it, tuple(arguments.growth), _say)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1))
     _say(f"wrote {arguments.json}")
@@ -68,10 +88,10 @@ def _row(it: Stack, scenario: Scenario, connections: int, seconds: int, rounds: 
     closed_loop(it.url, scenario.prepared, connections=connections, seconds=1)  # warm
     measured = []
     for _ in range(rounds):
-        before = it.service.cpu_seconds(), it.database.cpu_seconds()
+        before = it.service.cpu_seconds(), it.database.cpu_seconds() if it.database else 0.0
         closed = closed_loop(it.url, scenario.prepared, connections=connections, seconds=seconds)
         service = (it.service.cpu_seconds() - before[0]) / closed.requests * 1e6
-        database = (it.database.cpu_seconds() - before[1]) / closed.requests * 1e6
+        database = (it.database.cpu_seconds() - before[1]) / closed.requests * 1e6 if it.database else 0.0
         if closed.broken or (closed.refused != 0) != scenario.refused:
             raise SystemExit(f"{scenario.name}: {closed.refused} refused, {closed.broken} broken: nothing to measure")
         ceiling = scenario.ceiling(connections, seconds) if scenario.ceiling else None
@@ -87,6 +107,16 @@ def _paced(it: Stack, scenario: Scenario, peak: Row, seconds: int) -> PacedRow:
     paced = asyncio.run(open_loop(it.port, scenario.prepared, rate=rate, seconds=seconds))
     _say(f"{scenario.name} at {rate:,.0f} a second: p50 {paced.p50:.1f}, p95 {paced.p95:.1f}, p99 {paced.p99:.1f} ms")
     return PacedRow(scenario.name, paced)
+
+
+def _soak(it: Stack, scenario: Scenario, seconds: int) -> Soak:
+    _say(f"soaking for {seconds} s")
+    found = soak(it, scenario.prepared, seconds)
+    _say(
+        f"{found.requests:,} requests: {found.first:.0f} MiB at first, {found.last:.0f} at last,"
+        f" {found.most:.0f} at most; {found.slope:+.2f} MiB a million requests"
+    )
+    return found
 
 
 def _media(it: Stack, run: Run, size_mib: int, count: int) -> None:
@@ -112,10 +142,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under two minutes, with more noise")
     parser.add_argument("--only", action="append", default=[], help="scenarios that begin so; finalize for the media")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--variants", action="store_true", help="also with two workers, and embedded")
+    parser.add_argument("--growth", type=int, nargs="*", metavar="RECORDS", help=f"also by size; by default {SIZES}")
+    parser.add_argument("--soak", type=int, default=0, metavar="SECONDS", help="also watch memory for so long")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--report", type=Path, help="a Markdown file to write, with plots beside it")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.growth == []:
+        arguments.growth = SIZES
+    return arguments
 
 
 if __name__ == "__main__":

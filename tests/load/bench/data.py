@@ -30,8 +30,11 @@ def post(number: int) -> dict[str, Any]:
 VALUE = json.dumps(post(HOT), separators=(",", ":"))
 
 
-def fill(dsn: str, *, creators: int, each: int, hot: int = 0) -> None:
-    """Store `each` records for every creator, and `hot` for the hot one; a second apart, the last of them now."""
+def fill(dsn: str, *, creators: int, each: int, hot: int = 0, after: tuple[int, int] = (0, 0)) -> None:
+    """Store `each` records for every creator, and `hot` for the hot one; a second apart, the last of them now.
+
+    `after`: so many creators, and hot records, are there already.
+    """
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")  # only while filling
         connection.execute(
@@ -39,9 +42,9 @@ def fill(dsn: str, *, creators: int, each: int, hot: int = 0) -> None:
             " FROM generate_series(0, %s) n ON CONFLICT DO NOTHING",
             (creators,),
         )
-        _records(connection, "generate_series(1, %s) creator, generate_series(1, %s) n", creators, each)
+        _records(connection, "generate_series(%s + 1, %s) creator, generate_series(1, %s) n", after[0], creators, each)
         if hot:
-            _records(connection, "(SELECT 0 AS creator) one, generate_series(1, %s) n", hot)
+            _records(connection, f"(SELECT {HOT} AS creator) one, generate_series(%s + 1, %s) n", after[1], hot)
         connection.execute("VACUUM (ANALYZE) records")
         connection.execute("CHECKPOINT")
 

@@ -44,6 +44,7 @@ async def finalize_all(it: Stack, requests: list[bytes]) -> Paced:
 def store_alone(it: Stack, count: int, size_bytes: int) -> float:
     """Return how often a second the store gives out an object of that size and copies it."""
     bucket = it.bucket
+    assert bucket is not None, "media are finalised in a bucket"
     address = urlsplit(bucket.endpoint)
     client = Minio(
         address.netloc,

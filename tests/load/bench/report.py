@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
 
-from tests.load.bench.results import Run
+from tests.load.bench.results import Row, Run
 
 _TEXT: Final = """# Performance
 
-Measured by `make bench ARGS='--report docs/performance.md'`, which wrote this page. Service, database, object store,
-broker and load generator share one machine, so the figures are for comparison with each other and not for sizing.
+Measured by `make bench ARGS='--report docs/performance.md --variants --growth --soak 240'`, which wrote this page.
+Service, database, object store, broker and load generator share one machine, so the figures are for comparison with
+each other and not for sizing.
 Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
 the same database, executing for each request the statement that does its work (for a create: the one that the service
 would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each. CPU
@@ -48,22 +49,7 @@ def write_report(run: Run, path: Path) -> None:
         _TEXT,
         f"![Throughput]({folder.name}/throughput.svg)\n\n![Latency]({folder.name}/latency.svg)\n\n",
         "## Throughput, closed loop\n\n",
-        _table(
-            ["", *_THROUGHPUT.split("|")],
-            (
-                [
-                    row.scenario,
-                    str(row.connections),
-                    f"{row.figure('per_second'):,.0f}",
-                    "" if row.ceiling is None else f"{row.ceiling:,.0f}",
-                    "" if row.ratio is None else f"{row.ratio:.2f}",
-                    *(f"{row.figure(name):.1f}" for name in ("p50", "p95", "p99")),
-                    f"{row.service_cpu:.0f}",
-                    f"{row.database_cpu:.0f}",
-                ]
-                for row in run.rows
-            ),
-        ),
+        _throughput(run.rows),
         "\n## Latency, open loop at half the peak\n\n",
         "From when a request was due, whether or not it could be sent then.\n\n",
         _table(
@@ -92,6 +78,9 @@ def write_report(run: Run, path: Path) -> None:
                 for it in run.media
             ),
         ),
+        *_variants(run),
+        *_growth(run, folder),
+        *_soak(run),
         "\n## Where\n\n",
         f"- {run.machine}\n",
         f"- {', '.join(f'{name} {number}' for name, number in run.versions.items())}\n",
@@ -99,6 +88,76 @@ def write_report(run: Run, path: Path) -> None:
         f"- resident afterwards, MiB per process: {', '.join(f'{it:.0f}' for it in run.resident_mib)}\n",
     ]
     path.write_text("".join(page), encoding="utf-8")
+
+
+def _throughput(rows: Sequence[Row]) -> str:
+    return _table(
+        ["", *_THROUGHPUT.split("|")],
+        (
+            [
+                row.scenario,
+                str(row.connections),
+                f"{row.figure('per_second'):,.0f}",
+                "" if row.ceiling is None else f"{row.ceiling:,.0f}",
+                "" if row.ratio is None else f"{row.ratio:.2f}",
+                *(f"{row.figure(name):.1f}" for name in ("p50", "p95", "p99")),
+                f"{row.service_cpu:.0f}",
+                f"{row.database_cpu:.0f}",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _variants(run: Run) -> Iterator[str]:
+    for name, rows in run.variants.items():
+        yield f"\n## The same, {name}\n\n"
+        yield _throughput(rows)
+
+
+def _growth(run: Run, folder: Path) -> Iterator[str]:
+    """Yield the section, and write its plot: p95 at each size against that of the smallest."""
+    if not run.growth:
+        return
+    sizes = sorted({row.records for row in run.growth})
+    found = {(row.scenario, row.records): row for row in run.growth}
+    names = list(dict.fromkeys(row.scenario for row in run.growth))
+    (folder / "growth.svg").write_text(
+        _bars(
+            f"p95 in milliseconds, at {sizes[0]:,} and at {sizes[-1]:,} records",
+            [(name, found[name, sizes[0]].p95, found[name, sizes[-1]].p95) for name in names],
+            (f"{sizes[0]:,}", f"{sizes[-1]:,}"),
+        ),
+        encoding="utf-8",
+    )
+    yield "\n## As the vault grows\n\nOne creator has a tenth of all records. "
+    yield "Milliseconds in an open loop at a fixed rate, CPU over 16 connections.\n\n"
+    yield f"![Growth]({folder.name}/growth.svg)\n\n"
+    yield _table(
+        ["", "records", "p50 ms", "p95 ms", "p95 to the smallest", "service CPU us", "database CPU us"],
+        (
+            [
+                row.scenario,
+                f"{row.records:,}",
+                f"{row.p50:.1f}",
+                f"{row.p95:.1f}",
+                f"{row.p95 / found[row.scenario, sizes[0]].p95:.2f}",
+                f"{row.service_cpu:.0f}",
+                f"{row.database_cpu:.0f}",
+            ]
+            for row in sorted(run.growth, key=lambda row: (names.index(row.scenario), row.records))
+        ),
+    )
+
+
+def _soak(run: Run) -> Iterator[str]:
+    if run.soak is not None:
+        it = run.soak
+        yield (
+            f"\n## Memory over time\n\n{it.requests:,} requests in {it.seconds} s, nine reads to a write: a worker had"
+            f" {it.first:.0f} MiB resident at first, {it.last:.0f} at last and {it.most:.0f} at most;"
+            f" {it.slope:+.2f} MiB a million requests once warm.\n"
+        )
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -75,6 +75,28 @@ class MediaRow(msgspec.Struct, frozen=True):
     p95: float
 
 
+class GrowthRow(msgspec.Struct, frozen=True):
+    """A question to a vault of so many records: milliseconds at a fixed rate, microseconds of CPU per request."""
+
+    scenario: str
+    records: int
+    p50: float
+    p95: float
+    service_cpu: float
+    database_cpu: float
+
+
+class Soak(msgspec.Struct, frozen=True):
+    """What is resident in a worker, in MiB: at first, at last and at most; `slope` by a million requests."""
+
+    requests: int
+    seconds: int
+    slope: float
+    first: float
+    last: float
+    most: float
+
+
 class Run(msgspec.Struct):
     machine: str
     versions: dict[str, str]
@@ -83,6 +105,9 @@ class Run(msgspec.Struct):
     paced: list[PacedRow] = []
     media: list[MediaRow] = []
     resident_mib: list[float] = []
+    growth: list[GrowthRow] = []
+    soak: Soak | None = None
+    variants: dict[str, list[Row]] = {}
 
 
 def new_run(settings: dict[str, str]) -> Run:

@@ -20,6 +20,7 @@ from tests.load.bench.wrk import Prepared
 
 _WRITERS = 10_000
 _READS = 2_000  # different requests; afterwards they come again
+MIXED = "nine reads to a write"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def scenarios(it: Stack, folder: Path, filling: Filling) -> Iterator[Scenario]:
     creates = [create(tokens[number], number) for number in writers]
     lists = {limit: [listing(number, limit) for number in readers] for limit in (25, 100)}
     gets = [get(number, chance.randint(1, filling.each)) for number in readers]
-    middle = _middle(it.postgres, filling.hot)
-    since, until = format_time(middle.indexed_at), "2999-01-01T00:00:00Z"
+    half_way = middle(it.postgres, filling.hot)
+    since, until = format_time(half_way.indexed_at), "2999-01-01T00:00:00Z"
 
     def scenario(
         name: str,
@@ -82,19 +83,38 @@ def scenarios(it: Stack, folder: Path, filling: Filling) -> Iterator[Scenario]:
     yield scenario("create, one DID", [create(tokens[HOT], HOT)], created(one=True))
     yield scenario("list 25", lists[25], listed(25))
     yield scenario("list 100", lists[100], listed(100))
-    yield scenario("list 25, deep page", [listing(HOT, 25, cursor=middle.encode())])
+    yield scenario("list 25, deep page", [listing(HOT, 25, cursor=half_way.encode())])
     yield scenario("list 25, since and until", [listing(n, 25, since=since, until=until) for n in readers])
     yield scenario("get", gets, got)
     reads = cycle([it for pair in zip(gets, lists[25], strict=True) for it in pair])
-    yield scenario(
-        "nine reads to a write", [it for write in creates[:500] for it in (write, *(next(reads) for _ in range(9)))]
-    )
+    yield scenario(MIXED, [it for write in creates[:500] for it in (write, *(next(reads) for _ in range(9)))])
     yield scenario("refused by the schema", [create(tokens[n], n, text=1) for n in writers[:500]], refused=True)
     forged = [create(tokens[n][:-6] + "AAAAAA", n) for n in writers[:500]]
     yield scenario("refused by the token", forged, refused=True)
 
 
-def _middle(dsn: str, hot: int) -> Cursor:
+def embedded(it: Stack, folder: Path) -> Iterator[Scenario]:
+    """Yield those of a vault that has begun empty, and holds what these write themselves."""
+    writers = sample(CREATORS, _WRITERS)
+    tokens = {number: it.token(did(number)) for number in {HOT, *writers}}
+    requests: dict[str, Sequence[bytes | tuple[bytes, bytes]]] = {
+        "create": [create(tokens[number], number) for number in writers],
+        "create, key": [create(tokens[number], number, keyed=True) for number in writers],
+        "create, one DID": [create(tokens[HOT], HOT)],
+        "list 25, one DID": [listing(HOT, 25)],
+        "list 100, one DID": [listing(HOT, 100)],
+    }
+    for name, some in requests.items():
+        yield Scenario(name, Prepared(folder / name.replace(" ", "-"), some))
+
+
+def sample(creators: int, count: int = _READS) -> list[int]:
+    """Return so many creators' numbers, the same at each call."""
+    chance = random.Random(1)
+    return [chance.randint(1, creators) for _ in range(count)]
+
+
+def middle(dsn: str, hot: int) -> Cursor:
     """Return the cursor half-way through the hot creator's records."""
     with psycopg.connect(dsn) as connection:
         row = connection.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,20 +23,20 @@ _UNLIMITED = "1000000/second"  # the budgets are counted, and never spent
 
 @dataclass(frozen=True)
 class Stack:
-    """`postgres`: the DSN. `token` mints a good token for a DID."""
+    """`postgres`: the DSN. `token` mints a good token for a DID. Embedded, there are no others."""
 
     folder: Path
     url: str
     port: int
-    postgres: str
-    bucket: Bucket
     token: Callable[[str], str]
     service: Family
-    database: Family
+    database: Family | None = None
+    postgres: str = ""
+    bucket: Bucket | None = None
 
 
 @contextmanager
-def stack(more: dict[str, str]) -> Iterator[Stack]:
+def stack(more: dict[str, str], *, embedded: bool = False) -> Iterator[Stack]:
     """Start everything, on storage that syncs, and give it up afterwards."""
     with ExitStack() as running:
         folder = new_directory("cdv-bench-", durable=True)
@@ -46,6 +46,9 @@ def stack(more: dict[str, str]) -> Iterator[Stack]:
             "CDV_RATE_LIMIT_WRITES": _UNLIMITED,
             "CDV_RATE_LIMIT_READS": _UNLIMITED,
         }
+        if embedded:
+            yield _started(running, folder, settings | more)
+            return
         postgres = running.enter_context(own(PostgresServer))
         nats = running.enter_context(own(NatsServer))
         store = running.enter_context(own(S3Server))
@@ -58,19 +61,18 @@ def stack(more: dict[str, str]) -> Iterator[Stack]:
             "CDV_S3_ACCESS_KEY": bucket.access_key,
             "CDV_S3_SECRET_KEY": bucket.secret_key,
         }
-        settings |= more
-        issuer = local_issuer(read_settings(data_dir=folder / "data"))
-        replica = running.enter_context(Replica(folder, settings))
-        yield Stack(
-            folder,
-            replica.url,
-            replica.port,
-            dsn,
-            bucket,
-            lambda did: issuer.issue(Did(did), 24 * 3600, datetime.now(UTC)),
-            Family(_listening_on(replica.port)),
-            Family(_listening_on(postgres.host.port)),
-        )
+        database = Family(_listening_on(postgres.host.port))
+        yield replace(_started(running, folder, settings | more), postgres=dsn, bucket=bucket, database=database)
+
+
+def _started(running: ExitStack, folder: Path, settings: dict[str, str]) -> Stack:
+    issuer = local_issuer(read_settings(data_dir=folder / "data"))
+    replica = running.enter_context(Replica(folder, settings))
+
+    def token(did: str) -> str:
+        return issuer.issue(Did(did), 24 * 3600, datetime.now(UTC))
+
+    return Stack(folder, replica.url, replica.port, token, Family(_listening_on(replica.port)))
 
 
 class Family:

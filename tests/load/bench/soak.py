@@ -1,0 +1,33 @@
+"""Whether memory grows while the service works: reads and writes for minutes, and the slope of what is resident."""
+
+from __future__ import annotations
+
+from statistics import linear_regression
+
+from tests.load.bench.results import Soak
+from tests.load.bench.stack import Stack
+from tests.load.bench.wrk import Prepared, closed_loop
+
+CONNECTIONS = 16
+_STEP_SECONDS = 5
+MIB_PER_MILLION_MAX = 5.0  # ours: five bytes a request; an hour at 500 a second would be 9 MiB
+
+
+def soak(it: Stack, prepared: Prepared, seconds: int) -> Soak:
+    """Work for so long. The first quarter is warming up, and does not count.
+
+    Raises: SystemExit: memory grows, or a request was refused.
+    """
+    samples: list[tuple[float, float]] = []
+    requests = 0
+    for _ in range(max(seconds // _STEP_SECONDS, 8)):
+        closed = closed_loop(it.url, prepared, connections=CONNECTIONS, seconds=_STEP_SECONDS)
+        if closed.refused or closed.broken:
+            raise SystemExit(f"soak: {closed.refused} refused, {closed.broken} broken")
+        requests += closed.requests
+        samples.append((requests / 1e6, it.service.resident_mib()[0]))
+    counted = samples[len(samples) // 4 :]
+    slope = linear_regression([at for at, _ in counted], [mib for _, mib in counted]).slope
+    if slope > MIB_PER_MILLION_MAX:
+        raise SystemExit(f"soak: a worker grows by {slope:.1f} MiB a million requests: {samples}")
+    return Soak(requests, seconds, slope, samples[0][1], samples[-1][1], max(mib for _, mib in samples))
