@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conformance.http.fixtures import newcomer
 from conformance.http.requirements import clause, judges
 from conformance.http.vault import FLAG, LIST, POST, RECORD, Creator, Vault, data, refused
 
@@ -9,6 +10,7 @@ NOTED = {"subject": "at://did:example:a/com.registryaccord.feed.post/01ARZ3NDEKT
 
 
 @judges("AUTH-018")
+@newcomer("ada")
 def test_nobody_writes_for_another(vault: Vault, ada: Creator, bob: Creator):
     refused(vault.send("POST", RECORD, by=bob, body=ada.body()), 403, "CDV_DID_MISMATCH")
     refused(bob.init(did=ada.did), 403, "CDV_DID_MISMATCH")
@@ -16,6 +18,7 @@ def test_nobody_writes_for_another(vault: Vault, ada: Creator, bob: Creator):
 
 
 @judges("AUTH-019")
+@newcomer("bob")
 def test_nobody_signs_with_anothers_name(ada: Creator, bob: Creator):
     post = {"text": "hello", "createdAt": "2026-11-24T02:53:29Z", "authorDid": ada.did}
     ada.created(collection=POST, record=post)
@@ -26,6 +29,7 @@ def test_nobody_signs_with_anothers_name(ada: Creator, bob: Creator):
 
 
 @judges("AUTH-020")
+@newcomer("ada")
 def test_reads_are_public_or_for_any_subject(vault: Vault, ada: Creator, bob: Creator):
     uri = ada.created()["uri"]
     assert data(bob.get(uri))["uri"] == uri
@@ -40,6 +44,7 @@ def test_reads_are_public_or_for_any_subject(vault: Vault, ada: Creator, bob: Cr
 
 
 @judges("AUTH-021", "AUTH-022")
+@newcomer("ada")
 def test_what_is_for_its_owner_is_for_nobody_else(vault: Vault, ada: Creator, bob: Creator):
     public = ada.created()["uri"]
     private = ada.created(collection=FLAG, record=NOTED)["uri"]
@@ -63,6 +68,7 @@ def test_what_is_for_its_owner_is_for_nobody_else(vault: Vault, ada: Creator, bo
 
 
 @judges("AUTH-022")
+@newcomer("ada")
 def test_pages_do_not_show_gaps_where_private_records_are(vault: Vault, ada: Creator, bob: Creator):
     public = []
     for number in range(4):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.http.event_log import STREAMS, Event, EventLog
+from conformance.http.fixtures import newcomer
 from conformance.http.laws import TIME
 from conformance.http.requirements import Undecided, clause, judges
 from conformance.http.vault import FOLLOW, PROFILE, Creator, at_once, data, new_key, refused
@@ -43,6 +44,7 @@ def test_streams_and_consumers_are_there(events: EventLog):
 
 
 @judges("EVENT-002", "EVENT-003", "EVENT-004", "EVENT-005")
+@newcomer("ada")
 def test_a_record_is_announced(events: EventLog, ada: Creator):
     for collection, record in ((PROFILE, {"displayName": "Ada"}), (FOLLOW, {"subject": "did:example:a"})):
         own = f"c-{secrets.token_hex(8)}"
@@ -63,6 +65,7 @@ def test_a_record_is_announced(events: EventLog, ada: Creator):
 
 
 @judges("EVENT-006")
+@newcomer("ada")
 def test_events_come_in_the_order_of_the_writes(events: EventLog, ada: Creator):
     written = [ada.created(record={"displayName": str(number)})["uri"] for number in range(20)]
     at_once(lambda n: ada.created(record={"displayName": f"at once {n}"}), range(8))
@@ -74,6 +77,7 @@ def test_events_come_in_the_order_of_the_writes(events: EventLog, ada: Creator):
 
 
 @judges("EVENT-007")
+@newcomer("ada")
 def test_retries_are_announced_once(events: EventLog, ada: Creator):
     key = new_key()
     answers = at_once(lambda _: ada.create(idempotencyKey=key), range(12))
@@ -84,6 +88,7 @@ def test_retries_are_announced_once(events: EventLog, ada: Creator):
 
 
 @judges("EVENT-008")
+@newcomer("ada", "bob")
 def test_what_was_refused_is_not_announced(events: EventLog, ada: Creator, bob: Creator):
     key = new_key()
     uri = ada.created(idempotencyKey=key)["uri"]
@@ -97,6 +102,7 @@ def test_what_was_refused_is_not_announced(events: EventLog, ada: Creator, bob: 
 
 
 @judges("EVENT-009")
+@newcomer("ada")
 def test_a_correlation_id_used_twice_loses_nothing(events: EventLog, ada: Creator):
     own = {"X-Correlation-Id": f"c-{secrets.token_hex(8)}"}
     written = [data(ada.create(own, record={"displayName": str(number)}))["uri"] for number in range(3)]
@@ -110,6 +116,7 @@ def test_a_correlation_id_used_twice_loses_nothing(events: EventLog, ada: Creato
 
 
 @judges("EVENT-010", "EVENT-011")
+@newcomer("ada")
 def test_a_finalised_asset_is_announced_once(events: EventLog, ada: Creator):
     upload = ada.staged()
     first = ada.finalize(upload.asset_id, upload.sha256)

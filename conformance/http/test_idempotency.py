@@ -8,12 +8,14 @@ import httpx
 import pytest
 from hypothesis import strategies as st
 
+from conformance.http.fixtures import newcomer
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
 from conformance.http.values import profiles, respelt
 from conformance.http.vault import FOLLOW, PROFILE, RECORD, Creator, Vault, at_once, data, new_key, refused
 
 AT_ONCE = 24
+RACES = 4  # for each attempt: a service that looks up and stores in two steps often comes away with one
 REPLAYED = "idempotent-replayed"
 
 
@@ -93,6 +95,7 @@ def test_another_request_with_the_key_is_refused(ada: Creator, other: dict[str, 
 
 
 @judges("IDEM-007")
+@newcomer("ada")
 def test_a_key_is_its_dids_own(ada: Creator, bob: Creator):
     key = new_key()
     hers = ada.created(idempotencyKey=key)
@@ -120,6 +123,7 @@ _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
 @judges("IDEM-010")
+@newcomer("ada")
 @for_all(key=st.text(_VISIBLE, min_size=1, max_size=255) | st.sampled_from(["k", "x" * 255, _VISIBLE]))
 def test_any_visible_key_will_do(vault: Vault, ada: Creator, key: str):
     first = ada.create(idempotencyKey=key)  # somebody may have used it in an earlier example, which is as good
@@ -145,29 +149,35 @@ def test_any_other_key_in_the_header_is_refused(ada: Creator):
 
 
 @judges("IDEM-012")
+@newcomer("ada")
 @pytest.mark.parametrize("attempt", range(3))
 def test_retries_at_once_make_one_record(ada: Creator, attempt: int):
-    key = new_key()
+    made = []
+    for _ in range(RACES):
+        answers = at_once(lambda body: ada.create(**body), [ada.body(idempotencyKey=new_key())] * AT_ONCE)
 
-    answers = at_once(lambda _: ada.create(idempotencyKey=key), range(AT_ONCE))
-
-    assert len({receipt_of(answer) for answer in answers}) == 1, "the answers differ"
-    assert [it["uri"] for it in ada.listed()] == [data(answers[0])["uri"]]
+        assert len({receipt_of(answer) for answer in answers}) == 1, "the answers differ"
+        made.append(data(answers[0])["uri"])
+    assert [it["uri"] for it in ada.listed()] == made[::-1]
 
 
 @judges("IDEM-013")
+@newcomer("ada")
 @pytest.mark.parametrize("attempt", range(3))
 def test_of_different_requests_at_once_one_is_accepted(ada: Creator, attempt: int):
-    key = new_key()
+    made = []
+    for _ in range(RACES):
+        key = new_key()
+        bodies = [ada.body(idempotencyKey=key, record={"displayName": str(number)}) for number in range(AT_ONCE)]
+        answers = at_once(lambda body: ada.create(**body), bodies)
 
-    answers = at_once(lambda n: ada.create(idempotencyKey=key, record={"displayName": str(n)}), range(AT_ONCE))
-
-    accepted = [answer for answer in answers if answer.status_code == 200]
-    assert len(accepted) == 1, f"{len(accepted)} were accepted"
-    for answer in answers:
-        if answer is not accepted[0]:
-            refused(answer, 409, "CDV_CONFLICT")
-    assert [it["uri"] for it in ada.listed()] == [data(accepted[0])["uri"]]
+        accepted = [answer for answer in answers if answer.status_code == 200]
+        assert len(accepted) == 1, f"{len(accepted)} were accepted"
+        for answer in answers:
+            if answer is not accepted[0]:
+                refused(answer, 409, "CDV_CONFLICT")
+        made.append(data(accepted[0])["uri"])
+    assert [it["uri"] for it in ada.listed()] == made[::-1]
 
 
 @judges("IDEM-014")

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from conformance.http.fixtures import RECORDS
+from conformance.http.fixtures import RECORDS, newcomer
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
 from conformance.http.vault import FOLLOW, LIST, PROFILE, Creator, Vault, at_once, data, refused
@@ -33,6 +33,7 @@ def walk(creator: Creator, limit: int, between: Callable[[], object] = lambda: N
 
 
 @judges("LIST-001", "LIST-021")
+@newcomer("ada")
 def test_a_page_says_of_a_record_what_get_says(ada: Creator):
     ada.created(createdAt="2026-11-24T03:53:29+01:00")
     ada.created()
@@ -202,6 +203,7 @@ def test_a_bound_that_is_no_moment_is_refused(writer: Creator, name: str, text: 
 
 
 @judges("LIST-013")
+@newcomer("ada")
 def test_nobody_has_an_empty_page(vault: Vault, ada: Creator):
     for filters in ({}, {"collection": PROFILE}, {"limit": 1}):
         page = data(ada.listing(**filters))
@@ -234,6 +236,7 @@ def test_a_collection_nobody_knows_is_refused(writer: Creator, collection: str):
 
 
 @judges("LIST-020")
+@newcomer("ada", "bob")
 def test_a_listing_is_its_dids_own(vault: Vault, ada: Creator, bob: Creator):
     hers, his = ada.created()["uri"], bob.created()["uri"]
     # One DID begins with the other's text: a comparison by prefix would mix them up.

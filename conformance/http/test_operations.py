@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from conformance.http.laws import CORRELATION_ID, STATUS_OF_CODE
 from conformance.http.profiles import for_all
 from conformance.http.requirements import judges
-from conformance.http.vault import FINALIZE, INIT, LIST, RECORD, Creator, Vault, json_of, refused
+from conformance.http.vault import (
+    FINALIZE,
+    INIT,
+    LIST,
+    RECORD,
+    REPLICAS_REACHED,
+    Creator,
+    Vault,
+    at_once,
+    json_of,
+    refused,
+)
+
+ROUNDS_COUNTED = 8  # of three requests: that many replicas may share them
 
 ENDPOINTS = {
     (RECORD, "post"),
@@ -76,18 +89,20 @@ def test_readiness_names_dependencies(vault: Vault):
 def test_metrics_move(vault: Vault, ada: Creator):
     before = vault.send("GET", "/metrics")
     assert before.status_code == 200
+    earlier = most_counted(vault)
     assert before.headers.get("content-type", "").startswith(("text/plain", "application/openmetrics-text"))
     for line in before.text.splitlines():
         assert not line or line.startswith("#") or re.fullmatch(r"[a-zA-Z_:][\w:]*(\{.*\})? \S+( \S+)?", line), line
-    for _ in range(3):
-        ada.created()
-        refused(ada.create(record={}), 400)
 
-    after = vault.send("GET", "/metrics")
-
-    earlier, later = _counts(before.text), _counts(after.text)
-    # Of each kind there were three; what moves by itself, such as a gauge of ages, says nothing of requests.
-    assert any(later[it] - earlier.get(it, 0) >= 3 for it in later), "no counter of the service grew by the requests"
+    for _ in range(ROUNDS_COUNTED):
+        for _ in range(3):
+            ada.created()
+            refused(ada.create(record={}), 400)
+        later = most_counted(vault)
+        # Of each kind there were three; what moves by itself, such as a gauge of ages, says nothing of requests.
+        if any(later[it] - earlier.get(it, 0) >= 3 for it in later):
+            return
+    raise AssertionError("no counter of the service grew by the requests")
 
 
 @judges("OPS-007")
@@ -132,6 +147,16 @@ def test_the_reference_page_needs_no_other_host(vault: Vault):
 def test_a_trace_context_changes_nothing(ada: Creator, sent: str):
     assert ada.create({"traceparent": sent}).status_code == 200
     assert ada.create({"traceparent": sent}, record={}).status_code == 400
+
+
+def most_counted(vault: Vault) -> dict[str, float]:
+    """Return the largest value of each series: each of several replicas behind the address tells of itself only."""
+    answers = at_once(lambda _: vault.send("GET", "/metrics"), range(REPLICAS_REACHED))
+    most: dict[str, float] = {}
+    for answer in answers:
+        for series, value in _counts(answer.text).items():
+            most[series] = max(value, most.get(series, value))
+    return most
 
 
 def _counts(exposition: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from conformance.http.fixtures import newcomer
 from conformance.http.laws import TIME
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
@@ -61,6 +62,8 @@ def test_a_create_answers_with_its_receipt(ada: Creator):
 
 
 @judges("REC-004")
+# Newcomers: their first writes race for what there is once for each creator.
+@newcomer("ada")
 @pytest.mark.parametrize("attempt", range(3))
 def test_writers_at_once_never_get_in_each_others_way(ada: Creator, attempt: int):
     answers = at_once(lambda n: ada.create(record={"displayName": str(n)}), range(12))
@@ -267,6 +270,7 @@ def test_dids_that_differ_in_case_are_two(vault: Vault):
 
 
 @judges("REC-024", "REC-025")
+@newcomer("bob")
 def test_a_content_hash_is_checked(ada: Creator, bob: Creator):
     cid = ada.created()["cid"]
     other = ada.created(record={"displayName": "Bob"})["cid"]
@@ -279,6 +283,7 @@ def test_a_content_hash_is_checked(ada: Creator, bob: Creator):
 
 
 @judges("REC-025")
+@newcomer("ada")
 def test_nothing_is_left_of_what_was_refused(ada: Creator):
     for answer in (
         ada.create(record={}),

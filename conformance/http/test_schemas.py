@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from conformance.http import catalogue as published
 from conformance.http.catalogue import BUNDLED, Catalogue
+from conformance.http.fixtures import newcomer
 from conformance.http.plan import Plan
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges, not_judged
@@ -195,6 +196,7 @@ def test_a_version_that_is_not_there_is_refused(ada: Creator, version: str):
 
 
 @judges("SCHEMA-010")
+@newcomer("ada")
 def test_the_version_is_kept(ada: Creator):
     version = ada.created()["schemaVersion"]
 
@@ -292,7 +294,8 @@ def assert_measured(ada: Creator, text: str) -> None:
 
 
 @judges("SCHEMA-017")
-def test_visibility_is_the_catalogues_to_say(vault: Vault, ada: Creator, bob: Creator, catalogue: Catalogue):
+@newcomer("ada")
+def test_visibility_is_the_catalogues_to_say(vault: Vault, catalogue: Catalogue, ada: Creator, bob: Creator):
     uri = ada.created(collection=published.PRIVATE, record={"text": "x"})["uri"]
 
     data(ada.get(uri))

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +24,7 @@ LIFE_SECONDS = 3600
 _RENEWED_AFTER_SECONDS = 900
 _COMMAND_SECONDS = 30
 COMMANDS_AHEAD = 3
+USES_MAX = 100  # of one DID's token, before another DID takes over: budgets are per DID
 
 
 class NoTokens(Exception):
@@ -98,18 +99,37 @@ class TokenSource:
         """Return a DID that nobody has written for."""
         return f"did:example:{secrets.token_hex(12)}"
 
+    def known_did(self, role: str) -> str:
+        """Return a DID that may have written before, never one of another role. A new one, where that costs nothing."""
+        return self.new_did()
+
     def make(self, did: str) -> str:
         raise NotImplementedError
 
 
 class CommandTokens(TokenSource):
-    """What a command prints; `{did}` stands for the DID. It may be slow, so it is run ahead for DIDs to come."""
+    """What a command prints; `{did}` stands for the DID.
+
+    It may be slow: it is run ahead for DIDs to come, and known ones are used again.
+    """
 
     def __init__(self, command: str) -> None:
         super().__init__()
         self._words = shlex.split(command)
         self._ahead: deque[tuple[str, Future[str]]] = deque()
         self._threads = ThreadPoolExecutor(COMMANDS_AHEAD)
+        self._known: dict[str, str] = {}  # by role
+        self._uses: Counter[str] = Counter()
+
+    def token(self, did: str) -> str:
+        with self._lock:
+            self._uses[did] += 1
+        return super().token(did)
+
+    def known_did(self, role: str) -> str:
+        if role not in self._known or self._uses[self._known[role]] >= USES_MAX:
+            self._known[role] = self.new_did()
+        return self._known[role]
 
     def new_did(self) -> str:
         while len(self._ahead) <= COMMANDS_AHEAD:

@@ -31,6 +31,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20
 ANSWER_SECONDS = 35.0  # the contract's request timeout of 30 s, and the way there and back
 WAIT_MAX_SECONDS = 65.0  # for one answer: a window of a minute and its edges
 TRIES_MAX = 4
+REPLICAS_REACHED = 8  # by as many requests at once, each on a connection of its own
 SLOW_MAX = 3  # requests without an answer in time, before the rest of the run is not waited for
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -167,6 +168,10 @@ class Vault:
         """Return someone who has never written before, or who owns `did`."""
         return Creator(self, did or self.tokens.new_did())
 
+    def known(self, role: str) -> Creator:
+        """Return someone who may have written before, and is nobody of another role."""
+        return Creator(self, self.tokens.known_did(role))
+
     @property
     def minter(self) -> KeyTokens | None:
         """The key of a trusted issuer, if this run has one."""
@@ -288,6 +293,12 @@ def at_once(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Resul
 
     with ThreadPoolExecutor(len(waiting)) as threads:
         return list(threads.map(run, waiting))
+
+
+def everywhere(call: Callable[[], object]) -> None:
+    """Make the call so often, and so many at once, that it reaches every replica there may be behind the address."""
+    for _ in range(2):
+        at_once(lambda _: call(), range(REPLICAS_REACHED))
 
 
 def json_of(answer: httpx.Response) -> Any:

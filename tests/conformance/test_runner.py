@@ -16,12 +16,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from conformance.http.requirements import requirements
+from tests.conformance.defects_model import ROOT
 from tests.conformance.judging import judge
 from tests.conformance.stub import Answer, refusal, serving
 from tests.http.running import RunningVault
 from tests.servers.process import free_port
 
 PRINTS_A_TOKEN = shlex.join([sys.executable, "-c", "print('e30.e30.e30')"])
+MINT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {root!r})
+from conformance.http.tokens import Key, KeyTokens
+
+with open({asked!r}, "a", encoding="utf-8") as asked:
+    asked.write("x")
+print(KeyTokens(Key.read(Path({key!r})), issuer="urn:cdv:local-issuer", audience="cdv").mint(sys.argv[1]))
+"""
+TOKENS_FEW = 75  # at a second each, and two at a time, well under a minute
 TOKENS = ("--token-command", PRINTS_A_TOKEN)
 
 
@@ -130,6 +143,21 @@ def test_without_a_key_what_needs_one_is_not_judged(tmp_path: Path, vault: Runni
     assert {"AUTH-009", "AUTH-012", "AUTH-015"} <= judgement.ids("not judged")
     assert "needs --issuer-key or --own-issuer" in judgement.verdict("AUTH-009")["detail"]
     assert {"AUTH-002", "AUTH-004", "AUTH-006", "AUTH-007"} <= judgement.ids("passed"), judgement.text
+
+
+def test_the_quick_profile_asks_a_slow_command_for_few_tokens(tmp_path: Path, vault: RunningVault):
+    asked = tmp_path / "asked"
+    script = tmp_path / "mint.py"
+    script.write_text(
+        MINT.format(root=str(ROOT), key=str(vault.data_dir / "issuer-key.json"), asked=str(asked)), encoding="utf-8"
+    )
+    command = f"{shlex.join([sys.executable, str(script)])} {{did}}"
+
+    judgement = judge(tmp_path, vault.base, "--token-command", command)
+
+    assert judgement.code == 0, judgement.text
+    assert judgement.ids("undecided") == set(), judgement.text
+    assert len(asked.read_text(encoding="utf-8")) <= TOKENS_FEW
 
 
 def test_a_page_needs_nothing_else_and_shows_everything(tmp_path: Path, vault: RunningVault):
