@@ -7,8 +7,8 @@ URL    ?= http://127.0.0.1:8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance defects bench bench-compare \
-	readiness wheel image image-test stack stack-secrets
+.PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance conformance-seeds defects bench \
+	bench-compare readiness wheel image image-test stack stack-secrets
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ ISSUER_KEY = $(or $(CDV_DATA_DIR),.cdv)/issuer-key.json
 TOKENS ?= $(if $(wildcard $(ISSUER_KEY)),--issuer-key $(ISSUER_KEY),--token-command '$(BIN)/cdv token --did {did}')
 conformance: $(VENV)/.installed-dev ## Judge a running CDV: URL=... TOKENS='--issuer-key FILE' ARGS='--html report.html'
 	@$(BIN)/python -m conformance.http.cli run --url $(URL) $(TOKENS) $(ARGS)
+
+conformance-seeds: $(VENV)/.installed-dev ## Judge our own service with 50 seeds; nothing may fail (ARGS='--seeds 5 --profile quick')
+	@$(BIN)/python -m tests.conformance.seeds_run $(ARGS)
 
 defects: $(VENV)/.installed-dev ## Plant the defects of docs/defects.md in our service; the suite must report each (ARGS=random-cid)
 	@$(BIN)/python -m tests.conformance.defects_run $(ARGS)

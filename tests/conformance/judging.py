@@ -15,6 +15,7 @@ import httpx
 
 from conformance.http.servers import Issuer
 from tests.chaos.replica import Replica
+from tests.conformance.front import Serving
 from tests.servers.process import free_port
 
 COMMAND = (sys.executable, "-m", "conformance.http.cli")
@@ -43,7 +44,9 @@ def judge(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAN
     return finished(started(folder, url, *options, command=command), folder)
 
 
-def judge_with_everything(folder: Path, settings: dict[str, str], *options: str) -> Judgement:
+def judge_with_everything(
+    folder: Path, settings: dict[str, str], *options: str, serving: Serving = Replica, run_seconds: float = RUN_SECONDS
+) -> Judgement:
     """Start a service of ours under the suite's own issuer and catalogue, and judge it by all there is."""
     issuer, catalogue = free_port(), free_port()
     pointed = {
@@ -56,14 +59,14 @@ def judge_with_everything(folder: Path, settings: dict[str, str], *options: str)
         "CDV_RATE_LIMIT_READS": "1000000/minute",
         "CDV_DATA_DIR": str(folder / "data"),
     }
-    target = Replica(folder, {**pointed, **settings})
+    target = serving(folder, {**pointed, **settings})
     means = ("--own-issuer", str(issuer), "--catalogue", str(catalogue), "--cors-origin", ORIGIN)
     running = started(folder, target.url, *means, "--nats", settings["CDV_NATS_URL"], *options)
     try:
         wait_for(f"http://127.0.0.1:{issuer}{Issuer.PATH}", running)
         wait_for(f"http://127.0.0.1:{catalogue}/SPEC_INDEX.json", running)
         with target:
-            return finished(running, folder)
+            return finished(running, folder, run_seconds)
     finally:
         running.kill()
         running.communicate()
@@ -74,8 +77,8 @@ def started(folder: Path, url: str, *options: str, command: Sequence[str] = COMM
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(running: subprocess.Popen[str], folder: Path) -> Judgement:
-    text, _ = running.communicate(timeout=RUN_SECONDS)
+def finished(running: subprocess.Popen[str], folder: Path, run_seconds: float = RUN_SECONDS) -> Judgement:
+    text, _ = running.communicate(timeout=run_seconds)
     file = folder / "report.json"
     return Judgement(running.returncode, text, json.loads(file.read_text()) if file.exists() else {})
 

@@ -1,8 +1,13 @@
 """Our own service keeps every clause, on the embedded adapters and on those of production."""
 
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+from tests.conformance.front import Replicas
 from tests.conformance.judging import Judgement, judge_with_everything
+from tests.conformance.seeds_run import PRODUCTION, Ground, judged, production_settings, serving
 from tests.servers import Bucket
 
 
@@ -16,13 +21,18 @@ def test_the_embedded_vault_conforms(tmp_path: Path, nats_url: str):
 
 
 def test_the_production_adapters_conform(tmp_path: Path, postgres_dsn: str, nats_url: str, s3_bucket: Bucket):
-    settings = {
-        "CDV_DB_DSN": postgres_dsn,
-        "CDV_NATS_URL": nats_url,
-        "CDV_S3_ENDPOINT": s3_bucket.endpoint,
-        "CDV_S3_REGION": s3_bucket.region,
-        "CDV_S3_BUCKET": s3_bucket.name,
-        "CDV_S3_ACCESS_KEY": s3_bucket.access_key,
-        "CDV_S3_SECRET_KEY": s3_bucket.secret_key,
-    }
-    assert_conforming(judge_with_everything(tmp_path, settings))
+    assert_conforming(judge_with_everything(tmp_path, production_settings(postgres_dsn, nats_url, s3_bucket)))
+
+
+def test_two_replicas_behind_one_address_conform(tmp_path: Path, postgres_dsn: str, nats_url: str, s3_bucket: Bucket):
+    settings = production_settings(postgres_dsn, nats_url, s3_bucket)
+    two = partial(Replicas, count=2, latency_seconds=0.001)
+
+    assert_conforming(judge_with_everything(tmp_path, settings, serving=two))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_two_replicas_on_a_slow_network_conform():
+    with Ground(latency_seconds=0.03) as ground:
+        assert_conforming(judged(1, PRODUCTION, ground, "default", serving(2, 0.01)).judgement)

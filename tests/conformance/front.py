@@ -1,0 +1,157 @@
+"""Several replicas of our service behind one address, as a load balancer has them, on a network that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from tests.chaos.replica import Replica
+from tests.servers.process import free_port
+
+CHUNK_BYTES = 65536
+HEAD_MAX_BYTES = 1024 * 1024
+LINGER_SECONDS = 2.0  # for a client that still sends when it was answered: closing on it might cost it the answer
+_KEEP_ALIVE = re.compile(rb"\r\nconnection:[ \t]*keep-alive[ \t]*\r\n", re.IGNORECASE)
+
+
+class Target(Protocol):
+    """What is judged: there from the block's beginning to its end."""
+
+    @property
+    def url(self) -> str: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+Serving = Callable[[Path, dict[str, str]], Target]  # a folder for its log, and its settings
+
+
+class Replicas:
+    """`count` replicas behind `url`: each request meets the next of them. It answers when all of them do.
+
+    `latency_seconds`: for which each chunk is held, either way.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, str], count: int, latency_seconds: float = 0.0) -> None:
+        self._replicas = [Replica(folder, settings, name=f"replica-{number}") for number in range(count)]
+        self._front = Front([it.port for it in self._replicas], latency_seconds)
+        self._stack = ExitStack()
+        self.url = self._front.url
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opening:
+            for replica in self._replicas:
+                opening.enter_context(replica)
+            opening.enter_context(self._front)
+            self._stack = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+class Front:
+    """Forwards each connection to the next port, and has each answer end its connection.
+
+    So no two requests that follow each other are answered by one replica, and nothing but `Connection` is changed.
+    """
+
+    def __init__(self, ports: list[int], latency_seconds: float = 0.0) -> None:
+        self._ports = itertools.cycle(ports)
+        self._latency_seconds = latency_seconds
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="front", daemon=True)
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._listener = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", self._port, limit=HEAD_MAX_BYTES, backlog=1024)
+
+    async def _close(self) -> None:
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = self._loop.create_task(self._forward(reader, writer, next(self._ports)))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter, port: int) -> None:
+        to_server: asyncio.StreamWriter | None = None
+        asking: asyncio.Task[None] | None = None
+        try:
+            server, to_server = await asyncio.open_connection("127.0.0.1", port)
+            asking = self._loop.create_task(self._ask(client, to_server))
+            while chunk := await server.read(CHUNK_BYTES):
+                await asyncio.sleep(self._latency_seconds)
+                to_client.write(chunk)
+                await to_client.drain()
+            to_client.write_eof()
+            await asyncio.wait([asking], timeout=LINGER_SECONDS)
+        except OSError:
+            to_client.transport.abort()  # what became of one side, the other learns as well
+        finally:
+            if asking is not None:
+                asking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asking
+            for writer in (to_server, to_client):
+                if writer is not None:
+                    writer.close()
+
+    async def _ask(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        """Pass on what the client sends. A server that no longer listens has answered: the rest is read and dropped."""
+        try:
+            chunk = await client.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            chunk = error.partial
+        except (asyncio.LimitOverrunError, OSError):
+            chunk = b""
+        chunk = _KEEP_ALIVE.sub(b"\r\nConnection: close\r\n", chunk, count=1)
+        listening = True
+        with suppress(OSError):
+            while chunk:
+                await asyncio.sleep(self._latency_seconds)
+                if listening:
+                    listening = await _sent(to_server, chunk)
+                chunk = await client.read(CHUNK_BYTES)
+            if listening:
+                to_server.write_eof()
+
+
+async def _sent(writer: asyncio.StreamWriter, chunk: bytes) -> bool:
+    try:
+        writer.write(chunk)
+        await writer.drain()
+    except OSError:
+        return False
+    return True
