@@ -82,8 +82,7 @@ def log_request(
     # Past loguru, which takes ten times as long, and a request takes little longer than that.
     if _Chosen.readable is not None:
         time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
-        line = _Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"])
-        sys.stderr.write(line)
+        _put(_Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"]))
         return
     said = {"route": route, "status": status, "latency_ms": latency_ms, "did": did, "error_code": error_code}
     _write(datetime.now(UTC), "info", message(), {**_request.get(), **said}, None)
@@ -108,7 +107,11 @@ def _write(moment: datetime, level: str, message: str, said: Mapping[str, Any], 
     line |= {name: value for name, value in said.items() if value is not None and value != ""}
     if exception is not None:
         line["exception"] = exception
-    sys.stderr.write(msgspec.json.encode(line, enc_hook=str).decode("utf-8", "replace") + "\n")
+    _put(msgspec.json.encode(line, enc_hook=str).decode("utf-8", "replace") + "\n")
+
+
+def _put(line: str) -> None:
+    sys.stderr.write(line)
 
 
 class _ToLoguru(logging.Handler):
