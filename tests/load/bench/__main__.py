@@ -17,6 +17,7 @@ import msgspec
 from tests.load.bench import media
 from tests.load.bench.data import fill
 from tests.load.bench.growth import SIZES, growth
+from tests.load.bench.observability import observability
 from tests.load.bench.open_loop import open_loop
 from tests.load.bench.report import write_report
 from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run, Soak, new_run
@@ -29,6 +30,7 @@ _MIB = 1024 * 1024
 # spec: listRecords 200 ms, create and finalize 300 ms
 _PROMISED_MILLISECONDS = {"create": 300, "create, key": 300, "list 25": 200, "finalize 1 MiB": 300}
 _PACED = {"create", "create, key", "list 25"}
+_SOAK_SECONDS = 240
 _begun = monotonic()
 
 
@@ -68,6 +70,9 @@ def main() -> None:
             _say("again embedded, on SQLite")
             found = filter(chosen, embedded(it, it.folder))
             run.variants["embedded, on SQLite"] = [_row(it, scenario, 64, seconds, rounds) for scenario in found]
+    if arguments.observability:
+        with stack(settings) as it:
+            run.observed = observability(it, _say)
     if arguments.growth:
         with stack(settings) as it:
             run.growth = growth(it, tuple(arguments.growth), _say)
@@ -142,13 +147,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under two minutes, with more noise")
     parser.add_argument("--only", action="append", default=[], help="scenarios that begin so; finalize for the media")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--all", action="store_true", help="whatever there is to measure: half an hour")
     parser.add_argument("--variants", action="store_true", help="also with two workers, and embedded")
+    parser.add_argument("--observability", action="store_true", help="also what metrics, logs and traces cost")
     parser.add_argument("--growth", type=int, nargs="*", metavar="RECORDS", help=f"also by size; by default {SIZES}")
     parser.add_argument("--soak", type=int, default=0, metavar="SECONDS", help="also watch memory for so long")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     parser.add_argument("--report", type=Path, help="a Markdown file to write, with plots beside it")
     arguments = parser.parse_args()
+    if arguments.all:
+        arguments.variants = arguments.observability = True
+        arguments.growth, arguments.soak = [], _SOAK_SECONDS
     if arguments.growth == []:
         arguments.growth = SIZES
     return arguments

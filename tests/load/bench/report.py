@@ -11,7 +11,7 @@ from tests.load.bench.results import Row, Run
 
 _TEXT: Final = """# Performance
 
-Measured by `make bench ARGS='--report docs/performance.md --variants --growth --soak 240'`, which wrote this page.
+Measured by `make bench ARGS='--report docs/performance.md --all'`, which wrote this page.
 Service, database, object store, broker and load generator share one machine, so the figures are for comparison with
 each other and not for sizing.
 Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
@@ -81,6 +81,7 @@ def write_report(run: Run, path: Path) -> None:
         *_variants(run),
         *_growth(run, folder),
         *_soak(run),
+        *_observed(run),
         "\n## Where\n\n",
         f"- {run.machine}\n",
         f"- {', '.join(f'{name} {number}' for name, number in run.versions.items())}\n",
@@ -157,6 +158,16 @@ def _soak(run: Run) -> Iterator[str]:
             f"\n## Memory over time\n\n{it.requests:,} requests in {it.seconds} s, nine reads to a write: a worker had"
             f" {it.first:.0f} MiB resident at first, {it.last:.0f} at last and {it.most:.0f} at most;"
             f" {it.slope:+.2f} MiB a million requests once warm.\n"
+        )
+
+
+def _observed(run: Run) -> Iterator[str]:
+    if run.observed:
+        yield "\n## What it costs to be seen\n\n"
+        yield "Metrics, a JSON line for each request and one trace in ten (OTLP), or none; 64 connections, in turn.\n\n"
+        yield _table(
+            ["", "unseen, a second", "seen, a second", "of throughput"],
+            ([it.scenario, f"{it.unseen:,.0f}", f"{it.seen:,.0f}", f"{it.share:.1%}"] for it in run.observed),
         )
 
 

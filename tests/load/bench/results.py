@@ -97,6 +97,15 @@ class Soak(msgspec.Struct, frozen=True):
     most: float
 
 
+class Observed(msgspec.Struct, frozen=True):
+    """Requests a second with nothing to see, and with metrics, logs and traces; `share`: what these cost of them."""
+
+    scenario: str
+    unseen: float
+    seen: float
+    share: float
+
+
 class Run(msgspec.Struct):
     machine: str
     versions: dict[str, str]
@@ -107,6 +116,7 @@ class Run(msgspec.Struct):
     resident_mib: list[float] = []
     growth: list[GrowthRow] = []
     soak: Soak | None = None
+    observed: list[Observed] = []
     variants: dict[str, list[Row]] = {}
 
 

@@ -23,11 +23,15 @@ _UNLIMITED = "1000000/second"  # the budgets are counted, and never spent
 
 @dataclass(frozen=True)
 class Stack:
-    """`postgres`: the DSN. `token` mints a good token for a DID. Embedded, there are no others."""
+    """`settings`: the service's. `postgres`: the DSN. `token` mints a good token for a DID.
+
+    Embedded, there are no other servers.
+    """
 
     folder: Path
     url: str
     port: int
+    settings: dict[str, str]
     token: Callable[[str], str]
     service: Family
     database: Family | None = None
@@ -72,7 +76,7 @@ def _started(running: ExitStack, folder: Path, settings: dict[str, str]) -> Stac
     def token(did: str) -> str:
         return issuer.issue(Did(did), 24 * 3600, datetime.now(UTC))
 
-    return Stack(folder, replica.url, replica.port, token, Family(_listening_on(replica.port)))
+    return Stack(folder, replica.url, replica.port, settings, token, Family(_listening_on(replica.port)))
 
 
 class Family:
