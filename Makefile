@@ -66,8 +66,8 @@ bench-compare: $(VENV)/.installed-dev ## Two runs of bench, and what of the diff
 flood: $(VENV)/.installed-dev ## Offer a server on Postgres four times what it can serve, and see what it does (needs wrk)
 	@$(BIN)/python -m tests.load.flood $(ARGS)
 
-readiness: $(VENV)/.installed-dev ## Prove every item of docs/production-readiness.md, and write that page: half an hour
-	@$(BIN)/python -m tests.readiness
+readiness: $(VENV)/.installed-dev ## Prove every item of docs/production-readiness.md, and write that page: half an hour (ARGS=--again)
+	@$(BIN)/python -m tests.readiness $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long disasters: 50 kills of the service under load, and the like (CDV_TEST_SEED=...)
 	$(BIN)/pytest tests/chaos -m 'long or not long' -s $(ARGS)

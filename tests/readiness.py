@@ -1,4 +1,7 @@
-"""`make readiness`: run the proof of each item of readiness.toml; write docs/production-readiness.md."""
+"""`make readiness`: run the proof of each item of readiness.toml; write docs/production-readiness.md.
+
+With `--again`, only of those that were not proved the last time, on the same commit.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from itertools import groupby
 from pathlib import Path
 from time import monotonic
 
+import msgspec
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "production-readiness.md"
+PROOFS = ROOT / "build" / "readiness.json"
 _LINE_MAX = 160
 _HEAD = """# Production readiness
 
@@ -77,11 +83,26 @@ def page(proofs: list[Proof]) -> str:
     return "".join(parts).rstrip() + "\n"
 
 
+def _read_proofs() -> dict[Item, Proof]:
+    if not PROOFS.exists():
+        return {}
+    commit, proofs = msgspec.json.decode(PROOFS.read_bytes(), type=tuple[str, list[Proof]])
+    return {it.item: it for it in proofs if it.status != "NOT PROVED"} if commit == _commit() else {}
+
+
+def _commit() -> str:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return head.stdout.strip()
+
+
 def main() -> int:
     every, proofs = items(), list[Proof]()
+    known = _read_proofs() if "--again" in sys.argv else {}
     for number, item in enumerate(every, 1):
-        proofs.append(proof := prove(item))
+        proofs.append(proof := known.get(item) or prove(item))
         print(f"{number:2} of {len(every)}  {proof.status:13} {proof.seconds:4.0f} s  {item.name}", flush=True)
+        PROOFS.parent.mkdir(exist_ok=True)
+        PROOFS.write_bytes(msgspec.json.encode((_commit(), proofs)))
     PAGE.write_text(page(proofs), encoding="utf-8")
     unproved = [it.item.name for it in proofs if it.status == "NOT PROVED"]
     print(f"wrote {PAGE.relative_to(ROOT)}; not proved: {', '.join(unproved) or 'nothing'}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.readiness import ROOT, Item, items, page, prove
+from tests import readiness
+from tests.readiness import ROOT, Item, Proof, items, page, prove
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -29,3 +31,33 @@ def test_a_proof_says_what_was_printed_and_a_failure_says_that_it_is_none():
     skipping = prove(replace(item, command="echo pytest: 3 passed, 1 skipped"))
     assert skipping.status == "partly proved"
     assert "**NOT PROVED** by\n\n```text\n$ python3 -c raise" in page([good, bad])
+
+
+def test_what_was_proved_on_this_commit_need_not_be_proved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    each = [
+        Item("Things", "good", "A claim.", "python3 -c print('yes')"),
+        Item("Things", "bad", "A claim.", "python3 -c raise(SystemExit(1))"),
+    ]
+    ran: list[str] = []
+
+    def proving(item: Item) -> Proof:
+        ran.append(item.name)
+        return prove(item)
+
+    monkeypatch.setattr(readiness, "items", lambda: each)
+    monkeypatch.setattr(readiness, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(readiness, "PROOFS", tmp_path / "build" / "proofs.json")
+    monkeypatch.setattr(readiness, "ROOT", tmp_path)
+    monkeypatch.setattr(readiness, "prove", proving)
+    for commit, options, names in (
+        ("a", [], ["good", "bad"]),
+        ("a", ["--again"], ["bad"]),
+        ("b", ["--again"], ["good", "bad"]),
+        ("b", [], ["good", "bad"]),
+    ):
+        ran.clear()
+        monkeypatch.setattr(readiness, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr("sys.argv", ["readiness", *options])
+        assert readiness.main() == 1
+        assert ran == names
+    assert (tmp_path / "page.md").read_text().count("proved**") == 1
