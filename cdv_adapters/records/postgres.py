@@ -126,7 +126,8 @@ _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _ABOVE_EVERY_RKEY: Final = "\x7f"
 _FINDS_MAX: Final = 64  # ours
-_LISTINGS_MAX: Final = 16  # ours: 1 MiB of ordinary records; more would have the first wait for the last
+_LISTINGS_MAX: Final = 16  # ours: more would have the first wait for the last
+_ROWS_MAX: Final = 404  # ours: four of the largest pages; their records may have 256 KiB each
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -245,14 +246,18 @@ def _anyone() -> Callable[[object], bool]:
 
 
 def _alike() -> Callable[[Listing], bool]:
-    """Let those into a group that one query answers."""
-    first: list[tuple[bool, frozenset[Nsid]]] = []
+    """Let those into a group that one query answers, up to so many rows."""
+    kind: tuple[bool, frozenset[Nsid]] | None = None
+    rows = 0
 
     def joins(listing: Listing) -> bool:
-        kind = (listing.collection is None, listing.hidden)
-        if not first:
-            first.append(kind)
-        return kind == first[0]
+        nonlocal kind, rows
+        its_kind = (listing.collection is None, listing.hidden)
+        if kind is not None and (its_kind != kind or rows + listing.limit > _ROWS_MAX):
+            return False
+        kind = its_kind
+        rows += listing.limit
+        return True
 
     return joins
 
