@@ -17,7 +17,7 @@ from tests.load.bench.wrk import Prepared, closed_loop
 SIZES = (10_000, 1_000_000, 10_000_000)
 _EACH = 150  # records of an ordinary creator; the hot one has a tenth of all
 _RATE = 400  # a second, at every size
-_SECONDS, _ROUNDS, _CONNECTIONS = 4, 3, 16
+_SECONDS, _ROUNDS, _CONNECTIONS = 3, 3, 16
 
 
 def growth(it: Stack, sizes: tuple[int, ...], say: Callable[[str], None]) -> list[GrowthRow]:
