@@ -90,6 +90,7 @@ def main() -> None:
 
 
 def _row(it: Stack, scenario: Scenario, connections: int, seconds: int, rounds: int) -> Row:
+    it.wait_until_published()  # what the scenario before has left is not this one's to pay
     closed_loop(it.url, scenario.prepared, connections=connections, seconds=1)  # warm
     measured = []
     for _ in range(rounds):

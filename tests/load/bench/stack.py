@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+import psycopg
 
 from cdv_adapters.container import local_issuer
 from cdv_adapters.settings import read_settings
@@ -37,6 +39,13 @@ class Stack:
     database: Family | None = None
     postgres: str = ""
     bucket: Bucket | None = None
+
+    def wait_until_published(self) -> None:
+        """Return when no event waits any more."""
+        if self.postgres:
+            with psycopg.connect(self.postgres, autocommit=True) as connection:
+                while connection.execute("SELECT FROM op_log WHERE stream_sequence IS NULL LIMIT 1").fetchone():
+                    time.sleep(0.05)
 
 
 @contextmanager
