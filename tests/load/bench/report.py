@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
 
-from tests.load.bench.results import Row, Run
+from tests.load.bench.results import GrowthRow, Row, Run
 
 _TEXT: Final = """# Performance
 
@@ -17,9 +17,12 @@ each other and not for sizing.
 Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
 the same database, executing for each request the statement that does its work (for a create: the one that the service
 would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each. CPU
-is processor time per request.
+is processor time per request. What was done for speed, what each step brought, and what was tried in vain:
+[ADR 011](adr/011-group-commit.md) and [ADR 012](adr/012-fewer-instructions.md).
 
 """
+_RATIOS: Final = (("create", 0.8), ("list 25", 0.5), ("list 100", 0.5))
+_P95: Final = (("create", 15), ("list 25", 10), ("finalize 1 MiB", 60))
 _THROUGHPUT: Final = "connections|a second|ceiling|ratio|p50 ms|p95 ms|p99 ms|service CPU us|database CPU us"
 
 
@@ -48,6 +51,7 @@ def write_report(run: Run, path: Path) -> None:
     page = [
         _TEXT,
         f"![Throughput]({folder.name}/throughput.svg)\n\n![Latency]({folder.name}/latency.svg)\n\n",
+        *_goals(run),
         "## Throughput, closed loop\n\n",
         _throughput(run.rows),
         "\n## Latency, open loop at half the peak\n\n",
@@ -89,6 +93,46 @@ def write_report(run: Run, path: Path) -> None:
         f"- resident afterwards, MiB per process: {', '.join(f'{it:.0f}' for it in run.resident_mib)}\n",
     ]
     path.write_text("".join(page), encoding="utf-8")
+
+
+def _goals(run: Run) -> Iterator[str]:
+    """Yield what was aimed for on a machine of two cores that all share, and what was reached."""
+    busiest = {row.scenario: row for row in sorted(run.rows, key=lambda row: row.connections)}
+    paced = {row.scenario: row.paced for row in run.paced}
+    media = {row.size_bytes: row for row in run.media}
+    goals: list[tuple[str, float | None, float, bool]] = [
+        *((f"{name}, of the ceiling", row.ratio, least, True) for name, least in _RATIOS if (row := busiest.get(name))),
+        *((f"finalize {it.size_bytes // 2**20} MiB, of the store alone", it.finalized / it.store_alone, 0.5, True)
+          for it in [media.get(2**20)] if it),
+        *((f"{name} at half the peak, p95 ms", it.p95, most, False) for name, most in _P95 if (it := paced.get(name))),
+        *((f"{name} at half the peak, p99 to p95", it.p99 / it.p95, 3, False) for name, _ in _P95
+          if (it := paced.get(name))),
+        *((f"{row.scenario}, p95 at {row.records:,} records to the fewest", ratio, 1.2, False)
+          for row, ratio in _grown(run)),
+        ("resident in a worker at most, MiB", max(run.resident_mib, default=None), 150, False),
+    ]  # fmt: skip
+    yield "## Goals\n\nOn two cores that service, database, broker, object store and load generator share.\n\n"
+    yield _table(
+        ["", "goal", "measured", ""],
+        (
+            [
+                name,
+                f"at least {goal:g}" if at_least else f"at most {goal:g}",
+                f"{found:.2f}",
+                "met" if (found >= goal) == at_least or found == goal else "**not met**",
+            ]
+            for name, found, goal, at_least in goals
+            if found is not None
+        ),
+    )
+    yield "\n"
+
+
+def _grown(run: Run) -> Iterator[tuple[GrowthRow, float]]:
+    """Yield each question to the largest vault, and its p95 to that of the smallest."""
+    sizes = sorted({row.records for row in run.growth})
+    smallest = {row.scenario: row.p95 for row in run.growth if row.records == sizes[0]}
+    yield from ((row, row.p95 / smallest[row.scenario]) for row in run.growth if row.records == sizes[-1])
 
 
 def _throughput(rows: Sequence[Row]) -> str:
