@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from loguru import logger
@@ -110,11 +111,37 @@ def span(
 ) -> AbstractContextManager[Span]:
     """Return a block that is a span: within `parent` (W3C) if given, else within the span that is current.
 
-    `links`: other traces that what happens is done for; None among them are left out.
+    `links`: other traces that what happens is done for; None among them are left out. Within a trace that the sampler
+    has not chosen nothing is recorded: most requests must not pay for the few that are.
     """
-    if _tracer is None:
+    if _tracer is None or (kind != "server" and _is_left_out(parent)):
         return NO_SPAN
     return _RecordedSpan(_tracer, name, kind, attributes, parent, links)
+
+
+def is_recorded(context: Context) -> bool:
+    """Say whether what happens in this context is part of a trace that is recorded."""
+    return _tracer is not None and context.run(_recording)
+
+
+def _recording() -> bool:
+    from opentelemetry.trace import get_current_span
+
+    return get_current_span().get_span_context().trace_flags.sampled
+
+
+def _is_left_out(parent: str | None) -> bool:
+    """Say whether what begins now belongs to a trace that was not chosen; what belongs to none may begin one."""
+    from opentelemetry.trace import get_current_span
+
+    if parent is not None:
+        return not _is_sampled(parent)
+    current = get_current_span().get_span_context()
+    return current.is_valid and not current.trace_flags.sampled
+
+
+def _is_sampled(traceparent: str) -> bool:
+    return bool(int(traceparent[-2:], 16) & 1)
 
 
 def trace_methods(part: object, kind: Kind = "internal") -> None:
@@ -131,8 +158,8 @@ def _within_traces(name: str, kind: Kind, method: Method) -> Method:
     from opentelemetry.trace import get_current_span
 
     async def traced(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the method's own
-        # Chores and probes are no part of a trace, and each would be one of its own.
-        if not get_current_span().get_span_context().is_valid:
+        # Chores and probes are no part of a trace, and each would be one of its own. (An invalid one is not sampled.)
+        if not get_current_span().get_span_context().trace_flags.sampled:
             return await method(*arguments, **options)
         statement = arguments[0] if arguments and isinstance(arguments[0], str) and " " in arguments[0] else None
         # Statements are constants: what clients sent is in their parameters.
@@ -164,7 +191,7 @@ class _RecordedSpan(AbstractContextManager["_RecordedSpan", None]):
             within,
             trace.SpanKind[kind.upper()],
             dict(attributes),
-            [trace.Link(_span_context(link)) for link in links if link is not None],
+            [trace.Link(_span_context(link)) for link in links if link is not None and _is_sampled(link)],
             record_exception=False,
             set_status_on_exception=False,
         )

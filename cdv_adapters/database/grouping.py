@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Final, Generic, TypeVar
 
+from cdv_adapters.tracing import is_recorded
 from cdv_core.errors import Unavailable
 
 Question = TypeVar("Question")
@@ -56,7 +57,8 @@ class Grouping(Generic[Question, Answer]):
             while self._waiting:
                 questions, results, context = self._next_group()
                 if questions:  # or all who asked have gone
-                    # Logs and traces name whoever asked first, and not who asked when this task began.
+                    # Logs and traces name one of those who asked, and not who asked when this task began: the first,
+                    # or the first whose trace is recorded.
                     await asyncio.create_task(self._ask(questions, results), context=context)
         finally:
             # In the same step as the look at the queue: a question that comes now must find nobody here.
@@ -76,7 +78,7 @@ class Grouping(Generic[Question, Answer]):
             if not joins(question):
                 passed_over.append((question, result, its_context))
                 continue
-            if not questions:
+            if not questions or (is_recorded(its_context) and not is_recorded(context)):
                 context = its_context
             questions.append(question)
             results.append(result)

@@ -208,6 +208,30 @@ async def test_s3_calls_are_spans(spans: Spans, anyio_backend: str, tmp_path: Pa
     assert is_child(spans.named("S3BlobStore.inspect"), spans.named("Media.finalize"))
 
 
+async def test_of_a_trace_that_is_not_sampled_nothing_is_recorded_and_it_goes_on(
+    spans: Spans, anyio_backend: str, tmp_path: Path, postgres_dsn: str, nats_url: str
+) -> None:
+    unsampled = f"{PARENT[:-2]}00"
+    async with in_production(tmp_path / "vault", postgres_dsn, nats_url) as api:
+        creators = [api.creator() for _ in range(9)]
+        # All at once: those that are traced are in the middle of a group.
+        answers = await asyncio.gather(
+            *(each.create(headers={"traceparent": PARENT if each in creators[4:6] else unsampled}) for each in creators)
+        )
+        entries = [
+            it for it in await api.service.outbox.read(0, 100) if it.event.did in {each.did for each in creators}
+        ]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {str(entry.event.traceparent)[-2:] for entry in entries} == {"00", "01"}
+    recorded = [it.name for it in spans.all()]
+    assert recorded.count("POST /v1/repo/record") == recorded.count("PostgresRecordStore.create") == 2
+    group = spans.named("group commit")
+    assert "INSERT INTO records" in str(
+        [it.attributes for it in spans.all() if it.name == "PostgresDatabase.rows" and is_child(it, group)]
+    )
+    assert all(it.context.trace_flags.sampled for it in spans.all())
+
+
 def test_nothing_is_imported_unless_it_is_asked_for(tmp_path: Path) -> None:
     program = (
         # The API alone is also imported by other libraries, where it is installed.

@@ -109,6 +109,8 @@ def _goals(run: Run) -> Iterator[str]:
           if (it := paced.get(name))),
         *((f"{row.scenario}, p95 at {row.records:,} records to the fewest", ratio, 1.2, False)
           for row, ratio in _grown(run)),
+        *((f"{it.scenario}, what being seen costs of throughput", it.share, 0.1, False) for it in run.observed),
+        *(("growth of a worker, MiB a million requests", it.slope, 5, False) for it in [run.soak] if it),
         ("resident in a worker at most, MiB", max(run.resident_mib, default=None), 150, False),
     ]  # fmt: skip
     yield "## Goals\n\nOn two cores that service, database, broker, object store and load generator share.\n\n"
