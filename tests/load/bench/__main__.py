@@ -40,7 +40,13 @@ def main() -> None:
     filling = Filling(1_000, 150, 10_000) if quick else Filling(2_000, 150, 100_000)
     seconds, rounds, connections = (3, 2, [64]) if quick else (3, 3, [1, 16, 64])
     settings = {"CDV_WORKERS": str(arguments.workers), **dict(it.split("=", 1) for it in arguments.set)}
-    run = new_run({**settings, "filled": f"{filling.creators} creators x {filling.each}, one with {filling.hot}"})
+    run = new_run(
+        {
+            "arguments": " ".join(sys.argv[1:]),
+            **settings,
+            "filled": f"{filling.creators} creators x {filling.each}, one with {filling.hot}",
+        }
+    )
 
     def chosen(scenario: Scenario) -> bool:
         return not arguments.only or any(scenario.name.startswith(name) for name in arguments.only)

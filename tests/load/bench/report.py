@@ -11,9 +11,9 @@ from tests.load.bench.results import GrowthRow, Row, Run
 
 _TEXT: Final = """# Performance
 
-Measured by `make bench ARGS='--report docs/performance.md --all'`, which wrote this page.
-Service, database, object store, broker and load generator share one machine, so the figures are for comparison with
-each other and not for sizing.
+Measured by `make bench`, which wrote this page; its arguments are at the end, and `--report docs/performance.md --all`
+measures all there is. Service, database, object store, broker and load generator share one machine, so the figures are
+for comparison with each other and not for sizing.
 Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
 the same database, executing for each request the statement that does its work (for a create: the one that the service
 would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each. CPU
