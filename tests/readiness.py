@@ -5,6 +5,7 @@ With `--again`, only of those that were not proved the last time, on the same co
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "production-readiness.md"
 PROOFS = ROOT / "build" / "readiness.json"
 _LINE_MAX = 160
+_FROM_MAKE = re.compile(r"make(\[\d+\])?: ")
 _HEAD = """# Production readiness
 
 Each item has a command that proves it and what that command printed when `make readiness` last ran; that target runs
@@ -61,10 +63,20 @@ def _command(short: str) -> str:
 def prove(item: Item) -> Proof:
     """Run the item's command."""
     begun = monotonic()
+    # Whatever was said to the make that runs us, such as ARGS, is not for those that we run.
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "ARGS"}}
     ran = subprocess.run(  # commands of our own
-        item.command.split(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        item.command.split(),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
-    printed = [line for line in ran.stdout.splitlines() if line.strip()] or [""]
+    # What make says of itself is where it is and that it failed, which is said already.
+    lines = [line for line in ran.stdout.splitlines() if line.strip() and not _FROM_MAKE.match(line)]
+    printed = lines or [""]
     summary = re.sub(r"=+ ?| ?=+$", "", printed[-1])[:_LINE_MAX]
     if ran.returncode != 0:
         sys.stderr.write(ran.stdout[-4000:])

@@ -28,6 +28,8 @@ def test_a_proof_says_what_was_printed_and_a_failure_says_that_it_is_none():
     good, bad = prove(item), prove(replace(item, command="python3 -c raise(SystemExit('no'))"))
     assert (good.status, good.printed) == ("proved", "3&passed")
     assert (bad.status, bad.printed) == ("NOT PROVED", "no")
+    directed = prove(replace(item, command="printf yes\\nmake[1]:\\040Leaving"))
+    assert directed.printed == "yes"
     skipping = prove(replace(item, command="echo pytest: 3 passed, 1 skipped"))
     assert skipping.status == "partly proved"
     assert "**NOT PROVED** by\n\n```text\n$ python3 -c raise" in page([good, bad])
@@ -61,3 +63,11 @@ def test_what_was_proved_on_this_commit_need_not_be_proved_again(tmp_path: Path,
         assert readiness.main() == 1
         assert ran == names
     assert (tmp_path / "page.md").read_text().count("proved**") == 1
+
+
+def test_the_page_knows_every_item():
+    """If this fails: `make readiness`."""
+    written = readiness.PAGE.read_text(encoding="utf-8")
+    for item in items():
+        assert f"### {item.name}\n\n{item.claim}\n\n**" in written
+        assert f"$ {item.command}\n" in written
