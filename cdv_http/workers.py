@@ -28,7 +28,7 @@ from cdv_http.app import create_app
 _ACCEPT_NO_MORE: Final = signal.SIGUSR1
 _LAST_REQUESTS_SECONDS: Final = 2.0  # ours: from a connection's acceptance until its first request is there
 _LOOK_SECONDS: Final = 0.05
-_COLLECT_AFTER: Final = 20_000  # ours: allocations; a request makes some hundred objects and hardly a cycle
+_COLLECT_AFTER: Final = 20_000  # ours: objects made and not yet freed; Python's default is 700
 
 
 class Workers(MPServer):
@@ -158,8 +158,8 @@ class _Parting:
 def _keep_what_is_there() -> None:
     """Have the garbage collector leave alone what lives as long as the worker, and look less often for the rest.
 
-    Otherwise it goes through some hundred thousand objects again and again, and every request waits for that.
-    docs/adr/012-fewer-instructions.md has the figures.
+    Otherwise it goes through the 180,000 objects that the service consists of again and again, and every request waits
+    for that. docs/adr/012-fewer-instructions.md has the figures.
     """
     gc.collect()
     gc.freeze()

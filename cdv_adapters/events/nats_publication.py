@@ -30,7 +30,7 @@ from cdv_core.ports.outbox import OpLogEntry
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _MESSAGE_NOT_FOUND: Final = 10037
 _WRONG_LAST_SEQUENCE: Final = 10071
-_SENT_AT_ONCE: Final = 50  # ours: about a millisecond's work
+_SENT_AT_ONCE: Final = 50  # ours: then requests have their turn
 
 
 def event_id(message_id: str) -> str:
@@ -127,7 +127,7 @@ class Publication:
         inbox = self._client.new_inbox()
         remaining = max(self._deadline - asyncio.get_running_loop().time(), 0)
         try:
-            # One subscription for all answers: a request of its own for each event costs three times as much.
+            # One subscription for all answers, and not a request for each event: docs/adr/012-fewer-instructions.md.
             subscription = await self._client.subscribe(f"{inbox}.*", cb=answers.take)
             try:
                 for place, (entry, message_id) in enumerate(messages):

@@ -16,7 +16,7 @@ from cdv_core.ports.tokens import VerifiedToken
 # Return the key of that `kid`, None if the issuer has none. Raises: Unavailable: the keys cannot be had.
 FindKey = Callable[[str], Awaitable[PublicKey | None]]
 
-# ours: some 16 MiB with DIDs of the usual length. Whoever is not among so many pays for a signature's verification.
+# ours: 14 MiB with DIDs of the usual length. Whoever is not among so many pays for a signature's verification.
 REMEMBERED_TOKENS: Final = 32_768
 
 

@@ -95,24 +95,12 @@ def until(what: Callable[[], bool], alerts: Callable[[], set[str]]) -> None:
         time.sleep(0.2)
 
 
-def without_issuer(stack: Stack) -> None:
-    stack.issuer.stop()
-    begun_again(stack)
+def then_begun_again(step: Callable[[Stack], None]) -> Callable[[Stack], None]:
+    def steps(stack: Stack) -> None:
+        step(stack)
+        begun_again(stack)
 
-
-def with_issuer(stack: Stack) -> None:
-    stack.issuer.start()
-    begun_again(stack)
-
-
-def without_specs(stack: Stack) -> None:
-    stack.specs.stop()
-    begun_again(stack)
-
-
-def with_specs(stack: Stack) -> None:
-    stack.specs.start()
-    begun_again(stack)
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -123,8 +111,16 @@ def with_specs(stack: Stack) -> None:
             ("CdvDatabaseDown", lambda it: it.postgres.kill(), lambda it: it.postgres.start()),
             ("CdvBrokerDown", lambda it: it.nats.kill(), lambda it: it.nats.start()),
             ("CdvObjectStoreDown", lambda it: it.s3.kill(), lambda it: it.s3.start()),
-            ("CdvIssuerFailing", without_issuer, with_issuer),
-            ("CdvCatalogueStale", without_specs, with_specs),
+            (
+                "CdvIssuerFailing",
+                then_begun_again(lambda it: it.issuer.stop()),
+                then_begun_again(lambda it: it.issuer.start()),
+            ),
+            (
+                "CdvCatalogueStale",
+                then_begun_again(lambda it: it.specs.stop()),
+                then_begun_again(lambda it: it.specs.start()),
+            ),
             ("CdvSilent", lambda it: it.replica.kill(), begun_again),
         )
     ],
