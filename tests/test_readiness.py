@@ -71,3 +71,11 @@ def test_the_page_knows_every_item():
     for item in items():
         assert f"### {item.name}\n\n{item.claim}\n\n**" in written
         assert f"$ {item.command}\n" in written
+
+
+def test_what_was_said_to_make_is_not_said_to_the_makes_that_it_runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MAKEFLAGS", " -- ARGS=--again")
+    monkeypatch.setenv("ARGS", "--again")
+    for name in ("MAKEFLAGS", "ARGS"):
+        assert prove(Item("Things", name, "A claim.", f"printenv {name}")).status == "NOT PROVED"
+    assert prove(Item("Things", "home", "A claim.", "printenv PATH")).status == "proved"
