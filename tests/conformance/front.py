@@ -14,6 +14,7 @@ from typing import Protocol, Self
 
 from tests.chaos.replica import Replica
 from tests.servers.process import free_port
+from tests.servers.redis_server import own_redis, redis_program
 
 CHUNK_BYTES = 65536
 HEAD_MAX_BYTES = 1024 * 1024
@@ -40,17 +41,26 @@ Serving = Callable[[Path, dict[str, str]], Target]  # a folder for its log, and 
 class Replicas:
     """`count` replicas behind `url`: each request meets the next of them. It answers when all of them do.
 
-    `latency_seconds`: for which each chunk is held, either way.
+    They count requests in a store that they share, where this machine has one; else each for itself, so that they
+    have budgets which nobody spends. `latency_seconds`: for which each chunk is held, either way.
     """
 
     def __init__(self, folder: Path, settings: dict[str, str], count: int, latency_seconds: float = 0.0) -> None:
-        self._replicas = [Replica(folder, settings, name=f"replica-{number}") for number in range(count)]
+        self._store_port = free_port() if shares_budgets() else None
+        budgets = (
+            {"CDV_RATE_LIMIT_WRITES": "1000000/minute"}
+            if self._store_port is None
+            else {"CDV_RATE_LIMIT_STORAGE": f"redis://127.0.0.1:{self._store_port}"}
+        )
+        self._replicas = [Replica(folder, {**settings, **budgets}, name=f"replica-{number}") for number in range(count)]
         self._front = Front([it.port for it in self._replicas], latency_seconds)
         self._stack = ExitStack()
         self.url = self._front.url
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
+            if self._store_port is not None:
+                opening.enter_context(own_redis(self._store_port))
             for replica in self._replicas:
                 opening.enter_context(replica)
             opening.enter_context(self._front)
@@ -61,6 +71,11 @@ class Replicas:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def shares_budgets() -> bool:
+    """Whether replicas count requests together on this machine, as the contract has it."""
+    return redis_program() is not None
 
 
 class Front:

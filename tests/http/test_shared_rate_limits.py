@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,39 +19,11 @@ from tests.http.api import Api, data, refused, serving
 from tests.http.running import CDV, environment
 from tests.http.test_rate_limits import budget
 from tests.servers import FaultProxy
-from tests.servers.process import Process, free_port, new_directory
+from tests.servers.process import free_port
+from tests.servers.redis_server import START_SECONDS, own_redis, redis_program, wait_for_redis
 
-PROGRAM = next(filter(None, map(shutil.which, ("valkey-server", "redis-server"))), None)
 WRITES = 4
-START_SECONDS = 20
-no_program = pytest.mark.skipif(PROGRAM is None, reason="no redis-server or valkey-server on this machine")
-
-
-@contextmanager
-def own_store() -> Iterator[Process]:
-    assert PROGRAM is not None
-    port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    process = Process([PROGRAM, *options], port=port, directory=new_directory("cdv-redis-", durable=False))
-    process.start()
-    try:
-        wait_for(process)
-        yield process
-    finally:
-        process.close()
-
-
-def wait_for(process: Process) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with redis.Redis(port=process.port) as client:
-        while True:
-            try:
-                client.ping()
-            except redis.RedisError:
-                assert time.monotonic() < deadline, process.log_tail()
-                time.sleep(0.01)
-            else:
-                return
+no_program = pytest.mark.skipif(redis_program() is None, reason="no redis-server or valkey-server on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +31,10 @@ def url() -> Iterator[str]:
     """A store to count in, not to be harmed."""
     if given := os.environ.get("CDV_TEST_REDIS_URL"):
         yield given
-    elif PROGRAM is None:
+    elif redis_program() is None:
         pytest.skip("no redis-server or valkey-server on this machine, and no CDV_TEST_REDIS_URL")
     else:
-        with own_store() as process:
+        with own_redis() as process:
             yield f"redis://127.0.0.1:{process.port}"
 
 
@@ -124,7 +95,7 @@ async def test_a_request_costs_one_round_trip(two: tuple[Api, Api], url: str) ->
 
 @no_program
 async def test_a_store_that_dies_stops_nobody_and_is_told_of_once(tmp_path: Path) -> None:
-    with own_store() as process:
+    with own_redis() as process:
         async with serving_on(tmp_path / "vault", f"redis://127.0.0.1:{process.port}") as api:
             assert data(await api.creator().create())
             process.kill()
@@ -139,7 +110,7 @@ async def test_a_store_that_dies_stops_nobody_and_is_told_of_once(tmp_path: Path
                 refused(await creator.create(), 429, "CDV_RATE_LIMIT")  # a node alone still counts
                 assert len(lines) == 1
             process.start()
-            wait_for(process)
+            wait_for_redis(process)
             await until_counted(api)
             with redis.Redis(port=process.port) as client:
                 assert client.dbsize() >= 1
@@ -147,7 +118,7 @@ async def test_a_store_that_dies_stops_nobody_and_is_told_of_once(tmp_path: Path
 
 @no_program
 async def test_a_store_that_hangs_hardly_delays_anyone(tmp_path: Path) -> None:
-    with own_store() as process, FaultProxy(f"redis://127.0.0.1:{process.port}") as proxy:
+    with own_redis() as process, FaultProxy(f"redis://127.0.0.1:{process.port}") as proxy:
         async with serving_on(tmp_path / "vault", proxy.url) as api:
             assert data(await api.creator().create())
             proxy.hang()
