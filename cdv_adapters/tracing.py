@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
-from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from loguru import logger
@@ -119,12 +118,10 @@ def span(
     return _RecordedSpan(_tracer, name, kind, attributes, parent, links)
 
 
-def is_recorded(context: Context) -> bool:
-    """Say whether what happens in this context is part of a trace that is recorded."""
-    return _tracer is not None and context.run(_recording)
-
-
-def _recording() -> bool:
+def is_recorded() -> bool:
+    """Say whether what happens now is part of a trace that is recorded."""
+    if _tracer is None:
+        return False
     from opentelemetry.trace import get_current_span
 
     return get_current_span().get_span_context().trace_flags.sampled

@@ -15,16 +15,18 @@ from cdv_adapters import tracing
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.errors import CdvError
+from cdv_http.admission import Admission
 from cdv_http.chores import doing
 from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
 from cdv_http.exposition import States
 from cdv_http.logs import set_up_logs
 from cdv_http.metrics import observe_relay
-from cdv_http.middleware.cors import CorsMiddleware
+from cdv_http.middleware.cors import AllowedOrigins, CorsMiddleware
 from cdv_http.middleware.drain import DrainMiddleware
 from cdv_http.middleware.edge import EdgeMiddleware
-from cdv_http.middleware.guard import GuardMiddleware
+from cdv_http.middleware.gate import GateMiddleware
+from cdv_http.middleware.time_limit import TimeLimitMiddleware
 from cdv_http.rate_limits import RateLimits
 from cdv_http.relay import relaying
 from cdv_http.routes import blobs, docs, health, media, records
@@ -77,13 +79,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    guarded = GuardMiddleware(
-        DrainMiddleware(app),
-        timeout_seconds=chosen.request_timeout,
-        max_in_flight=chosen.max_in_flight,
-        addresses=ClientAddresses(chosen.trusted_proxies),
-    )
-    return EdgeMiddleware(CorsMiddleware(guarded, chosen.cors_allowed_origins), ClientAddresses(chosen.trusted_proxies))
+    admission = Admission(chosen.max_in_flight)
+    addresses = ClientAddresses(chosen.trusted_proxies)
+    allowed_origins = AllowedOrigins(chosen.cors_allowed_origins)
+    timed = TimeLimitMiddleware(DrainMiddleware(app), chosen.request_timeout, admission)
+    edge = EdgeMiddleware(CorsMiddleware(timed, allowed_origins), addresses)
+    return GateMiddleware(edge, admission, addresses, allowed_origins)
 
 
 def _routes(settings: Settings) -> list[HTTPRouteHandler]:

@@ -125,6 +125,18 @@ def observe_request(route: str, method: str, status: int, seconds: float, error_
         errors_total.labels(route, error_code).inc()
 
 
+def observe_turned_away(method: str) -> None:
+    """Count a request that was turned away at the gate. It has no latency: those would hide that of the others."""
+    shed_total.inc()
+    for counter in _of_turned_away(method if method in METHODS else "other"):
+        counter.inc()
+
+
+@cache
+def _of_turned_away(method: str) -> tuple[Counter, Counter]:
+    return requests_total.labels("unmatched", method, "503"), errors_total.labels("unmatched", "CDV_UNAVAILABLE")
+
+
 @cache  # as many as there are series
 def _of_request(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
     return requests_total.labels(route, method, str(status)), request_seconds.labels(route, method)

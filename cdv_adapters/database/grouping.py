@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from cdv_adapters.tracing import is_recorded
@@ -18,6 +19,14 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 AT_ONCE: Final = 2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Question, Answer]):
+    question: Question
+    result: asyncio.Future[Answer]
+    context: Context
+    is_recorded: bool
 
 
 class Grouping(Generic[Question, Answer]):
@@ -38,7 +47,7 @@ class Grouping(Generic[Question, Answer]):
         self._answer = answer
         self._membership = membership
         self._most = most
-        self._waiting: deque[tuple[Question, asyncio.Future[Answer], Context]] = deque()
+        self._waiting: deque[_Waiting[Question, Answer]] = deque()
         self._working: set[asyncio.Task[None] | None] = set()
 
     async def ask(self, question: Question) -> Answer:
@@ -47,43 +56,40 @@ class Grouping(Generic[Question, Answer]):
         Raises: what `answer` raises: Unavailable for the whole group; anything else only for whose question it was.
         """
         result: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, result, copy_context()))
+        self._waiting.append(_Waiting(question, result, copy_context(), is_recorded()))
         if len(self._working) < AT_ONCE:
-            self._working.add(asyncio.create_task(self._work(), name="grouping"))
+            self._begin()
         return await result
 
-    async def _work(self) -> None:
-        try:
-            while self._waiting:
-                questions, results, context = self._next_group()
-                if questions:  # or all who asked have gone
-                    # Logs and traces name one of those who asked, and not who asked when this task began: the first,
-                    # or the first whose trace is recorded.
-                    await asyncio.create_task(self._ask(questions, results), context=context)
-        finally:
-            # In the same step as the look at the queue: a question that comes now must find nobody here.
-            self._working.discard(asyncio.current_task())
+    def _begin(self) -> None:
+        # Whoever comes until the task runs joins the group.
+        context = self._waiting[0].context
+        self._working.add(asyncio.create_task(self._work(context), name="grouping", context=context))
 
-    def _next_group(self) -> tuple[list[Question], list[asyncio.Future[Answer]], Context]:
+    async def _work(self, own: Context) -> None:
+        try:
+            if group := self._next_group():  # or all who asked have gone
+                # Logs and traces name one of those who asked: the first, or the first whose trace is recorded.
+                context = next((it.context for it in group if it.is_recorded), group[0].context)
+                asking = self._ask([it.question for it in group], [it.result for it in group])
+                await (asking if context is own else asyncio.create_task(asking, context=context))
+        finally:
+            self._working.discard(asyncio.current_task())
+        # In the same step as that: a question that comes now must find nobody here, or be answered.
+        if self._waiting:
+            self._begin()
+
+    def _next_group(self) -> list[_Waiting[Question, Answer]]:
         """Take from the front of the queue; who may not join keeps their place in it."""
-        questions: list[Question] = []
-        results: list[asyncio.Future[Answer]] = []
-        context = self._waiting[0][2]
-        passed_over: list[tuple[Question, asyncio.Future[Answer], Context]] = []
+        group: list[_Waiting[Question, Answer]] = []
+        passed_over: list[_Waiting[Question, Answer]] = []
         joins = self._membership()
-        while self._waiting and len(questions) < self._most and len(passed_over) < self._most:
-            question, result, its_context = self._waiting.popleft()
-            if result.cancelled():  # who asked has gone
-                continue
-            if not joins(question):
-                passed_over.append((question, result, its_context))
-                continue
-            if not questions or (is_recorded(its_context) and not is_recorded(context)):
-                context = its_context
-            questions.append(question)
-            results.append(result)
+        while self._waiting and len(group) < self._most and len(passed_over) < self._most:
+            waiting = self._waiting.popleft()
+            if not waiting.result.cancelled():  # or who asked has gone
+                (group if joins(waiting.question) else passed_over).append(waiting)
         self._waiting.extendleft(reversed(passed_over))
-        return questions, results, context
+        return group
 
     async def _ask(self, questions: Sequence[Question], results: Sequence[asyncio.Future[Answer]]) -> None:
         try:

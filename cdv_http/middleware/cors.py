@@ -23,42 +23,53 @@ _EXPOSED: Final = (
 _PREFLIGHT_SECONDS: Final = b"600"  # ours: as long as the strictest browser keeps one
 
 
-class CorsMiddleware:
-    """Answers preflights before anything else looks at them, and marks answers for the origins allowed.
+class AllowedOrigins:
+    """Whose pages may read answers. No credentials: tokens travel in a header that the page sets, never in cookies."""
 
-    No credentials: tokens travel in a header that the page sets, never in cookies.
-    """
+    def __init__(self, origins: Collection[str]) -> None:
+        self._any = "*" in origins
+        self._allowed = frozenset(origin.encode() for origin in origins)
 
-    def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:
-        self._app = app
-        self._any = "*" in allowed_origins
-        self._allowed = frozenset(origin.encode() for origin in allowed_origins)
+    def __bool__(self) -> bool:
+        return bool(self._allowed)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or not self._allowed:
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        origin = headers.get(b"origin", b"")
-        granted = self._granted(origin)
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*_varying(message["headers"]), *granted]
-            await send(message)
-
-        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-            await _answer_preflight(marked, allowed=bool(granted))
-        else:
-            await self._app(scope, receive, marked)
-
-    def _granted(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+    def granted(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return the headers that let the request's origin read the answer; none if it may not."""
+        origin = dict(scope["headers"]).get(b"origin", b"")
         if not origin or not (self._any or origin in self._allowed):
             return []
         return [
             (b"access-control-allow-origin", b"*" if self._any else origin),
             (b"access-control-expose-headers", _EXPOSED),
         ]
+
+    def headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return all that they add to an answer which varies by nothing else."""
+        return [(b"vary", b"Origin"), *self.granted(scope)] if self._allowed else []
+
+
+class CorsMiddleware:
+    """Answers preflights before anything else looks at them, and marks answers for the origins allowed."""
+
+    def __init__(self, app: ASGIApp, allowed_origins: AllowedOrigins) -> None:
+        self._app = app
+        self._allowed_origins = allowed_origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or not self._allowed_origins:
+            await self._app(scope, receive, send)
+            return
+        granted = self._allowed_origins.granted(scope)
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*_varying(message["headers"]), *granted]
+            await send(message)
+
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in dict(scope["headers"]):
+            await _answer_preflight(marked, allowed=bool(granted))
+        else:
+            await self._app(scope, receive, marked)
 
 
 async def _answer_preflight(send: Send, *, allowed: bool) -> None:

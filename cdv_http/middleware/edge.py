@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Collection
 from typing import Any, Final
 
 from litestar.enums import ScopeType
@@ -12,10 +13,10 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from cdv_adapters.tracing import NO_SPAN, Span, span
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
+from cdv_http.admission import NEVER_SHED
 from cdv_http.client_address import ClientAddresses
 from cdv_http.logs import lines_of_request, log_request
 from cdv_http.metrics import METHODS, observe_request
-from cdv_http.middleware.guard import NEVER_SHED
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
 _SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
@@ -36,7 +37,7 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class EdgeMiddleware:
-    """The outermost layer: nothing of ours answers outside it."""
+    """The outermost layer but for the gate: nothing of ours answers outside the two."""
 
     def __init__(self, app: ASGIApp, addresses: ClientAddresses) -> None:
         self._app = app
@@ -49,14 +50,12 @@ class EdgeMiddleware:
         state = scope["state"] = dict(scope.get("state") or {})
         if self._addresses.speak_https(scope):
             scope["scheme"] = "https"  # upload URLs are made from it
-        given = _traceparent(scope)
+        given = traceparent_of(scope)
         # Probes come every few seconds, and nobody looks for their traces.
         with NO_SPAN if scope["path"] in NEVER_SHED else span("request", "server", parent=given) as serving:
             traceparent = state["traceparent"] = serving.traceparent or given
-            trace_id = traceparent.split("-")[1] if traceparent else None
-            # One id leads from a log line to its trace and its event, unless the client brings one of its own.
-            state["correlation_id"] = _correlation_id(scope) or trace_id or secrets.token_hex(16)
-            with lines_of_request(state["correlation_id"], trace_id):
+            state["correlation_id"] = correlation_id(scope, traceparent)
+            with lines_of_request(state["correlation_id"], _trace_id(traceparent)):
                 await self._serve(scope, receive, send, serving)
 
     async def _serve(self, scope: HTTPScope, receive: Receive, send: Send, serving: Span) -> None:
@@ -85,16 +84,14 @@ class EdgeMiddleware:
             if error_code is not None:
                 attributes["error.type"] = error_code
             serving.describe(attributes, name=f"{known_method} {route}", failed=not 0 < status < 500)
-        # Who turns requests away tells of them once a second: a line for each would cost more than that.
-        if not state.get("turned_away"):
-            log_request(
-                lambda: f"{method} {_printable_path(scope)} {status} {seconds * 1000:.1f} ms",
-                route=route,
-                status=status,
-                latency_ms=round(seconds * 1000, 3),
-                did=state.get("did"),
-                error_code=error_code,
-            )
+        log_request(
+            lambda: f"{method} {_printable_path(scope)} {status} {seconds * 1000:.1f} ms",
+            route=route,
+            status=status,
+            latency_ms=round(seconds * 1000, 3),
+            did=state.get("did"),
+            error_code=error_code,
+        )
 
 
 class _Answer:
@@ -116,29 +113,45 @@ class _Answer:
         await self._send(message)
 
     def _headers(self, present: set[bytes]) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-correlation-id", self._state["correlation_id"].encode()), *_SAFE_HEADERS]
-        if self._secure:
-            headers.append(_STRICT_TRANSPORT)
+        headers = headers_of_every_answer(self._state["correlation_id"].encode(), secure=self._secure, but=present)
         if "rate_limit" in self._state:
             limit, remaining, reset = self._state["rate_limit"]
             headers.append((b"x-ratelimit-limit", b"%d" % limit))
             headers.append((b"x-ratelimit-remaining", b"%d" % remaining))
             headers.append((b"x-ratelimit-reset", b"%d" % reset))  # seconds since 1970
-        if _NO_CONTENT_POLICY[0] not in present:
-            headers.append(_NO_CONTENT_POLICY)
-        if _NO_STORE[0] not in present:
-            headers.append(_NO_STORE)
         return headers
 
 
-def _correlation_id(scope: Scope) -> str | None:
+def headers_of_every_answer(
+    correlation_id: bytes, *, secure: bool, but: Collection[bytes] = ()
+) -> list[tuple[bytes, bytes]]:
+    """Return them, but for a policy of content or caching that the answer has already. `secure`: it goes by HTTPS."""
+    headers = [(b"x-correlation-id", correlation_id), *_SAFE_HEADERS]
+    if secure:
+        headers.append(_STRICT_TRANSPORT)
+    if _NO_CONTENT_POLICY[0] not in but:
+        headers.append(_NO_CONTENT_POLICY)
+    if _NO_STORE[0] not in but:
+        headers.append(_NO_STORE)
+    return headers
+
+
+def correlation_id(scope: Scope, traceparent: str | None) -> str:
+    """Return what leads from a log line to its trace and its event: the trace's id, unless the client brings one."""
     given = [value for name, value in scope["headers"] if name == b"x-correlation-id"]
-    return given[0].decode() if len(given) == 1 and _CORRELATION_ID.fullmatch(given[0]) else None
+    if len(given) == 1 and _CORRELATION_ID.fullmatch(given[0]):
+        return given[0].decode()
+    return _trace_id(traceparent) or secrets.token_hex(16)
 
 
-def _traceparent(scope: Scope) -> str | None:
+def traceparent_of(scope: Scope) -> str | None:
+    """Return the client's, if it is one (W3C)."""
     given = [value for name, value in scope["headers"] if name == b"traceparent"]
     return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
+
+
+def _trace_id(traceparent: str | None) -> str | None:
+    return traceparent.split("-")[1] if traceparent else None
 
 
 def _printable_path(scope: Scope) -> str:

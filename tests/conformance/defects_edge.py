@@ -29,7 +29,7 @@ OPERATIONS: list[Defect] = [
         "correlation-id-replaced",
         "The client's correlation id is not used.",
         "OPS-002",
-        (EDGE, "= _correlation_id(scope) or ", "= "),
+        (EDGE, "        return given[0].decode()\n    return _trace_id", "        pass\n    return _trace_id"),
     ),
     defect(
         "any-correlation-id",
@@ -116,7 +116,7 @@ CORS: list[Defect] = [
         "origins-not-passed-on",
         "CDV_CORS_ALLOWED_ORIGINS is read and never used.",
         "CORS-003 CORS-006",
-        ("cdv_http/app.py", "CorsMiddleware(guarded, chosen.cors_allowed_origins)", "CorsMiddleware(guarded, ())"),
+        ("cdv_http/app.py", "AllowedOrigins(chosen.cors_allowed_origins)", "AllowedOrigins(())"),
         trap="CORS settings read but never passed on",
     ),
     defect(

@@ -33,23 +33,23 @@ async def test_a_burst_takes_all_places_and_a_crowd_gets_few(monkeypatch: pytest
     assert enter(places, 50, 100) == 0
     for number in range(100):
         places.leave([f"client {number}"])
-    assert enter(places, 50) == 8
+    assert enter(places, 50) == 5
     moment.now += 1  # the crowd is still there
     assert enter(places, 50, 50) == 0
     moment.now += 1
-    for number in range(8):
+    for number in range(5):
         places.leave([f"client {number}"])
-    assert enter(places, 8) == 8
+    assert enter(places, 5) == 5
     moment.now += 1  # for a second, nobody was turned away
-    assert enter(places, 80, 8) == 80
+    assert enter(places, 80, 5) == 80
 
 
 async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     Moment(monkeypatch)
     places = Admission(10)
-    assert enter(places, 11) == 10  # so that there is a crowd, and only eight may be at work
-    places.leave(["client 0"])
-    places.leave(["client 1"])
+    assert enter(places, 11) == 10  # so that there is a crowd, and only five may be at work
+    for number in range(5):
+        places.leave([f"client {number}"])
     with places.waiting_for_the_client():
         assert not places.enter("another")  # the wait may be over in a moment
     monkeypatch.setattr(admission, "_SLOW_SECONDS", 0)
@@ -142,7 +142,7 @@ async def test_those_who_arrive_together_in_a_crowd_are_not_all_let_in(
             return await create(*arguments, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(type(records), "create", lambda _, *a, **n: slow(*a, **n))
-        for let_in in (20, 8):
+        for let_in in (20, 5):
             gone.clear()
             inside = 0
             tasks = [
@@ -154,3 +154,28 @@ async def test_those_who_arrive_together_in_a_crowd_are_not_all_let_in(
             gone.set()
             statuses = sorted([(await task).status_code for task in tasks])
             assert statuses == [200] * let_in + [503] * (60 - let_in)
+
+
+async def test_who_is_turned_away_gets_the_headers_of_every_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = "https://app.example"
+    async with serving(tmp_path, cors_allowed_origins=(origin,)) as full:
+        served = await full.http.get("/v1/nope", headers={"Origin": origin, "X-Correlation-Id": "mine"})
+        refused(served, 404, "CDV_NOT_FOUND")
+        monkeypatch.setattr(Admission, "enter", lambda *_: False)
+        headers = {"Origin": origin, "X-Correlation-Id": "mine"}
+        answer = await full.http.get("/v1/nope", headers=headers)
+        refused(answer, 503, "CDV_UNAVAILABLE")
+        assert {**answer.headers, "retry-after": None, "content-length": None} == {
+            **served.headers,
+            "retry-after": None,
+            "content-length": None,
+        }
+        assert answer.headers["retry-after"] == "1"
+        assert (await full.http.head("/v1/nope")).content == b""
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        traced = await full.http.get("/v1/nope", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+        assert traced.headers["x-correlation-id"] == traced.json()["error"]["correlationId"] == trace
+        asked = {"Access-Control-Request-Method": "POST", **headers}
+        assert (await full.http.options("/v1/repo/record", headers=asked)).status_code == 204

@@ -1,0 +1,87 @@
+"""How many requests may be under way: beyond that, 503 at once rather than later for all.
+
+The outermost layer, and it answers by itself: while a crowd presses, turning it away is most of what the service does,
+and whoever is let in waits meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from loguru import logger
+
+from cdv_http.admission import NEVER_SHED, Admission
+from cdv_http.client_address import ClientAddresses
+from cdv_http.error_responses import error_bytes
+from cdv_http.metrics import in_flight, observe_turned_away
+from cdv_http.middleware.cors import AllowedOrigins
+from cdv_http.middleware.edge import correlation_id, headers_of_every_answer, traceparent_of
+
+_TELL_SECONDS: Final = 1.0  # ours: a line for each request turned away would cost more than turning it away
+_BEFORE_ID, _AFTER_ID = error_bytes(
+    "CDV_UNAVAILABLE", "too many requests are under way; try again later", "{id}"
+).split(b"{id}")
+_HEADERS: Final = ((b"content-type", b"application/json"), (b"retry-after", b"1"))
+
+
+class GateMiddleware:
+    """Lets in as many requests as `admission` has places for. The others leave counts, but no trace and no line each.
+
+    Leaves in the request's state `hold`, to be asked whether whoever it proves to come from may have one more.
+    """
+
+    def __init__(
+        self, app: ASGIApp, admission: Admission, addresses: ClientAddresses, allowed_origins: AllowedOrigins
+    ) -> None:
+        self._app = app
+        self._admission = admission
+        self._addresses = addresses
+        self._allowed_origins = allowed_origins
+        self._turned_away = 0
+        self._tell_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # What an OPTIONS request is answered with is known beforehand, and a browser takes no 503 for a preflight's.
+        if scope["type"] != ScopeType.HTTP or scope["path"] in NEVER_SHED or scope["method"] == "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        client = self._addresses.of(scope)
+        if not self._admission.enter(client):
+            await self._turn_away(scope, send)
+            return
+        holders = [client]
+
+        def hold(who: str) -> bool:
+            held = self._admission.hold(who)
+            if held:
+                holders.append(who)
+            return held
+
+        scope["state"] = {**(scope.get("state") or {}), "hold": hold}
+        in_flight.inc()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._admission.leave(holders)
+            in_flight.dec()
+
+    async def _turn_away(self, scope: HTTPScope, send: Send) -> None:
+        correlation = correlation_id(scope, traceparent_of(scope)).encode()
+        content = b"%b%b%b" % (_BEFORE_ID, correlation, _AFTER_ID)
+        headers = [
+            *_HEADERS,
+            (b"content-length", b"%d" % len(content)),
+            *headers_of_every_answer(correlation, secure=self._addresses.speak_https(scope)),
+            *self._allowed_origins.headers(scope),
+        ]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else content
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        observe_turned_away(scope["method"])
+        self._turned_away += 1
+        if time.monotonic() >= self._tell_at:
+            logger.warning("too many requests are under way; {} turned away", self._turned_away)
+            self._turned_away, self._tell_at = 0, time.monotonic() + _TELL_SECONDS
