@@ -3,6 +3,9 @@
 Without such a variable nothing of OpenTelemetry is imported, no method is wrapped, and `span` gives one and the same
 object that does nothing. Exceptions leave their kind in a span and not their text, which may hold what is nobody's
 business.
+
+The SDK samples, batches and exports. Spans are made here: the SDK's own cost three times as much, and most of it for a
+span that nobody records (docs/adr/012-fewer-instructions.md).
 """
 
 from __future__ import annotations
@@ -11,8 +14,12 @@ import asyncio
 import inspect
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from loguru import logger
@@ -20,8 +27,10 @@ from loguru import logger
 from cdv_core.errors import CdvError, Unavailable
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import SpanContext, Tracer
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace.sampling import Decision
+    from opentelemetry.trace import SpanContext
 
 Kind = Literal["internal", "server", "client", "producer"]
 Attributes = Mapping[str, str | int]
@@ -30,14 +39,23 @@ Method = Callable[..., Coroutine[Any, Any, Any]]
 _STOP_SECONDS: Final = 3.0  # ours: what a collector that does not answer may add to the end of a process
 _NONE: Final[Attributes] = {}
 
-_provider: TracerProvider | None = None
-_tracer: Tracer | None = None
+
+@dataclass(frozen=True, slots=True)
+class _Tracing:
+    """`provider`: samples, and says whose spans these are. `processor`: takes those that have ended."""
+
+    provider: TracerProvider
+    processor: SpanProcessor
+
+
+_tracing: _Tracing | None = None
 
 
 class Span(Protocol):
     """A span under way. `traceparent`: its context as W3C spells it; None when there are no traces."""
 
-    traceparent: str | None
+    @property
+    def traceparent(self) -> str | None: ...
 
     def describe(self, attributes: Attributes, *, name: str | None = None, failed: bool = False) -> None:
         """Say what is known by now."""
@@ -75,27 +93,26 @@ def start() -> None:
         logger.warning("OTEL_* is set and OpenTelemetry's SDK is not installed: no traces; install the extra `otel`")
         return
     resource = Resource.create({"service.name": "cdv"}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(
-        BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter())
+    use(
+        TracerProvider(resource=resource, shutdown_on_exit=False),
+        BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()),
     )
-    use(provider)
 
 
-def use(provider: TracerProvider | None) -> None:
-    """Trace with `provider` from now on; None: no more."""
-    global _provider, _tracer
-    _provider, _tracer = provider, None if provider is None else provider.get_tracer("cdv")
+def use(provider: TracerProvider | None, processor: SpanProcessor | None = None) -> None:
+    """Trace from now on: `provider` samples, `processor` takes the spans. None: no more."""
+    global _tracing
+    _tracing = None if provider is None or processor is None else _Tracing(provider, processor)
 
 
 async def stop() -> None:
     """Send what is left, for a few seconds at most."""
-    provider = _provider
-    if provider is None:
+    tracing = _tracing
+    if tracing is None:
         return
     use(None)
     # A daemon, so that nothing waits for it beyond that.
-    sending = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
+    sending = threading.Thread(target=tracing.processor.shutdown, name="last spans", daemon=True)
     sending.start()
     await asyncio.to_thread(sending.join, _STOP_SECONDS)
 
@@ -113,28 +130,36 @@ def span(
     `links`: other traces that what happens is done for; None among them are left out. Within a trace that the sampler
     has not chosen nothing is recorded: most requests must not pay for the few that are.
     """
-    if _tracer is None or (kind != "server" and _is_left_out(parent)):
+    if _tracing is None:
         return NO_SPAN
-    return _RecordedSpan(_tracer, name, kind, attributes, parent, links)
+    current = None if kind == "server" or parent is not None else _current.get()
+    if current is None:
+        return _begin(_tracing, name, kind, attributes, parent, links)
+    if isinstance(current, _LeftOut):
+        return NO_SPAN
+    return _Recorded(_tracing, name, kind, attributes, current.context.trace_id, current.context, links)
+
+
+def _begin(
+    tracing: _Tracing, name: str, kind: Kind, attributes: Attributes, parent: str | None, links: Iterable[str | None]
+) -> AbstractContextManager[Span]:
+    """Return a span that is nobody's child in this process."""
+    if parent is not None and kind != "server":  # what goes on in a trace that began elsewhere in this service
+        if not _is_sampled(parent):
+            return NO_SPAN
+        within = _span_context(parent)
+        return _Recorded(tracing, name, kind, attributes, within.trace_id, within, links)
+    context = None if parent is None else _span_context(parent)
+    trace_id = tracing.provider.id_generator.generate_trace_id() if context is None else context.trace_id
+    decision: Decision = tracing.provider.sampler.should_sample(_as_parent(context), trace_id, name).decision
+    if decision.is_sampled():  # type: ignore[no-untyped-call]
+        return _Recorded(tracing, name, kind, attributes, trace_id, context, links)
+    return _LeftOut(trace_id, tracing.provider.id_generator.generate_span_id())
 
 
 def is_recorded() -> bool:
     """Say whether what happens now is part of a trace that is recorded."""
-    if _tracer is None:
-        return False
-    from opentelemetry.trace import get_current_span
-
-    return get_current_span().get_span_context().trace_flags.sampled
-
-
-def _is_left_out(parent: str | None) -> bool:
-    """Say whether what begins now belongs to a trace that was not chosen; what belongs to none may begin one."""
-    from opentelemetry.trace import get_current_span
-
-    if parent is not None:
-        return not _is_sampled(parent)
-    current = get_current_span().get_span_context()
-    return current.is_valid and not current.trace_flags.sampled
+    return _tracing is not None and isinstance(_current.get(), _Recorded)
 
 
 def _is_sampled(traceparent: str) -> bool:
@@ -143,7 +168,7 @@ def _is_sampled(traceparent: str) -> bool:
 
 def trace_methods(part: object, kind: Kind = "internal") -> None:
     """Make each call of a public coroutine method of `part` a span, where it is part of a trace."""
-    if _tracer is None:
+    if _tracing is None:
         return
     of = type(part)
     for name, _ in inspect.getmembers(of, inspect.iscoroutinefunction):
@@ -152,51 +177,71 @@ def trace_methods(part: object, kind: Kind = "internal") -> None:
 
 
 def _within_traces(name: str, kind: Kind, method: Method) -> Method:
-    from opentelemetry.trace import get_current_span
-
     async def traced(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the method's own
-        # Chores and probes are no part of a trace, and each would be one of its own. (An invalid one is not sampled.)
-        if not get_current_span().get_span_context().trace_flags.sampled:
+        # Chores and probes are no part of a trace, and each would be one of its own.
+        if not isinstance(_current.get(), _Recorded):
             return await method(*arguments, **options)
         statement = arguments[0] if arguments and isinstance(arguments[0], str) and " " in arguments[0] else None
         # Statements are constants: what clients sent is in their parameters.
-        attributes = {} if statement is None else {"db.query.text": " ".join(statement.split())}
+        attributes = {} if statement is None else {"db.query.text": _in_one_line(statement)}
         with span(name, kind, attributes):
             return await method(*arguments, **options)
 
     return traced
 
 
-class _RecordedSpan(AbstractContextManager["_RecordedSpan", None]):
+@lru_cache(maxsize=256)
+def _in_one_line(statement: str) -> str:
+    return " ".join(statement.split())
+
+
+class _LeftOut(AbstractContextManager["_LeftOut", None]):
+    """A span of a trace that the sampler has not chosen: it has a context, and that is all."""
+
+    def __init__(self, trace_id: int, span_id: int) -> None:
+        self.traceparent: str | None = f"00-{trace_id:032x}-{span_id:016x}-00"
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+
+    def describe(self, attributes: Attributes, *, name: str | None = None, failed: bool = False) -> None:
+        pass
+
+
+class _Recorded(AbstractContextManager["_Recorded", None]):
     def __init__(
         self,
-        tracer: Tracer,
+        tracing: _Tracing,
         name: str,
         kind: Kind,
         attributes: Attributes,
-        parent: str | None,
+        trace_id: int,
+        parent: SpanContext | None,
         links: Iterable[str | None],
     ) -> None:
-        from opentelemetry import context, trace
+        from opentelemetry.trace import SpanContext, TraceFlags
 
-        self._context, self._trace = context, trace
-        within = None
-        if parent is not None:
-            within = trace.set_span_in_context(trace.NonRecordingSpan(_span_context(parent)), context.Context())
-        self._span = tracer.start_span(
-            name,
-            within,
-            trace.SpanKind[kind.upper()],
-            dict(attributes),
-            [trace.Link(_span_context(link)) for link in links if link is not None and _is_sampled(link)],
-            record_exception=False,
-            set_status_on_exception=False,
-        )
-        own = self._span.get_span_context()
-        self.traceparent: str | None = f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
+        span_id = tracing.provider.id_generator.generate_span_id()
+        self.context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        self._tracing = tracing
+        self._name = name
+        self._kind = kind
+        self._attributes = dict(attributes)
+        self._parent = parent
+        self._links = [link for link in links if link is not None and _is_sampled(link)]
+        self._failed = False
+
+    @property
+    def traceparent(self) -> str | None:
+        return f"00-{self.context.trace_id:032x}-{self.context.span_id:016x}-01"
 
     def __enter__(self) -> Self:
-        self._token = self._context.attach(self._trace.set_span_in_context(self._span))
+        self._token = _current.set(self)
+        self._began = time.time_ns()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
@@ -206,15 +251,35 @@ class _RecordedSpan(AbstractContextManager["_RecordedSpan", None]):
             self.describe(
                 {"error.type": code}, failed=not isinstance(error, CdvError) or isinstance(error, Unavailable)
             )
-        self._context.detach(self._token)
-        self._span.end()
+        _current.reset(self._token)
+        self._tracing.processor.on_end(self._ended())
 
     def describe(self, attributes: Attributes, *, name: str | None = None, failed: bool = False) -> None:
-        self._span.set_attributes(dict(attributes))
-        if name is not None:
-            self._span.update_name(name)
-        if failed:
-            self._span.set_status(self._trace.StatusCode.ERROR)
+        self._attributes.update(attributes)
+        self._name = name or self._name
+        self._failed = self._failed or failed
+
+    def _ended(self) -> ReadableSpan:
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+        from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+        return ReadableSpan(
+            self._name,
+            self.context,
+            self._parent,
+            self._tracing.provider.resource,
+            self._attributes,
+            links=[Link(_span_context(link)) for link in self._links],
+            kind=SpanKind[self._kind.upper()],
+            status=Status(StatusCode.ERROR if self._failed else StatusCode.UNSET),
+            start_time=self._began,
+            end_time=time.time_ns(),
+            instrumentation_scope=InstrumentationScope("cdv"),
+        )
+
+
+_current: Final[ContextVar[_Recorded | _LeftOut | None]] = ContextVar("span", default=None)
 
 
 def _span_context(traceparent: str) -> SpanContext:
@@ -222,3 +287,13 @@ def _span_context(traceparent: str) -> SpanContext:
 
     _, trace_id, span_id, flags = traceparent.split("-")
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+
+
+def _as_parent(context: SpanContext | None) -> Context | None:
+    """Return what a sampler looks for a parent in."""
+    if context is None:
+        return None
+    from opentelemetry.context import Context
+    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+    return set_span_in_context(NonRecordingSpan(context), Context())

@@ -20,7 +20,7 @@ from cdv_http.chores import doing
 from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
 from cdv_http.exposition import States
-from cdv_http.logs import set_up_logs
+from cdv_http.logs import put_what_waits, set_up_logs
 from cdv_http.metrics import observe_relay
 from cdv_http.middleware.cors import AllowedOrigins, CorsMiddleware
 from cdv_http.middleware.drain import DrainMiddleware
@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            stack.callback(put_what_waits)
             stack.push_async_callback(tracing.stop)
             service = await stack.enter_async_context(open_service(chosen))
             await stack.enter_async_context(doing(service.chores))

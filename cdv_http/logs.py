@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -29,6 +30,9 @@ _READABLE = (
 _READABLE_REQUEST: Final = "{time} INFO    {message} {id}\n"
 _COLOURED_REQUEST: Final = "\x1b[32m{time}\x1b[0m \x1b[1mINFO   \x1b[0m {message} \x1b[2m{id}\x1b[0m\n"
 _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
+
+_PUT_SECONDS: Final = 0.01  # ours: nobody reads faster, and a process that is killed loses no more
+_waiting: list[str] = []
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
 _request: ContextVar[Mapping[str, Any]] = ContextVar("request", default=_NO_REQUEST)
@@ -82,10 +86,10 @@ def log_request(
     # Past loguru, which takes ten times as long, and a request takes little longer than that.
     if _Chosen.readable is not None:
         time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
-        _put(_Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"]))
+        _put_soon(_Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"]))
         return
     said = {"route": route, "status": status, "latency_ms": latency_ms, "did": did, "error_code": error_code}
-    _write(datetime.now(UTC), "info", message(), {**_request.get(), **said}, None)
+    _put_soon(_json_line(datetime.now(UTC), "info", message(), {**_request.get(), **said}, None))
 
 
 def _readable_request() -> str:
@@ -99,19 +103,37 @@ def _readable(record: Record) -> str:
 def _write_json_line(message: Message) -> None:
     record = message.record
     exception = str(message).partition("\n")[2] if record["exception"] else None
-    _write(record["time"], record["level"].name.lower(), record["message"], record["extra"], exception)
+    _put(_json_line(record["time"], record["level"].name.lower(), record["message"], record["extra"], exception))
 
 
-def _write(moment: datetime, level: str, message: str, said: Mapping[str, Any], exception: str | None) -> None:
+def _json_line(moment: datetime, level: str, message: str, said: Mapping[str, Any], exception: str | None) -> str:
     line = {"time": format_time(moment), "level": level, "message": message}
     line |= {name: value for name, value in said.items() if value is not None and value != ""}
     if exception is not None:
         line["exception"] = exception
-    _put(msgspec.json.encode(line, enc_hook=str).decode("utf-8", "replace") + "\n")
+    return msgspec.json.encode(line, enc_hook=str).decode("utf-8", "replace") + "\n"
+
+
+def _put_soon(line: str) -> None:
+    """Write the line with those of the requests that are answered at about the same time.
+
+    To write is to let go of the interpreter's lock, which another thread takes: the loop waits for it, each time.
+    """
+    if not _waiting:
+        asyncio.get_running_loop().call_later(_PUT_SECONDS, put_what_waits)
+    _waiting.append(line)
+
+
+def put_what_waits() -> None:
+    """Write the lines that wait, as before the loop ends."""
+    if _waiting:
+        _put("")
 
 
 def _put(line: str) -> None:
-    sys.stderr.write(line)
+    lines = "".join(_waiting) + line
+    _waiting.clear()
+    sys.stderr.write(lines)
 
 
 class _ToLoguru(logging.Handler):

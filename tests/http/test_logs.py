@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ import pytest
 from loguru import logger
 
 from cdv_core.errors import Unavailable
+from cdv_http.logs import put_what_waits
 from tests.http.api import Api, data, refused, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -34,6 +36,7 @@ def opened(anyio_backend: str, tmp_path: Path) -> Open:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    put_what_waits()
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -66,6 +69,7 @@ async def test_in_dev_a_request_is_a_line_for_people(
     monkeypatch.delenv("NO_COLOR", raising=False)
     async with serving(tmp_path / "vault") as api:
         refused(await api.http.get("/v1/{no}%0aroute", headers={"X-Correlation-Id": "mine"}), 404, "CDV_NOT_FOUND")
+    put_what_waits()
     (line,) = capsys.readouterr().err.splitlines()
     assert ("\x1b[" in line) == terminal
     plain = re.sub(r"\x1b\[\d+m", "", line)
@@ -132,3 +136,14 @@ async def test_no_path_breaks_a_line(opened: Open, capsys: pytest.CaptureFixture
         await api.http.get('/v1/nope%0a{"level":"info"}"\\')
     (line,) = lines(capsys)
     assert line["status"] == 404
+
+
+async def test_a_line_waits_for_a_moment_only(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    written = ""
+    async with opened() as api, asyncio.timeout(5):
+        for _ in range(3):
+            data(await api.creator().list())
+        while written.count("\n") < 3:
+            await asyncio.sleep(0.01)
+            written += capsys.readouterr().err
+    assert [json.loads(line)["status"] for line in written.splitlines()] == [200, 200, 200]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cdv_http.logs import put_what_waits
 from tests.http.api import POST, Api, Creator, data, refused, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -26,7 +27,12 @@ async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
 @pytest.fixture
 def logged(capsys: pytest.CaptureFixture[str]) -> Logged:
     """What gives the lines that were logged since it was last asked."""
-    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    def since() -> list[dict[str, Any]]:
+        put_what_waits()
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    return since
 
 
 async def events(creator: Creator) -> list[dict[str, Any]]:
