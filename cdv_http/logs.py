@@ -31,7 +31,7 @@ _READABLE_REQUEST: Final = "{time} INFO    {message} {id}\n"
 _COLOURED_REQUEST: Final = "\x1b[32m{time}\x1b[0m \x1b[1mINFO   \x1b[0m {message} \x1b[2m{id}\x1b[0m\n"
 _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
 
-_PUT_SECONDS: Final = 0.01  # ours: nobody reads faster, and a process that is killed loses no more
+_PUT_SECONDS: Final = 0.0  # the loop's next round; ours: nobody reads faster, and a process that is killed loses no more
 _waiting: list[str] = []
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
