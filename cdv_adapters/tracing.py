@@ -4,8 +4,8 @@ Without such a variable nothing of OpenTelemetry is imported, no method is wrapp
 object that does nothing. Exceptions leave their kind in a span and not their text, which may hold what is nobody's
 business.
 
-The SDK samples, batches and exports. Spans are made here: the SDK's own cost three times as much, and most of it for a
-span that nobody records (docs/adr/012-fewer-instructions.md).
+The SDK samples, batches and exports. Spans are made here: the SDK's own cost twice as much
+(docs/adr/012-fewer-instructions.md).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _NONE: Final[Attributes] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class _Tracing:
+class Tracing:
     """`provider`: samples, and says whose spans these are. `processor`: takes those that have ended."""
 
     provider: TracerProvider
     processor: SpanProcessor
 
 
-_tracing: _Tracing | None = None
+_tracing: Tracing | None = None
 
 
 class Span(Protocol):
@@ -93,16 +93,14 @@ def start() -> None:
         logger.warning("OTEL_* is set and OpenTelemetry's SDK is not installed: no traces; install the extra `otel`")
         return
     resource = Resource.create({"service.name": "cdv"}).merge(OTELResourceDetector().detect())
-    use(
-        TracerProvider(resource=resource, shutdown_on_exit=False),
-        BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()),
-    )
+    processor = BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter())
+    use(Tracing(TracerProvider(resource=resource, shutdown_on_exit=False), processor))
 
 
-def use(provider: TracerProvider | None, processor: SpanProcessor | None = None) -> None:
-    """Trace from now on: `provider` samples, `processor` takes the spans. None: no more."""
+def use(tracing: Tracing | None) -> None:
+    """Trace with it from now on; None: no more."""
     global _tracing
-    _tracing = None if provider is None or processor is None else _Tracing(provider, processor)
+    _tracing = tracing
 
 
 async def stop() -> None:
@@ -141,7 +139,7 @@ def span(
 
 
 def _begin(
-    tracing: _Tracing, name: str, kind: Kind, attributes: Attributes, parent: str | None, links: Iterable[str | None]
+    tracing: Tracing, name: str, kind: Kind, attributes: Attributes, parent: str | None, links: Iterable[str | None]
 ) -> AbstractContextManager[Span]:
     """Return a span that is nobody's child in this process."""
     if parent is not None and kind != "server":  # what goes on in a trace that began elsewhere in this service
@@ -215,7 +213,7 @@ class _LeftOut(AbstractContextManager["_LeftOut", None]):
 class _Recorded(AbstractContextManager["_Recorded", None]):
     def __init__(
         self,
-        tracing: _Tracing,
+        tracing: Tracing,
         name: str,
         kind: Kind,
         attributes: Attributes,

@@ -31,8 +31,7 @@ _READABLE_REQUEST: Final = "{time} INFO    {message} {id}\n"
 _COLOURED_REQUEST: Final = "\x1b[32m{time}\x1b[0m \x1b[1mINFO   \x1b[0m {message} \x1b[2m{id}\x1b[0m\n"
 _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
 
-_PUT_SECONDS: Final = 0.0  # the loop's next round; ours: nobody reads faster, and a process that is killed loses no more
-_waiting: list[str] = []
+_waiting: list[str] = []  # lines of requests, until the loop's next round; only its thread touches them
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
 _request: ContextVar[Mapping[str, Any]] = ContextVar("request", default=_NO_REQUEST)
@@ -115,24 +114,25 @@ def _json_line(moment: datetime, level: str, message: str, said: Mapping[str, An
 
 
 def _put_soon(line: str) -> None:
-    """Write the line with those of the requests that are answered at about the same time.
+    """Write the line with those of the requests that are answered in the same round of the loop.
 
-    To write is to let go of the interpreter's lock, which another thread takes: the loop waits for it, each time.
+    Each write lets go of the interpreter's lock, and the loop waits to get it back
+    (docs/adr/012-fewer-instructions.md).
     """
     if not _waiting:
-        asyncio.get_running_loop().call_later(_PUT_SECONDS, put_what_waits)
+        asyncio.get_running_loop().call_soon(put_what_waits)
     _waiting.append(line)
 
 
 def put_what_waits() -> None:
-    """Write the lines that wait, as before the loop ends."""
+    """Write the lines that wait. To be called by the loop's thread, and before the loop ends."""
     if _waiting:
-        _put("")
+        lines = "".join(_waiting)
+        _waiting.clear()  # first: whatever becomes of them, the next ones are written
+        _put(lines)
 
 
-def _put(line: str) -> None:
-    lines = "".join(_waiting) + line
-    _waiting.clear()
+def _put(lines: str) -> None:
     sys.stderr.write(lines)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 _METHODS: Final = b"GET, HEAD, POST, PUT, OPTIONS"
 _REQUEST_HEADERS: Final = (
@@ -32,6 +32,14 @@ class AllowedOrigins:
 
     def __bool__(self) -> bool:
         return bool(self._allowed)
+
+    def is_preflight(self, scope: HTTPScope) -> bool:
+        """Say whether this is a preflight, which is answered before anything else looks at it."""
+        return (
+            bool(self._allowed)
+            and scope["method"] == "OPTIONS"
+            and b"access-control-request-method" in dict(scope["headers"])
+        )
 
     def granted(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """Return the headers that let the request's origin read the answer; none if it may not."""
@@ -66,7 +74,7 @@ class CorsMiddleware:
                 message["headers"] = [*_varying(message["headers"]), *granted]
             await send(message)
 
-        if scope["method"] == "OPTIONS" and b"access-control-request-method" in dict(scope["headers"]):
+        if self._allowed_origins.is_preflight(scope):
             await _answer_preflight(marked, allowed=bool(granted))
         else:
             await self._app(scope, receive, marked)

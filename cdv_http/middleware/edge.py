@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import re
+import secrets
 import time
 from collections.abc import Collection
 from typing import Any, Final
@@ -141,7 +141,7 @@ def correlation_id(scope: Scope, traceparent: str | None) -> str:
     given = [value for name, value in scope["headers"] if name == b"x-correlation-id"]
     if len(given) == 1 and _CORRELATION_ID.fullmatch(given[0]):
         return given[0].decode()
-    return _trace_id(traceparent) or f"{random.getrandbits(128):032x}"
+    return _trace_id(traceparent) or secrets.token_hex(16)
 
 
 def traceparent_of(scope: Scope) -> str | None:
@@ -160,4 +160,4 @@ def _printable_path(scope: Scope) -> str:
     Without the token of a signed URL, which would let whoever reads the log use it.
     """
     path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
-    return _SIGNED.sub(r"\1...", path) if path.startswith("/v1/blobs/") else path
+    return _SIGNED.sub(r"\1...", path)

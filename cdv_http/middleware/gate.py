@@ -44,8 +44,8 @@ class GateMiddleware:
         self._tell_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # What an OPTIONS request is answered with is known beforehand, and a browser takes no 503 for a preflight's.
-        if scope["type"] != ScopeType.HTTP or scope["path"] in NEVER_SHED or scope["method"] == "OPTIONS":
+        # A preflight costs less than to count it, and a browser would not show its page the 503.
+        if scope["type"] != ScopeType.HTTP or scope["path"] in NEVER_SHED or self._allowed_origins.is_preflight(scope):
             await self._app(scope, receive, send)
             return
         client = self._addresses.of(scope)
@@ -69,6 +69,7 @@ class GateMiddleware:
             in_flight.dec()
 
     async def _turn_away(self, scope: HTTPScope, send: Send) -> None:
+        self._note_turned_away(scope["method"])
         correlation = correlation_id(scope, traceparent_of(scope)).encode()
         content = b"%b%b%b" % (_BEFORE_ID, correlation, _AFTER_ID)
         headers = [
@@ -80,7 +81,9 @@ class GateMiddleware:
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else content
         await send({"type": "http.response.body", "body": body, "more_body": False})
-        observe_turned_away(scope["method"])
+
+    def _note_turned_away(self, method: str) -> None:
+        observe_turned_away(method)
         self._turned_away += 1
         if time.monotonic() >= self._tell_at:
             logger.warning("too many requests are under way; {} turned away", self._turned_away)

@@ -10,6 +10,7 @@ import pytest
 
 from cdv_http import admission
 from cdv_http.admission import Admission
+from cdv_http.metrics import registry
 from tests.http.api import Api, data, refused, serving
 
 
@@ -179,3 +180,27 @@ async def test_who_is_turned_away_gets_the_headers_of_every_answer(
         assert traced.headers["x-correlation-id"] == traced.json()["error"]["correlationId"] == trace
         asked = {"Access-Control-Request-Method": "POST", **headers}
         assert (await full.http.options("/v1/repo/record", headers=asked)).status_code == 204
+        assert (await full.http.options("/v1/repo/record", headers=headers)).status_code == 503
+
+
+async def test_who_is_turned_away_is_counted_and_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def counts() -> tuple[float | None, ...]:
+        labels = {"route": "unmatched"}
+        return (
+            registry.get_sample_value("cdv_requests_shed_total"),
+            registry.get_sample_value("cdv_requests_total", {**labels, "method": "GET", "status": "503"}),
+            registry.get_sample_value("cdv_errors_total", {**labels, "code": "CDV_UNAVAILABLE"}),
+        )
+
+    async with serving(tmp_path) as full:
+        monkeypatch.setattr(Admission, "enter", lambda *_: False)
+        await full.http.get("/v1/nope")
+        before = counts()
+        for _ in range(3):
+            await full.http.get("/v1/nope")
+        assert counts() == tuple((count or 0) + 3 for count in before)
+    lines = capsys.readouterr().err
+    assert lines.count("turned away") == 1
+    assert "GET /v1/nope" not in lines

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from cdv_adapters import tracing
 from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys
+from cdv_adapters.tracing import Tracing
 from cdv_core.errors import Unavailable
 from tests.http.api import PROFILE, Api, data, refused, serving
 from tests.http.otlp import collecting
@@ -49,7 +50,7 @@ class Spans:
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     exporter = InMemorySpanExporter()
-    tracing.use(TracerProvider(), SimpleSpanProcessor(exporter))
+    tracing.use(Tracing(TracerProvider(), SimpleSpanProcessor(exporter)))
     yield Spans(exporter)
     tracing.use(None)
 
@@ -84,7 +85,7 @@ async def test_a_request_is_a_span_in_its_clients_trace_with_all_that_it_does(ap
         "http.response.status_code": 200,
     }
     above = request
-    for name in ("Records.create", "SqliteDatabase.write"):
+    for name in ("Records.create", "SqliteRecordStore.create", "SqliteDatabase.write"):
         assert is_child(spans.named(name), above), name
         above = spans.named(name)
     assert answer.headers["x-correlation-id"] == TRACE
@@ -222,7 +223,7 @@ async def test_of_a_trace_that_is_not_sampled_nothing_is_recorded_and_it_goes_on
     assert {answer.status_code for answer in answers} == {200}
     assert {str(entry.event.traceparent)[-2:] for entry in entries} == {"00", "01"}
     recorded = [it.name for it in spans.all()]
-    assert recorded.count("POST /v1/repo/record") == recorded.count("Records.create") == 2
+    assert recorded.count("POST /v1/repo/record") == recorded.count("PostgresRecordStore.create") == 2
     group = spans.named("group commit")
     assert "INSERT INTO records" in str(
         [it.attributes for it in spans.all() if it.name == "PostgresDatabase.rows" and is_child(it, group)]
@@ -273,7 +274,7 @@ async def test_ending_waits_no_longer_than_seconds_for_a_collector(monkeypatch: 
             asyncio.run_coroutine_threadsafe(released.wait(), loop).result()
 
     loop = asyncio.get_running_loop()
-    tracing.use(TracerProvider(shutdown_on_exit=False), Hanging())
+    tracing.use(Tracing(TracerProvider(shutdown_on_exit=False), Hanging()))
     async with asyncio.timeout(5):
         await tracing.stop()
     released.set()
