@@ -213,6 +213,8 @@ async def test_of_a_trace_that_is_not_sampled_nothing_is_recorded_and_it_goes_on
     unsampled = f"{PARENT[:-2]}00"
     async with in_production(tmp_path / "vault", postgres_dsn, nats_url) as api:
         creators = [api.creator() for _ in range(9)]
+        data(await creators[0].create(headers={"traceparent": unsampled}))
+        assert "group commit" not in {it.name for it in spans.all()}
         # All at once: those that are traced are in the middle of a group.
         answers = await asyncio.gather(
             *(each.create(headers={"traceparent": PARENT if each in creators[4:6] else unsampled}) for each in creators)
