@@ -9,9 +9,9 @@ from typing import Final
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 # By Little's law, who comes in waits as long as it takes to serve those before: 256 at 1,000 a second take 256 ms. So
-# many keep a process and its connections to the database busy; more would only wait for each other. p95 of accepted
-# creates against that of quiet times, in `make flood`: 2.8 to 5.1 times with 8, 1.9 to 3.6 with 5, 1.7 to 3.7 with 4 (of
-# ten runs, one over 3).
+# many keep a process and its connections to the database busy; more would only wait for each other. In `make flood`,
+# the p95 of accepted creates was 2.8 to 5.1 times that of quiet times with 8, 1.9 to 3.6 with 5, 1.7 to 3.7 with 4 (one
+# of ten runs over 3).
 _ENOUGH: Final = 4
 _INTERVAL_SECONDS: Final = 1.0  # whoever was turned away has come back by then: Retry-After says so
 _SLOW_SECONDS: Final = 0.25  # ours: a body that is on its way is there by then
