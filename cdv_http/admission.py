@@ -8,11 +8,14 @@ from typing import Final
 
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-# By Little's law, who comes in waits as long as it takes to serve those before: 256 at 1,000 a second take 256 ms. So
-# many keep a process and its connections to the database busy; more would only wait for each other. In `make flood`,
-# the p95 of accepted creates was 2.8 to 5.1 times that of quiet times with 8, 1.9 to 3.6 with 5, 1.7 to 3.7 with 4 (one
-# of ten runs over 3).
-_ENOUGH: Final = 4
+# By Little's law, who comes in waits as long as it takes to serve those before: 256 at 1,000 a second take 256 ms. By
+# the same law, a process is kept busy by as many as it can serve in the time that one takes when there is no crowd.
+_SERVED_PER_SECOND: Final = 2_500  # ours: of creates, one core serves more, but turns most away meanwhile
+# In `make flood`, the p95 of accepted creates was 2.8 to 5.1 times that of quiet times with 8, 1.6 to 2.7 with 4. On a
+# disk that took 10 ms, 4 were 160 creates a second and 36 were 1,200.
+_FEWEST: Final = 4
+_JUDGED_BY: Final = 20  # ours: fewer requests say nothing of how long requests take
+_FORGOTTEN: Final = 1.001  # ours, each interval: what has become slower for good is the normal in ten minutes
 _INTERVAL_SECONDS: Final = 1.0  # whoever was turned away has come back by then: Retry-After says so
 _SLOW_SECONDS: Final = 0.25  # ours: a body that is on its way is there by then
 _CROWD_SHARE: Final = 0.1  # ours: when fewer are turned away than this, the crowd is gone
@@ -22,7 +25,8 @@ class Admission:
     """Gives out places. `most`: how many there are; nobody has more than half of them.
 
     A burst may take them all and is served. Once they are all taken and more want in, that is a crowd: while it lasts,
-    only so many are let in as can be served at once, so that those are served as fast as ever.
+    only so many are let in as can be served at once, so that those are served as fast as ever: the more of them, the
+    longer each waits for a database or a store in quiet times.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,11 +35,14 @@ class Admission:
         self._limit = most
         self._under_way = 0
         self._working = 0
-        self._waits: dict[_Wait, float] = {}  # since when, the longest first; counted as work until they are slow
+        self._waits: dict[_Wait, None] = {}  # the longest first; counted as work until they are slow
         self._held: Counter[str] = Counter()
         self._interval_began = monotonic()
         self._arrived = 0
         self._turned_away = 0
+        self._served = 0
+        self._work_seconds = 0.0
+        self._normal_seconds: float | None = None
 
     def enter(self, client: str) -> bool:
         """Take a place for this client, to be left again; False if there is none for it now."""
@@ -44,7 +51,7 @@ class Admission:
         self._arrived += 1
         if self._working >= self._limit and not self._someone_is_slow():
             self._turned_away += 1
-            self._limit = min(_ENOUGH, self._most)
+            self._limit = self._enough()
             return False
         if self._under_way >= self._most or not self.hold(client):
             return False
@@ -59,10 +66,12 @@ class Admission:
         self._held[who] += 1
         return True
 
-    def leave(self, holders: list[str]) -> None:
-        """Give back a place that counts as theirs."""
+    def leave(self, holders: list[str], seconds: float) -> None:
+        """Give back a place that counts as theirs, after so long."""
         self._under_way -= 1
         self._working -= 1
+        self._served += 1
+        self._work_seconds += seconds
         for holder in holders:
             self._held[holder] -= 1
             if not self._held[holder]:
@@ -76,36 +85,55 @@ class Admission:
         return _Wait(self)
 
     def wait_begins(self, wait: _Wait) -> None:
-        self._waits[wait] = monotonic()
+        wait.since = monotonic()
+        self._waits[wait] = None
 
     def wait_ends(self, wait: _Wait) -> None:
-        if self._waits.pop(wait, None) is None:  # it was slow
+        self._work_seconds -= monotonic() - wait.since
+        if wait in self._waits:
+            del self._waits[wait]
+        else:  # it was slow
             self._working += 1
 
     def _someone_is_slow(self) -> bool:
         """Count no longer as work what has become slow; return whether that makes room."""
         until = monotonic() - _SLOW_SECONDS
         while self._waits:
-            wait, since = next(iter(self._waits.items()))
-            if since > until:
+            wait = next(iter(self._waits))
+            if wait.since > until:
                 break
             del self._waits[wait]
             self._working -= 1
         return self._working < self._limit
 
+    def _enough(self) -> int:
+        busy = 0 if self._normal_seconds is None else int(self._normal_seconds * _SERVED_PER_SECOND)
+        return min(max(busy, _FEWEST), self._most)
+
     def _end_interval(self) -> None:
-        if self._turned_away < self._arrived * _CROWD_SHARE or not self._arrived:
+        crowded = self._turned_away >= self._arrived * _CROWD_SHARE and self._turned_away > 0
+        if not crowded:
             self._limit = self._most
+        if self._served >= _JUDGED_BY and not crowded:
+            self._learn(self._work_seconds / self._served)
+        if self._served >= _JUDGED_BY or crowded:
+            self._served, self._work_seconds = 0, 0.0
         self._interval_began, self._arrived, self._turned_away = monotonic(), 0, 0
+
+    def _learn(self, seconds: float) -> None:
+        """Take how long a request took when there was no crowd; of many, the least: even then some wait for others."""
+        before = self._normal_seconds
+        self._normal_seconds = seconds if before is None else min(before * _FORGOTTEN, seconds)
 
 
 class _Wait:
     """While it is entered, a request waits for its client. Not a generator: every request does this, twice or more."""
 
-    __slots__ = ("_admission",)
+    __slots__ = ("_admission", "since")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
+        self.since = 0.0
 
     def __enter__(self) -> None:
         self._admission.wait_begins(self)

@@ -62,10 +62,11 @@ class GateMiddleware:
 
         scope["state"] = {**(scope.get("state") or {}), "hold": hold}
         in_flight.inc()
+        entered = time.monotonic()
         try:
             await self._app(scope, receive, send)
         finally:
-            self._admission.leave(holders)
+            self._admission.leave(holders, time.monotonic() - entered)
             in_flight.dec()
 
     async def _turn_away(self, scope: HTTPScope, send: Send) -> None:

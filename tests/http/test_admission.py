@@ -34,16 +34,53 @@ async def test_a_burst_takes_all_places_and_a_crowd_gets_few(monkeypatch: pytest
     assert enter(places, 100) == 100
     assert enter(places, 50, 100) == 0
     for number in range(100):
-        places.leave([f"client {number}"])
+        places.leave([f"client {number}"], 0.001)
     assert enter(places, 50) == 4
     moment.now += 1  # the crowd is still there
     assert enter(places, 50, 50) == 0
     moment.now += 1
     for number in range(4):
-        places.leave([f"client {number}"])
+        places.leave([f"client {number}"], 0.001)
     assert enter(places, 4) == 4
     moment.now += 1  # for a second, nobody was turned away
     assert enter(places, 80, 4) == 80
+
+
+async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(monkeypatch)
+    places = Admission(100)
+
+    def serve(many: int, seconds: float, client_seconds: float = 0.0) -> None:
+        for number in range(many):
+            assert places.enter(f"client {number}")
+            with places.waiting_for_the_client():
+                moment.now += client_seconds
+            places.leave([f"client {number}"], seconds + client_seconds)
+
+    def crowd() -> int:
+        """Return how many of a crowd are let in; leave none of them there."""
+        before = enter(places, 200)
+        for number in range(before):
+            places.leave([f"client {number}"], 9.0)  # what a crowd takes is not what is normal
+        let_in = enter(places, 200)
+        for number in range(let_in):
+            places.leave([f"client {number}"], 9.0)
+        moment.now += 1
+        return let_in
+
+    assert crowd() == 4
+    serve(18, 0.02)
+    moment.now += 1
+    assert crowd() == 4  # so few say nothing yet
+    serve(20, 0.0101)
+    moment.now += 1
+    assert crowd() == 25
+    serve(20, 0.005, client_seconds=0.04)
+    moment.now += 1
+    assert crowd() == 12  # what a client takes is not the service's time
+    serve(20, 5.0)
+    moment.now += 1
+    assert crowd() == 12  # it may have been busy for a moment
 
 
 async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +88,7 @@ async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pyte
     places = Admission(10)
     assert enter(places, 11) == 10  # so that there is a crowd, and only four may be at work
     for number in range(6):
-        places.leave([f"client {number}"])
+        places.leave([f"client {number}"], 0.001)
     with places.waiting_for_the_client():
         assert not places.enter("another")  # the wait may be over in a moment
     monkeypatch.setattr(admission, "_SLOW_SECONDS", 0)
@@ -66,7 +103,7 @@ async def test_nobody_has_more_than_half_of_the_places() -> None:
     assert [places.enter("greedy") for _ in range(6)] == [True] * 5 + [False]
     assert [places.enter("modest") for _ in range(5)] == [True] * 5
     for _ in range(5):
-        places.leave(["greedy"])
+        places.leave(["greedy"], 0.001)
     assert places.enter("greedy")
     assert [places.hold("a subject") for _ in range(6)] == [True] * 5 + [False]
 

@@ -1,9 +1,10 @@
 """Offer the service four times what it can serve, and see that it sheds the rest: `python -m tests.load.flood`.
 
 Prints, and judges by one run's own ratios: the 95th percentile of what is accepted under the flood against that of
-quiet times, how fast refusals are, and how soon all is as before. The flood is wrk's: hundreds of connections that each
-send now and then. What is measured is what others see who send a few requests a second meanwhile, when they are due,
-whatever came of those before. Each client has an address of its own behind a trusted proxy.
+quiet times, rounds of both in turn taken together, how fast refusals are, and how soon all is as before. The flood is
+wrk's: hundreds of connections that each send now and then. What is measured is what others see who send a few requests
+a second meanwhile, when they are due, whatever came of those before. Each client has an address of its own behind a
+trusted proxy.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tests.http.running import RunningVault
 from tests.servers import PostgresServer, own
 
 FACTOR: Final = 4
+ROUNDS: Final = 3  # in turn, so that a machine that others use is no slower for the one than for the other
 QUIET_PER_SECOND: Final = 100
 CONNECTIONS: Final = 800
 SLOWER_MAX: Final = 3.0  # accepted under the flood, against quiet
@@ -48,6 +50,11 @@ class Phase:
     def note(self, sent_at: float, status: int, milliseconds: float) -> None:
         self.milliseconds.setdefault(status, []).append(milliseconds)
         self.answers.append((sent_at, status, milliseconds))
+
+    def add(self, other: Phase) -> None:
+        self.sent += other.sent
+        for answer in other.answers:
+            self.note(*answer)
 
     def percentile(self, status: int, share: float) -> float:
         ordered = sorted(self.milliseconds.get(status, [float("inf")]))
@@ -195,33 +202,38 @@ function delay() return math.random() * 2 * %(pause)f end
 
 
 async def flood(vault: RunningVault, seconds: float, folder: Path) -> bool:
-    """Return whether the service kept its head."""
+    """Return whether the service kept its head. `seconds`: of quiet and of flood in each round."""
     client = Client(vault)
     crowd = Crowd(vault, client, folder)
     await crowd.press(8, 2)  # what is compiled or connected at first
-    quiet = await client.at_rate(QUIET_PER_SECOND, seconds)
-    normal = quiet.percentile(200, 0.95)
-    print(f"quiet:    {quiet}")
     capacity, _ = await crowd.press(8, 4)
     print(f"capacity: {capacity:.0f} per second")
-    pressing = asyncio.create_task(crowd.press(CONNECTIONS, seconds + 2, FACTOR * capacity))
-    await asyncio.sleep(1)
-    during = await client.at_rate(QUIET_PER_SECOND, seconds)
-    accepted, refused = await pressing
-    over = time.perf_counter()
-    after = await client.at_rate(QUIET_PER_SECOND, seconds)
-    print(f"flood:    {accepted + refused:.0f} per second, {accepted:.0f} accepted, {refused:.0f} refused")
+    quiet, during, afterwards, offered = Phase(), Phase(), [], 0.0
+    for number in range(1, ROUNDS + 1):
+        quiet.add(await client.at_rate(QUIET_PER_SECOND, seconds))
+        pressing = asyncio.create_task(crowd.press(CONNECTIONS, seconds + 2, FACTOR * capacity))
+        await asyncio.sleep(1)
+        during.add(await client.at_rate(QUIET_PER_SECOND, seconds))
+        accepted, refused = await pressing
+        over = time.perf_counter()
+        offered += (accepted + refused) / ROUNDS
+        print(
+            f"flood {number} of {ROUNDS}: {accepted + refused:.0f} per second,"
+            f" {accepted:.0f} accepted, {refused:.0f} refused"
+        )
+        afterwards.append((over, await client.at_rate(QUIET_PER_SECOND, RECOVERY_MAX_SECONDS + 1)))
+    print(f"quiet:    {quiet}")
     print(f"meantime: {during}")
-    print(f"after:    {after}")
+    normal = quiet.percentile(200, 0.95)
     slower = during.percentile(200, 0.95) / normal
     refused_ms = during.percentile(503, 0.95)
-    recovery = _recovery_seconds(after, over, SLOWER_MAX * normal)
+    recovery = max(_recovery_seconds(after, over, SLOWER_MAX * normal) for over, after in afterwards)
     print(
         f"accepted p95 {slower:.1f} times as slow as in quiet times, refusals p95 {refused_ms:.1f} ms,"
         f" back to normal after {recovery:.1f} s"
     )
     return (
-        accepted + refused >= FACTOR * capacity * 0.8
+        offered >= FACTOR * capacity * 0.8
         and slower <= SLOWER_MAX
         and refused_ms <= SLOWER_MAX * normal
         and recovery <= RECOVERY_MAX_SECONDS
@@ -239,7 +251,7 @@ def _recovery_seconds(after: Phase, over: float, most_ms: float) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=5, help="of quiet and of flood in each round")
     given = parser.parse_args()
     if shutil.which("wrk") is None:
         print("This needs wrk (Debian: apt-get install wrk).")
