@@ -31,6 +31,8 @@ _READABLE_REQUEST: Final = "{time} INFO    {message} {id}\n"
 _COLOURED_REQUEST: Final = "\x1b[32m{time}\x1b[0m \x1b[1mINFO   \x1b[0m {message} \x1b[2m{id}\x1b[0m\n"
 _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
 
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=str)  # DIDs are strings of a kind of their own
+
 _waiting: list[str] = []  # lines of requests, until the loop's next round; only its thread touches them
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
@@ -43,6 +45,20 @@ class _Chosen:
     readable: str | None = _READABLE_REQUEST
     written = True
     sample = 1.0
+
+
+class _RequestLine(msgspec.Struct, omit_defaults=True, tag_field="level", tag="info"):
+    """As _json_line makes a line, in a third of the time."""
+
+    time: datetime
+    message: str
+    correlation_id: str
+    route: str
+    status: int
+    latency_ms: float
+    trace_id: str | None = None
+    did: str | None = None
+    error_code: str | None = None
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -87,8 +103,12 @@ def log_request(
         time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
         _put_soon(_Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"]))
         return
-    said = {"route": route, "status": status, "latency_ms": latency_ms, "did": did, "error_code": error_code}
-    _put_soon(_json_line(datetime.now(UTC), "info", message(), {**_request.get(), **said}, None))
+    ids = _request.get()
+    line = _RequestLine(
+        *(datetime.now(UTC), message(), ids["correlation_id"], route, status, latency_ms),
+        *(ids.get("trace_id"), did, error_code),
+    )
+    _put_soon(_ENCODER.encode(line).decode("utf-8", "replace") + "\n")
 
 
 def _readable_request() -> str:
@@ -110,7 +130,7 @@ def _json_line(moment: datetime, level: str, message: str, said: Mapping[str, An
     line |= {name: value for name, value in said.items() if value is not None and value != ""}
     if exception is not None:
         line["exception"] = exception
-    return msgspec.json.encode(line, enc_hook=str).decode("utf-8", "replace") + "\n"
+    return _ENCODER.encode(line).decode("utf-8", "replace") + "\n"
 
 
 def _put_soon(line: str) -> None:

@@ -69,7 +69,7 @@ PLANTS = {
         ("cdv_http.planted", "urllib3"),
     ],
     "nats only in cdv_adapters.events.nats": [("cdv_adapters.events.planted", "nats")],
-    "opentelemetry only in cdv_adapters.tracing": [("cdv_http.planted", "opentelemetry")],
+    "opentelemetry only in cdv_adapters.spans": [("cdv_http.planted", "opentelemetry")],
     "joserfc only in cdv_adapters.tokens.*": [("cdv_http.planted", "joserfc")],
     "dependency_injector only in cdv_adapters.container": [("cdv_http.planted", "dependency_injector")],
     "pydantic and pydantic_settings only in cdv_adapters.settings": [

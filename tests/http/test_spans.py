@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pydantic import SecretStr
 
 from cdv_adapters import tracing
+from cdv_adapters.spans import Tracing
 from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys
-from cdv_adapters.tracing import Tracing
 from cdv_core.errors import Unavailable
 from tests.http.api import PROFILE, Api, data, refused, serving
 from tests.http.otlp import collecting
@@ -259,6 +259,7 @@ def test_nothing_is_imported_unless_it_is_asked_for(tmp_path: Path) -> None:
 def test_without_the_sdk_the_service_says_so_and_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "vault")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "cdv_adapters.spans")  # or it is there already
     lines: list[str] = []
     sink = logger.add(lines.append)
     tracing.start()

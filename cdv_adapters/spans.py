@@ -1,0 +1,199 @@
+"""Spans of OpenTelemetry, made by ourselves: the SDK's own cost twice as much (docs/adr/012-fewer-instructions.md).
+
+The SDK samples, batches and exports them. Imported where there are traces, and only there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from cdv_adapters.tracing import NO_SPAN, Attributes, Kind, Span, SpanUnderWay, current
+from cdv_core.errors import CdvError, Unavailable
+
+_KINDS: Final = {
+    "internal": SpanKind.INTERNAL,
+    "server": SpanKind.SERVER,
+    "client": SpanKind.CLIENT,
+    "producer": SpanKind.PRODUCER,
+}
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NOTHING_SAID: Final = Status(StatusCode.UNSET)
+_FAILED: Final = Status(StatusCode.ERROR)
+_NOBODY: Final = Context()
+
+
+class _OneResource(Resource):
+    """What all spans of a process are of. The exporter sorts by it; the SDK's makes JSON of itself for every span."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class _OneScope(InstrumentationScope):
+    """As _OneResource."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+_SCOPE: Final = _OneScope("cdv")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """`provider`: samples, and says whose spans these are. `processor`: takes those that have ended."""
+
+    provider: TracerProvider
+    processor: SpanProcessor
+
+    def begin(
+        self, name: str, kind: Kind, attributes: Attributes, parent: str | None, links: Iterable[str | None]
+    ) -> AbstractContextManager[Span]:
+        """Return a span that is nobody's child in this process."""
+        if parent is not None and kind != "server":  # what goes on in a trace that began elsewhere in this service
+            if not _is_sampled(parent):
+                return NO_SPAN
+            within = _span_context(parent)
+            return _Recorded(self, name, kind, attributes, within.trace_id, within, links)
+        context = None if parent is None else _span_context(parent)
+        trace_id = self.provider.id_generator.generate_trace_id() if context is None else context.trace_id
+        decision = self.provider.sampler.should_sample(_as_parent(context), trace_id, name).decision
+        if decision.is_sampled():  # type: ignore[no-untyped-call]
+            return _Recorded(self, name, kind, attributes, trace_id, context, links)
+        return _LeftOut(trace_id, self.provider.id_generator.generate_span_id())
+
+
+def tracing_to(exporter: Literal["console", "otlp"]) -> Tracing:
+    """Return what samples and exports as the `OTEL_*` variables say."""
+    resource = Resource.create({"service.name": "cdv"}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(
+        resource=_OneResource(dict(resource.attributes), resource.schema_url), shutdown_on_exit=False
+    )
+    return Tracing(provider, BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()))
+
+
+class _LeftOut(SpanUnderWay):
+    """A span of a trace that the sampler has not chosen: it has a context, and that is all."""
+
+    recorded = False
+
+    def __init__(self, trace_id: int, span_id: int) -> None:
+        self.traceparent: str | None = f"00-{trace_id:032x}-{span_id:016x}-00"
+
+    def child(self, *_: object) -> AbstractContextManager[Span]:
+        return NO_SPAN
+
+    def __enter__(self) -> Self:
+        self._token = current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        current.reset(self._token)
+
+    def describe(self, attributes: Attributes, *, name: str | None = None, failed: bool = False) -> None:
+        pass
+
+
+class _Recorded(SpanUnderWay):
+    recorded = True
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        name: str,
+        kind: Kind,
+        attributes: Attributes,
+        trace_id: int,
+        parent: SpanContext | None,
+        links: Iterable[str | None],
+    ) -> None:
+        span_id = tracing.provider.id_generator.generate_span_id()
+        self.context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+        self._tracing = tracing
+        self._name = name
+        self._kind = kind
+        self._attributes = dict(attributes)
+        self._parent = parent
+        self._links = [link for link in links if link is not None and _is_sampled(link)]
+        self._failed = False
+
+    def child(
+        self, name: str, kind: Kind, attributes: Attributes, links: Iterable[str | None]
+    ) -> AbstractContextManager[Span]:
+        return _Recorded(self._tracing, name, kind, attributes, self.context.trace_id, self.context, links)
+
+    @property
+    def traceparent(self) -> str | None:
+        return f"00-{self.context.trace_id:032x}-{self.context.span_id:016x}-01"
+
+    def __enter__(self) -> Self:
+        self._token = current.set(self)
+        self._began = time.time_ns()
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            code = error.code if isinstance(error, CdvError) else type(error).__name__
+            # What a client did wrong is no failure of ours.
+            self.describe(
+                {"error.type": code}, failed=not isinstance(error, CdvError) or isinstance(error, Unavailable)
+            )
+        current.reset(self._token)
+        self._tracing.processor.on_end(self._ended())
+
+    def describe(self, attributes: Attributes, *, name: str | None = None, failed: bool = False) -> None:
+        self._attributes.update(attributes)
+        self._name = name or self._name
+        self._failed = self._failed or failed
+
+    def _ended(self) -> ReadableSpan:
+        return ReadableSpan(
+            self._name,
+            self.context,
+            self._parent,
+            self._tracing.provider.resource,
+            self._attributes,
+            links=[Link(_span_context(link)) for link in self._links],
+            kind=_KINDS[self._kind],
+            status=_FAILED if self._failed else _NOTHING_SAID,
+            start_time=self._began,
+            end_time=time.time_ns(),
+            instrumentation_scope=_SCOPE,
+        )
+
+
+def _is_sampled(traceparent: str) -> bool:
+    return bool(int(traceparent[-2:], 16) & 1)
+
+
+def _span_context(traceparent: str) -> SpanContext:
+    _, trace_id, span_id, flags = traceparent.split("-")
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+
+
+def _as_parent(context: SpanContext | None) -> Context | None:
+    """Return what a sampler looks for a parent in."""
+    if context is None:
+        return None
+    return set_span_in_context(NonRecordingSpan(context), _NOBODY)
