@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -67,7 +67,7 @@ class Admission:
         return True
 
     def leave(self, holders: list[str], seconds: float) -> None:
-        """Give back a place that counts as theirs, after so long."""
+        """Give back a place that counts as theirs, after so long, waits for the client left out."""
         self._under_way -= 1
         self._working -= 1
         self._served += 1
@@ -77,19 +77,21 @@ class Admission:
             if not self._held[holder]:
                 del self._held[holder]
 
-    def waiting_for_the_client(self) -> _Wait:
+    def waiting_for_the_client(self, state: dict[str, Any]) -> _Wait:
         """Say that a request does no work, once this takes long: it keeps its place, and nobody waits for it.
+
+        Adds the seconds that it took to the `waited` of the request's state.
 
         Not at once, or all who arrive together would be let in while their bodies are fetched from the server below.
         """
-        return _Wait(self)
+        return _Wait(self, state)
 
     def wait_begins(self, wait: _Wait) -> None:
         wait.since = monotonic()
         self._waits[wait] = None
 
     def wait_ends(self, wait: _Wait) -> None:
-        self._work_seconds -= monotonic() - wait.since
+        wait.state["waited"] = wait.state.get("waited", 0.0) + monotonic() - wait.since
         if wait in self._waits:
             del self._waits[wait]
         else:  # it was slow
@@ -129,10 +131,11 @@ class Admission:
 class _Wait:
     """While it is entered, a request waits for its client. Not a generator: every request does this, twice or more."""
 
-    __slots__ = ("_admission", "since")
+    __slots__ = ("_admission", "since", "state")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, state: dict[str, Any]) -> None:
         self._admission = admission
+        self.state = state
         self.since = 0.0
 
     def __enter__(self) -> None:

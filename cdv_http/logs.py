@@ -48,9 +48,9 @@ class _Chosen:
 
 
 class _RequestLine(msgspec.Struct, omit_defaults=True, tag_field="level", tag="info"):
-    """As _json_line makes a line, in a third of the time."""
+    """As _json_line makes a line, in three quarters of the time."""
 
-    time: datetime
+    time: str
     message: str
     correlation_id: str
     route: str
@@ -105,7 +105,7 @@ def log_request(
         return
     ids = _request.get()
     line = _RequestLine(
-        *(datetime.now(UTC), message(), ids["correlation_id"], route, status, latency_ms),
+        *(format_time(datetime.now(UTC)), message(), ids["correlation_id"], route, status, latency_ms),
         *(ids.get("trace_id"), did, error_code),
     )
     _put_soon(_ENCODER.encode(line).decode("utf-8", "replace") + "\n")

@@ -15,9 +15,9 @@ _RFC3339: Final = re.compile(
 
 def format_time(moment: datetime) -> str:
     """Return `moment` (aware) as `2026-11-24T02:53:29.331656Z`, the microseconds always present."""
-    utc = moment.astimezone(UTC)
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     # isoformat and not strftime: %Y leaves years below 1000 unpadded.
-    return utc.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str, field: str) -> datetime:

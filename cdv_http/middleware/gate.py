@@ -66,7 +66,7 @@ class GateMiddleware:
         try:
             await self._app(scope, receive, send)
         finally:
-            self._admission.leave(holders, time.monotonic() - entered)
+            self._admission.leave(holders, time.monotonic() - entered - scope["state"].get("waited", 0.0))
             in_flight.dec()
 
     async def _turn_away(self, scope: HTTPScope, send: Send) -> None:

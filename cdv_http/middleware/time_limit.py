@@ -39,14 +39,14 @@ class TimeLimitMiddleware:
             nonlocal answered
             answered = True
             if message.get("more_body"):
-                with self._admission.waiting_for_the_client():
+                with self._admission.waiting_for_the_client(scope["state"]):
                     await send(message)
             else:
                 await send(message)
             moved()
 
         async def progressing() -> Any:  # noqa: ANN401 - what ASGI's receive gives
-            with self._admission.waiting_for_the_client():
+            with self._admission.waiting_for_the_client(scope["state"]):
                 message = await receive()
             moved()
             return message

@@ -11,7 +11,10 @@ import pytest
 
 from cdv_http import admission
 from cdv_http.admission import Admission
+from cdv_http.client_address import ClientAddresses
 from cdv_http.metrics import registry
+from cdv_http.middleware.cors import AllowedOrigins
+from cdv_http.middleware.gate import GateMiddleware
 from tests.http.api import Api, data, refused, serving
 
 
@@ -53,9 +56,11 @@ async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeyp
     def serve(many: int, seconds: float, client_seconds: float = 0.0) -> None:
         for number in range(many):
             assert places.enter(f"client {number}")
-            with places.waiting_for_the_client():
-                moment.now += client_seconds
-            places.leave([f"client {number}"], seconds + client_seconds)
+            state: dict[str, Any] = {}
+            for _ in range(2):
+                with places.waiting_for_the_client(state):
+                    moment.now += client_seconds
+            places.leave([f"client {number}"], seconds + 2 * client_seconds - state["waited"])
 
     def crowd() -> int:
         """Return how many of a crowd are let in; leave none of them there."""
@@ -83,16 +88,35 @@ async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeyp
     assert crowd() == 12  # it may have been busy for a moment
 
 
+async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
+    class Noting(Admission):
+        seconds = 1.0
+
+        def leave(self, holders: list[str], seconds: float) -> None:
+            self.seconds = seconds
+            super().leave(holders, seconds)
+
+    async def slow_client(scope: Any, *_: object) -> None:
+        with places.waiting_for_the_client(scope["state"]):
+            await asyncio.sleep(0.2)
+
+    places = Noting(10)
+    gate = GateMiddleware(slow_client, places, ClientAddresses(()), AllowedOrigins(()))
+    scope: Any = {"type": "http", "method": "GET", "path": "/v1/x", "headers": [], "client": ("192.0.2.1", 1)}
+    await gate(scope, receive=None, send=None)  # type: ignore[arg-type]
+    assert places.seconds < 0.1
+
+
 async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     Moment(monkeypatch)
     places = Admission(10)
     assert enter(places, 11) == 10  # so that there is a crowd, and only four may be at work
     for number in range(6):
         places.leave([f"client {number}"], 0.001)
-    with places.waiting_for_the_client():
+    with places.waiting_for_the_client({}):
         assert not places.enter("another")  # the wait may be over in a moment
     monkeypatch.setattr(admission, "_SLOW_SECONDS", 0)
-    with places.waiting_for_the_client():
+    with places.waiting_for_the_client({}):
         await asyncio.sleep(0.001)
         assert places.enter("another")
     assert not places.enter("one more")
