@@ -88,6 +88,23 @@ async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeyp
     assert crowd() == 12  # it may have been busy for a moment
 
 
+async def test_what_few_of_a_crowd_took_is_not_taken_for_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(monkeypatch)
+    places = Admission(10)
+    assert enter(places, 12) == 10
+    for number in range(10):
+        places.leave([f"client {number}"], 9.0)
+    moment.now += 1
+    for number in range(20):
+        assert places.enter(f"client {number}")
+        places.leave([f"client {number}"], 0.002)
+    moment.now += 1
+    assert enter(places, 12) == 10
+    for number in range(10):
+        places.leave([f"client {number}"], 9.0)
+    assert enter(places, 12) == 5
+
+
 async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
     class Noting(Admission):
         seconds = 1.0
