@@ -29,6 +29,7 @@ _READER_LIFE_SECONDS: Final = 60.0  # ours: after so long the server forgets a r
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _CONSUMER_NOT_FOUND: Final = 10014
 _STREAM_NOT_FOUND: Final = 10059
+_FIRST_WITH_BATCHES: Final = (2, 12)
 
 
 class NatsEventBus(EventBus):
@@ -48,6 +49,7 @@ class NatsEventBus(EventBus):
         self._settings = settings or StreamSettings()
         self._timeout_seconds = publish_timeout_seconds
         self._connection = NatsConnection(access, self._verify, f"STREAM.INFO.{next(iter(STREAMS))}")
+        self._batching: frozenset[str] = frozenset()
         self.differences: tuple[Difference, ...] = ()
 
     async def __aenter__(self) -> Self:
@@ -72,7 +74,7 @@ class NatsEventBus(EventBus):
         with span(
             "publish a batch", attributes={"messaging.system": "nats", "messaging.batch.message_count": len(entries)}
         ):
-            return await Publication(self._connection, self._timeout_seconds).of(entries, onto)
+            return await Publication(self._connection, self._timeout_seconds, self._batching).of(entries, onto)
 
     async def streams(self) -> list[StreamState]:
         client = self._connection.client
@@ -84,6 +86,7 @@ class NatsEventBus(EventBus):
                     raise
                 await self._verify(client)
                 infos = await self._infos(client)
+            self._batching = frozenset(info["config"]["name"] for info in infos if info["config"].get("allow_atomic"))
             return [stream_state(info) for info in infos]
 
     async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
@@ -138,7 +141,7 @@ class NatsEventBus(EventBus):
         """Make what is not there, and compare what is with what it should be."""
         found: list[Difference] = []
         for name in STREAMS:
-            wanted = self._settings.stream(name)
+            wanted = self._settings.stream(name, batching=_knows_batches(client))
             info = await self._existing(client, f"STREAM.INFO.{name}", _STREAM_NOT_FOUND)
             info = info or await self._connection.ask(client, f"STREAM.CREATE.{name}", wanted)
             found += differences(name, wanted, info["config"])
@@ -159,6 +162,11 @@ class NatsEventBus(EventBus):
             if error.err_code != not_found:
                 raise
             return None
+
+
+def _knows_batches(client: Client) -> bool:
+    version = client.connected_server_version
+    return (version.major, version.minor) >= _FIRST_WITH_BATCHES
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 Each message says which sequence its stream must have reached before it (Nats-Expected-Last-Sequence). When one is not
 taken, none after it is; and nothing is taken by a stream that does not end where the caller saw it end.
+
+Many go as one atomic batch where the stream allows that: the broker then syncs once for all of them, not once for each.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +33,7 @@ from cdv_core.ports.outbox import OpLogEntry
 _MESSAGE_NOT_FOUND: Final = 10037
 _WRONG_LAST_SEQUENCE: Final = 10071
 _SENT_AT_ONCE: Final = 50  # ours: then requests have their turn
+_BATCH_FROM: Final = 16  # ours: a batch costs the broker files of its own, as much as syncing about so many messages
 
 
 def event_id(message_id: str) -> str:
@@ -53,11 +56,22 @@ class _Ack:
     duplicate: bool
 
 
-class Publication:
-    """One call of `publish`, on one connection, for a bounded time."""
+@dataclass(frozen=True, slots=True)
+class _Message:
+    event: Event
+    headers: dict[str, str]
+    answered: bool = True
 
-    def __init__(self, connection: NatsConnection, timeout_seconds: float) -> None:
+
+class Publication:
+    """One call of `publish`, on one connection, for a bounded time.
+
+    `batching`: the names of the streams that take atomic batches.
+    """
+
+    def __init__(self, connection: NatsConnection, timeout_seconds: float, batching: Collection[str]) -> None:
         self._connection = connection
+        self._batching = batching
         self._client = connection.client
         self._deadline = asyncio.get_running_loop().time() + timeout_seconds
         self._acknowledged: dict[int, Acknowledged] = {}
@@ -79,10 +93,12 @@ class Publication:
     async def _add(self, end: _End, sent: Sequence[OpLogEntry]) -> None:
         """Add the stream's part of what is sent, until one is not acknowledged.
 
-        One by one as long as the stream recognises them, for then it must be asked whether it still holds them; from
-        the first that is new to it on, all at once.
+        As a batch, if it takes it. Otherwise one by one as long as the stream recognises them, for then it must be
+        asked whether it still holds them; from the first that is new to it on, all at once.
         """
         entries = [entry for entry in sent if entry.event.subject.startswith(end.subject_prefix)]
+        if len(entries) >= _BATCH_FROM and end.name in self._batching and await self._add_batch(end, entries):
+            return
         place = 0
         while place < len(entries):
             recognised = await self._add_one(end, entries[place])
@@ -118,47 +134,77 @@ class Publication:
             self._acknowledged[entry.sequence] = Acknowledged(ack.seq)
         return len(entries)
 
+    async def _add_batch(self, end: _End, entries: Sequence[OpLogEntry]) -> bool:
+        """Add all of them or none. Return False if none was added, and one by one some may be."""
+        batch, last = self._client.new_inbox().rpartition(".")[2], len(entries) - 1
+        messages = []
+        for place, entry in enumerate(entries):
+            headers = {"Nats-Msg-Id": entry.event.event_id, "Nats-Batch-Id": batch}
+            headers["Nats-Batch-Sequence"] = str(place + 1)
+            if place == 0:
+                headers |= _onto(end.name, end.sequence)
+            if place == last:
+                headers["Nats-Batch-Commit"] = "1"
+            messages.append(_Message(entry.event, headers, answered=place in (0, last)))
+        opened, committed = await self._exchange(messages)
+        try:
+            _raise_refusal(opened)
+            end.sequence = _ack(committed).seq
+        except APIError:  # it recognises one of them, or limits batches: one by one shows what is wrong, if anything
+            return False
+        except nats.errors.Error as error:
+            _tell(end, error)
+            return True
+        first = end.sequence - last
+        self._acknowledged |= {entry.sequence: Acknowledged(first + place) for place, entry in enumerate(entries)}
+        return True
+
     async def _send(self, end: _End, messages: Sequence[tuple[OpLogEntry, str]]) -> list[_Ack | None]:
         """Send all of them and return what the stream says of each; None where it does not take it, or says nothing."""
         if not messages:
             return []
-        answers = _Answers(len(messages))
-        problem: Exception | str = "no answer in time, or the connection was lost"
+        numbered = enumerate(messages, end.sequence)
+        answers = await self._exchange(
+            [_Message(entry.event, {"Nats-Msg-Id": it, **_onto(end.name, last)}) for last, (entry, it) in numbered]
+        )
+        acks: list[_Ack | None] = []
+        for answer in answers:
+            try:
+                acks.append(_ack(answer))
+            except nats.errors.Error as error:
+                if all(acks):  # those after the first fail because it did
+                    _tell(end, error)
+                acks.append(None)
+        return acks
+
+    async def _exchange(self, messages: Sequence[_Message]) -> list[Msg | nats.errors.Error]:
+        """Send all of them and return what comes back of each that is answered, or why nothing does."""
+        answers = _Answers(sum(message.answered for message in messages))
+        problem = nats.errors.Error("no answer in time, or the connection was lost")
         inbox = self._client.new_inbox()
         remaining = max(self._deadline - asyncio.get_running_loop().time(), 0)
+        place = 0
         try:
             # One subscription for all answers, and not a request for each event: docs/adr/012-fewer-instructions.md.
             subscription = await self._client.subscribe(f"{inbox}.*", cb=answers.take)
             try:
-                for place, (entry, message_id) in enumerate(messages):
-                    headers = {
-                        "Nats-Msg-Id": message_id,
-                        "Nats-Expected-Stream": end.name,
-                        "Nats-Expected-Last-Sequence": str(end.sequence + place),
-                    }
-                    await self._publish(entry.event, f"{inbox}.{place}", headers)
-                    if place % _SENT_AT_ONCE == _SENT_AT_ONCE - 1:
+                for number, message in enumerate(messages, 1):
+                    await self._publish(message, f"{inbox}.{place}" if message.answered else "")
+                    place += message.answered
+                    if number % _SENT_AT_ONCE == 0:
                         await asyncio.sleep(0)  # requests wait meanwhile
                 await self._connection.settle([answers.complete], remaining)
             finally:
                 with suppress(nats.errors.Error):  # it went with the connection
                     await subscription.unsubscribe()
-        except (nats.errors.Error, OSError) as error:
+        except nats.errors.Error as error:
             problem = error
-        acks: list[_Ack | None] = []
-        for answer in answers.messages:
-            try:
-                acks.append(None if answer is None else _ack(answer))
-            except (nats.errors.Error, APIError) as error:
-                acks.append(None)
-                problem = error
-            if acks[-1] is None and all(acks[:-1]):  # those after the first fail because it did
-                # Not the stream that the caller saw: it is going to look again, and that is all.
-                expected = isinstance(problem, APIError) and problem.err_code == _WRONG_LAST_SEQUENCE
-                logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, problem)
-        return acks
+        except OSError as error:
+            problem = nats.errors.Error(str(error))
+        return [problem if answer is None else answer for answer in answers.messages]
 
-    async def _publish(self, event: Event, reply: str, headers: dict[str, str]) -> None:
+    async def _publish(self, message: _Message, reply: str) -> None:
+        event, headers = message.event, message.headers
         attributes = {"messaging.system": "nats", "messaging.destination.name": event.subject}
         with span("publish", "producer", attributes, parent=event.traceparent) as publishing:
             if traceparent := publishing.traceparent or event.traceparent:
@@ -212,10 +258,29 @@ class _Answers:
                 self.complete.set_result(None)
 
 
-def _ack(message: Msg) -> _Ack:
-    """Raises: NoRespondersError: there is no such stream. APIError: it says no."""
-    if not message.data and message.headers and message.headers.get("Status") == "503":
+def _onto(stream: str, last_sequence: int) -> dict[str, str]:
+    return {"Nats-Expected-Stream": stream, "Nats-Expected-Last-Sequence": str(last_sequence)}
+
+
+def _raise_refusal(answer: Msg | nats.errors.Error) -> None:
+    """Raises: NoRespondersError: there is no such stream. APIError: it says no. Error: nothing came back."""
+    if isinstance(answer, nats.errors.Error):
+        raise answer
+    if answer.data:
+        raise_error(json.loads(answer.data))
+    elif answer.headers and answer.headers.get("Status") == "503":
         raise nats.errors.NoRespondersError
-    answer = json.loads(message.data)
-    raise_error(answer)
-    return _Ack(answer["seq"], answer.get("duplicate", False))
+
+
+def _ack(answer: Msg | nats.errors.Error) -> _Ack:
+    """Raises: as `_raise_refusal`."""
+    _raise_refusal(answer)
+    assert isinstance(answer, Msg)  # noqa: S101
+    said = json.loads(answer.data)
+    return _Ack(said["seq"], said.get("duplicate", False))
+
+
+def _tell(end: _End, problem: nats.errors.Error) -> None:
+    # Not the stream that the caller saw: it is going to look again, and that is all.
+    expected = isinstance(problem, APIError) and problem.err_code == _WRONG_LAST_SEQUENCE
+    logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, problem)

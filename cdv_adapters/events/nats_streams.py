@@ -32,7 +32,8 @@ class StreamSettings:
     ack_wait: timedelta = timedelta(seconds=30)
     max_ack_pending: int = 1000
 
-    def stream(self, name: str) -> dict[str, Any]:
+    def stream(self, name: str, *, batching: bool = True) -> dict[str, Any]:
+        """`batching`: of a server that knows atomic batches."""
         return {
             "name": name,
             "subjects": [f"{STREAMS[name]}>"],  # not `*`: a collection's name has several tokens
@@ -45,6 +46,7 @@ class StreamSettings:
             "max_msgs_per_subject": -1,
             "num_replicas": self.replicas,
             "duplicate_window": _nanoseconds(self.duplicate_window),
+            **({"allow_atomic": True} if batching else {}),
         }
 
     def consumer(self, name: str) -> dict[str, Any]:

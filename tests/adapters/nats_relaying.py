@@ -12,6 +12,7 @@ import nats
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
+from cdv_adapters.events.nats_streams import StreamSettings
 from cdv_adapters.ids.ulid import UlidSource
 from cdv_core.domain.events import Event
 from cdv_core.errors import Unavailable
@@ -110,6 +111,13 @@ class Vault:
 async def open_vault(url: str, **options: Any) -> AsyncIterator[Vault]:
     async with NatsEventBus(NatsAccess(url), **options) as bus:
         yield Vault(bus)
+
+
+@asynccontextmanager
+async def connected(access: NatsAccess, settings: StreamSettings | None = None) -> AsyncIterator[NatsEventBus]:
+    async with NatsEventBus(access, settings) as bus, asyncio.timeout(60):
+        await bus.connected()
+        yield bus
 
 
 async def until(condition: Callable[[], bool]) -> None:

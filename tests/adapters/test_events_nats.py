@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,17 +20,10 @@ from cdv_adapters.events.nats_streams import Difference, StreamSettings
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import Acknowledged
 from conformance.ports.events import an_entry, ids_of
-from tests.adapters.nats_relaying import operator
+from tests.adapters.nats_relaying import connected, operator
 from tests.servers import FaultProxy, NatsServer
 from tests.servers.nats import configuration
 from tests.servers.process import Process, free_port, new_directory, program
-
-
-@asynccontextmanager
-async def connected(access: NatsAccess, settings: StreamSettings | None = None) -> AsyncIterator[NatsEventBus]:
-    async with NatsEventBus(access, settings) as bus, asyncio.timeout(60):
-        await bus.connected()
-        yield bus
 
 
 def configured(**more: object) -> NatsServer:
@@ -97,6 +89,7 @@ async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nat
                 Difference("RA_MEDIA", "max_bytes", 1024**3, -1),
                 Difference("RA_MEDIA", "max_msgs", -1, 5),
                 Difference("RA_MEDIA", "duplicate_window", 2 * minute, minute),
+                Difference("RA_MEDIA", "allow_atomic", True, None),
             }
             assert await bus.publish([an_entry(1)], await bus.streams()) == [Acknowledged(1)]
         assert (await jetstream.stream_info("RA_MEDIA")).config.max_age == 60

@@ -7,11 +7,17 @@ import shutil
 
 import pytest
 
+from cdv_adapters.events import nats_publication
 from cdv_adapters.events.nats_streams import StreamSettings
 from cdv_core.errors import Unavailable
 from tests.adapters.nats_relaying import open_vault, operator, until
 from tests.servers import FaultProxy, NatsServer
 from tests.servers.process import Process
+
+
+@pytest.fixture(autouse=True, params=[2, 1000], ids=["in batches", "one by one"])
+def _batch_from(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_publication, "_BATCH_FROM", request.param)
 
 
 async def test_a_broker_that_is_killed_while_events_are_under_way(own_nats_server: NatsServer):

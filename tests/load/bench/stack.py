@@ -44,7 +44,7 @@ class Stack:
         """Return when no event waits any more."""
         if self.postgres:
             with psycopg.connect(self.postgres, autocommit=True) as connection:
-                while connection.execute("SELECT FROM op_log WHERE stream_sequence IS NULL LIMIT 1").fetchone():
+                while connection.execute("SELECT 1 FROM op_log WHERE stream_sequence IS NULL LIMIT 1").fetchone():
                     time.sleep(0.05)
 
 

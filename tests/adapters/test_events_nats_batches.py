@@ -1,0 +1,85 @@
+"""Many events at once are one atomic batch, where the stream takes that, and come all the same where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from nats.aio.client import Client, ServerVersion
+
+from cdv_adapters.events.nats_connection import NatsAccess
+from cdv_core.ports.events import Acknowledged
+from conformance.ports.events import an_entry, ids_of
+from tests.adapters.nats_relaying import connected, operator
+
+_MANY = [an_entry(number) for number in range(1, 101)]
+_ALL = [(it.sequence, it.event.event_id) for it in _MANY]
+
+
+async def batches(jetstream: Any, sequences: Iterable[int]) -> list[str | None]:
+    """Return the ids of the batches by which so many messages came."""
+    messages = [await jetstream.get_msg("RA_RECORDS", sequence) for sequence in sequences]
+    return [(message.headers or {}).get("Nats-Batch-Id") for message in messages]
+
+
+async def test_many_are_one_batch(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        for entries in (_MANY[:60], _MANY[60:]):
+            acknowledged = [Acknowledged(entry.sequence) for entry in entries]
+            assert await bus.publish(entries, await bus.streams()) == acknowledged
+        assert await ids_of(bus) == _ALL
+        of_first, of_second = set(await batches(jetstream, range(1, 61))), set(await batches(jetstream, range(61, 101)))
+        assert len(of_first) == len(of_second) == 1
+        assert None not in of_first | of_second
+        assert of_first != of_second
+
+
+async def test_few_are_no_batch(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        await bus.publish(_MANY[:3], await bus.streams())
+        assert await batches(jetstream, (1, 2, 3)) == [None] * 3
+
+
+async def test_a_batch_with_one_that_the_stream_has_already(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus:
+        await bus.publish([_MANY[50]], await bus.streams())
+        found = await bus.publish(_MANY, await bus.streams())
+        assert [it and it.stream_sequence for it in found] == [*range(2, 52), 1, *range(52, 101)]
+        assert [place for place, it in enumerate(found) if it and it.duplicate] == [50]
+        assert sorted(event_id for _, event_id in await ids_of(bus)) == [event_id for _, event_id in _ALL]
+
+
+async def test_a_batch_onto_another_stream_than_was_seen(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus:
+        seen = await bus.streams()
+        await bus.publish([an_entry(999)], seen)
+        assert await bus.publish(_MANY, seen) == [None] * len(_MANY)
+        assert len(await ids_of(bus)) == 1
+
+
+async def test_a_stream_that_takes_no_batches_is_sent_none(nats_url: str):
+    async with operator(nats_url) as jetstream:
+        await jetstream.add_stream(name="RA_RECORDS", subjects=["cdv.records.>"])
+        listener = await jetstream._nc.subscribe("cdv.records.>")
+        await jetstream._nc.flush()
+        async with connected(NatsAccess(nats_url)) as bus:
+            await bus.publish(_MANY, await bus.streams())
+            assert await ids_of(bus) == _ALL
+        heard = [await listener.next_msg() for _ in _MANY]
+        assert not any("Nats-Batch-Id" in message.headers for message in heard)
+
+
+async def test_more_than_the_broker_takes_as_a_batch(nats_url: str):
+    too_many = [an_entry(number) for number in range(1, 1102)]  # it takes 1,000
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        assert await bus.publish(too_many, await bus.streams()) == [Acknowledged(it.sequence) for it in too_many]
+        assert await batches(jetstream, (1, 1101)) == [None, None]
+
+
+async def test_a_server_that_knows_no_batches_is_not_asked_for_them(nats_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Client, "connected_server_version", ServerVersion("2.11.9"))
+    async with connected(NatsAccess(nats_url)) as bus:
+        assert bus.differences == ()
+        await bus.publish(_MANY, await bus.streams())
+        assert await ids_of(bus) == _ALL
