@@ -13,7 +13,7 @@ STREAMS = "cdv_adapters/events/nats_streams.py"
 CONTAINER = "cdv_adapters/container.py"
 
 _FRESH = "        fresh = [entry for entry in entries if entry.sequence not in kept]\n"
-_PUBLISH = "        return await Publication(self._connection, self._timeout_seconds).of(entries, onto)\n"
+_PUBLISH = "        return await Publication(self._connection, self._timeout_seconds, self._batching).of(entries, onto)\n"
 
 EVENTS: list[Defect] = [
     defect(
@@ -68,8 +68,8 @@ EVENTS: list[Defect] = [
         "EVENT-009",
         (
             PUBLICATION,
-            '                        "Nats-Msg-Id": message_id,',
-            '                        "Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"],',
+            '{"Nats-Msg-Id": it, **_onto(end.name, last)}',
+            '{"Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"], **_onto(end.name, last)}',
         ),
         (
             PUBLICATION,
