@@ -13,7 +13,9 @@ STREAMS = "cdv_adapters/events/nats_streams.py"
 CONTAINER = "cdv_adapters/container.py"
 
 _FRESH = "        fresh = [entry for entry in entries if entry.sequence not in kept]\n"
-_PUBLISH = "        return await Publication(self._connection, self._timeout_seconds, self._batching).of(entries, onto)\n"
+_PUBLISH = (
+    "        return await Publication(self._connection, self._timeout_seconds, self._batching).of(entries, onto)\n"
+)
 
 EVENTS: list[Defect] = [
     defect(
