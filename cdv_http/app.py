@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Final
 
 from litestar import Litestar
 from litestar.exceptions import HTTPException
@@ -14,11 +15,11 @@ from litestar.types import ASGIApp
 from cdv_adapters import tracing
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
-from cdv_core.errors import CdvError
 from cdv_http.admission import Admission
 from cdv_http.chores import doing
 from cdv_http.client_address import ClientAddresses
-from cdv_http.error_responses import respond_to_cdv_error, respond_to_defect, respond_to_framework_error
+from cdv_http.direct import DirectRoutes
+from cdv_http.error_responses import respond_to_error
 from cdv_http.exposition import States
 from cdv_http.logs import put_what_waits, set_up_logs
 from cdv_http.metrics import observe_relay
@@ -32,6 +33,11 @@ from cdv_http.relay import relaying
 from cdv_http.routes import blobs, docs, health, media, records
 from cdv_http.routes.options import options_of
 from cdv_http.tls import certificate_expiry
+
+_MOST_ASKED: Final = (
+    *(records.create_record, records.get_record, records.list_records),
+    *(media.upload_init, media.finalize),
+)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -70,11 +76,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     app = Litestar(
         route_handlers=_routes(chosen),
         lifespan=[lifespan],
-        exception_handlers={
-            CdvError: respond_to_cdv_error,
-            HTTPException: respond_to_framework_error,
-            Exception: respond_to_defect,
-        },
+        exception_handlers={HTTPException: respond_to_error, Exception: respond_to_error},
         openapi_config=None,  # cdv_http/openapi.py says more of the contract than types can
         request_max_body_size=None,  # bodies are bounded where they are read, by cdv_http/requests.py
         logging_config=None,
@@ -83,7 +85,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     admission = Admission(chosen.max_in_flight)
     addresses = ClientAddresses(chosen.trusted_proxies)
     allowed_origins = AllowedOrigins(chosen.cors_allowed_origins)
-    timed = TimeLimitMiddleware(DrainMiddleware(app), chosen.request_timeout, admission)
+    routed = DirectRoutes(app, _MOST_ASKED)
+    timed = TimeLimitMiddleware(DrainMiddleware(routed), chosen.request_timeout, admission)
     edge = EdgeMiddleware(CorsMiddleware(timed, allowed_origins), addresses)
     return GateMiddleware(edge, admission, addresses, allowed_origins)
 

@@ -85,7 +85,16 @@ def _encodable(value: object) -> int | str:
     return int(value) if isinstance(value, int) else str(value)
 
 
-def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Response[bytes]:
+def respond_to_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer whatever a handler, or the framework before it, has raised."""
+    if isinstance(error, CdvError):
+        return _respond_to_cdv_error(request, error)
+    if isinstance(error, HTTPException):
+        return _respond_to_framework_error(request, error)
+    return _respond_to_defect(request, error)
+
+
+def _respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Response[bytes]:
     """Answer an error of the family with its code, status, details and headers."""
     status = error.status if isinstance(error, RequestRefused) else STATUS_OF_CODE[error.code]
     headers = dict(error.headers) if isinstance(error, RequestRefused) else {}
@@ -101,17 +110,17 @@ def respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Re
     return _response(request, status, error.code, str(error), error.details, headers)
 
 
-def respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Answer what the framework refused."""
     if error.status_code not in _OF_FRAMEWORK_STATUS:
-        return respond_to_defect(request, error)
+        return _respond_to_defect(request, error)
     code, message = _OF_FRAMEWORK_STATUS[error.status_code]
     headers = {"Allow": allowed_methods(request)} if error.status_code == 405 else {}
     request.scope["state"]["error_code"] = code
     return _response(request, error.status_code, code, message, None, headers)
 
 
-def respond_to_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _respond_to_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer 500, telling the client its correlation id only; the log has the rest."""
     logger.opt(exception=error).error("unhandled error")
     request.scope["state"]["error_code"] = "CDV_INTERNAL"

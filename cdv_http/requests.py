@@ -138,9 +138,14 @@ def absolute_url(request: AnyRequest, url: str) -> str:
     if "://" in url:
         return url
     hosts = request.headers.getall("host", [])
-    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+    if len(hosts) != 1 or not is_host(hosts[0]):
         raise RequestRefused(400, "the Host header names no host")
     return f"{request.scope['scheme']}://{hosts[0]}{url}"
+
+
+def is_host(text: str) -> bool:
+    """Return whether a Host header may say so."""
+    return _HOST.fullmatch(text) is not None
 
 
 def _is_json(content_type: str) -> bool:
