@@ -32,7 +32,8 @@ app.set_up_logs = lambda settings: (set_up_logs(settings), setattr(logs._Chosen,
 
 
 def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
-    """Measure both in turn."""
+    """Measure both in turn. Ends the service that runs: its relay would do some of their work."""
+    it.replica.stop()
     fill(it.postgres, creators=_CREATORS, each=_EACH)
     numbers = sample(_CREATORS)
     requests = {
@@ -49,8 +50,7 @@ def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
         }
         unseen = Replica(it.folder, it.settings, "unseen", _UNSEEN)
         seen = Replica(it.folder, it.settings | traced, "seen", _SEEN)
-        with unseen, seen:
-            found = [_compared(name, prepared, unseen.url, seen.url) for name, prepared in requests.items()]
+        found = [_compared(it, name, prepared, unseen, seen) for name, prepared in requests.items()]
         if not batches or '"route"' not in seen.log.read_text():
             raise SystemExit("nothing was seen of the service that is to be seen")
     for row in found:
@@ -58,15 +58,22 @@ def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
     return found
 
 
-def _compared(name: str, prepared: Prepared, unseen: str, seen: str) -> Observed:
-    for url in (unseen, seen):
-        closed_loop(url, prepared, connections=CONNECTIONS, seconds=1)  # warm
+def _compared(it: Stack, name: str, prepared: Prepared, unseen: Replica, seen: Replica) -> Observed:
     pairs = []
     for number in range(_ROUNDS):
         order = (unseen, seen) if number % 2 else (seen, unseen)
-        measured = {
-            url: closed_loop(url, prepared, connections=CONNECTIONS, seconds=_SECONDS).per_second for url in order
-        }
-        pairs.append((measured[unseen], measured[seen]))
+        rates = {replica: _rate(it, replica, prepared) for replica in order}
+        pairs.append((rates[unseen], rates[seen]))
     share = 1 - median(with_it / without for without, with_it in pairs)
     return Observed(name, median(it for it, _ in pairs), median(it for _, it in pairs), share)
+
+
+def _rate(it: Stack, replica: Replica, prepared: Prepared) -> float:
+    """Return how many requests a second it answers when no other runs."""
+    with replica:
+        closed_loop(replica.url, prepared, connections=CONNECTIONS, seconds=1)  # warm
+        it.wait_until_published()
+        closed = closed_loop(replica.url, prepared, connections=CONNECTIONS, seconds=_SECONDS)
+        it.wait_until_published()
+        replica.stop()
+    return closed.per_second

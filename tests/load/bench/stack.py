@@ -25,12 +25,13 @@ _UNLIMITED = "1000000/second"  # the budgets are counted, and never spent
 
 @dataclass(frozen=True)
 class Stack:
-    """`settings`: the service's. `postgres`: the DSN. `token` mints a good token for a DID.
+    """`replica`: the service. `settings`: its own. `postgres`: the DSN. `token` mints a good token for a DID.
 
     Embedded, there are no other servers.
     """
 
     folder: Path
+    replica: Replica
     url: str
     port: int
     settings: dict[str, str]
@@ -85,7 +86,7 @@ def _started(running: ExitStack, folder: Path, settings: dict[str, str]) -> Stac
     def token(did: str) -> str:
         return issuer.issue(Did(did), 24 * 3600, datetime.now(UTC))
 
-    return Stack(folder, replica.url, replica.port, settings, token, Family(_listening_on(replica.port)))
+    return Stack(folder, replica, replica.url, replica.port, settings, token, Family(_listening_on(replica.port)))
 
 
 class Family:
