@@ -79,7 +79,8 @@ async def test_more_than_the_broker_takes_as_a_batch(nats_url: str):
 
 async def test_a_server_that_knows_no_batches_is_not_asked_for_them(nats_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Client, "connected_server_version", ServerVersion("2.11.9"))
-    async with connected(NatsAccess(nats_url)) as bus:
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         assert bus.differences == ()
         await bus.publish(_MANY, await bus.streams())
         assert await ids_of(bus) == _ALL
+        assert set(await batches(jetstream, range(1, 101))) == {None}

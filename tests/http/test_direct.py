@@ -39,7 +39,7 @@ async def questions(creator: Creator) -> dict[str, Question]:
 
 async def asked(creator: Creator, question: Question, end: str = "") -> httpx.Response:
     method, path, options = question
-    return await creator.api.http.request(method, path + end, headers=creator.auth, **options)
+    return await creator.api.http.request(method, path + end, **{"headers": creator.auth, **options})
 
 
 def alike(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
@@ -62,6 +62,15 @@ async def test_a_defect_is_answered_so_too(ada: Creator, monkeypatch: pytest.Mon
     monkeypatch.setattr(Records, "get", fail)
     direct = await asked(ada, question)
     assert direct.status_code == 500
+    assert alike(direct) == alike(await asked(ada, question, "/"))
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b"])
+async def test_a_host_that_is_none_is_refused_so_too(ada: Creator, host: str) -> None:
+    method, path, options = (await questions(ada))["a page"]
+    question = (method, path, {**options, "headers": {**ada.auth, "Host": host}})
+    direct = await asked(ada, question)
+    assert direct.status_code == 400
     assert alike(direct) == alike(await asked(ada, question, "/"))
 
 
