@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BytesIO
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -29,6 +30,7 @@ from minio.versioningconfig import VersioningConfig
 from minio.xml import Element, SubElement, findall, findtext, getbytes
 
 STAGING_PREFIX: Final = "uploads/"  # Asset.staging_key
+_PROBE_KEY: Final = f"{STAGING_PREFIX}.encrypted"  # where a crash leaves it behind, it expires
 # S3 counts from the midnight after, so one day is one to two; an upload is over after 15 minutes.
 _STAGED_DAYS: Final = 1
 _NONCURRENT_DAYS: Final = 30  # ours: the time to notice a deletion that was a mistake
@@ -131,10 +133,17 @@ def _keep_versions(client: Minio, bucket: str) -> str:
 
 def _encrypt(client: Minio, bucket: str) -> str:
     present = client.get_bucket_encryption(bucket)
-    if present is None:
-        client.set_bucket_encryption(bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
-        return "objects are encrypted with the store's keys (SSE-S3)"
-    return f"objects are encrypted ({present.rule.sse_algorithm})"
+    if present is not None:
+        return f"objects are encrypted ({present.rule.sse_algorithm})"
+    client.set_bucket_encryption(bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
+    try:
+        # Some stores take the setting without a key to encrypt with, and then refuse every upload (SeaweedFS does).
+        client.put_object(bucket, _PROBE_KEY, BytesIO(b"?"), 1)
+    except MinioException as error:
+        client.delete_bucket_encryption(bucket)
+        raise _LeftAlone(f"the store writes no encrypted object, so it is not asked to: {error}") from error
+    client.remove_object(bucket, _PROBE_KEY)
+    return "objects are encrypted with the store's keys (SSE-S3)"
 
 
 def _expire_leftovers(client: Minio, bucket: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,17 +76,29 @@ def http() -> Iterator[urllib3.PoolManager]:
         yield http
 
 
-@pytest.fixture
-def s3_store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
+@contextmanager
+def s3_store_in(bucket: Bucket) -> Iterator[S3BlobStore]:
     store = S3BlobStore(
-        endpoint=s3_bucket.endpoint,
-        bucket=s3_bucket.name,
-        region=s3_bucket.region,
-        keys=lambda: (s3_bucket.access_key, s3_bucket.secret_key),
+        endpoint=bucket.endpoint,
+        bucket=bucket.name,
+        region=bucket.region,
+        keys=lambda: (bucket.access_key, bucket.secret_key),
         clock=SystemClock(),
     )
     yield store
     store.close()
+
+
+@pytest.fixture
+def s3_store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
+    with s3_store_in(s3_bucket) as store:
+        yield store
+
+
+@pytest.fixture
+def versioned_s3_store(versioned_s3_bucket: Bucket) -> Iterator[S3BlobStore]:
+    with s3_store_in(versioned_s3_bucket) as store:
+        yield store
 
 
 class TestFake(BlobStoreContract):
@@ -104,6 +117,12 @@ class TestS3(BlobStoreContract):
     @pytest.fixture
     def subject(self, s3_store: S3BlobStore, http: urllib3.PoolManager) -> Subject:
         return Http(s3_store, http)
+
+
+class TestS3WithVersions(BlobStoreContract):
+    @pytest.fixture
+    def subject(self, versioned_s3_store: S3BlobStore, http: urllib3.PoolManager) -> Subject:
+        return Http(versioned_s3_store, http)
 
 
 def test_the_fake_agrees_with_a_dictionary():
@@ -126,5 +145,13 @@ def test_s3_agrees_with_a_dictionary(s3_store: S3BlobStore, http: urllib3.PoolMa
     class Machine(BlobStoreMachine):
         def open_subject(self) -> Subject:
             return Http(s3_store, http)
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
+
+
+def test_s3_with_versions_agrees_with_a_dictionary(versioned_s3_store: S3BlobStore, http: urllib3.PoolManager):
+    class Machine(BlobStoreMachine):
+        def open_subject(self) -> Subject:
+            return Http(versioned_s3_store, http)
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))

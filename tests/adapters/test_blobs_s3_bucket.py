@@ -8,12 +8,13 @@ from xml.etree import ElementTree as ET
 
 import anyio
 import pytest
+import urllib3
 from minio.error import S3Error
 
 from cdv_adapters.blobs.s3_bucket import Outcome, Provisioned
-from tests.adapters.s3_stores import FINAL, mark_of, open_store, promote, request, scripted_store, stage
+from tests.adapters.s3_stores import FINAL, STAGING, mark_of, open_store, promote, request, scripted_store, stage
 from tests.fakes.s3 import Answer, Asked, refusal
-from tests.servers import Bucket, S3Server
+from tests.servers import Bucket, S3Server, VersionedS3Server
 
 FEATURES = ["bucket", "private", "versioning", "encryption", "lifecycle", "cors"]
 ORIGINS = ["https://app.example", "https://admin.example"]
@@ -46,6 +47,30 @@ async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
         await store.check()
         await stage(store, b"bytes")
         assert await promote(store, await mark_of(store, 5))
+
+
+async def test_every_protection_that_a_real_store_offers_is_switched_on(versioned_s3_server: VersionedS3Server):
+    bucket = S3Server.create_bucket(versioned_s3_server)
+    with open_store(bucket.endpoint, bucket) as store:
+        assert set(outcomes(await store.provision(ORIGINS)).values()) == {Outcome.DONE}
+        await stage(store, b"bytes")
+        assert await promote(store, await mark_of(store, 5))
+
+    permanent = versioned_s3_server.client().stat_object(bucket.name, FINAL)
+    assert permanent.metadata is not None
+    assert permanent.metadata["x-amz-server-side-encryption"] == "AES256"
+    assert permanent.version_id
+    assert may_put(bucket, ORIGINS[0])
+    assert not may_put(bucket, "https://elsewhere.example")
+    versioned_s3_server.drop_bucket(bucket)
+
+
+def may_put(bucket: Bucket, origin: str) -> bool:
+    """Whether the store lets a browser's page of `origin` upload."""
+    headers = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+    with urllib3.PoolManager(timeout=10, retries=False) as http:
+        answer = http.request("OPTIONS", f"{bucket.endpoint}/{bucket.name}/{STAGING}", headers=headers)
+    return "PUT" in answer.headers.get("Access-Control-Allow-Methods", "")
 
 
 async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
@@ -104,8 +129,12 @@ class Told:
 
     def __call__(self, asked: Asked) -> Answer:
         name = next((name for name in asked.query if name != "location"), "bucket")
+        if asked.path.count("/") > 1:
+            name = "object"
         if name in self.refused:
             return self.refused[name]
+        if name == "object":
+            return Answer(200, b"", {"ETag": '"abc"'})
         if asked.method == "PUT":
             self.settings[name] = asked.body
             return Answer(200)
@@ -248,6 +277,22 @@ async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing(
     details = {item.feature: item.detail for item in report}
     assert details["lifecycle"] == "AccessDenied: told to"
     assert "405" in details["encryption"]
+
+
+async def test_encryption_that_keeps_the_store_from_writing_is_taken_back():
+    told = Told()
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path.count("/") > 1 and "encryption" in told.settings:
+            return refusal(500, "InternalError")
+        return told(asked)
+
+    with scripted_store(answer) as (store, _):
+        report = await store.provision(ORIGINS)
+
+    assert outcomes(report)["encryption"] is Outcome.FAILED
+    assert "encryption" not in told.settings
+    assert "writes no encrypted object" in next(item.detail for item in report if item.feature == "encryption")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,20 @@ async def test_exactly_the_version_that_was_inspected_is_copied():
         assert copy.headers["content-disposition"] == "inline"
 
 
+async def test_what_was_inspected_is_copied_though_others_were_uploaded_since(versioned_s3_bucket: Bucket):
+    with open_store(versioned_s3_bucket.endpoint, versioned_s3_bucket) as store:
+        await stage(store, b"proof")
+        mark = await mark_of(store, 5)
+        await stage(store, b"other")
+        await store.delete(STAGING)
+
+        assert await promote(store, mark)
+
+        expires_at = SystemClock().now() + timedelta(minutes=5)
+        url = await store.download_url(FINAL, mime_type="image/png", disposition="inline", expires_at=expires_at)
+        assert request("GET", url).data == b"proof"
+
+
 @pytest.mark.parametrize("version", [{}, {"x-amz-version-id": "null"}])
 async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, str]):
     def answer(asked: Asked) -> Answer:

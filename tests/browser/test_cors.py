@@ -100,16 +100,22 @@ def embedded(listed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     running.kill()
 
 
+@pytest.fixture(params=["s3_bucket", "versioned_s3_bucket"])  # the first lets in whoever asks, the second by our rules
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    chosen: Bucket = request.getfixturevalue(request.param)
+    return chosen
+
+
 @pytest.fixture
-def on_s3(listed: str, s3_bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningVault]:
+def on_s3(listed: str, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningVault]:
     running = RunningVault(
         tmp_path_factory.mktemp("cors-s3") / "data",
         CDV_CORS_ALLOWED_ORIGINS=listed,
-        CDV_S3_ENDPOINT=s3_bucket.endpoint,
-        CDV_S3_REGION=s3_bucket.region,
-        CDV_S3_BUCKET=s3_bucket.name,
-        CDV_S3_ACCESS_KEY=s3_bucket.access_key,
-        CDV_S3_SECRET_KEY=s3_bucket.secret_key,
+        CDV_S3_ENDPOINT=bucket.endpoint,
+        CDV_S3_REGION=bucket.region,
+        CDV_S3_BUCKET=bucket.name,
+        CDV_S3_ACCESS_KEY=bucket.access_key,
+        CDV_S3_SECRET_KEY=bucket.secret_key,
     )
     yield running
     running.kill()
@@ -149,15 +155,15 @@ def test_a_listed_origins_page_can_do_everything(browser: Chromium, listed: str,
 
 
 def test_a_listed_origins_page_sends_media_straight_to_the_object_store(
-    browser: Chromium, listed: str, on_s3: RunningVault, s3_bucket: Bucket
+    browser: Chromium, listed: str, on_s3: RunningVault, bucket: Bucket
 ) -> None:
     seen = attempt(browser, listed, on_s3)
     check_all_done(seen)
-    assert seen["upload"] == seen["download"] == s3_bucket.endpoint
+    assert seen["upload"] == seen["download"] == bucket.endpoint
     # Which is why the bucket's rules let every origin GET: behind the redirect, the browser names none.
     sent = [event["headers"] for name, event in browser.events if name == "Network.requestWillBeSentExtraInfo"]
-    assert {it["Origin"] for it in sent if it["Host"] in s3_bucket.endpoint and "Origin" in it} == {listed, "null"}
-    assert not any("Authorization" in it for it in sent if it["Host"] in s3_bucket.endpoint)
+    assert {it["Origin"] for it in sent if it["Host"] in bucket.endpoint and "Origin" in it} == {listed, "null"}
+    assert not any("Authorization" in it for it in sent if it["Host"] in bucket.endpoint)
 
 
 def test_another_origins_page_is_stopped_by_the_browser(

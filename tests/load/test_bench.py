@@ -92,7 +92,7 @@ def run(*per_second: float) -> Run:
     made = Run("a machine", {"python": "3.11"}, {"CDV_WORKERS": "1"}, rows=[Row("create", 64, rounds)])
     made.paced = [PacedRow("create", Paced(50, 9, 1.0, 1.0, 2.0, 3.0, 4.0, {200: 9}))]
     made.growth = [GrowthRow("get", records, 1.0, p95, 50.0, 50.0) for records, p95 in ((10, 2.0), (1_000, 3.0))]
-    made.media = [MediaRow(2**20, 50.0, 100.0, 10.0, 20.0)]
+    made.media = [MediaRow(2**20, 50.0, 100.0, 0.5, 10.0, 20.0)]
     return made
 
 

@@ -10,6 +10,7 @@ from tests.servers.nats import NatsServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import FaultProxy
 from tests.servers.s3 import Bucket, S3Server
+from tests.servers.s3_versioned import VersionedS3Server
 from tests.servers.server import Server
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "S3Server",
     "Server",
     "ServerFailed",
+    "VersionedS3Server",
     "describe",
     "own",
     "shared",

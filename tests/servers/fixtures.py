@@ -5,13 +5,24 @@ from typing import TypeVar
 
 import pytest
 
-from tests.servers import Bucket, NatsServer, NoServer, PostgresServer, S3Server, Server, describe, own, shared
+from tests.servers import (
+    Bucket,
+    NatsServer,
+    NoServer,
+    PostgresServer,
+    S3Server,
+    Server,
+    VersionedS3Server,
+    describe,
+    own,
+    shared,
+)
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 def pytest_report_header() -> list[str]:
-    return [f"{kind.LABEL}: {describe(kind)}" for kind in (PostgresServer, NatsServer, S3Server)]
+    return [f"{kind.LABEL}: {describe(kind)}" for kind in (PostgresServer, NatsServer, S3Server, VersionedS3Server)]
 
 
 def running(choose: Callable[[], AnyServer]) -> Iterator[AnyServer]:
@@ -41,6 +52,12 @@ def s3_server() -> Iterator[S3Server]:
     yield from running(lambda: shared(S3Server, durable=False))
 
 
+@pytest.fixture(scope="session")
+def versioned_s3_server() -> Iterator[VersionedS3Server]:
+    """The run's object store that keeps versions, not to be killed. `versioned_s3_bucket`: an empty bucket in it."""
+    yield from running(lambda: shared(VersionedS3Server, durable=False))
+
+
 @pytest.fixture
 def postgres_dsn(postgres_server: PostgresServer) -> Iterator[str]:
     """A new, empty database."""
@@ -62,6 +79,14 @@ def s3_bucket(s3_server: S3Server) -> Iterator[Bucket]:
     bucket = s3_server.create_bucket()
     yield bucket
     s3_server.drop_bucket(bucket)
+
+
+@pytest.fixture
+def versioned_s3_bucket(versioned_s3_server: VersionedS3Server) -> Iterator[Bucket]:
+    """A new, empty bucket that keeps versions."""
+    bucket = versioned_s3_server.create_bucket()
+    yield bucket
+    versioned_s3_server.drop_bucket(bucket)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.load.bench.growth import SIZES, growth
 from tests.load.bench.observability import observability
 from tests.load.bench.open_loop import open_loop
 from tests.load.bench.report import write_report
-from tests.load.bench.results import MediaRow, PacedRow, Round, Row, Run, Soak, new_run
+from tests.load.bench.results import PacedRow, Round, Row, Run, Soak, new_run
 from tests.load.bench.scenarios import MIXED, Filling, Scenario, embedded, scenarios
 from tests.load.bench.soak import soak
 from tests.load.bench.stack import Stack, stack
@@ -58,7 +58,7 @@ def main() -> None:
             for number in connections:
                 run.rows.append(_row(it, scenario, number, seconds, rounds if number == connections[-1] else 1))
             if scenario.name in _PACED:
-                run.paced.append(_paced(it, scenario, run.rows[-1], seconds * 2))
+                run.paced.append(_paced(it, scenario, run.rows[-1], seconds * (2 if quick else 5)))
             if scenario.name == MIXED and arguments.soak:
                 run.soak = _soak(it, scenario, arguments.soak)
         run.resident_mib = it.service.resident_mib()
@@ -135,12 +135,11 @@ def _media(it: Stack, run: Run, size_mib: int, count: int) -> None:
     _say(f"uploading {2 * count} assets of {size_mib} MiB")
     at_once = media.upload(it, count, size_mib * _MIB)
     paced = media.upload(it, count, size_mib * _MIB)
-    alone = media.store_alone(it, count, size_mib * _MIB)
-    found = asyncio.run(media.finalize_all(it, at_once))
-    run.media.append(MediaRow(size_mib * _MIB, found.rate, alone, found.p50, found.p95))
-    _say(f"finalize {size_mib} MiB: {found.rate:.0f} a second, {found.rate / alone:.2f} of the store's {alone:.0f}")
+    row = media.finalize_in_turn(it, at_once, size_mib * _MIB)
+    run.media.append(row)
+    _say(f"finalize {size_mib} MiB: {row.finalized:.0f} a second, {row.ratio:.2f} of the store's {row.store_alone:.0f}")
     prepared = Prepared(it.folder / f"finalize-{size_mib}", paced)
-    half = asyncio.run(open_loop(it.port, prepared, rate=found.rate / 2, seconds=2 * count / found.rate))
+    half = asyncio.run(open_loop(it.port, prepared, rate=row.finalized / 2, seconds=2 * count / row.finalized))
     run.paced.append(PacedRow(f"finalize {size_mib} MiB", half))
     _say(f"finalize {size_mib} MiB at {half.rate:.0f} a second: p95 {half.p95:.1f} ms; {half.answers}")
 

