@@ -67,7 +67,7 @@ def write_report(run: Run, path: Path) -> None:
                 for it in run.paced
             ),
         ),
-        "\n## Finalising media\n\nThe store alone, in turn: a get and a copy. The bucket has versions and encrypts.\n\n",
+        "\n## Finalising media\n\nThe store alone, in turn: a get and a copy. It has versions and encrypts.\n\n",
         _table(
             ["MiB", "a second", "store alone", "ratio", "p50 ms", "p95 ms"],
             (
