@@ -158,9 +158,8 @@ async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
     assert isinstance(cause, (MinioException, ValueError, SyntaxError))
 
 
-@pytest.mark.parametrize("call", ["inspect", "delete"])
+@pytest.mark.parametrize("call", ["inspect", "promote", "delete"])
 async def test_a_bucket_that_is_gone_is_unavailable(call: str):
-    """A HEAD answer has no body to tell the bucket from the object: `promote` takes this for a staged object gone."""
     with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _):
         await unavailable(CALLS[call](store, "etag null sha256"))
 

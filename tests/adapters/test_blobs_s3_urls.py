@@ -48,7 +48,8 @@ async def test_exactly_the_version_that_was_inspected_is_copied():
     with scripted_store(answer) as (store, server):
         assert await promote(store, await mark_of(store, 5))
 
-        copy = server.asked[-1]
+        read, copy = server.asked
+        assert read.method == "GET"
         assert (copy.method, copy.path) == ("PUT", "/bucket/dev/did%3Aplc%3Aabc/01K00000000000000000000001/a.png")
         assert copy.headers["x-amz-copy-source"] == f"/bucket/{STAGING}?versionId=v.1/2"
         assert copy.headers["x-amz-copy-source-if-match"] == "abc"

@@ -36,7 +36,7 @@ class VersionedS3Server(S3Server):
             "ip.bind": Process.address,
             **{name: free_port() for name in _PORTS},
             "volume.max": 0,  # as many as there is room for: each bucket takes some
-            "master.volumeSizeLimitMB": 256,
+            "master.volumeSizeLimitMB": 8192,  # to make the next takes a second
             "master.telemetry": "false",
             "s3.port": port,
             "s3.port.grpc": free_port(),
