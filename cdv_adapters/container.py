@@ -306,7 +306,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             ],
         )
         service.readings.append(partial(_catalogue_readings, container.schemas()))
-        for part in (service.vault.records, service.vault.media, container.record_store(), container.media_store()):
+        for part in (service.vault.records, service.vault.media):
             trace_methods(part)
         for part in (database, blobs):
             trace_methods(part, "client")

@@ -16,12 +16,13 @@ from cdv_adapters import tracing
 from cdv_adapters.container import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_http.admission import Admission
+from cdv_http.answered import tell_what_waits
 from cdv_http.chores import doing
 from cdv_http.client_address import ClientAddresses
 from cdv_http.direct import DirectRoutes
 from cdv_http.error_responses import respond_to_error
 from cdv_http.exposition import States
-from cdv_http.logs import put_what_waits, set_up_logs
+from cdv_http.logs import set_up_logs
 from cdv_http.metrics import observe_relay
 from cdv_http.middleware.cors import AllowedOrigins, CorsMiddleware
 from cdv_http.middleware.drain import DrainMiddleware
@@ -52,7 +53,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
-            stack.callback(put_what_waits)
+            stack.callback(tell_what_waits)
             stack.push_async_callback(tracing.stop)
             service = await stack.enter_async_context(open_service(chosen))
             await stack.enter_async_context(doing(service.chores))

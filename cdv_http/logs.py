@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -23,6 +23,8 @@ from cdv_core.domain.times import format_time
 if TYPE_CHECKING:
     from loguru import Message, Record
 
+    from cdv_http.answered import Answered
+
 _READABLE = (
     "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message} <dim>{extra[correlation_id]}</dim>\n"
 )
@@ -33,7 +35,7 @@ _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
 
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)  # DIDs are strings of a kind of their own
 
-_waiting: list[str] = []  # lines of requests, until the loop's next round; only its thread touches them
+_SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
 _request: ContextVar[Mapping[str, Any]] = ContextVar("request", default=_NO_REQUEST)
@@ -90,25 +92,44 @@ def lines_of_request(correlation_id: str, trace_id: str | None) -> Iterator[None
         _request.reset(token)
 
 
-def log_request(
-    message: Callable[[], str], *, route: str, status: int, latency_ms: float, did: str | None, error_code: str | None
-) -> None:
-    """Write the one line of a request that has been answered; of successes only the sample that is asked for."""
-    if not _Chosen.written:
-        return
-    if _Chosen.sample < 1 and 0 < status < 400 and random.random() >= _Chosen.sample:  # noqa: S311 - no secret
-        return
-    # Past loguru, which takes ten times as long, and a request takes little longer than that.
-    if _Chosen.readable is not None:
-        time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
-        _put_soon(_Chosen.readable.format(time=time, message=message(), id=_request.get()["correlation_id"]))
-        return
-    ids = _request.get()
-    line = _RequestLine(
-        *(format_time(datetime.now(UTC)), message(), ids["correlation_id"], route, status, latency_ms),
-        *(ids.get("trace_id"), did, error_code),
-    )
-    _put_soon(_ENCODER.encode(line).decode("utf-8", "replace") + "\n")
+def log_requests(requests: Iterable[Answered]) -> None:
+    """Write one line for each request that has been answered; of successes only the sample that is asked for."""
+    if _Chosen.written:
+        # All at once, for each write lets go of the interpreter's lock, and the loop waits to get it back; and past
+        # loguru, which takes ten times as long for a line, and a request takes little longer than that.
+        _put(
+            "".join(map(_json_request() if _Chosen.readable is None else _text_request(), filter(_is_chosen, requests)))
+        )
+
+
+def _is_chosen(request: Answered) -> bool:
+    return _Chosen.sample == 1 or not 0 < request.status < 400 or random.random() < _Chosen.sample  # noqa: S311 - no secret
+
+
+def _json_request() -> Callable[[Answered], str]:
+    time = format_time(datetime.now(UTC))
+
+    def line(it: Answered) -> str:
+        said = _RequestLine(
+            *(time, _message(it), it.correlation_id, it.route, it.status, round(it.seconds * 1000, 3)),
+            *(it.trace_id, it.did, it.error_code),
+        )
+        return _ENCODER.encode(said).decode("utf-8", "replace") + "\n"
+
+    return line
+
+
+def _text_request() -> Callable[[Answered], str]:
+    time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
+    line = str(_Chosen.readable).format
+    return lambda it: line(time=time, message=_message(it), id=it.correlation_id)
+
+
+def _message(it: Answered) -> str:
+    # The path still percent-encoded: decoded, it could hold a line break and forge a line. Without the token of a
+    # signed URL, which would let whoever reads the log use it.
+    path = _SIGNED.sub(r"\1...", it.path.decode("ascii", "backslashreplace"))
+    return f"{it.method} {path} {it.status} {it.seconds * 1000:.1f} ms"
 
 
 def _readable_request() -> str:
@@ -131,25 +152,6 @@ def _json_line(moment: datetime, level: str, message: str, said: Mapping[str, An
     if exception is not None:
         line["exception"] = exception
     return _ENCODER.encode(line).decode("utf-8", "replace") + "\n"
-
-
-def _put_soon(line: str) -> None:
-    """Write the line with those of the requests that are answered in the same round of the loop.
-
-    Each write lets go of the interpreter's lock, and the loop waits to get it back
-    (docs/adr/012-fewer-instructions.md).
-    """
-    if not _waiting:
-        asyncio.get_running_loop().call_soon(put_what_waits)
-    _waiting.append(line)
-
-
-def put_what_waits() -> None:
-    """Write the lines that wait. To be called by the loop's thread, and before the loop ends."""
-    if _waiting:
-        lines = "".join(_waiting)
-        _waiting.clear()  # first: whatever becomes of them, the next ones are written
-        _put(lines)
 
 
 def _put(lines: str) -> None:

@@ -14,12 +14,12 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from cdv_adapters.tracing import NO_SPAN, Span, span
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
 from cdv_http.admission import NEVER_SHED
+from cdv_http.answered import Answered, tell_soon
 from cdv_http.client_address import ClientAddresses
-from cdv_http.logs import lines_of_request, log_request
-from cdv_http.metrics import METHODS, observe_request
+from cdv_http.logs import lines_of_request
+from cdv_http.metrics import METHODS
 
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
-_SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
 # https://www.w3.org/TR/trace-context/, version 00; an id of zeros is none.
 _TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # Answers are data: no browser may guess their type, frame them, run them, or tell others where they were linked from.
@@ -73,7 +73,6 @@ class EdgeMiddleware:
         """Tell metrics, trace and log how it went."""
         state = scope["state"]
         route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
-        observe_request(route, method, status, seconds, error_code)
         if serving.traceparent is not None:
             known_method = method if method in METHODS else "_OTHER"
             attributes: dict[str, str | int] = {
@@ -84,13 +83,11 @@ class EdgeMiddleware:
             if error_code is not None:
                 attributes["error.type"] = error_code
             serving.describe(attributes, name=f"{known_method} {route}", failed=not 0 < status < 500)
-        log_request(
-            lambda: f"{method} {_printable_path(scope)} {status} {seconds * 1000:.1f} ms",
-            route=route,
-            status=status,
-            latency_ms=round(seconds * 1000, 3),
-            did=state.get("did"),
-            error_code=error_code,
+        tell_soon(
+            Answered(
+                *(method, scope.get("raw_path", b""), route, status, seconds),
+                *(state["correlation_id"], _trace_id(state["traceparent"]), state.get("did"), error_code),
+            )
         )
 
 
@@ -152,12 +149,3 @@ def traceparent_of(scope: Scope) -> str | None:
 
 def _trace_id(traceparent: str | None) -> str | None:
     return traceparent.split("-")[1] if traceparent else None
-
-
-def _printable_path(scope: Scope) -> str:
-    """Return the path still percent-encoded: decoded, it could hold a line break and forge a log line.
-
-    Without the token of a signed URL, which would let whoever reads the log use it.
-    """
-    path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
-    return _SIGNED.sub(r"\1...", path)

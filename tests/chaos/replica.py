@@ -61,6 +61,12 @@ class Replica:
             time.sleep(0.05)
         raise AssertionError(f"the service did not start:\n{self.log.read_text()[-3000:]}")
 
+    @property
+    def pid(self) -> int:
+        """Of the command; its workers are children of that."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a power cut would."""
         assert self._process is not None

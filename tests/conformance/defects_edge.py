@@ -57,7 +57,7 @@ OPERATIONS: list[Defect] = [
         "metrics-stand-still",
         "Metrics are declared and never recorded.",
         "OPS-006",
-        (EDGE, "        observe_request(", "        (lambda *_: None)("),
+        ("cdv_http/answered.py", "        observe_request(", "        (lambda *_: None)("),
         ("cdv_http/error_responses.py", "        schema_rejects_total.labels(error.collection).inc()", "        pass"),
         trap="Metrics declared, never recorded",
     ),

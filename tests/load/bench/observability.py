@@ -1,9 +1,14 @@
-"""What it costs to be seen: the service with metrics, JSON logs and one trace in ten, against one without any."""
+"""What it costs to be seen: the service with metrics, JSON logs and one trace in ten, against itself without any.
+
+One process is told to begin and to end it every other second, so that both have the same caches, memory and weather.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from statistics import median
+from typing import TextIO
 
 from tests.chaos.replica import SERVE, Replica
 from tests.http.otlp import collecting
@@ -15,24 +20,49 @@ from tests.load.bench.stack import Stack
 from tests.load.bench.wrk import Prepared, closed_loop
 
 CONNECTIONS = 64
-_SECONDS, _ROUNDS, _CREATORS, _EACH = 3, 5, 1_000, 150
-# No setting turns metrics off, nor makes dev write JSON: these take the place of two functions that do.
-_UNSEEN = f"""
-import cdv_http.middleware.edge as edge
-edge.observe_request = lambda *_: None
-edge.log_request = lambda *_, **__: None
-{SERVE}
-"""
-_SEEN = f"""
-import cdv_http.app as app, cdv_http.logs as logs
-set_up_logs = app.set_up_logs
-app.set_up_logs = lambda settings: (set_up_logs(settings), setattr(logs._Chosen, "readable", None))
+_SECONDS, _ROUNDS, _CREATORS, _EACH = 2, 24, 1_000, 150
+# No setting turns metrics off, nor makes dev write JSON, and none of them can be changed while it runs.
+_SWITCHED = f"""
+import inspect, threading
+import cdv_adapters.container as container, cdv_adapters.tracing as tracing
+import cdv_http.answered as answered, cdv_http.app as app, cdv_http.logs as logs
+
+set_up_logs, trace_methods, use = app.set_up_logs, tracing.trace_methods, tracing.use
+told, traced, started = (answered.observe_request, answered.log_requests), [], []
+
+def hide():
+    answered.observe_request = answered.log_requests = lambda *_, **__: None
+    use(None)
+    for part, *_ in traced:
+        for name, _ in inspect.getmembers(type(part), inspect.iscoroutinefunction):
+            vars(part).pop(name, None)
+
+def show():
+    hide()
+    answered.observe_request, answered.log_requests = told
+    use(*started)
+    for part in traced:
+        trace_methods(*part)
+
+def obey():
+    with open("switch") as switch:
+        for line in switch:
+            globals()[line.strip()]()
+
+def begin(settings):
+    set_up_logs(settings)
+    logs._Chosen.readable = None
+    threading.Thread(target=obey, daemon=True).start()
+
+app.set_up_logs = begin
+container.trace_methods = lambda *part: (traced.append(part), trace_methods(*part))
+tracing.use = lambda tracing: (started.append(tracing), use(tracing))
 {SERVE}
 """
 
 
 def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
-    """Measure both in turn. Ends the service that runs: its relay would do some of their work."""
+    """Measure both in turn. Ends the service that runs: its relay would do some of the work."""
     it.replica.stop()
     fill(it.postgres, creators=_CREATORS, each=_EACH)
     numbers = sample(_CREATORS)
@@ -48,32 +78,31 @@ def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
             "OTEL_TRACES_SAMPLER_ARG": "0.1",
         }
-        unseen = Replica(it.folder, it.settings, "unseen", _UNSEEN)
-        seen = Replica(it.folder, it.settings | traced, "seen", _SEEN)
-        found = [_compared(it, name, prepared, unseen, seen) for name, prepared in requests.items()]
-        if not batches or '"route"' not in seen.log.read_text():
+        os.mkfifo(it.folder / "switch")
+        with (
+            Replica(it.folder, it.settings | traced, "seen", _SWITCHED) as replica,
+            (it.folder / "switch").open("w", buffering=1) as switch,
+        ):
+            found = [_compared(it, name, prepared, replica.url, switch) for name, prepared in requests.items()]
+            replica.stop()
+        if not batches or '"route"' not in replica.log.read_text():
             raise SystemExit("nothing was seen of the service that is to be seen")
     for row in found:
         say(f"{row.scenario}: {row.unseen:,.0f} a second unseen, {row.seen:,.0f} seen: {row.share:.1%} of throughput")
     return found
 
 
-def _compared(it: Stack, name: str, prepared: Prepared, unseen: Replica, seen: Replica) -> Observed:
+def _compared(it: Stack, name: str, prepared: Prepared, url: str, switch: TextIO) -> Observed:
+    def rate(what: str) -> float:
+        switch.write(f"{what}\n")
+        it.wait_until_published()
+        return closed_loop(url, prepared, connections=CONNECTIONS, seconds=_SECONDS).per_second
+
+    for what in ("hide", "show"):
+        rate(what)  # warm
     pairs = []
     for number in range(_ROUNDS):
-        order = (unseen, seen) if number % 2 else (seen, unseen)
-        rates = {replica: _rate(it, replica, prepared) for replica in order}
-        pairs.append((rates[unseen], rates[seen]))
-    share = 1 - median(with_it / without for without, with_it in pairs)
+        rates = {what: rate(what) for what in (("hide", "show") if number % 2 else ("show", "hide"))}
+        pairs.append((rates["hide"], rates["show"]))
+    share = 1 - median(seen / unseen for unseen, seen in pairs)
     return Observed(name, median(it for it, _ in pairs), median(it for _, it in pairs), share)
-
-
-def _rate(it: Stack, replica: Replica, prepared: Prepared) -> float:
-    """Return how many requests a second it answers when no other runs."""
-    with replica:
-        closed_loop(replica.url, prepared, connections=CONNECTIONS, seconds=1)  # warm
-        it.wait_until_published()
-        closed = closed_loop(replica.url, prepared, connections=CONNECTIONS, seconds=_SECONDS)
-        it.wait_until_published()
-        replica.stop()
-    return closed.per_second

@@ -86,7 +86,7 @@ def _started(running: ExitStack, folder: Path, settings: dict[str, str]) -> Stac
     def token(did: str) -> str:
         return issuer.issue(Did(did), 24 * 3600, datetime.now(UTC))
 
-    return Stack(folder, replica, replica.url, replica.port, settings, token, Family(_listening_on(replica.port)))
+    return Stack(folder, replica, replica.url, replica.port, settings, token, Family(psutil.Process(replica.pid)))
 
 
 class Family:
@@ -113,8 +113,5 @@ class Family:
 def _listening_on(port: int) -> psutil.Process:
     for connection in psutil.net_connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-            process = psutil.Process(connection.pid)
-            parent = process.parent()
-            # Granian's workers share the listening socket with their parent.
-            return parent if parent is not None and parent.name() == process.name() else process
+            return psutil.Process(connection.pid)
     raise AssertionError(f"nobody listens on port {port}")

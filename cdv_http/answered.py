@@ -1,0 +1,45 @@
+"""What metrics and logs say of requests that have been answered: together, once in a round of the event loop.
+
+Done right after each other, it takes half as long as between two requests (docs/adr/012-fewer-instructions.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from cdv_http.logs import log_requests
+from cdv_http.metrics import observe_request
+
+
+class Answered(NamedTuple):
+    """`path`: as the client sent it, to be printed. `status`: 0 if no answer was begun."""
+
+    method: str
+    path: bytes
+    route: str
+    status: int
+    seconds: float
+    correlation_id: str
+    trace_id: str | None
+    did: str | None
+    error_code: str | None
+
+
+_waiting: list[Answered] = []  # only the loop's thread touches them
+
+
+def tell_soon(request: Answered) -> None:
+    """Count the request and write its line, with those that are answered in the same round of the loop."""
+    if not _waiting:
+        asyncio.get_running_loop().call_soon(tell_what_waits)
+    _waiting.append(request)
+
+
+def tell_what_waits() -> None:
+    """To be called by the loop's thread, and before the loop ends."""
+    requests = _waiting.copy()
+    _waiting.clear()  # first: whatever becomes of them, the next ones are told
+    for it in requests:
+        observe_request(it.route, it.method, it.status, it.seconds, it.error_code)
+    log_requests(requests)
