@@ -55,6 +55,7 @@ def main() -> None:
         _say(f"filling the vault with {filling.creators * filling.each + filling.hot} records")
         fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
         for scenario in filter(chosen, scenarios(it, it.folder, filling)):
+            it.settle()
             for number in connections:
                 run.rows.append(_row(it, scenario, number, seconds, rounds if number == connections[-1] else 1))
             if scenario.name in _PACED:

@@ -16,8 +16,9 @@ measures all there is. Service, database, object store, broker and load generato
 for comparison with each other and not for sizing.
 Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
 the same database, executing for each request the statement that does its work (for a create: the one that the service
-would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each. CPU
-is processor time per request. What was done for speed, what each step brought, and what was tried in vain:
+would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each.
+Before each scenario the database is vacuumed and checkpointed: what one has left is not for the next to pay. CPU is
+processor time per request. What was done for speed, what each step brought, and what was tried in vain:
 [ADR 011](adr/011-group-commit.md) and [ADR 012](adr/012-fewer-instructions.md).
 
 """

@@ -41,6 +41,14 @@ class Stack:
     postgres: str = ""
     bucket: Bucket | None = None
 
+    def settle(self) -> None:
+        """Do what is left of the work before: publish its events, and what Postgres puts off until it has a minute."""
+        self.wait_until_published()
+        if self.postgres:
+            with psycopg.connect(self.postgres, autocommit=True) as connection:
+                connection.execute("VACUUM ANALYZE")
+                connection.execute("CHECKPOINT")
+
     def wait_until_published(self) -> None:
         """Return when no event waits any more."""
         if self.postgres:
