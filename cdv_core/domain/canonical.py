@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
@@ -26,8 +25,7 @@ _EXACT_DOUBLE_MAX: Final = 2.0**53
 _CID_PREFIX: Final = b"\x01\x71\x12\x20"
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalRecord:
+class CanonicalRecord(msgspec.Struct, frozen=True):
     """A record value ready to store. `json`: compact UTF-8, what every reader gets. `cid`: base32, `bafyrei...`."""
 
     value: dict[str, Any]
@@ -83,21 +81,24 @@ class _Refused(Exception):
 
 def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no narrower type
     kind = type(value)
+    # What a JSON decoder gives, by its exact type: to ask an abstract class costs as much as the rest.
     if kind is str:
         return _text(value)  # type: ignore[arg-type] # `kind` says it
     if value is None or kind is bool:
         return value
     if kind is int:
         return _integer(value)  # type: ignore[arg-type]
+    if kind is dict:
+        return _normal_object(value, levels)  # type: ignore[arg-type]
+    if isinstance(value, list | tuple):
+        return _normal_array(value, levels)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise _Refused("not a finite number")
         return _integer(int(value)) if value.is_integer() else float(value)
+    # Subtypes, which an embedding program may send, become what they stand for.
     if isinstance(value, Mapping):
         return _normal_object(value, levels)
-    if isinstance(value, list | tuple):
-        return _normal_array(value, levels)
-    # Subtypes, which an embedding program may send, become what they stand for.
     if isinstance(value, str):
         return _text(str(value))
     if isinstance(value, int):
@@ -111,7 +112,8 @@ def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
     normal: dict[str, Any] = {}
     for key, member in value.items():
         try:
-            normal[_member_name(key)] = _normal(member, levels - 1)
+            name = _text(key) if type(key) is str else _member_name(key)
+            normal[name] = _normal(member, levels - 1)
         except _Refused as refused:
             refused.path.append(key)
             raise

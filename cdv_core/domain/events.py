@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -17,8 +16,7 @@ EVENT_VERSION: Final = "1.0.0"  # of the envelope and its payloads
 MEDIA_FINALIZED: Final = "cdv.media.finalized"  # spec: events
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """An op-log entry to be. `event_id`: a ULID, the Nats-Msg-Id. `envelope`: the finished JSON, UTF-8.
 
     `traceparent`: the trace context (W3C) of the request that made it, for whoever consumes it; None if it had none.
@@ -62,13 +60,14 @@ class _Envelope(msgspec.Struct, rename="camel"):
 
 def record_created(record: NewRecord, *, event_id: str, correlation_id: str, traceparent: str | None = None) -> Event:
     """Return the event of a record's creation, on `cdv.records.{collection}.created`."""
-    uri, indexed_at = record.uri, format_time(record.indexed_at)
+    uri, at = record.uri, format_time(record.indexed_at)
     # The identifiers are subtypes of str, and msgspec encodes no subtypes: hence str().
     payload = _RecordPayload(
-        str(uri), record.cid, str(uri.did), str(uri.collection), str(uri.rkey), record.schema_version, indexed_at
+        str(uri), record.cid, str(uri.did), str(uri.collection), str(uri.rkey), record.schema_version, at
     )
     subject = f"cdv.records.{uri.collection}.created"
-    return _event(subject, payload, uri.did, record.indexed_at, event_id, correlation_id, traceparent)
+    envelope = msgspec.json.encode(_Envelope(subject, EVENT_VERSION, at, correlation_id, payload))
+    return Event(event_id, uri.did, subject, envelope, record.indexed_at, traceparent)
 
 
 def media_finalized(
@@ -90,17 +89,6 @@ def media_finalized(
         str(checksum),
         format_time(asset.created_at),
     )
-    return _event(MEDIA_FINALIZED, payload, asset.did, finalized_at, event_id, correlation_id, traceparent)
-
-
-def _event(
-    subject: str,
-    payload: _RecordPayload | _MediaPayload,
-    did: Did,
-    occurred_at: datetime,
-    event_id: str,
-    correlation_id: str,
-    traceparent: str | None,
-) -> Event:
-    envelope = _Envelope(subject, EVENT_VERSION, format_time(occurred_at), correlation_id, payload)
-    return Event(event_id, did, subject, msgspec.json.encode(envelope), occurred_at, traceparent)
+    at = format_time(finalized_at)
+    envelope = msgspec.json.encode(_Envelope(MEDIA_FINALIZED, EVENT_VERSION, at, correlation_id, payload))
+    return Event(event_id, asset.did, MEDIA_FINALIZED, envelope, finalized_at, traceparent)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Self
+
+import msgspec
 
 from cdv_core.domain.limits import DID_MAX_CHARS, NSID_MAX_CHARS, RECORD_KEY_MAX_CHARS
 from cdv_core.errors import InvalidField
@@ -82,8 +83,7 @@ def is_ulid(text: str) -> bool:
     return ULID_SYNTAX.fullmatch(text) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordUri:
+class RecordUri(msgspec.Struct, frozen=True):
     """`at://{did}/{collection}/{rkey}`; `str()` gives that form back."""
 
     did: Did

@@ -14,8 +14,7 @@ from cdv_core.domain.schemas import SchemaWarning
 from cdv_core.domain.times import format_time, parse_time
 
 
-@dataclass(frozen=True, slots=True)
-class NewRecord:
+class NewRecord(msgspec.Struct, frozen=True):
     """A record ready to be stored. `value_json` is its canonical JSON, `cid` the CID of that value.
 
     `indexed_at` is the vault's clock and decides the order; `created_at` is what the client claims, None if nothing.
@@ -29,8 +28,7 @@ class NewRecord:
     created_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRecord(NewRecord):
+class StoredRecord(NewRecord, frozen=True):
     """A record as it was stored."""
 
     @property
@@ -87,8 +85,7 @@ def cursor_after(encoded: bytes) -> str:
     return encode_cursor(place.indexed_at, place.uri.rpartition("/")[2])
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """What the writer of a record is told, the first time and at every retry.
 
     `deprecated_at` and `sunset` are those of the schema version, None unless it is deprecated.
@@ -105,8 +102,7 @@ class Receipt:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """Which records of a DID: in all collections if `collection` is None, apart from those in `hidden`.
 
     `since` and `until` bound `indexed_at`, both inclusive; `after` is where the page before ended.

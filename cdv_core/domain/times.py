@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from cdv_core.errors import InvalidField
 
 _RFC3339: Final = re.compile(
@@ -16,8 +18,9 @@ _RFC3339: Final = re.compile(
 def format_time(moment: datetime) -> str:
     """Return `moment` (aware) as `2026-11-24T02:53:29.331656Z`, the microseconds always present."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    # isoformat and not strftime: %Y leaves years below 1000 unpadded.
-    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    # msgspec and not isoformat, which takes six times as long; it leaves out microseconds that are none.
+    text = msgspec.json.encode(utc)[1:-2].decode()
+    return f"{text}Z" if utc.microsecond else f"{text}.000000Z"
 
 
 def parse_time(text: str, field: str) -> datetime:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+
 from cdv_core.domain.events import Event
 
 
-@dataclass(frozen=True, slots=True)
-class OpLogEntry:
+class OpLogEntry(msgspec.Struct, frozen=True):
     """A committed event. `sequence`: its place in the op log; ascending with commit order within one DID.
 
     `stream_sequence`: where the stream acknowledged it, None while it is not published (never was, or requeued).

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from cdv_core.domain.canonical import CanonicalRecord, canonical_record
 from cdv_core.domain.cursors import Cursor
@@ -60,8 +61,7 @@ class SchemaPolicy:
     reject_deprecated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(msgspec.Struct, frozen=True):
     """A create that passed the checks of shape and authority."""
 
     did: Did
@@ -162,7 +162,8 @@ class Records:
         correlation_id: str | None,
         traceparent: str | None,
     ) -> Receipt:
-        uri = RecordUri(request.did, request.collection, RecordKey(self._ids.new(now)))
+        fresh = self._ids.new(now)  # one id for the record and its event, which come and go together
+        uri = RecordUri(request.did, request.collection, RecordKey(fresh))
         record = NewRecord(
             uri, request.record.cid, request.record.json, now, resolution.schema.version, request.created_at
         )
@@ -175,10 +176,7 @@ class Records:
             resolution.deprecated_at,
             resolution.sunset,
         )
-        event_id = self._ids.new(now)
-        event = record_created(
-            record, event_id=event_id, correlation_id=correlation_id or event_id, traceparent=traceparent
-        )
+        event = record_created(record, event_id=fresh, correlation_id=correlation_id or fresh, traceparent=traceparent)
         retryable = None
         if request.key is not None:
             reply = msgspec.json.encode(receipt, enc_hook=str)  # the hook is for names, subtypes of str

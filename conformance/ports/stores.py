@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine
+from msgspec.structs import astuple
 
 from cdv_core.domain.canonical import canonical_record
 from cdv_core.domain.events import Event, media_finalized, record_created
@@ -91,7 +92,7 @@ def a_record(
 
 
 def as_stored(record: NewRecord) -> StoredRecord:
-    return StoredRecord(*(getattr(record, field.name) for field in fields(record)))
+    return StoredRecord(*astuple(record))
 
 
 def an_asset(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from msgspec.structs import replace
 
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess

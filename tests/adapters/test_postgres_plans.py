@@ -7,11 +7,11 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg import sql
 
 from cdv_adapters.database.postgres import migrate
