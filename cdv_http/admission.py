@@ -27,9 +27,13 @@ class Admission:
     A burst may take them all and is served. Once they are all taken and more want in, that is a crowd: while it lasts,
     only so many are let in as can be served at once, so that those are served as fast as ever: the more of them, the
     longer each waits for a database or a store in quiet times.
+
+    `closing`: nobody comes in any more but over connections that are open, and each is told so with its last answer: to
+    ask again on one that is closed in that very moment would fail.
     """
 
     def __init__(self, most: int) -> None:
+        self.closing = False
         self._most = most
         self._each = (most + 1) // 2
         self._limit = most
@@ -84,18 +88,16 @@ class Admission:
 
         Not at once, or all who arrive together would be let in while their bodies are fetched from the server below.
         """
-        return _Wait(self, state)
+        return _Wait(self, self._waits, state)
 
-    def wait_begins(self, wait: _Wait) -> None:
-        wait.since = monotonic()
-        self._waits[wait] = None
+    @property
+    def under_way(self) -> int:
+        """How many requests have a place now."""
+        return self._under_way
 
-    def wait_ends(self, wait: _Wait) -> None:
-        wait.state["waited"] = wait.state.get("waited", 0.0) + monotonic() - wait.since
-        if wait in self._waits:
-            del self._waits[wait]
-        else:  # it was slow
-            self._working += 1
+    def slow_wait_ends(self) -> None:
+        """Count as work again what was too slow to be counted."""
+        self._working += 1
 
     def _someone_is_slow(self) -> bool:
         """Count no longer as work what has become slow; return whether that makes room."""
@@ -131,15 +133,21 @@ class Admission:
 class _Wait:
     """While it is entered, a request waits for its client. Not a generator: every request does this, twice or more."""
 
-    __slots__ = ("_admission", "since", "state")
+    __slots__ = ("_admission", "_state", "_waits", "since")
 
-    def __init__(self, admission: Admission, state: dict[str, Any]) -> None:
+    def __init__(self, admission: Admission, waits: dict[_Wait, None], state: dict[str, Any]) -> None:
         self._admission = admission
-        self.state = state
+        self._waits = waits
+        self._state = state
         self.since = 0.0
 
     def __enter__(self) -> None:
-        self._admission.wait_begins(self)
+        self.since = monotonic()
+        self._waits[self] = None
 
     def __exit__(self, *_: object) -> None:
-        self._admission.wait_ends(self)
+        self._state["waited"] = self._state.get("waited", 0.0) + monotonic() - self.since
+        if self in self._waits:
+            del self._waits[self]
+        else:
+            self._admission.slow_wait_ends()

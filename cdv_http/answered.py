@@ -9,7 +9,7 @@ import asyncio
 from typing import NamedTuple
 
 from cdv_http.logs import log_requests
-from cdv_http.metrics import observe_request
+from cdv_http.metrics import observe_requests
 
 
 class Answered(NamedTuple):
@@ -40,6 +40,5 @@ def tell_what_waits() -> None:
     """To be called by the loop's thread, and before the loop ends."""
     requests = _waiting.copy()
     _waiting.clear()  # first: whatever becomes of them, the next ones are told
-    for it in requests:
-        observe_request(it.route, it.method, it.status, it.seconds, it.error_code)
+    observe_requests(requests)
     log_requests(requests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -10,7 +10,6 @@ from typing import Final
 from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp
 
 from cdv_adapters import tracing
 from cdv_adapters.container import open_service
@@ -24,11 +23,10 @@ from cdv_http.error_responses import respond_to_error
 from cdv_http.exposition import States
 from cdv_http.logs import set_up_logs
 from cdv_http.metrics import observe_relay
-from cdv_http.middleware.cors import AllowedOrigins, CorsMiddleware
-from cdv_http.middleware.drain import DrainMiddleware
+from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.gate import GateMiddleware
-from cdv_http.middleware.time_limit import TimeLimitMiddleware
+from cdv_http.middleware.time_limits import TimeLimits
 from cdv_http.rate_limits import RateLimits
 from cdv_http.relay import relaying
 from cdv_http.routes import blobs, docs, health, media, records
@@ -41,12 +39,13 @@ _MOST_ASKED: Final = (
 )
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
+def create_app(settings: Settings | None = None, started: Callable[[], None] = lambda: None) -> GateMiddleware:
     """Return the service as an ASGI application; its lifespan opens and closes everything it depends on.
 
-    `settings`: those of the process environment if None. Raises: SettingsRefused.
+    `settings`: those of the process environment if None. `started`: called when all is open. Raises: SettingsRefused.
     """
     chosen = read_settings() if settings is None else settings
+    admission = Admission(chosen.max_in_flight)
     set_up_logs(chosen)
     tracing.start()
 
@@ -60,6 +59,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if service.relay is not None:
                 service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             app.state["service"] = service
+            service.readings.append(lambda: {"requests_under_way": admission.under_way})
             if chosen.tls_cert is not None:
                 # Of what this worker serves: a renewed one gets new workers.
                 service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))
@@ -71,6 +71,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 trusted_proxies=chosen.trusted_proxies,
             )
             stack.push_async_callback(limits.close)
+            started()
             yield
             service.draining = True
 
@@ -83,12 +84,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    admission = Admission(chosen.max_in_flight)
     addresses = ClientAddresses(chosen.trusted_proxies)
     allowed_origins = AllowedOrigins(chosen.cors_allowed_origins)
     routed = DirectRoutes(app, _MOST_ASKED)
-    timed = TimeLimitMiddleware(DrainMiddleware(routed), chosen.request_timeout, admission)
-    edge = EdgeMiddleware(CorsMiddleware(timed, allowed_origins), addresses)
+    edge = EdgeMiddleware(routed, admission, addresses, allowed_origins, TimeLimits(chosen.request_timeout))
     return GateMiddleware(edge, admission, addresses, allowed_origins)
 
 

@@ -25,11 +25,9 @@ class ClientAddresses:
         address = _peer(scope)
         if address is None:
             return "unknown"
-        if self._is_trusted(address):
+        if self._trusted and self._is_trusted(address):
             address = self._forwarded(scope) or address
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, _IPV6_PREFIX_BITS), strict=False))
-        return str(address)
+        return _name(address)
 
     def speak_https(self, scope: Scope) -> bool:
         """Return whether the client spoke HTTPS: to us, or to a proxy that we trust and that says so."""
@@ -59,6 +57,13 @@ class ClientAddresses:
 def _peer(scope: Scope) -> _Address | None:
     client = scope.get("client")
     return _parse(client[0]) if client else None
+
+
+@lru_cache(maxsize=4096)
+def _name(address: _Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, _IPV6_PREFIX_BITS), strict=False))
+    return str(address)
 
 
 @lru_cache(maxsize=4096)  # most requests come from a few proxies or clients

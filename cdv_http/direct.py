@@ -7,6 +7,7 @@ Its router, and its way from a request to arguments and from a result to an answ
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
 
 from litestar import Litestar, Request, Response
 from litestar.enums import ScopeType
@@ -14,6 +15,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from cdv_http.error_responses import respond_to_error
+from cdv_http.request_headers import headers_of
 from cdv_http.requests import AnyRequest, is_host
 
 _Handler = Callable[[AnyRequest], Awaitable[Response[bytes]]]
@@ -41,7 +43,7 @@ class DirectRoutes:
             return
         scope["app"] = scope["litestar_app"] = self._app
         scope["path_template"] = scope["path"]
-        request: AnyRequest = Request(scope, receive, send)
+        request: AnyRequest = _Asked(scope, receive)
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - as the framework does
@@ -50,6 +52,14 @@ class DirectRoutes:
 
     def _handler_of(self, scope: HTTPScope) -> _Handler | None:
         handler = self._handlers.get((scope["method"], scope["path"]))
-        hosts = [value for name, value in scope["headers"] if name == b"host"] if handler else []
+        host = headers_of(scope).only(b"host") if handler else None
         # What hosts there may be otherwise, the framework knows.
-        return handler if len(hosts) == 1 and is_host(hosts[0].decode("latin-1")) else None
+        return handler if host is not None and is_host(host) else None
+
+
+class _Asked(Request[Any, Any, Any]):
+    """As much of a request as the handlers of these endpoints look at: the rest takes longer to make than to use."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = cast("HTTPScope", scope)
+        self.receive = receive

@@ -7,8 +7,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import FrameType
@@ -35,7 +34,8 @@ _NO_REQUEST: Final[Mapping[str, Any]] = {"correlation_id": ""}
 
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)  # DIDs are strings of a kind of their own
 
-_SIGNED: Final = re.compile(r"^(/v1/blobs/[^/]+/).+")
+_SIGNED_BEGIN: Final = "/v1/blobs/"
+_SIGNED: Final = re.compile(rf"^({_SIGNED_BEGIN}[^/]+/).+")
 
 # What every line of a request says. Not loguru's contextualize: it costs as much as a line.
 _request: ContextVar[Mapping[str, Any]] = ContextVar("request", default=_NO_REQUEST)
@@ -82,14 +82,19 @@ def set_up_logs(settings: Settings) -> None:
     logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
-@contextmanager
-def lines_of_request(correlation_id: str, trace_id: str | None) -> Iterator[None]:
+class lines_of_request:  # noqa: N801 - a block, as contextmanager makes them of generators, which take longer
     """Give these ids to every line that is written within the block."""
-    token = _request.set({"correlation_id": correlation_id, "trace_id": trace_id})
-    try:
-        yield
-    finally:
-        _request.reset(token)
+
+    __slots__ = ("_said", "_token")
+
+    def __init__(self, correlation_id: str, trace_id: str | None) -> None:
+        self._said = {"correlation_id": correlation_id, "trace_id": trace_id}
+
+    def __enter__(self) -> None:
+        self._token = _request.set(self._said)
+
+    def __exit__(self, *_: object) -> None:
+        _request.reset(self._token)
 
 
 def log_requests(requests: Iterable[Answered]) -> None:
@@ -128,7 +133,9 @@ def _text_request() -> Callable[[Answered], str]:
 def _message(it: Answered) -> str:
     # The path still percent-encoded: decoded, it could hold a line break and forge a line. Without the token of a
     # signed URL, which would let whoever reads the log use it.
-    path = _SIGNED.sub(r"\1...", it.path.decode("ascii", "backslashreplace"))
+    path = it.path.decode("ascii", "backslashreplace")
+    if path.startswith(_SIGNED_BEGIN):
+        path = _SIGNED.sub(r"\1...", path)
     return f"{it.method} {path} {it.status} {it.seconds * 1000:.1f} ms"
 
 

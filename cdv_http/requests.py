@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -15,10 +16,10 @@ from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
 from cdv_core.use_cases.records import Viewer
 from cdv_http.error_responses import RequestRefused
 from cdv_http.rate_limits import Budget, RateLimits
+from cdv_http.request_headers import headers_of
 
 # RFC 3986, 3.2.2 without what no host of ours would be: a name, an IPv4 or an IPv6 address, and perhaps a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
-_BEARER: Final = re.compile(r"bearer +(\S.*)", re.IGNORECASE | re.DOTALL)
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -29,17 +30,20 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`; 400
     if it ends before it is whole.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
+    headers = headers_of(request.scope)
+    declared = headers.last(b"content-length")
+    if declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
-    if not _is_json(request.headers.get("content-type", "")):
+    if not _is_json(headers.last(b"content-type")):
         raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})
-    body = bytearray()
-    async for chunk in body_chunks(request):
-        body += chunk
+    body = b""
+    more = True
+    while more:
+        chunk, more = await _body_chunk(request)
+        body = body + chunk if body else chunk
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
-    return bytes(body)
+    return body
 
 
 async def body_chunks(request: AnyRequest) -> AsyncIterator[bytes]:
@@ -47,14 +51,19 @@ async def body_chunks(request: AnyRequest) -> AsyncIterator[bytes]:
 
     Raises RequestRefused: 400, it ended before it was whole: the connection broke, or a chunk of it is none.
     """
-    while True:
-        message = await request.receive()
-        if message["type"] != "http.request":
-            raise RequestRefused(400, "the body ended before it was whole")
-        if chunk := message.get("body", b""):
+    more = True
+    while more:
+        chunk, more = await _body_chunk(request)
+        if chunk:
             yield chunk
-        if not message.get("more_body", False):
-            return
+
+
+async def _body_chunk(request: AnyRequest) -> tuple[bytes, bool]:
+    """Return what has come of the body, and whether there is more. Raises: as `body_chunks`."""
+    message = await request.receive()
+    if message["type"] != "http.request":
+        raise RequestRefused(400, "the body ended before it was whole")
+    return message.get("body", b""), message.get("more_body", False)
 
 
 async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:
@@ -93,13 +102,14 @@ async def authenticate_if_present(
 
 
 async def _verified_token(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken | None:
-    headers = request.headers.getall("authorization", [])
+    headers = headers_of(request.scope).every(b"authorization")
     if not headers:
         return None
-    bearer = _BEARER.fullmatch(headers[0])
-    if bearer is None or len(headers) > 1:
+    scheme, _, token = headers[0].decode("latin-1").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or len(headers) > 1:
         raise TokenMissing
-    return await tokens.verify(bearer.group(1).strip())
+    return await tokens.verify(token)
 
 
 def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, str]:
@@ -137,18 +147,21 @@ def absolute_url(request: AnyRequest, url: str) -> str:
     """
     if "://" in url:
         return url
-    hosts = request.headers.getall("host", [])
-    if len(hosts) != 1 or not is_host(hosts[0]):
+    host = headers_of(request.scope).only(b"host")
+    if host is None or not is_host(host):
         raise RequestRefused(400, "the Host header names no host")
-    return f"{request.scope['scheme']}://{hosts[0]}{url}"
+    return f"{request.scope['scheme']}://{host.decode('ascii')}{url}"
 
 
-def is_host(text: str) -> bool:
+@lru_cache(maxsize=64)  # few are asked for
+def is_host(said: bytes) -> bool:
     """Return whether a Host header may say so."""
-    return _HOST.fullmatch(text) is not None
+    return _HOST.fullmatch(said.decode("latin-1")) is not None
 
 
-def _is_json(content_type: str) -> bool:
+@lru_cache(maxsize=64)  # few are sent
+def _is_json(said: bytes) -> bool:
+    content_type = said.decode("latin-1")
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
     pairs = [parameter.partition("=") for parameter in parameters]
     return media_type == "application/json" and all(

@@ -19,8 +19,7 @@ from typing import Any, Final
 
 from granian._granian import SocketHolder
 from granian.server.mp import MPServer
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp
 from loguru import logger
 
 from cdv_http.app import create_app
@@ -120,39 +119,15 @@ class Workers(MPServer):
 
 def _worker_app(listeners: Sequence[int]) -> ASGIApp:
     """Return what a worker serves, once it knows how to stop accepting. `listeners`: the sockets' numbers."""
-    app = _Parting(create_app())
+    app = create_app(started=_keep_what_is_there)
     known = {listener: os.fstat(listener).st_ino for listener in listeners}
 
     def stop_accepting(*_: object) -> None:
-        app.parting = True
+        app.admission.closing = True
         _stop_accepting(known)
 
     signal.signal(_ACCEPT_NO_MORE, stop_accepting)
     return app
-
-
-class _Parting:
-    """Tells clients with their last answer to come back on another connection, while `parting`.
-
-    Or they would ask again on one that is closed in that very moment.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.parting = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def last(message: Message) -> None:
-            if message["type"] == "http.response.start" and self.parting and scope["http_version"].startswith("1"):
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        async def started(message: Any) -> None:  # noqa: ANN401 - the framework's types know no lifespan here
-            if message["type"] == "lifespan.startup.complete":
-                _keep_what_is_there()
-            await send(message)
-
-        await self._app(scope, receive, last if scope["type"] == ScopeType.HTTP else started)
 
 
 def _keep_what_is_there() -> None:

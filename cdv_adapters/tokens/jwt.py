@@ -51,7 +51,7 @@ class JwtVerifier:
             kid, key, verified = self._remembered[digest]
             if await self._find_key(kid) == key:
                 check_expiry(verified.expires_at, self._clock.now())
-                self._remember(digest, kid, key, verified)
+                self._remembered.move_to_end(digest)
                 return verified
             self._remembered.pop(digest, None)
         return await self._prove(token, digest)
@@ -73,6 +73,5 @@ class JwtVerifier:
 
     def _remember(self, digest: bytes, kid: str, key: PublicKey, verified: VerifiedToken) -> None:
         self._remembered[digest] = kid, key, verified
-        self._remembered.move_to_end(digest)
         while len(self._remembered) > self._remembered_tokens:
             self._remembered.popitem(last=False)

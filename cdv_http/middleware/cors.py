@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import Send
 
-_METHODS: Final = b"GET, HEAD, POST, PUT, OPTIONS"
-_REQUEST_HEADERS: Final = (
-    b"authorization, content-type, idempotency-key, if-none-match, range, traceparent, x-correlation-id"
-)
+from cdv_http.request_headers import RequestHeaders
+
 _EXPOSED: Final = (
     b"x-correlation-id, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, retry-after, etag, "
     b"idempotent-replayed, deprecation, sunset, location"
 )
-_PREFLIGHT_SECONDS: Final = b"600"  # ours: as long as the strictest browser keeps one
+_METHODS_AND_HEADERS: Final = (
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, idempotency-key, if-none-match, range, traceparent, x-correlation-id",
+    ),
+    (b"access-control-max-age", b"600"),  # ours: as long as the strictest browser keeps one
+)
 
 
 class AllowedOrigins:
@@ -33,64 +37,29 @@ class AllowedOrigins:
     def __bool__(self) -> bool:
         return bool(self._allowed)
 
-    def is_preflight(self, scope: HTTPScope) -> bool:
+    def is_preflight(self, method: str, headers: RequestHeaders) -> bool:
         """Say whether this is a preflight, which is answered before anything else looks at it."""
-        return (
-            bool(self._allowed)
-            and scope["method"] == "OPTIONS"
-            and b"access-control-request-method" in dict(scope["headers"])
-        )
+        return bool(self._allowed) and method == "OPTIONS" and b"access-control-request-method" in headers
 
-    def granted(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def varying(self, answer: Iterable[tuple[bytes, bytes]], headers: RequestHeaders) -> list[tuple[bytes, bytes]]:
+        """Return an answer's headers and those that let the request's origin read it, if it may."""
+        return [*_varying(answer), *self._granted(headers)]
+
+    async def answer_preflight(self, headers: RequestHeaders, send: Send) -> None:
+        """Answer 204; without the headers that the browser waits for, it stops the page's request by itself."""
+        granted = [*_METHODS_AND_HEADERS] if self._granted(headers) else []
+        await send({"type": "http.response.start", "status": 204, "headers": granted})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _granted(self, headers: RequestHeaders) -> list[tuple[bytes, bytes]]:
         """Return the headers that let the request's origin read the answer; none if it may not."""
-        origin = dict(scope["headers"]).get(b"origin", b"")
+        origin = headers.last(b"origin")
         if not origin or not (self._any or origin in self._allowed):
             return []
         return [
             (b"access-control-allow-origin", b"*" if self._any else origin),
             (b"access-control-expose-headers", _EXPOSED),
         ]
-
-    def headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        """Return all that they add to an answer which varies by nothing else."""
-        return [(b"vary", b"Origin"), *self.granted(scope)] if self._allowed else []
-
-
-class CorsMiddleware:
-    """Answers preflights before anything else looks at them, and marks answers for the origins allowed."""
-
-    def __init__(self, app: ASGIApp, allowed_origins: AllowedOrigins) -> None:
-        self._app = app
-        self._allowed_origins = allowed_origins
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or not self._allowed_origins:
-            await self._app(scope, receive, send)
-            return
-        granted = self._allowed_origins.granted(scope)
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*_varying(message["headers"]), *granted]
-            await send(message)
-
-        if self._allowed_origins.is_preflight(scope):
-            await _answer_preflight(marked, allowed=bool(granted))
-        else:
-            await self._app(scope, receive, marked)
-
-
-async def _answer_preflight(send: Send, *, allowed: bool) -> None:
-    """Answer 204; without the headers that the browser waits for, it stops the page's request by itself."""
-    headers: list[tuple[bytes, bytes]] = []
-    if allowed:
-        headers = [
-            (b"access-control-allow-methods", _METHODS),
-            (b"access-control-allow-headers", _REQUEST_HEADERS),
-            (b"access-control-max-age", _PREFLIGHT_SECONDS),
-        ]
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _varying(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -16,9 +16,11 @@ from loguru import logger
 from cdv_http.admission import NEVER_SHED, Admission
 from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import error_bytes
-from cdv_http.metrics import in_flight, observe_turned_away
+from cdv_http.metrics import observe_turned_away
 from cdv_http.middleware.cors import AllowedOrigins
-from cdv_http.middleware.edge import correlation_id, headers_of_every_answer, traceparent_of
+from cdv_http.middleware.edge import correlation_id, traceparent_of
+from cdv_http.middleware.exchange import answer_headers
+from cdv_http.request_headers import RequestHeaders
 
 _TELL_SECONDS: Final = 1.0  # ours: a line for each request turned away would cost more than turning it away
 _BEFORE_ID, _AFTER_ID = error_bytes(
@@ -30,56 +32,62 @@ _HEADERS: Final = ((b"content-type", b"application/json"), (b"retry-after", b"1"
 class GateMiddleware:
     """Lets in as many requests as `admission` has places for. The others leave counts, but no trace and no line each.
 
-    Leaves in the request's state `hold`, to be asked whether whoever it proves to come from may have one more.
+    Leaves in the request's state `headers`, and `hold`, to be asked whether whoever it proves to come from may have one
+    more.
     """
 
     def __init__(
         self, app: ASGIApp, admission: Admission, addresses: ClientAddresses, allowed_origins: AllowedOrigins
     ) -> None:
+        self.admission = admission
         self._app = app
-        self._admission = admission
         self._addresses = addresses
         self._allowed_origins = allowed_origins
         self._turned_away = 0
         self._tell_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        headers = RequestHeaders(scope["headers"])
+        state = scope["state"] = {**(scope.get("state") or {}), "headers": headers}
         # A preflight costs less than to count it, and a browser would not show its page the 503.
-        if scope["type"] != ScopeType.HTTP or scope["path"] in NEVER_SHED or self._allowed_origins.is_preflight(scope):
+        if scope["path"] in NEVER_SHED or self._allowed_origins.is_preflight(scope["method"], headers):
             await self._app(scope, receive, send)
             return
         client = self._addresses.of(scope)
-        if not self._admission.enter(client):
-            await self._turn_away(scope, send)
+        if not self.admission.enter(client):
+            await self._turn_away(scope, headers, send)
             return
         holders = [client]
 
         def hold(who: str) -> bool:
-            held = self._admission.hold(who)
+            held = self.admission.hold(who)
             if held:
                 holders.append(who)
             return held
 
-        scope["state"] = {**(scope.get("state") or {}), "hold": hold}
-        in_flight.inc()
+        state["hold"] = hold
         entered = time.monotonic()
         try:
             await self._app(scope, receive, send)
         finally:
-            self._admission.leave(holders, time.monotonic() - entered - scope["state"].get("waited", 0.0))
-            in_flight.dec()
+            self.admission.leave(holders, time.monotonic() - entered - state.get("waited", 0.0))
 
-    async def _turn_away(self, scope: HTTPScope, send: Send) -> None:
+    async def _turn_away(self, scope: HTTPScope, headers: RequestHeaders, send: Send) -> None:
         self._note_turned_away(scope["method"])
-        correlation = correlation_id(scope, traceparent_of(scope)).encode()
+        correlation = correlation_id(headers, traceparent_of(headers)).encode()
         content = b"%b%b%b" % (_BEFORE_ID, correlation, _AFTER_ID)
-        headers = [
-            *_HEADERS,
-            (b"content-length", b"%d" % len(content)),
-            *headers_of_every_answer(correlation, secure=self._addresses.speak_https(scope)),
-            *self._allowed_origins.headers(scope),
-        ]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        answer = answer_headers(
+            [*_HEADERS, (b"content-length", b"%d" % len(content))],
+            correlation,
+            secure=self._addresses.speak_https(scope),
+            closing=self.admission.closing and scope["http_version"].startswith("1"),
+        )
+        if self._allowed_origins:
+            answer = self._allowed_origins.varying(answer, headers)
+        await send({"type": "http.response.start", "status": 503, "headers": answer})
         body = b"" if scope["method"] == "HEAD" else content
         await send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -12,6 +12,7 @@ from cdv_core.domain.records import Receipt, record_json
 from cdv_core.errors import InvalidField
 from cdv_http.answers import success, success_json
 from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page_json, record_receipt
+from cdv_http.request_headers import headers_of
 from cdv_http.requests import (
     AnyRequest,
     authenticate,
@@ -59,7 +60,7 @@ async def get_record(request: AnyRequest) -> Response[bytes]:
     uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
     record = await service.vault.records.get(uri, viewer=viewer)
     headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
-    if _matches(request.headers.getall("if-none-match", []), record.cid):
+    if _matches(headers_of(request.scope).every(b"if-none-match"), record.cid):
         return Response(b"", status_code=304, headers=headers)
     return success_json(record_json(record), headers)
 
@@ -83,10 +84,12 @@ async def list_records(request: AnyRequest) -> Response[bytes]:
 
 
 def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:
-    headers = request.headers.getall("idempotency-key", [])
+    headers = [value.decode("latin-1") for value in headers_of(request.scope).every(b"idempotency-key")]
+    if not headers:
+        return member
     if len({*headers, *([] if member is None else [member])}) > 1:
         raise InvalidField("idempotencyKey", "not the same as the Idempotency-Key header")
-    return headers[0] if headers else member
+    return headers[0]
 
 
 def _receipt_headers(receipt: Receipt) -> dict[str, str]:
@@ -108,6 +111,6 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _matches(conditions: list[str], cid: str) -> bool:
-    tags = {tag.strip().removeprefix("W/") for condition in conditions for tag in condition.split(",")}
-    return "*" in tags or f'"{cid}"' in tags
+def _matches(conditions: list[bytes], cid: str) -> bool:
+    tags = {tag.strip().removeprefix(b"W/") for condition in conditions for tag in condition.split(b",")}
+    return b"*" in tags or b'"%b"' % cid.encode() in tags

@@ -18,7 +18,7 @@ AUTH: list[Defect] = [
         "any-scheme",
         "A token is read under any scheme.",
         "AUTH-001",
-        (REQUESTS, r'r"bearer +(\S.*)"', r'r"\w+ +(\S.*)"'),
+        (REQUESTS, 'scheme.lower() != "bearer" or ', ""),
     ),
     defect(
         "malformed-is-invalid",

@@ -6,6 +6,7 @@ from tests.conformance.defects_model import Defect, defect
 
 RESPONSES = "cdv_http/error_responses.py"
 EDGE = "cdv_http/middleware/edge.py"
+EXCHANGE = "cdv_http/middleware/exchange.py"
 CORS_FILE = "cdv_http/middleware/cors.py"
 REQUESTS = "cdv_http/requests.py"
 CANONICAL = "cdv_core/domain/canonical.py"
@@ -29,13 +30,13 @@ OPERATIONS: list[Defect] = [
         "correlation-id-replaced",
         "The client's correlation id is not used.",
         "OPS-002",
-        (EDGE, "        return given[0].decode()\n    return _trace_id", "        pass\n    return _trace_id"),
+        (EDGE, "        return given.decode()\n    return trace_id", "        pass\n    return trace_id"),
     ),
     defect(
         "any-correlation-id",
         "Any text is echoed as a correlation id.",
         "OPS-003",
-        (EDGE, "len(given) == 1 and _CORRELATION_ID.fullmatch(given[0])", "len(given) == 1"),
+        (EDGE, "given is not None and _CORRELATION_ID.fullmatch(given)", "given is not None"),
     ),
     defect(
         "liveness-needs-a-token",
@@ -57,7 +58,7 @@ OPERATIONS: list[Defect] = [
         "metrics-stand-still",
         "Metrics are declared and never recorded.",
         "OPS-006",
-        ("cdv_http/answered.py", "        observe_request(", "        (lambda *_: None)("),
+        ("cdv_http/answered.py", "    observe_requests(", "    (lambda *_: None)("),
         ("cdv_http/error_responses.py", "        schema_rejects_total.labels(error.collection).inc()", "        pass"),
         trap="Metrics declared, never recorded",
     ),
@@ -89,10 +90,10 @@ OPERATIONS: list[Defect] = [
         "OPS-009",
         (
             EDGE,
-            '    given = [value for name, value in scope["headers"] if name == b"traceparent"]\n',
+            '    given = headers.only(b"traceparent")\n',
             (
-                '    given = [value for name, value in scope["headers"] if name == b"traceparent"]\n'
-                "    if given and not _TRACEPARENT.fullmatch(given[0]):\n        raise ValueError\n"
+                '    given = headers.only(b"traceparent")\n'
+                "    if given and not _TRACEPARENT.fullmatch(given):\n        raise ValueError\n"
             ),
         ),
     ),
@@ -109,7 +110,7 @@ CORS: list[Defect] = [
         "preflight-needs-a-token",
         "A preflight is answered 401.",
         "CORS-002",
-        (CORS_FILE, '"status": 204, "headers": headers', '"status": 401, "headers": headers'),
+        (CORS_FILE, '"status": 204, "headers": granted', '"status": 401, "headers": granted'),
         trap="Preflight refused before CORS runs",
     ),
     defect(
@@ -124,16 +125,16 @@ CORS: list[Defect] = [
         "Refusals are not marked for a listed origin.",
         "CORS-003",
         (
-            CORS_FILE,
-            '*_varying(message["headers"]), *granted]',
-            '*_varying(message["headers"]), *(granted if message["status"] < 400 else [])]',
+            EXCHANGE,
+            "varying(headers, headers_of(scope))",
+            "varying(headers, headers_of(scope) if self.status < 400 else RequestHeaders(()))",
         ),
     ),
     defect(
         "no-vary",
         "Answers do not say that they differ by origin.",
         "CORS-004",
-        (CORS_FILE, '*_varying(message["headers"]), *granted]', '*message["headers"], *granted]'),
+        (CORS_FILE, "*_varying(answer)", "*answer"),
     ),
     defect(
         "limits-not-exposed",
@@ -164,7 +165,7 @@ LIMITS: list[Defect] = [
         "budgets-untold",
         "No answer tells of budgets.",
         "LIMIT-001",
-        (EDGE, '        if "rate_limit" in self._state:', "        if False:"),
+        (EXCHANGE, '        if "rate_limit" in state:', "        if False:"),
     ),
     defect(
         "nothing-counted",
@@ -204,10 +205,14 @@ LIMITS: list[Defect] = [
         "LIMIT-007",
         (
             REQUESTS,
-            "    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:",
+            "    if declared.isdigit() and int(declared[:20]) > max_bytes:",
             "    if False:",
         ),
-        (REQUESTS, '            raise RequestRefused(400, "the body ended before it was whole")', "            return"),
+        (
+            REQUESTS,
+            '        raise RequestRefused(400, "the body ended before it was whole")',
+            '        return b"", False',
+        ),
     ),
     defect(
         "records-of-any-size",

@@ -48,7 +48,7 @@ ERRORS: list[Defect] = [
         "success-without-envelope",
         "A listing is not in the envelope.",
         "ERR-004",
-        (ANSWERS, """    return _answer(b'{"data":%b}' % data, headers)""", "    return _answer(data, headers)"),
+        (ANSWERS, """    return _Json(b'{"data":%b}' % data, headers)""", "    return _Json(data, headers)"),
         only="LIST-013",
     ),
     defect(
@@ -64,13 +64,13 @@ ERRORS: list[Defect] = [
         "ERR-005",
         (
             EDGE,
-            '        if method == "HEAD":\n',
+            "        given = traceparent_of(headers)\n",
             """        if any(name in _SHORT and len(it) > 30 for name, it in scope["headers"]):
             raise RuntimeError
-        if method == "HEAD":
+        given = traceparent_of(headers)
 """,
         ),
-        (EDGE, "_NO_STORE: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_NO_STORE: Final'),
+        (EDGE, "_MEDIA: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_MEDIA: Final'),
     ),
     defect(
         "stack-traces-shown",
@@ -83,7 +83,7 @@ ERRORS: list[Defect] = [
         "times-in-milliseconds",
         "Times have three digits.",
         "ERR-007",
-        ("cdv_core/domain/times.py", 'timespec="microseconds"', 'timespec="milliseconds"'),
+        ("cdv_core/domain/times.py", 'return f"{text}Z"', 'return f"{text[:23]}Z"'),
         only="REC-001",
     ),
     defect(

@@ -117,8 +117,8 @@ EVENTS: list[Defect] = [
         "EVENT-005",
         (
             "cdv_core/use_cases/records.py",
-            "correlation_id=correlation_id or event_id",
-            "correlation_id=event_id",
+            "correlation_id=correlation_id or fresh",
+            "correlation_id=fresh",
         ),
     ),
     defect(

@@ -97,7 +97,7 @@ IDEMPOTENCY: list[Defect] = [
         "key-header-ignored",
         "The Idempotency-Key header is not read.",
         "IDEM-008",
-        (ROUTE, "    return headers[0] if headers else member", "    return member"),
+        (ROUTE, "    return headers[0]", "    return member"),
     ),
     defect(
         "two-keys-accepted",

@@ -225,6 +225,6 @@ MEDIA: list[Defect] = [
         "types-may-be-guessed",
         "Browsers may guess the type of content.",
         "MEDIA-026",
-        ("cdv_http/middleware/edge.py", '    (b"x-content-type-options", b"nosniff"),\n', ""),
+        ("cdv_http/middleware/exchange.py", '    (b"x-content-type-options", b"nosniff"),\n', ""),
     ),
 ]

@@ -46,7 +46,7 @@ RECORDS: list[Defect] = [
         "key-in-lower-case",
         "Record keys are ULIDs in lower case.",
         "REC-003",
-        (USE_CASE, "RecordKey(self._ids.new(now))", "RecordKey(self._ids.new(now).lower())"),
+        (USE_CASE, "fresh = self._ids.new(now)", "fresh = self._ids.new(now).lower()"),
     ),
     defect(
         "first-writes-race",
@@ -161,7 +161,7 @@ RECORDS: list[Defect] = [
         "weak-etags-unknown",
         "Weak validators and * match nothing.",
         "REC-015",
-        (ROUTE, '.removeprefix("W/")', ""),
+        (ROUTE, '.removeprefix(b"W/")', ""),
     ),
     defect(
         "unknown-members-ignored",

@@ -1,0 +1,138 @@
+"""One request and its answer, on their way between the server and what answers it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+from litestar.types import HTTPScope, Message, Receive, Send
+
+from cdv_http.admission import Admission
+from cdv_http.middleware.cors import AllowedOrigins
+from cdv_http.request_headers import RequestHeaders, headers_of
+
+# Answers are data: no browser may guess their type, frame them, run them, or tell others where they were linked from.
+_SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"server", b"cdv"),  # or the server below adds its own name
+)
+# To who came by HTTPS: for a year, never without it.
+_STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
+_UNLESS_PRESENT: Final = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+_CLOSE: Final = (b"connection", b"close")
+# ours: enough for every mistake, little enough for a nuisance. Whoever sends more, or slower, is cut off.
+_LEFT_OVER_MAX_BYTES: Final = 16 * 1024 * 1024
+_LEFT_OVER_SECONDS: Final = 5.0
+
+
+class Exchange:
+    """What every request and every answer passes through. One object, because each layer of closures costs.
+
+    `admission` is told while the request does no work but waits for its client. A refusal reaches who is still sending:
+    what is left of the body is read, and thrown away, before it is answered; otherwise the server closes the connection
+    on them, and most clients then see a broken pipe and not the reason. `status`: 0 until an answer has begun.
+    `moved`: to be called, if set, when a part of the request or the answer has got through.
+    """
+
+    __slots__ = (
+        *("_admission", "_allowed_origins", "_body_ended", "_bodyless", "_receive", "_scope", "_send", "_state"),
+        *("moved", "status"),
+    )
+
+    def __init__(
+        self, scope: HTTPScope, receive: Receive, send: Send, admission: Admission, allowed_origins: AllowedOrigins
+    ) -> None:
+        """`scope`: its HEAD becomes a GET, whose body is left out."""
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._admission = admission
+        self._allowed_origins = allowed_origins
+        self._state = scope["state"]
+        self._body_ended = False
+        self._bodyless = scope["method"] == "HEAD"
+        self.status = 0
+        self.moved: Callable[[], None] | None = None
+        if self._bodyless:
+            scope["method"] = "GET"
+
+    async def receive(self) -> Any:  # noqa: ANN401 - the framework's types know no message to receive
+        with self._admission.waiting_for_the_client(self._state):
+            message: Any = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._body_ended = True
+        if self.moved is not None:
+            self.moved()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.status >= 400 and not self._body_ended and _sends_a_body(headers_of(self._scope)):
+                await self._drain()
+            message["headers"] = self._headers(message["headers"])
+        elif message["type"] == "http.response.body" and self._bodyless:
+            message["body"] = b""
+        if message.get("more_body"):
+            with self._admission.waiting_for_the_client(self._state):
+                await self._send(message)
+        else:
+            await self._send(message)
+        if self.moved is not None:
+            self.moved()
+
+    def _headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        scope, state = self._scope, self._state
+        headers = answer_headers(
+            own,
+            state["correlation_id"].encode(),
+            secure=scope["scheme"] == "https",
+            closing=self._admission.closing and scope["http_version"].startswith("1"),
+        )
+        if "rate_limit" in state:
+            limit, remaining, reset = state["rate_limit"]
+            headers += (
+                (b"x-ratelimit-limit", b"%d" % limit),
+                (b"x-ratelimit-remaining", b"%d" % remaining),
+                (b"x-ratelimit-reset", b"%d" % reset),  # seconds since 1970
+            )
+        return self._allowed_origins.varying(headers, headers_of(scope)) if self._allowed_origins else headers
+
+    async def _drain(self) -> None:
+        left = _LEFT_OVER_MAX_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEFT_OVER_SECONDS):
+                while not self._body_ended and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+
+
+def answer_headers(
+    own: Iterable[tuple[bytes, bytes]], correlation_id: bytes, *, secure: bool, closing: bool
+) -> list[tuple[bytes, bytes]]:
+    """Return an answer's `own` headers and what every answer has. `secure`: it goes by HTTPS. `closing`: none follows.
+
+    A policy of content or caching that the answer has already stays.
+    """
+    headers = [*own, (b"x-correlation-id", correlation_id), *_SAFE_HEADERS]
+    present = {name for name, _ in headers}
+    headers += (it for it in _UNLESS_PRESENT if it[0] not in present)
+    if secure:
+        headers.append(_STRICT_TRANSPORT)
+    if closing:
+        headers.append(_CLOSE)
+    return headers
+
+
+def _sends_a_body(headers: RequestHeaders) -> bool:
+    """Say whether a body is on its way that fits the bound; who waits for `100 Continue` has not begun to send one."""
+    declared = headers.last(b"content-length", b"0")
+    fits = declared.isdigit() and int(declared[:20]) <= _LEFT_OVER_MAX_BYTES
+    return fits and (b"transfer-encoding" in headers or declared != b"0") and b"expect" not in headers

@@ -1,0 +1,43 @@
+"""A request's headers, looked up once and not once for each who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from litestar.types import Scope
+
+
+class RequestHeaders:
+    """Headers by name, in lower case, in the bytes that the client sent."""
+
+    __slots__ = ("_by_name", "_pairs")
+
+    def __init__(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        self._pairs = list(pairs)
+        self._by_name = dict(self._pairs)
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._by_name
+
+    def every(self, name: bytes) -> list[bytes]:
+        """Return the values of all headers of that name, in their order; [] if there is none."""
+        if name not in self._by_name:
+            return []
+        if len(self._by_name) == len(self._pairs):  # no name comes twice, as is usual
+            return [self._by_name[name]]
+        return [value for each, value in self._pairs if each == name]
+
+    def only(self, name: bytes) -> bytes | None:
+        """Return the one header's value; None if there is none, or several."""
+        values = self.every(name)
+        return values[0] if len(values) == 1 else None
+
+    def last(self, name: bytes, default: bytes = b"") -> bytes:
+        """Return the value of the last header of that name."""
+        return self._by_name.get(name, default)
+
+
+def headers_of(scope: Scope) -> RequestHeaders:
+    """Return what the outermost layer has made of the request's headers."""
+    headers: RequestHeaders = scope["state"]["headers"]
+    return headers

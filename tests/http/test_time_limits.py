@@ -1,0 +1,100 @@
+"""How long requests may take: one timer, and each task's end its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cdv_http.middleware.time_limits import TimeLimits
+
+
+async def limited(limits: TimeLimits, *waits: float) -> str:
+    """Wait so long each time, moving in between; return what came of it."""
+    task = limits.begin()
+    try:
+        for seconds in waits:
+            await asyncio.sleep(seconds)
+            limits.begin_again(task)
+    except asyncio.CancelledError:
+        if not limits.ended(task):
+            raise
+        return "over"
+    finally:
+        limits.end(task)
+    return "done"
+
+
+async def test_each_has_its_own_limit() -> None:
+    limits = TimeLimits(0.2)
+
+    async def later() -> str:
+        await asyncio.sleep(0.1)
+        return await limited(limits, 0.15)
+
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(limited(limits, 60), later(), limited(limits, 0.1), limited(limits, 0.1, 60))
+    assert list(outcomes) == ["over", "done", "done", "over"]
+
+
+async def test_what_moves_may_go_on() -> None:
+    assert await limited(TimeLimits(0.2), 0.12, 0.12, 0.12) == "done"
+
+
+async def test_the_timer_is_set_again_after_a_rest() -> None:
+    limits = TimeLimits(0.05)
+    async with asyncio.timeout(5):
+        assert await limited(limits, 60) == "over"
+        await asyncio.sleep(0.1)
+        assert await limited(limits, 60) == "over"
+
+
+async def test_who_is_over_the_limit_is_told_once_and_may_say_so() -> None:
+    limits = TimeLimits(0.05)
+
+    async def refusing() -> str:
+        task = limits.begin()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            assert limits.ended(task)
+            await asyncio.sleep(0.2)  # the refusal, to a client who is slow
+        finally:
+            limits.end(task)
+        return "refused"
+
+    async def later() -> str:
+        await asyncio.sleep(0.02)
+        return await limited(limits, 60)
+
+    async with asyncio.timeout(5):
+        assert list(await asyncio.gather(refusing(), later())) == ["refused", "over"]
+
+
+async def test_anothers_cancellation_goes_on() -> None:
+    limits = TimeLimits(60)
+    task = asyncio.create_task(limited(limits, 60))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_anothers_cancellation_in_the_same_moment_goes_on_too() -> None:
+    limits = TimeLimits(0.02)
+    ended: list[bool] = []
+
+    async def both() -> None:
+        task = limits.begin()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            task.cancel()  # before anybody has asked whose the first was
+            ended.append(limits.ended(task))
+            raise
+        finally:
+            limits.end(task)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(both())
+    assert ended == [False]
