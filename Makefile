@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 URL    ?= http://127.0.0.1:8080
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Whatever the habit of the machine: a start is a quarter shorter, and tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check audit lock schemathesis hostile fuzz flood chaos conformance conformance-seeds defects bench \

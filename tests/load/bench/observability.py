@@ -28,10 +28,10 @@ import cdv_adapters.container as container, cdv_adapters.tracing as tracing
 import cdv_http.answered as answered, cdv_http.app as app, cdv_http.logs as logs
 
 set_up_logs, trace_methods, use = app.set_up_logs, tracing.trace_methods, tracing.use
-told, traced, started = (answered.observe_request, answered.log_requests), [], []
+told, traced, started = (answered.observe_requests, answered.log_requests), [], []
 
 def hide():
-    answered.observe_request = answered.log_requests = lambda *_, **__: None
+    answered.observe_requests = answered.log_requests = lambda *_, **__: None
     use(None)
     for part, *_ in traced:
         for name, _ in inspect.getmembers(type(part), inspect.iscoroutinefunction):
@@ -39,7 +39,7 @@ def hide():
 
 def show():
     hide()
-    answered.observe_request, answered.log_requests = told
+    answered.observe_requests, answered.log_requests = told
     use(*started)
     for part in traced:
         trace_methods(*part)
