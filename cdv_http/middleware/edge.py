@@ -88,6 +88,7 @@ class EdgeMiddleware:
             logger.warning("the request ran over {} s", self._limits.seconds)
             # What had begun to be answered is cut off by the server.
             if not exchange.status:
+                exchange.listen_no_more()
                 await _refuse(scope, exchange.send)
         finally:
             self._limits.end(task)

@@ -73,6 +73,10 @@ class Exchange:
             self.moved()
         return message
 
+    def listen_no_more(self) -> None:
+        """Answer at once, whatever the client still sends: it has had its time."""
+        self._body_ended = True
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from cdv_http.admission import Admission
+from cdv_http.client_address import ClientAddresses
+from cdv_http.middleware.cors import AllowedOrigins
+from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.time_limits import TimeLimits
+from cdv_http.request_headers import RequestHeaders
 
 
 async def limited(limits: TimeLimits, *waits: float) -> str:
@@ -98,3 +104,27 @@ async def test_anothers_cancellation_in_the_same_moment_goes_on_too() -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(both())
     assert ended == [False]
+
+
+async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again() -> None:
+    asked, answered = [], []
+
+    async def receive() -> Any:
+        asked.append("for the body")
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    async def app(_: Any, receive: Any, __: Any) -> None:
+        await receive()
+
+    headers = [(b"content-length", b"10")]
+    state = {"headers": RequestHeaders(headers)}
+    scope: Any = {"type": "http", "method": "POST", "path": "/v1/repo/record", "scheme": "http", "headers": headers}
+    scope |= {"state": state, "http_version": "1.1"}
+    edge = EdgeMiddleware(app, Admission(4), ClientAddresses(()), AllowedOrigins(()), TimeLimits(0.05))
+    async with asyncio.timeout(5):
+        await edge(scope, receive, send)
+    assert asked == ["for the body"]
+    assert [message.get("status") for message in answered] == [503, None]
