@@ -79,9 +79,9 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            if self.status >= 400 and not self._body_ended and _sends_a_body(headers_of(self._scope)):
+            if message["status"] >= 400 and not self._body_ended and _sends_a_body(headers_of(self._scope)):
                 await self._drain()
+            self.status = message["status"]  # only now: until then, its time may run out
             message["headers"] = self._headers(message["headers"])
         elif message["type"] == "http.response.body" and self._bodyless:
             message["body"] = b""

@@ -106,7 +106,16 @@ async def test_anothers_cancellation_in_the_same_moment_goes_on_too() -> None:
     assert ended == [False]
 
 
-async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again() -> None:
+async def waits_for_the_body(_: Any, receive: Any, __: Any) -> None:
+    await receive()
+
+
+async def refuses_at_once(_: Any, __: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 400, "headers": []})
+
+
+@pytest.mark.parametrize("app", [waits_for_the_body, refuses_at_once])
+async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again(app: Any) -> None:
     asked, answered = [], []
 
     async def receive() -> Any:
@@ -115,9 +124,6 @@ async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again
 
     async def send(message: Any) -> None:
         answered.append(message)
-
-    async def app(_: Any, receive: Any, __: Any) -> None:
-        await receive()
 
     headers = [(b"content-length", b"10")]
     state = {"headers": RequestHeaders(headers)}
