@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import replace
 from datetime import timedelta
 from itertools import chain, count
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from cdv_adapters.database.postgres import PostgresOptions, migrate
 from cdv_core.domain.idempotency import IdempotencyKey
