@@ -17,35 +17,38 @@ PAGES = [
         for page in sorted((ROOT / folder).glob("*.md"))
     ),
 ]
-_SKIP = re.compile(r"<!-- skip: (.+?) -->")
+_RUN_BY = re.compile(r"<!-- run by: (.+?) -->")
 _SERVED = "<!-- on: a served vault -->"
 _PRODUCTION = "<!-- on: production -->"
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `skip`: why it is not run, by the comment before it. `production`: it needs those servers."""
+    """A fenced block. `production`: it needs those servers.
+
+    `run_by`: the file that runs it, by the comment before it; None if the page's own test does.
+    """
 
     page: str
     number: int
     language: str
     code: str
-    skip: str | None
+    run_by: str | None
     production: bool
 
 
 def blocks_of(page: str) -> list[Block]:
     """Return the page's blocks in order. `<!-- on: production -->` counts from there to the page's end."""
     found: list[Block] = []
-    skip, production = None, False
+    run_by, production = None, False
     for token in MarkdownIt().parse((ROOT / page).read_text(encoding="utf-8")):
         if token.type == "html_block":
-            comment = _SKIP.search(token.content)
-            skip = comment[1] if comment else None
+            comment = _RUN_BY.search(token.content)
+            run_by = comment[1] if comment else None
             production = production or _PRODUCTION in token.content
         elif token.type == "fence":
-            found.append(Block(page, len(found) + 1, token.info.strip(), token.content, skip, production))
-            skip = None
+            found.append(Block(page, len(found) + 1, token.info.strip(), token.content, run_by, production))
+            run_by = None
     return found
 
 

@@ -9,12 +9,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.docs.pages import PAGES, Block, blocks_of, needs_served_vault
+from tests.docs.pages import PAGES, ROOT, Block, blocks_of, needs_served_vault
 from tests.docs.shell import Shell
 from tests.servers import Bucket
 
@@ -23,11 +24,11 @@ LANGUAGES = {"sh", "python"}
 SHOWN = {"text", "json", "js", "html", "ini", ""}
 WALK = ["docs/quickstart.md", "docs/tutorial.md"]
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-SKIPPED = [block for block in BLOCKS if block.skip]
+RUN_ELSEWHERE = [block for block in BLOCKS if block.run_by]
 
 
 def is_run(block: Block) -> bool:
-    return block.language in LANGUAGES and not block.skip
+    return block.language in LANGUAGES and not block.run_by
 
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the pages call curl")
@@ -37,9 +38,12 @@ def test_every_block_is_of_a_kind_that_is_run_or_shown() -> None:
     assert {block.language for block in BLOCKS} <= LANGUAGES | SHOWN
 
 
-@pytest.mark.parametrize("block", SKIPPED, ids=lambda block: f"{block.page}-{block.number}")
-def test_a_block_is_not_run(block: Block) -> None:
-    pytest.skip(block.skip or "")
+@pytest.mark.parametrize("block", RUN_ELSEWHERE, ids=lambda block: f"{block.page}-{block.number}")
+def test_a_block_that_is_run_elsewhere_is_run_there(block: Block) -> None:
+    elsewhere = (ROOT / str(block.run_by)).read_text(encoding="utf-8").lower()
+    program, *words = block.code.splitlines()[-1].split()
+    command = [Path(program).name, *takewhile(lambda word: not word.startswith("-"), words)]
+    assert [word for word in command if word not in elsewhere] == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in WALK and any(map(is_run, blocks_of(page)))])
