@@ -36,13 +36,16 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
         raise _too_large(max_bytes)
     if not _is_json(headers.last(b"content-type")):
         raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})
-    body = b""
-    more = True
-    while more:
-        chunk, more = await _body_chunk(request)
-        body = body + chunk if body else chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
+    body, more = await _body_chunk(request)
+    if more:
+        # Grown in place: a body in a million pieces must not be copied for each of them.
+        grown = bytearray(body)
+        while more and len(grown) <= max_bytes:
+            chunk, more = await _body_chunk(request)
+            grown.extend(chunk)
+        body = bytes(grown)
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
     return body
 
 

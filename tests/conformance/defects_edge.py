@@ -197,7 +197,8 @@ LIMITS: list[Defect] = [
         "limit-by-content-length",
         "Only what Content-Length says is limited.",
         "LIMIT-006",
-        (REQUESTS, "        if len(body) > max_bytes:", "        if False:"),
+        (REQUESTS, "    if len(body) > max_bytes:", "    if False:"),
+        (REQUESTS, " and len(grown) <= max_bytes", ""),
     ),
     defect(
         "cut-off-is-whole",

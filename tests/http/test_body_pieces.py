@@ -1,0 +1,50 @@
+"""A body that comes in many pieces (spec: the body limit holds whatever the headers say)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from cdv_http.error_responses import RequestRefused
+from cdv_http.request_headers import RequestHeaders
+from cdv_http.requests import AnyRequest, read_json
+
+
+class Piece(bytes):
+    """Counts how often something is copied to put it in front of a piece."""
+
+    copies = 0
+
+    def __radd__(self, before: bytes) -> bytes:
+        Piece.copies += 1
+        return before + bytes(self)
+
+
+class InPieces:
+    """As much of a request as reading its body takes. `taken`: how many pieces were asked for."""
+
+    def __init__(self, pieces: int) -> None:
+        self.scope = {"state": {"headers": RequestHeaders([(b"content-type", b"application/json")])}}
+        self.pieces = pieces
+        self.taken = 0
+
+    async def receive(self) -> Any:
+        self.taken += 1
+        return {"type": "http.request", "body": Piece(b"x"), "more_body": self.taken < self.pieces}
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+async def test_a_body_is_put_together_without_copying_it_for_each_piece(pieces: int) -> None:
+    Piece.copies = 0
+    assert await read_json(cast("AnyRequest", InPieces(pieces)), 1000) == b"x" * pieces
+    assert Piece.copies == 0
+
+
+@pytest.mark.parametrize("limit", [0, 1, 999])
+async def test_no_more_of_it_is_read_than_shows_that_it_is_too_large(limit: int) -> None:
+    request = InPieces(1000)
+    with pytest.raises(RequestRefused) as refused:
+        await read_json(cast("AnyRequest", request), limit)
+    assert refused.value.status == 413
+    assert request.taken <= limit + 2
