@@ -9,9 +9,13 @@ from typing import Final
 
 from litestar.types import Scope
 
+from cdv_http.request_headers import headers_of
+
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPV6_PREFIX_BITS: Final = 64  # one subscriber's network: within it, addresses cost nothing
+_REMEMBERED: Final = 4096  # most requests come from a few proxies or clients
+_REMEMBERED_MAX_BYTES: Final = 256  # ours: a client may write 64 KiB of them, and they must not fill our memory
 
 
 class ClientAddresses:
@@ -19,29 +23,41 @@ class ClientAddresses:
 
     def __init__(self, trusted_proxies: Iterable[str]) -> None:
         self._trusted: list[_Network] = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
+        self._remembered_client = lru_cache(_REMEMBERED)(self._client)
 
     def of(self, scope: Scope) -> str:
         """Return the client's IPv4 address or IPv6 /64; `unknown` without a peer, as over a local socket."""
-        address = _peer(scope)
-        if address is None:
+        peer = scope.get("client")
+        if not peer:
             return "unknown"
-        if self._trusted and self._is_trusted(address):
-            address = self._forwarded(scope) or address
-        return _name(address)
+        forwarded = b",".join(headers_of(scope).every(b"x-forwarded-for")) if self._trusted else b""
+        client = self._remembered_client if len(forwarded) <= _REMEMBERED_MAX_BYTES else self._client
+        return client(peer[0], forwarded)
 
     def speak_https(self, scope: Scope) -> bool:
         """Return whether the client spoke HTTPS: to us, or to a proxy that we trust and that says so."""
         if scope["scheme"] == "https":
             return True
-        said = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
-        address = _peer(scope) if said == [b"https"] else None
+        peer = scope.get("client")
+        if not peer or headers_of(scope).only(b"x-forwarded-proto") != b"https":
+            return False
+        address = _parse(peer[0])
         return address is not None and self._is_trusted(address)
 
-    def _forwarded(self, scope: Scope) -> _Address | None:
+    def _client(self, peer: str, forwarded: bytes) -> str:
+        address = _parse(peer)
+        if address is None:
+            return "unknown"
+        if self._is_trusted(address):
+            address = self._nearest_untrusted(forwarded) or address
+        if isinstance(address, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((address, _IPV6_PREFIX_BITS), strict=False))
+        return str(address)
+
+    def _nearest_untrusted(self, forwarded: bytes) -> _Address | None:
         """Return the last address that no trusted proxy of ours put itself between; None if there is none."""
-        lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         nearest: _Address | None = None
-        for text in reversed(",".join(lines).split(",") if lines else []):
+        for text in reversed(forwarded.decode("latin-1").split(",")):
             address = _parse(text.strip())
             if address is None:
                 break  # what stands before nonsense was written by whoever wrote the nonsense
@@ -54,19 +70,6 @@ class ClientAddresses:
         return any(address in network for network in self._trusted)
 
 
-def _peer(scope: Scope) -> _Address | None:
-    client = scope.get("client")
-    return _parse(client[0]) if client else None
-
-
-@lru_cache(maxsize=4096)
-def _name(address: _Address) -> str:
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, _IPV6_PREFIX_BITS), strict=False))
-    return str(address)
-
-
-@lru_cache(maxsize=4096)  # most requests come from a few proxies or clients
 def _parse(text: str) -> _Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])

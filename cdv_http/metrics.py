@@ -7,7 +7,7 @@ templates, methods, statuses, codes of the contract and collections of the catal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -131,11 +131,11 @@ def observe_requests(requests: Iterable[Answered]) -> None:
         count.inc(number)
 
 
-def observe_turned_away(method: str) -> None:
-    """Count a request that was turned away at the gate. It has no latency: those would hide that of the others."""
-    shed_total.inc()
-    for counter in _of_turned_away(method if method in METHODS else "other"):
-        counter.inc()
+def observe_turned_away(by_method: Mapping[str, int]) -> None:
+    """Count requests turned away at the gate. They have no latency: it would hide that of the others."""
+    for method, number in by_method.items():
+        for counter in (shed_total, *_of_turned_away(method)):
+            counter.inc(number)
 
 
 @cache

@@ -23,10 +23,11 @@ _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 )
 # To who came by HTTPS: for a year, never without it.
 _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
-_UNLESS_PRESENT: Final = (
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cache-control", b"no-store"),
-)
+_UNLESS_PRESENT: Final = {
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cache-control": b"no-store",
+}
+_USUAL: Final = (*_SAFE_HEADERS, *_UNLESS_PRESENT.items())
 _CLOSE: Final = (b"connection", b"close")
 # ours: enough for every mistake, little enough for a nuisance. Whoever sends more, or slower, is cut off.
 _LEFT_OVER_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -125,9 +126,9 @@ def answer_headers(
 
     A policy of content or caching that the answer has already stays.
     """
-    headers = [*own, (b"x-correlation-id", correlation_id), *_SAFE_HEADERS]
-    present = {name for name, _ in headers}
-    headers += (it for it in _UNLESS_PRESENT if it[0] not in present)
+    headers = [*own, (b"x-correlation-id", correlation_id)]
+    present = [name for name, _ in headers if name in _UNLESS_PRESENT]
+    headers += [it for it in _USUAL if it[0] not in present] if present else _USUAL
     if secure:
         headers.append(_STRICT_TRANSPORT)
     if closing:

@@ -6,7 +6,9 @@ and whoever is let in waits meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
 from typing import Final
 
 from litestar.enums import ScopeType
@@ -16,7 +18,7 @@ from loguru import logger
 from cdv_http.admission import NEVER_SHED, Admission
 from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import error_bytes
-from cdv_http.metrics import observe_turned_away
+from cdv_http.metrics import METHODS, observe_turned_away
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import correlation_id, traceparent_of
 from cdv_http.middleware.exchange import answer_headers
@@ -43,7 +45,8 @@ class GateMiddleware:
         self._app = app
         self._addresses = addresses
         self._allowed_origins = allowed_origins
-        self._turned_away = 0
+        self._turned_away: Counter[str] = Counter()  # by method, in this round of the loop
+        self._untold = 0
         self._tell_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,8 +95,14 @@ class GateMiddleware:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _note_turned_away(self, method: str) -> None:
-        observe_turned_away(method)
-        self._turned_away += 1
+        if not self._turned_away:
+            asyncio.get_running_loop().call_soon(self._count_turned_away)
+        self._turned_away[method if method in METHODS else "other"] += 1
+
+    def _count_turned_away(self) -> None:
+        observe_turned_away(self._turned_away)
+        self._untold += self._turned_away.total()
+        self._turned_away.clear()
         if time.monotonic() >= self._tell_at:
-            logger.warning("too many requests are under way; {} turned away", self._turned_away)
-            self._turned_away, self._tell_at = 0, time.monotonic() + _TELL_SECONDS
+            logger.warning("too many requests are under way; {} turned away", self._untold)
+            self._untold, self._tell_at = 0, time.monotonic() + _TELL_SECONDS

@@ -30,7 +30,7 @@ OPERATIONS: list[Defect] = [
         "correlation-id-replaced",
         "The client's correlation id is not used.",
         "OPS-002",
-        (EDGE, "        return given.decode()\n    return trace_id", "        pass\n    return trace_id"),
+        (EDGE, "fullmatch(given):\n        return given.decode()", "fullmatch(given):\n        pass"),
     ),
     defect(
         "any-correlation-id",

@@ -19,11 +19,13 @@ from tests.http.api import Api, data, refused, serving
 
 
 class Moment:
-    """A clock that stands still until told."""
+    """A clock and a processor that stand still until told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
+        self.processor = 1.0
         monkeypatch.setattr(admission, "monotonic", lambda: self.now)
+        monkeypatch.setattr(admission, "thread_time", lambda: self.processor)
 
 
 def enter(places: Admission, many: int, first: int = 0) -> int:
@@ -86,6 +88,32 @@ async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeyp
     serve(20, 5.0)
     moment.now += 1
     assert crowd() == 12  # it may have been busy for a moment
+
+
+async def test_a_slow_processor_is_kept_busy_by_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(monkeypatch)
+    places = Admission(100)
+
+    def let_in(processor_seconds: float) -> int:
+        """Serve twenty that take 10 ms each, and so much of it of the processor; return how many of a crowd get in."""
+        for number in range(20):
+            assert places.enter(f"client {number}")
+            places.leave([f"client {number}"], 0.0101)
+        moment.processor += 20 * processor_seconds
+        moment.now += 1
+        for number in range(enter(places, 200)):
+            places.leave([f"client {number}"], 9.0)
+        moment.processor += 1.0  # what a crowd takes is not what is normal
+        few = enter(places, 200)
+        for number in range(few):
+            places.leave([f"client {number}"], 9.0)
+        moment.now += 1
+        return few
+
+    assert let_in(0.005) == 4
+    assert let_in(0.001) == 10
+    assert let_in(0.005) == 10  # it may have been busy with other work for a moment
+    assert let_in(0.0001) == 25
 
 
 async def test_what_few_of_a_crowd_took_is_not_taken_for_normal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +311,11 @@ async def test_who_is_turned_away_is_counted_and_told_of_once(
     async with serving(tmp_path) as full:
         monkeypatch.setattr(Admission, "enter", lambda *_: False)
         await full.http.get("/v1/nope")
+        await asyncio.sleep(0)  # they are counted together, once in a round of the loop
         before = counts()
         for _ in range(3):
             await full.http.get("/v1/nope")
+        await asyncio.sleep(0)
         assert counts() == tuple((count or 0) + 3 for count in before)
     lines = capsys.readouterr().err
     assert lines.count("turned away") == 1

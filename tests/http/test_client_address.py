@@ -1,0 +1,57 @@
+"""Whose request it is behind trusted proxies (spec: CDV_TRUSTED_PROXIES); over HTTP, test_rate_limits.py asks."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from cdv_http.client_address import ClientAddresses
+from cdv_http.request_headers import RequestHeaders
+
+PROXY = ("10.0.0.1", 40_000)
+
+
+def asked(client: tuple[str, int] | None, *forwarded: bytes) -> Any:
+    headers = RequestHeaders([(b"x-forwarded-for", each) for each in forwarded])
+    return {"type": "http", "client": client, "state": {"headers": headers}}
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "who"),
+    [
+        (PROXY, (), "10.0.0.1"),
+        (PROXY, (b"192.0.2.7",), "192.0.2.7"),
+        (PROXY, (b"203.0.113.9", b"192.0.2.7, 10.0.0.2"), "192.0.2.7"),
+        (PROXY, (b"192.0.2.7, what is this?",), "10.0.0.1"),
+        (PROXY, (b"192.0.2.7" + b", 10.0.0.2" * 100,), "192.0.2.7"),
+        (PROXY, (b"10.0.0.3, 10.0.0.2",), "10.0.0.3"),
+        (PROXY, (b"",), "10.0.0.1"),
+        (PROXY, (b"\xff",), "10.0.0.1"),
+        (("::ffff:10.0.0.1", 1), (b"::ffff:192.0.2.7",), "192.0.2.7"),
+        (("fe80::1%eth0", 1), (), "fe80::/64"),
+        (("198.51.100.1", 1), (b"192.0.2.7",), "198.51.100.1"),
+        (("a socket", 1), (b"192.0.2.7",), "unknown"),
+        (None, (b"192.0.2.7",), "unknown"),
+    ],
+)
+def test_a_client_is_known_by_the_nearest_address_that_is_no_proxy_of_ours(
+    client: tuple[str, int] | None, forwarded: tuple[bytes, ...], who: str
+) -> None:
+    addresses = ClientAddresses(("10.0.0.0/8",))
+    for _ in range(2):  # the second time, it may be remembered
+        assert addresses.of(asked(client, *forwarded)) == who
+
+
+def test_what_clients_write_does_not_fill_the_memory() -> None:
+    addresses = ClientAddresses(("10.0.0.0/8",))
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            assert addresses.of(asked(PROXY, b"%d" % number * 20_000 + b", 192.0.2.7")) == "192.0.2.7"
+            assert addresses.of(asked(PROXY, b"192.0.2.7, " + b"%d" % number * 20_000)) == "10.0.0.1"
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
