@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 from loguru import logger
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client import multiprocess as shared
+from prometheus_client.registry import Collector
 
 from cdv_adapters.service import Dependency, Service
 from cdv_core.errors import CdvError
@@ -65,9 +66,10 @@ class States:
         await self._look()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(registry)
-        _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        _forget_the_dead(folder)
         together = CollectorRegistry()
-        shared.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        together.register(_AllWorkers(folder))
         return generate_latest(together)
 
     def read(self) -> None:
@@ -123,6 +125,28 @@ async def _look_at(dependency: Dependency) -> None:
         dependency_up.labels(dependency.name).set(0)
     else:
         dependency_up.labels(dependency.name).set(1)
+
+
+class _AllWorkers(Collector):
+    """What all workers count, added up from their files: as the library's own collector, but for new files.
+
+    A worker that starts makes each of its files empty, and the library fails over one that it finds so.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        begun = [str(file) for file in self._folder.glob("*.db") if _size(file)]
+        metrics: Iterable[Metric] = shared.MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # of a worker that has ended, another scrape has just dropped it
+        return 0
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from cdv_adapters.service import Chore, Dependency
 from cdv_core.errors import Unavailable
@@ -157,6 +158,21 @@ async def test_what_adapters_count_is_added_once_however_often_it_is_read(api: A
     seen = await scrape(api)
     assert seen.value("cdv_issuer_fetches_total") - before == 2
     assert seen.value("cdv_issuer_failing") == 1
+
+
+async def test_a_scrape_while_a_worker_makes_its_files_is_answered(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "of workers"
+    folder.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    key = mmap_key("cdv_requests", "cdv_requests_total", [], [], "Requests answered")
+    for pid in (1, 2):
+        counts = MmapedDict(str(folder / f"counter_{pid}.db"))
+        counts.write_value(key, pid, 0.0)
+        counts.close()
+    (folder / "counter_3.db").touch()
+    assert (await scrape(api)).value("cdv_requests_total") == 3
 
 
 async def test_the_catalogue_in_force_is_named(api: Api) -> None:
