@@ -124,17 +124,19 @@ class Admission:
         crowded = self._turned_away >= self._arrived * _CROWD_SHARE and self._turned_away > 0
         if not crowded:
             self._limit = self._most
-        if self._served >= _JUDGED_BY and not crowded:
-            self._normal_seconds = _least(self._normal_seconds, self._work_seconds / self._served)
+        if self._served >= _JUDGED_BY:
+            # In a crowd it is more, for those who are turned away as well; if even so it is less, the core has room.
             processor = (thread_time() - self._processor_began) / self._served
             self._processor_seconds = _least(self._processor_seconds, processor)
+            if not crowded:
+                self._normal_seconds = _least(self._normal_seconds, self._work_seconds / self._served)
         if self._served >= _JUDGED_BY or crowded:
             self._served, self._work_seconds, self._processor_began = 0, 0.0, thread_time()
         self._interval_began, self._arrived, self._turned_away = monotonic(), 0, 0
 
 
 def _least(before: float | None, seconds: float) -> float:
-    """Return what a request takes when there is no crowd: of many, the least, for even then some wait for others."""
+    """Return what a request takes when nothing else goes on: the least of what several took."""
     return seconds if before is None else min(before * _FORGOTTEN, seconds)
 
 

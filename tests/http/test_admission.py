@@ -116,6 +116,29 @@ async def test_a_slow_processor_is_kept_busy_by_fewer(monkeypatch: pytest.Monkey
     assert let_in(0.0001) == 25
 
 
+async def test_more_of_a_crowd_are_let_in_where_it_leaves_the_processor_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Moment(monkeypatch)
+    places = Admission(100)
+
+    def serve(rounds: int) -> int:
+        """Return how many of a crowd get in each time."""
+        for _ in range(rounds):
+            for number in range(few := enter(places, 200)):
+                places.leave([f"client {number}"], 9.0)
+        return few
+
+    for number in range(20):  # the first ones, each after a long pause
+        assert places.enter(f"client {number}")
+        places.leave([f"client {number}"], 0.0241)
+    moment.processor += 20 * 0.01
+    moment.now += 1
+    serve(1)
+    assert serve(10) == 4
+    moment.processor += 0.28  # 140 were served
+    moment.now += 1
+    assert serve(10) == 12
+
+
 async def test_what_few_of_a_crowd_took_is_not_taken_for_normal(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = Moment(monkeypatch)
     places = Admission(10)
