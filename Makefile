@@ -19,7 +19,7 @@ run: $(VENV)/.installed-runtime ## Serve the embedded vault on 127.0.0.1:8080 (A
 	@exec $(BIN)/cdv serve $(ARGS)
 
 # Each worker has servers of its own, unless one is named in the environment: there, two would empty each other's streams.
-WORKERS = $(if $(CDV_TEST_POSTGRES_DSN)$(CDV_TEST_NATS_URL)$(CDV_TEST_S3_ENDPOINT)$(CDV_TEST_VERSIONED_S3_ENDPOINT),,--numprocesses=auto --maxprocesses=4 --dist=loadfile)
+WORKERS = $(if $(CDV_TEST_POSTGRES_DSN)$(CDV_TEST_NATS_URL)$(CDV_TEST_S3_ENDPOINT)$(CDV_TEST_VERSIONED_S3_ENDPOINT),,--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
 test: $(VENV)/.installed-dev ## Run every test on real servers, with coverage (ARGS='-k name -x')
 	$(BIN)/pytest --cov --cov-report= $(WORKERS) $(ARGS)
 	$(BIN)/coverage report --include='cdv_core/*' --fail-under=95
