@@ -73,6 +73,13 @@ async def test_every_request_is_sent_once_over_so_many_connections():
     assert sorted(map(int, server.requests)) == list(range(50))
 
 
+async def test_one_request_alone_is_all_that_there_is_to_say():
+    async with Server() as port:
+        alone = await all_once(port, [b"alone\n"], connections=4)
+    assert (alone.requests, alone.answers) == (1, {200: 1})
+    assert alone.p50 == alone.p95 == alone.p99 == alone.max
+
+
 async def test_a_server_that_is_gone_is_counted_and_not_waited_for(tmp_path: Path):
     prepared = Prepared(tmp_path / "all", [b"one\n"])
     paced = await open_loop(free_port(), prepared, rate=100, seconds=0.1)
