@@ -39,7 +39,7 @@ def main() -> None:
     arguments = _arguments()
     quick: bool = arguments.quick
     filling = Filling(1_000, 150, 10_000) if quick else Filling(2_000, 150, 100_000)
-    seconds, rounds, connections = (3, 2, [64]) if quick else (3, 3, [1, 16, 64])
+    seconds, rounds, connections = (2, 2, [64]) if quick else (3, 3, [1, 16, 64])
     settings = {"CDV_WORKERS": str(arguments.workers), **dict(it.split("=", 1) for it in arguments.set)}
     run = new_run(
         {
