@@ -110,7 +110,7 @@ def _meet_everybody(it: Stack, scenario: Scenario) -> None:
 
 
 def _rows(it: Stack, found: Iterable[Scenario], seconds: int, rounds: int) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for scenario in found:
         if not rows:
             _meet_everybody(it, scenario)
