@@ -100,9 +100,9 @@ class GateMiddleware:
         self._turned_away[method if method in METHODS else "other"] += 1
 
     def _count_turned_away(self) -> None:
-        observe_turned_away(self._turned_away)
-        self._untold += self._turned_away.total()
-        self._turned_away.clear()
+        turned_away, self._turned_away = self._turned_away, Counter()  # first: whatever becomes of them, the next count
+        self._untold += turned_away.total()
+        observe_turned_away(turned_away)
         if time.monotonic() >= self._tell_at:
             logger.warning("too many requests are under way; {} turned away", self._untold)
             self._untold, self._tell_at = 0, time.monotonic() + _TELL_SECONDS

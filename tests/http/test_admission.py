@@ -13,6 +13,7 @@ from cdv_http import admission
 from cdv_http.admission import Admission
 from cdv_http.client_address import ClientAddresses
 from cdv_http.metrics import registry
+from cdv_http.middleware import gate as gate_middleware
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.gate import GateMiddleware
 from tests.http.api import Api, data, refused, serving
@@ -318,6 +319,27 @@ async def test_who_is_turned_away_gets_the_headers_of_every_answer(
         asked = {"Access-Control-Request-Method": "POST", **headers}
         assert (await full.http.options("/v1/repo/record", headers=asked)).status_code == 204
         assert (await full.http.options("/v1/repo/record", headers=headers)).status_code == 503
+
+
+async def test_counts_that_fail_once_do_not_end_the_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[dict[str, int]] = []
+
+    def observe(by_method: dict[str, int]) -> None:
+        counted.append(dict(by_method))
+        if len(counted) == 1:
+            raise OSError("no space left on device")
+
+    async def send(_: object) -> None: ...
+
+    monkeypatch.setattr(gate_middleware, "observe_turned_away", observe)
+    monkeypatch.setattr(Admission, "enter", lambda *_: False)
+    gate = GateMiddleware(send, Admission(1), ClientAddresses(()), AllowedOrigins(()))  # type: ignore[arg-type]
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    for method in ("GET", "POST", "BREW"):
+        scope: Any = {"type": "http", "method": method, "path": "/v1/x", "headers": [], "scheme": "http"}
+        await gate({**scope, "http_version": "1.1"}, None, send)  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+    assert counted == [{"GET": 1}, {"POST": 1}, {"other": 1}]
 
 
 async def test_who_is_turned_away_is_counted_and_told_of_once(
