@@ -23,6 +23,7 @@ class ClientAddresses:
 
     def __init__(self, trusted_proxies: Iterable[str]) -> None:
         self._trusted: list[_Network] = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
+        self._trusts = lru_cache(_REMEMBERED)(self._trusts_peer)
         self._remembered_client = lru_cache(_REMEMBERED)(self._client)
 
     def of(self, scope: Scope) -> str:
@@ -30,7 +31,7 @@ class ClientAddresses:
         peer = scope.get("client")
         if not peer:
             return "unknown"
-        forwarded = b",".join(headers_of(scope).every(b"x-forwarded-for")) if self._trusted else b""
+        forwarded = b",".join(headers_of(scope).every(b"x-forwarded-for")) if self._trusts(peer[0]) else b""
         client = self._remembered_client if len(forwarded) <= _REMEMBERED_MAX_BYTES else self._client
         return client(peer[0], forwarded)
 
@@ -41,15 +42,17 @@ class ClientAddresses:
         peer = scope.get("client")
         if not peer or headers_of(scope).only(b"x-forwarded-proto") != b"https":
             return False
-        address = _parse(peer[0])
+        return self._trusts(peer[0])
+
+    def _trusts_peer(self, peer: str) -> bool:
+        address = _parse(peer)
         return address is not None and self._is_trusted(address)
 
     def _client(self, peer: str, forwarded: bytes) -> str:
-        address = _parse(peer)
+        """`forwarded`: what a peer that we trust says; empty otherwise."""
+        address = self._nearest_untrusted(forwarded) or _parse(peer)
         if address is None:
             return "unknown"
-        if self._is_trusted(address):
-            address = self._nearest_untrusted(forwarded) or address
         if isinstance(address, ipaddress.IPv6Address):
             return str(ipaddress.ip_network((address, _IPV6_PREFIX_BITS), strict=False))
         return str(address)
