@@ -172,6 +172,7 @@ async def test_a_scrape_while_a_worker_makes_its_files_is_answered(
         counts.write_value(key, pid, 0.0)
         counts.close()
     (folder / "counter_3.db").touch()
+    (folder / "counter_4.db").symlink_to(folder / "gone since it was listed")
     assert (await scrape(api)).value("cdv_requests_total") == 3
 
 
