@@ -120,7 +120,7 @@ def correlation_id(headers: RequestHeaders, traceparent: str | None) -> str:
     given = headers.only(b"x-correlation-id")
     if given is not None and _CORRELATION_ID.fullmatch(given):
         return given.decode()
-    # It is no secret: under a flood, a twelfth of the time went into asking the system for randomness.
+    # It is no secret: under a flood, 7 % of the time went into asking the system for randomness.
     return trace_id(traceparent) or f"{random.getrandbits(128):032x}"
 
 
