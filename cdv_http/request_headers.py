@@ -36,6 +36,11 @@ class RequestHeaders:
         """Return the value of the last header of that name."""
         return self._by_name.get(name, default)
 
+    def content_length(self) -> int:
+        """Return how many bytes of body are announced, of a number its first 20 digits; -1 if it is no number."""
+        said = self.last(b"content-length")
+        return int(said[:20]) if said.isdigit() else -1
+
 
 def headers_of(scope: Scope) -> RequestHeaders:
     """Return what the outermost layer has made of the request's headers."""

@@ -31,8 +31,7 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     if it ends before it is whole.
     """
     headers = headers_of(request.scope)
-    declared = headers.last(b"content-length")
-    if declared.isdigit() and int(declared[:20]) > max_bytes:
+    if headers.content_length() > max_bytes:
         raise _too_large(max_bytes)
     if not _is_json(headers.last(b"content-type")):
         raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})

@@ -40,12 +40,14 @@ class Exchange:
     `admission` is told while the request does no work but waits for its client. A refusal reaches who is still sending:
     what is left of the body is read, and thrown away, before it is answered; otherwise the server closes the connection
     on them, and most clients then see a broken pipe and not the reason. `status`: 0 until an answer has begun.
-    `moved`: to be called, if set, when a part of the request or the answer has got through.
+    `moved`: to be called, if set, when a part of the request or the answer has got through. A body that is as long as
+    announced is whole: the server would say so only when asked once more, which takes two turns between its thread and
+    this.
     """
 
     __slots__ = (
-        *("_admission", "_allowed_origins", "_body_ended", "_bodyless", "_receive", "_scope", "_send", "_state"),
-        *("moved", "status"),
+        *("_admission", "_allowed_origins", "_awaited", "_body_ended", "_bodyless", "_receive", "_scope", "_send"),
+        *("_state", "moved", "status"),
     )
 
     def __init__(
@@ -58,6 +60,8 @@ class Exchange:
         self._admission = admission
         self._allowed_origins = allowed_origins
         self._state = scope["state"]
+        headers = headers_of(scope)
+        self._awaited = -1 if b"transfer-encoding" in headers else headers.content_length()  # bytes; -1: unknown
         self._body_ended = False
         self._bodyless = scope["method"] == "HEAD"
         self.status = 0
@@ -68,6 +72,10 @@ class Exchange:
     async def receive(self) -> Any:  # noqa: ANN401 - the framework's types know no message to receive
         with self._admission.waiting_for_the_client(self._state):
             message: Any = await self._receive()
+        if message["type"] == "http.request":
+            self._awaited -= len(message.get("body", b""))
+            if self._awaited == 0:
+                message["more_body"] = False
         if message["type"] != "http.request" or not message.get("more_body", False):
             self._body_ended = True
         if self.moved is not None:
@@ -138,6 +146,6 @@ def answer_headers(
 
 def _sends_a_body(headers: RequestHeaders) -> bool:
     """Say whether a body is on its way that fits the bound; who waits for `100 Continue` has not begun to send one."""
-    declared = headers.last(b"content-length", b"0")
-    fits = declared.isdigit() and int(declared[:20]) <= _LEFT_OVER_MAX_BYTES
-    return fits and (b"transfer-encoding" in headers or declared != b"0") and b"expect" not in headers
+    length = headers.content_length()
+    sends = length > 0 or b"transfer-encoding" in headers
+    return sends and length <= _LEFT_OVER_MAX_BYTES and b"expect" not in headers

@@ -206,7 +206,7 @@ LIMITS: list[Defect] = [
         "LIMIT-007",
         (
             REQUESTS,
-            "    if declared.isdigit() and int(declared[:20]) > max_bytes:",
+            "    if headers.content_length() > max_bytes:",
             "    if False:",
         ),
         (

@@ -6,7 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+from cdv_http.admission import Admission
 from cdv_http.error_responses import RequestRefused
+from cdv_http.middleware.cors import AllowedOrigins
+from cdv_http.middleware.exchange import Exchange
 from cdv_http.request_headers import RequestHeaders
 from cdv_http.requests import AnyRequest, read_json
 
@@ -48,3 +51,47 @@ async def test_no_more_of_it_is_read_than_shows_that_it_is_too_large(limit: int)
         await read_json(cast("AnyRequest", request), limit)
     assert refused.value.status == 413
     assert request.taken <= limit + 2
+
+
+class Server:
+    """A server that gives the body in `pieces`, and says only with one more, which is empty, that it was the last."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    async def receive(self) -> Any:
+        more = bool(self.pieces)
+        return {"type": "http.request", "body": self.pieces.pop(0) if more else b"", "more_body": more}
+
+    async def send(self, message: Any) -> None:
+        raise AssertionError(message)
+
+    async def pieces_until_the_end(self, *headers: tuple[bytes, bytes]) -> list[bytes]:
+        state = {"headers": RequestHeaders(headers)}
+        scope = cast("Any", {"type": "http", "method": "POST", "state": state})
+        exchange = Exchange(scope, self.receive, self.send, Admission(1), AllowedOrigins(()))
+        pieces, more = [], True
+        while more:
+            message = await exchange.receive()
+            pieces.append(message["body"])
+            more = message["more_body"]
+        return pieces
+
+
+@pytest.mark.parametrize("pieces", [[b"abc"], [b"a", b"bc"], [b"", b"abc"]])
+async def test_a_body_as_long_as_announced_is_not_waited_for_any_longer(pieces: list[bytes]) -> None:
+    assert await Server(*pieces).pieces_until_the_end((b"content-length", b"3")) == pieces
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"content-length", b"3"), (b"transfer-encoding", b"chunked")],  # which decides (RFC 9112, 6.3)
+        [(b"content-length", b"x")],
+        [(b"content-length", b"4")],
+        [(b"content-length", b"2")],  # no server lets that happen
+    ],
+)
+async def test_the_server_says_where_any_other_body_ends(headers: list[tuple[bytes, bytes]]) -> None:
+    assert await Server(b"abc").pieces_until_the_end(*headers) == [b"abc", b""]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cdv_http.request_headers import RequestHeaders
 
 SEVERAL = RequestHeaders([(b"host", b"a"), (b"accept", b"x"), (b"host", b"b")])
@@ -26,3 +28,12 @@ def test_of_several_the_last_is_taken_where_one_is_wanted() -> None:
     assert PLAIN.last(b"range", b"none") == b"none"
     assert b"host" in SEVERAL
     assert b"range" not in SEVERAL
+
+
+@pytest.mark.parametrize(
+    ("said", "length"),
+    [(b"0", 0), (b"12", 12), (b"", -1), (b"-1", -1), (b"1 ", -1), (b"9" * 5000, 10**20 - 1), ("²".encode(), -1)],
+)
+def test_the_announced_length_is_a_number_that_can_be_one(said: bytes, length: int) -> None:
+    assert RequestHeaders([(b"content-length", said)]).content_length() == length
+    assert PLAIN.content_length() == -1
