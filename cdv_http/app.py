@@ -68,7 +68,6 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
                 writes=chosen.rate_limit_writes,
                 reads=chosen.rate_limit_reads,
                 storage_url=service.rate_limit_storage,
-                trusted_proxies=chosen.trusted_proxies,
             )
             stack.push_async_callback(limits.close)
             started()

@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -20,7 +19,6 @@ from loguru import logger
 
 from cdv_core.errors import CannotStart, RateLimited
 from cdv_core.ports.tokens import VerifiedToken
-from cdv_http.client_address import ClientAddresses
 from cdv_http.metrics import rate_limited_total
 
 Budget = Literal["reads", "writes"]
@@ -36,20 +34,19 @@ class RateLimits:
     A store that does not answer stops nobody, and hardly delays anyone: until it does, each process counts for itself.
     """
 
-    def __init__(self, *, writes: str, reads: str, storage_url: str | None, trusted_proxies: Iterable[str]) -> None:
+    def __init__(self, *, writes: str, reads: str, storage_url: str | None) -> None:
         """Raises CannotStart: the storage's address cannot be used."""
         self._budgets: dict[Budget, RateLimitItem] = {"writes": parse(writes), "reads": parse(reads)}
         self._shared = None if storage_url is None else SharedCounters(storage_url)
         # Apart, so that whoever has many addresses makes no subject's counter be forgotten.
         self._own = {(budget, kind): OwnCounters() for budget in self._budgets for kind in ("did", "address")}
-        self._addresses = ClientAddresses(trusted_proxies)
 
     async def admit(self, scope: Scope, budget: Budget, token: VerifiedToken | None) -> None:
         """Count one request; leave in the request's state what its X-RateLimit headers say.
 
         Raises: RateLimited: the budget is spent until its window ends.
         """
-        kind, who = ("did", token.subject) if token else ("address", self._addresses.of(scope))
+        kind, who = ("did", token.subject) if token else ("address", scope["state"]["client"])
         key = blake2b(f"{budget} {kind} {who}".encode(), digest_size=16).digest()  # a DID may be long
         limit = self._budgets[budget]
         now = time.time()

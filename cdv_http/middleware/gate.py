@@ -34,8 +34,8 @@ _HEADERS: Final = ((b"content-type", b"application/json"), (b"retry-after", b"1"
 class GateMiddleware:
     """Lets in as many requests as `admission` has places for. The others leave counts, but no trace and no line each.
 
-    Leaves in the request's state `headers`, and `hold`, to be asked whether whoever it proves to come from may have one
-    more.
+    Leaves in the request's state `headers`, the `client` by its address, and `hold`, to be asked whether whoever it
+    proves to come from may have one more.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class GateMiddleware:
         if scope["path"] in NEVER_SHED or self._allowed_origins.is_preflight(scope["method"], headers):
             await self._app(scope, receive, send)
             return
-        client = self._addresses.of(scope)
+        client = state["client"] = self._addresses.of(scope)
         if not self.admission.enter(client):
             await self._turn_away(scope, headers, send)
             return

@@ -14,7 +14,9 @@ import httpx
 import psutil
 import pytest
 
+from cdv_http.client_address import ClientAddresses
 from cdv_http.rate_limits import OwnCounters, RateLimits, _window_end
+from cdv_http.request_headers import RequestHeaders
 from tests.http.api import PNG, Api, data, refused, serving
 
 WRITES, READS = 4, 6
@@ -183,13 +185,15 @@ async def test_windows_follow_each_other_without_a_gap(moment: float, seconds: i
 
 async def growth(addresses: int) -> int:
     """Return by how many bytes this process grows when so many addresses ask once each, on both budgets."""
-    limits = RateLimits(writes="600/minute", reads="3000/minute", storage_url=None, trusted_proxies=())
+    limits = RateLimits(writes="600/minute", reads="3000/minute", storage_url=None)
+    known = ClientAddresses(())
     process = psutil.Process()
     gc.collect()
     before = process.memory_info().rss
     for number in range(addresses):
         client = (str(ipaddress.IPv4Address(number)), 1)
-        scope: Any = {"client": client, "headers": [], "state": {}}
+        scope: Any = {"client": client, "state": {"headers": RequestHeaders(())}}
+        scope["state"]["client"] = known.of(scope)
         await limits.admit(scope, "reads", None)
         await limits.admit(scope, "writes", None)
     grown: int = process.memory_info().rss - before
