@@ -45,6 +45,7 @@ class Admission:
         self._interval_began = monotonic()
         self._arrived = 0
         self._turned_away = 0
+        self._crowded = False  # in the interval before
         self._served = 0
         self._work_seconds = 0.0
         self._processor_began = thread_time()
@@ -124,7 +125,8 @@ class Admission:
         crowded = self._turned_away >= self._arrived * _CROWD_SHARE and self._turned_away > 0
         if not crowded:
             self._limit = self._most
-        if self._served >= _JUDGED_BY:
+        # Not of a crowd's first: it came as a burst, of which many were served together and took little each.
+        if self._served >= _JUDGED_BY and crowded <= self._crowded:
             # In a crowd it is more, for those who are turned away as well; if even so it is less, the core has room.
             processor = (thread_time() - self._processor_began) / self._served
             self._processor_seconds = _least(self._processor_seconds, processor)
@@ -132,6 +134,7 @@ class Admission:
                 self._normal_seconds = _least(self._normal_seconds, self._work_seconds / self._served)
         if self._served >= _JUDGED_BY or crowded:
             self._served, self._work_seconds, self._processor_began = 0, 0.0, thread_time()
+        self._crowded = crowded
         self._interval_began, self._arrived, self._turned_away = monotonic(), 0, 0
 
 
