@@ -236,7 +236,12 @@ class Container(containers.DeclarativeContainer):
 
     blobs = providers.Selector(
         providers.Callable(_which, settings.provided.s3_endpoint),
-        embedded=providers.Singleton(FilesystemBlobStore, settings.provided.data_dir.joinpath.call("media"), clock),
+        embedded=providers.Singleton(
+            FilesystemBlobStore,
+            settings.provided.data_dir.joinpath.call("media"),
+            clock,
+            settings.provided.max_media_size,
+        ),
         production=providers.Singleton(_s3, settings, clock, secrets),
     )
 

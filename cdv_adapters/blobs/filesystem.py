@@ -41,11 +41,13 @@ class FilesystemBlobStore:
     """A ServedBlobStore on a local directory that several processes may share.
 
     The mark of staged bytes is their SHA-256: `promote` hashes what it copies, so that nothing rests on file times or
-    inode numbers, which a replaced file may repeat.
+    inode numbers, which a replaced file may repeat. An upload takes up to `upload_max_bytes`, whatever was declared,
+    and `inspect` says that it is another size: as in an object store, so that clients find the same in both.
     """
 
-    def __init__(self, root: Path, clock: Clock) -> None:
+    def __init__(self, root: Path, clock: Clock, upload_max_bytes: int) -> None:
         self._root = root
+        self._upload_max_bytes = int(upload_max_bytes)  # a setting's type is one that no URL can carry
         self._objects = root / "objects"
         self._incoming = root / "incoming"
         self._key_file = root / "url-signing.key"
@@ -64,8 +66,9 @@ class FilesystemBlobStore:
             raise CannotStart("sign URLs", str(cause), "restore it from a backup if uploads are under way") from error
 
     async def upload_url(self, staging_key: str, *, size_bytes: int, expires_at: datetime) -> str:
+        del size_bytes
         tokens = await self._prepare()
-        return _UPLOAD_PATH + tokens.sign(UploadGrant(staging_key, size_bytes, expires_at))
+        return _UPLOAD_PATH + tokens.sign(UploadGrant(staging_key, self._upload_max_bytes, expires_at))
 
     async def download_url(self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime) -> str:
         tokens = await self._prepare()

@@ -84,7 +84,7 @@ class ServedBlobStore(BlobStore, Protocol):
     async def receive(self, token: str, chunks: AsyncIterator[bytes]) -> None:
         """Store an upload, whole or not at all, replacing an earlier one. `token` is the last part of an upload URL.
 
-        Raises: BlobUrlRefused: forged, expired, or a download URL's. MediaTooLarge: more bytes than were declared.
+        Raises: BlobUrlRefused: forged, expired, or a download URL's. MediaTooLarge: more bytes than the store takes.
         """
         ...
 

@@ -110,7 +110,7 @@ class TestFake(BlobStoreContract):
 class TestFilesystem(BlobStoreContract):
     @pytest.fixture
     def subject(self, tmp_path: Path) -> Subject:
-        return Served(FilesystemBlobStore(tmp_path / "media", SystemClock()))
+        return Served(FilesystemBlobStore(tmp_path / "media", SystemClock(), 10 * 1024**2))
 
 
 class TestS3(BlobStoreContract):
@@ -136,7 +136,7 @@ def test_the_fake_agrees_with_a_dictionary():
 def test_files_agree_with_a_dictionary(tmp_path: Path):
     class Machine(BlobStoreMachine):
         def open_subject(self) -> Subject:
-            return Served(FilesystemBlobStore(tmp_path / "media", SystemClock()))
+            return Served(FilesystemBlobStore(tmp_path / "media", SystemClock(), 10 * 1024**2))
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=30, stateful_step_count=25, deadline=None))
 

@@ -20,6 +20,7 @@ from cdv_adapters.blobs.url_tokens import DownloadGrant, UploadGrant, UrlTokens,
 from cdv_core.errors import AssetNotFound, BlobUrlRefused, MediaTooLarge, Unavailable
 from tests.fakes.clock import FakeClock
 
+MAX_BYTES = 200 * 2**20
 STAGING = "uploads/01K00000000000000000000001"
 FINAL = "dev/did:plc:abc/01K00000000000000000000001/a.png"
 
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(root: Path, clock: FakeClock) -> FilesystemBlobStore:
-    return FilesystemBlobStore(root, clock)
+    return FilesystemBlobStore(root, clock, MAX_BYTES)
 
 
 async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -171,7 +172,7 @@ async def test_a_refused_upload_reads_and_writes_nothing(store: FilesystemBlobSt
 async def test_urls_outlive_a_restart(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     token = await upload_token(store, clock, 5)
 
-    await FilesystemBlobStore(root, clock).receive(token, pieces(b"bytes"))
+    await FilesystemBlobStore(root, clock, MAX_BYTES).receive(token, pieces(b"bytes"))
 
     assert await store.inspect(STAGING, size_bytes=5) is not None
 
@@ -312,7 +313,7 @@ async def test_a_link_leads_nowhere(
 async def test_a_linked_root_is_the_operators_choice(clock: FakeClock, tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "media").symlink_to(tmp_path / "disk")
-    store = FilesystemBlobStore(tmp_path / "media", clock)
+    store = FilesystemBlobStore(tmp_path / "media", clock, MAX_BYTES)
 
     await stage(store, clock, b"bytes")
 
@@ -322,9 +323,8 @@ async def test_a_linked_root_is_the_operators_choice(clock: FakeClock, tmp_path:
 # Uploads
 
 
-async def test_an_upload_over_its_size_is_cut_and_changes_nothing(
-    store: FilesystemBlobStore, clock: FakeClock, root: Path
-):
+async def test_an_upload_over_what_is_taken_is_cut_and_changes_nothing(clock: FakeClock, root: Path):
+    store = FilesystemBlobStore(root, clock, 5)
     await stage(store, clock, b"first")
     sent: list[bytes] = []
 
@@ -333,7 +333,7 @@ async def test_an_upload_over_its_size_is_cut_and_changes_nothing(
             sent.append(b"xxx")
             yield b"xxx"
 
-    token = await upload_token(store, clock, 5)
+    token = await upload_token(store, clock, 4)
     with pytest.raises(MediaTooLarge) as raised:
         await store.receive(token, endless())
 
@@ -385,7 +385,7 @@ async def test_what_a_killed_process_left_is_removed_a_day_later(
         written_at = path.stat().st_mtime - age_seconds
         os.utime(path, (written_at, written_at))
 
-    await FilesystemBlobStore(root, clock).check()
+    await FilesystemBlobStore(root, clock, MAX_BYTES).check()
 
     assert files_in(root) == {"incoming/young"}
 
@@ -483,7 +483,7 @@ async def test_deleting_an_asset_takes_its_directory_along(store: FilesystemBlob
 @example(start=262_144, stop=524_288)
 async def test_any_part_of_an_object_can_be_read(tmp_path_factory, start: int, stop: int | None):
     clock = FakeClock()
-    store = FilesystemBlobStore(tmp_path_factory.getbasetemp() / "parts", clock)
+    store = FilesystemBlobStore(tmp_path_factory.getbasetemp() / "parts", clock, MAX_BYTES)
     data = bytes(range(250)) * 2800
     await stage(store, clock, data, FINAL)
     content = await store.open(await download_token(store, clock))
@@ -579,7 +579,7 @@ def test_inspecting_and_copying_a_large_object_takes_little_memory(tmp_path: Pat
         from tests.fakes.clock import FakeClock
 
         async def main(root):
-            store = FilesystemBlobStore(root, FakeClock())
+            store = FilesystemBlobStore(root, FakeClock(), 200 * 2**20)
             await store.check()
             (root / "objects" / "uploads").mkdir()
             for name, size_bytes in (("small", 2**20), ("large", 200 * 2**20)):
