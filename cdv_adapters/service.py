@@ -29,8 +29,8 @@ class Dependency:
 class Chore:
     """Work off the request path, to be done again and again. Safe with any number of replicas doing it.
 
-    A number that `do` returns is how much it has removed. `until_done`: it is begun at once, and not repeated after it
-    has succeeded.
+    A number that `do` returns is how much it has removed; then it is done again at once, until it finds nothing.
+    `until_done`: it is begun at once, and not repeated after it has succeeded.
     """
 
     name: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from cdv_core.domain.events import media_finalized
 from cdv_core.domain.identifiers import AssetId, Did
@@ -25,11 +26,14 @@ from cdv_core.errors import (
     MediaTooLarge,
     MediaTypeMismatch,
     MediaTypeNotAllowed,
+    Unavailable,
 )
 from cdv_core.ports.blobs import BlobStore, StagedBlob
 from cdv_core.ports.clock import Clock
 from cdv_core.ports.ids import IdSource
 from cdv_core.ports.media import MediaStore
+
+_FAILURES_OF_A_SWEEP: Final = 3  # ours: then the store is away, and each call may take ten seconds to say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +194,25 @@ class Media:
 
         Returns how many. Safe with any number of callers and after a crash at any point: it takes up again what it
         left. A final object is removed only where its asset expired, so that nothing can have been promised of it.
+        Raises: Unavailable: none could be removed. An object that alone refuses to go holds up no other.
         """
-        assets = await self._store.expire(self._clock.now() - grace, limit)
-        for asset in assets:
-            await self._blobs.delete(asset.staging_key)
-            if asset.state is AssetState.EXPIRED:
-                await self._blobs.delete(asset.final_key(self._policy.env))
-        await self._store.swept([asset.asset_id for asset in assets])
-        return len(assets)
+        removed: list[AssetId] = []
+        failures: list[Unavailable] = []
+        for asset in await self._store.expire(self._clock.now() - grace, limit):
+            try:
+                await self._blobs.delete(asset.staging_key)
+                if asset.state is AssetState.EXPIRED:
+                    await self._blobs.delete(asset.final_key(self._policy.env))
+            except Unavailable as error:
+                failures.append(error)
+                if len(failures) == _FAILURES_OF_A_SWEEP:
+                    break
+            else:
+                removed.append(asset.asset_id)
+        await self._store.swept(removed)
+        if failures and not removed:
+            raise failures[0]
+        return len(removed)
 
     async def _find(self, asset_id: str) -> Asset:
         """Raises: AssetNotFound: unknown, as is whatever cannot be an asset's id. Unavailable."""

@@ -335,6 +335,29 @@ async def test_a_sweep_that_fails_takes_up_where_it_left(world):
     assert world.store.assets == {}
 
 
+@pytest.mark.parametrize("stuck", [1, 2])
+async def test_an_object_that_cannot_be_removed_holds_up_no_other(world, stuck):
+    assets = [await world.uploaded() for _ in range(5)]
+    await world.finalize(assets[4])
+    world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
+    world.blobs.stuck = {asset.staging_key for asset in assets[:stuck]}
+    assert await world.media.sweep() == 5 - stuck
+    assert list(world.store.assets) == [asset.asset_id for asset in (*assets[:stuck], assets[4])]
+    with pytest.raises(Unavailable):
+        await world.media.sweep()
+    world.blobs.stuck = set()
+    assert await world.media.sweep() == stuck
+
+
+async def test_a_sweep_gives_up_soon_where_nothing_can_be_removed(world):
+    assets = [await world.uploaded() for _ in range(5)]
+    world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
+    world.blobs.stuck = {asset.staging_key for asset in assets}
+    with pytest.raises(Unavailable):
+        await world.media.sweep()
+    assert world.blobs.refusals == 3
+
+
 async def test_a_store_that_is_away_is_said_to_be_away(world):
     asset = await world.uploaded()
     world.blobs.down = True

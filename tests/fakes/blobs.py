@@ -11,11 +11,16 @@ from cdv_core.ports.clock import Clock
 
 
 class FakeBlobStore:
-    """A ServedBlobStore. `objects` is all it holds, by key; while `down` is true every call raises Unavailable."""
+    """A ServedBlobStore. `objects` is all it holds, by key; while `down` is true every call raises Unavailable.
+
+    To delete one of the keys `stuck` raises Unavailable too, and is counted in `refusals`.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.objects: dict[str, bytes] = {}
         self.down = False
+        self.stuck: set[str] = set()
+        self.refusals = 0
         self._clock = clock
         self._uploads: dict[str, tuple[str, int, datetime]] = {}
         self._downloads: dict[str, tuple[str, str, str, datetime]] = {}
@@ -52,6 +57,9 @@ class FakeBlobStore:
 
     async def delete(self, key: str) -> None:
         self._reach()
+        if key in self.stuck:
+            self.refusals += 1
+            raise Unavailable("object store")
         self.objects.pop(key, None)
 
     async def receive(self, token: str, chunks: AsyncIterator[bytes]) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from cdv_adapters.service import Chore
 from cdv_core.errors import Unavailable
 from cdv_http.chores import doing, end
@@ -19,6 +21,31 @@ async def test_a_chore_is_done_again_after_a_failure_and_after_a_defect():
 
     async with asyncio.timeout(20), doing([Chore("tidy up", 0.01, do)]):
         await done.wait()
+
+
+async def test_a_chore_that_finds_something_goes_on_until_it_finds_nothing(monkeypatch: pytest.MonkeyPatch):
+    left = 3
+    found_nothing = asyncio.Event()
+
+    async def remove_one() -> int:
+        nonlocal left
+        if left == 0:
+            found_nothing.set()
+            return 0
+        left -= 1
+        return 1
+
+    paused: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        paused.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    async with asyncio.timeout(20), doing([Chore("tidy up", 60, remove_one)]):
+        await found_nothing.wait()
+    assert [seconds < 1 for seconds in paused[:5]] == [False, True, True, True, False]
 
 
 async def test_what_is_to_be_done_once_is_begun_at_once_and_not_repeated():
