@@ -13,12 +13,16 @@ from cdv_adapters.schemas.specs_url import CATALOGUE_MAX_BYTES, Stamp
 
 
 class CachedCatalogue(msgspec.Struct, frozen=True):
-    """A catalogue as its source at `url` published it: the index and the documents by path, byte for byte."""
+    """A catalogue as its source at `url` published it: the index and the documents by path, byte for byte.
+
+    `owner_only`: the collections that are their owner's only with it, of which an earlier one may have said so.
+    """
 
     url: str
     stamp: Stamp
     index: bytes
     documents: dict[str, bytes]
+    owner_only: list[str] = []
 
 
 class CatalogueCache:

@@ -23,6 +23,7 @@ from cdv_adapters.schemas.specs_url import FetchFailed, SpecsUrl, Stamp
 from cdv_core.domain.catalogue_build import build_catalogue
 from cdv_core.domain.catalogue_index import DocumentRef, Index, read_index
 from cdv_core.domain.documents import CatalogueRefused, Problem
+from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
 
@@ -139,7 +140,7 @@ class UrlSchemas:
                 return
             self._put_in_force(catalogue, published, "source")
             self._state = replace(self._state, outcome="updated")
-            self._cache.write(published)
+            self._cache.write(msgspec.structs.replace(published, owner_only=sorted(map(str, catalogue.owner_only))))
             logger.info("the schema catalogue of {} is in force", catalogue.generated_at)
 
     def _fail(self, reason: str) -> None:
@@ -201,6 +202,7 @@ class UrlSchemas:
             index,
             published.documents,
             previous=self._catalogue,
+            owner_only=self._catalogue.owner_only.union(map(Nsid, published.owner_only)),
             codes=codes,
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )

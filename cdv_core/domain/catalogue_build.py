@@ -8,9 +8,10 @@ from types import CodeType, MappingProxyType
 
 from cdv_core.domain.catalogue_index import CollectionEntry, DocumentRef, Index, VersionEntry
 from cdv_core.domain.documents import CatalogueRefused, Problem, parse_document
+from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.lexicon import is_lexicon, translate
-from cdv_core.domain.schemas import Catalogue, Collection, Schema
+from cdv_core.domain.schemas import Catalogue, Collection, Schema, Visibility
 from cdv_core.domain.validators import Validator, compile_validator
 
 
@@ -19,18 +20,21 @@ def build_catalogue(
     documents: Mapping[str, bytes],
     *,
     previous: Catalogue | None = None,
+    owner_only: frozenset[Nsid] = frozenset(),
     codes: Mapping[str, CodeType] = MappingProxyType({}),
     pause: Callable[[], None] = lambda: None,
 ) -> Catalogue:
     """Return the catalogue that `index` describes, every schema compiled.
 
     `documents`: by path, each what the source published. `previous`: what it did not change is not compiled again.
+    `owner_only`: collections that were their owner's only until now, and stay so unless they are said to be public:
+    an index that forgets one must not show the world what was written under that promise.
     `codes`: by path, what was compiled of these very documents elsewhere. `pause` is called between two documents:
     whoever builds beside an event loop gives way there.
 
     Raises CatalogueRefused: a document is missing, is not what its digest says, or is no schema that we can enforce.
     """
-    return _Build(index, documents, previous, codes, pause).run()
+    return _Build(index, documents, previous, owner_only, codes, pause).run()
 
 
 class _Build:
@@ -39,12 +43,14 @@ class _Build:
         index: Index,
         documents: Mapping[str, bytes],
         previous: Catalogue | None,
+        owner_only: frozenset[Nsid],
         codes: Mapping[str, CodeType],
         pause: Callable[[], None],
     ) -> None:
         self._index = index
         self._documents = documents
         self._previous = previous
+        self._owner_only = owner_only
         self._codes = codes
         self._pause = pause
         self._problems: list[Problem] = []
@@ -57,7 +63,7 @@ class _Build:
         shared = self._shared_lexicons()
         collections = {it.name: self._collection(it, shared) for it in self._index.collections}
         self._refuse_if_wrong()
-        return Catalogue(collections, self._index.generated_at)
+        return Catalogue(collections, self._index.generated_at, self._owner_only - collections.keys())
 
     def _refuse_if_wrong(self) -> None:
         if self._problems:
@@ -92,7 +98,10 @@ class _Build:
             validator = self._validator(entry, version, shared)
             if validator is not None:
                 versions[str(version.version)] = self._schema(entry, version, validator)
-        return Collection(entry.name, entry.visibility, entry.latest_stable, versions)
+        return Collection(entry.name, self._visibility(entry), entry.latest_stable, versions)
+
+    def _visibility(self, entry: CollectionEntry) -> Visibility:
+        return entry.visibility or ("owner" if entry.name in self._owner_only else "public")
 
     def _validator(
         self, entry: CollectionEntry, version: VersionEntry, shared: Mapping[str, object]
@@ -125,7 +134,7 @@ class _Build:
             collection=entry.name,
             version=str(version.version),
             status=version.status,
-            visibility=entry.visibility,
+            visibility=self._visibility(entry),
             document=self._documents[version.document.path],
             validator=validator,
             deprecated_at=version.deprecated_at,

@@ -45,10 +45,10 @@ class VersionEntry:
 
 @dataclass(frozen=True, slots=True)
 class CollectionEntry:
-    """A collection and its versions, oldest first."""
+    """A collection and its versions, oldest first. `visibility`: None if not said."""
 
     name: Nsid
-    visibility: Visibility
+    visibility: Visibility | None
     latest_stable: str | None
     versions: tuple[VersionEntry, ...]
 
@@ -90,7 +90,7 @@ class _Schema(msgspec.Struct, rename="camel"):
     replaced_by: str | None = None
     deprecated_at: str | None = None
     sunset: str | None = None
-    visibility: Visibility = "public"
+    visibility: Visibility | None = None
 
 
 class _Lexicon(msgspec.Struct, rename="camel"):

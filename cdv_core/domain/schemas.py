@@ -93,11 +93,20 @@ class Collection:
 
 
 class Catalogue:
-    """Every collection that may be written, immutable. Built whole by cdv_core/domain/catalogue_build.py."""
+    """Every collection that may be written, immutable. Built whole by cdv_core/domain/catalogue_build.py.
 
-    def __init__(self, collections: Mapping[Nsid, Collection], generated_at: datetime) -> None:
+    `owner_only`: whose records only their owner may read; some may be written no more.
+    """
+
+    def __init__(
+        self,
+        collections: Mapping[Nsid, Collection],
+        generated_at: datetime,
+        owner_only_before: frozenset[Nsid] = frozenset(),
+    ) -> None:
+        """`owner_only_before`: those that are not among `collections` any more."""
         self.generated_at = generated_at
-        self.owner_only = frozenset(name for name, it in collections.items() if it.visibility == "owner")
+        self.owner_only = owner_only_before | {name for name, it in collections.items() if it.visibility == "owner"}
         self._collections = dict(collections)
 
     def __contains__(self, collection: object) -> bool:
@@ -116,10 +125,6 @@ class Catalogue:
             return self._collections[name]
         except KeyError:
             raise CollectionUnknown(name) from None
-
-    def visibility(self, collection: Nsid) -> Visibility:
-        """Raises CollectionUnknown."""
-        return self.collection(collection).visibility
 
     def resolve(
         self, collection: Nsid, version: str | None, *, now: datetime, allow_drafts: bool, reject_deprecated: bool

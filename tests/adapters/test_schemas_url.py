@@ -169,6 +169,24 @@ async def test_after_a_restart_the_kept_copy_is_asked_about_conditionally(server
     assert (again.state.origin, again.state.outcome) == ("cache", "unchanged")
 
 
+async def test_what_was_its_owners_only_stays_so_when_the_source_forgets_it(server: CatalogueServer, tmp_path: Path):
+    files = catalogue_of("1.0.0")
+    index = json.loads(files["SPEC_INDEX.json"])
+    index["schemas"][0]["visibility"] = "owner"
+    server.publish({**files, "SPEC_INDEX.json": json.dumps(index).encode()})
+    first = UrlSchemas.at(server.url, tmp_path)
+    await first.open()
+    assert first.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
+
+    others = index_bytes(entry("com.example.other", ["1.0.0"]))
+    server.publish({"SPEC_INDEX.json": others, "com.example.other/1.0.0.json": b"{}"})
+    again = UrlSchemas.at(server.url, tmp_path)
+    for source in (first, again, UrlSchemas.at(server.url, tmp_path)):
+        await source.open()
+        assert POST not in source.catalogue
+        assert source.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
+
+
 async def test_a_first_start_without_the_source_serves_the_bundled_catalogue(tmp_path: Path):
     source = UrlSchemas.at((tmp_path / "nothing").as_uri(), tmp_path / "data")
     await source.open()

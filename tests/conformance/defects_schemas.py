@@ -162,8 +162,8 @@ SCHEMAS: list[Defect] = [
         "SCHEMA-017",
         (
             DOMAIN,
-            'for name, it in collections.items() if it.visibility == "owner")',
-            'for name in collections if name.endswith("moderation.flag"))',
+            'for name, it in collections.items() if it.visibility == "owner"}',
+            'for name in collections if name.endswith("moderation.flag")}',
         ),
     ),
 ]

@@ -143,10 +143,27 @@ def test_a_collection_deprecated_as_a_whole_still_resolves_until_its_sunset():
 
 def test_visibility_comes_from_the_catalogue():
     assert CATALOGUE.owner_only == {"com.example.secret"}
-    assert CATALOGUE.visibility(Nsid("com.example.secret")) == "owner"
-    assert CATALOGUE.visibility(POST) == "public"
+    assert CATALOGUE.collection(Nsid("com.example.secret")).visibility == "owner"
+    assert CATALOGUE.collection(Nsid(POST)).visibility == "public"
     with pytest.raises(CollectionUnknown):
-        CATALOGUE.visibility(Nsid("com.example.nothing"))
+        CATALOGUE.collection(Nsid("com.example.nothing"))
+
+
+def test_what_was_its_owners_only_stays_so_unless_it_is_said_to_be_public():
+    before = frozenset(map(Nsid, ["com.example.gone", "com.example.unsaid", "com.example.opened"]))
+    index, documents = index_of(
+        entry("com.example.unsaid", ["1.0.0"]),
+        entry("com.example.opened", ["1.0.0"], visibility="public"),
+        entry("com.example.new", ["1.0.0"]),
+    )
+    catalogue = build_catalogue(index, documents, owner_only=before)
+    assert catalogue.owner_only == {"com.example.gone", "com.example.unsaid"}
+    assert {it.name: it.visibility for it in catalogue} == {
+        "com.example.unsaid": "owner",
+        "com.example.opened": "public",
+        "com.example.new": "public",
+    }
+    assert "com.example.gone" not in catalogue
 
 
 def test_a_catalogue_knows_its_collections():
