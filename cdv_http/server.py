@@ -22,7 +22,8 @@ from cdv_http.rate_limits import SharedCounters
 from cdv_http.tls import CertificateWatch, prove_certificates
 from cdv_http.workers import Workers
 
-_HEADER_BYTES_MAX = 64 * 1024  # ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times
+# Ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times. The server reads up to twice as much.
+_HEADER_BYTES_MAX = 64 * 1024
 _HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: whoever sends headers slower than this is no client
 _BACKLOG = 1024  # granian's default
 _CONNECTIONS_MAX = 10_000  # ours, per worker: idle ones cost little, and beyond it new ones wait for old ones to end
@@ -61,7 +62,8 @@ def _workers(listeners: Sequence[socket.socket], settings: Settings) -> Workers:
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGI,
-        http=HTTPModes.auto,
+        # Of HTTP/2 the server bounds neither headers nor silence: who says nothing would hold a connection for ever.
+        http=HTTPModes.http1,
         websockets=False,
         workers=settings.workers,
         workers_kill_timeout=int(settings.shutdown_grace) or 1,

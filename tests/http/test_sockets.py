@@ -182,8 +182,8 @@ async def test_a_request_in_a_request_is_not_one(vault: RunningVault, auth: byte
 
 async def test_headers_beyond_the_limit_are_refused(vault: RunningVault) -> None:
     for line, headers in (
-        ("GET /healthz", b"X: " + b"a" * 100_000 + b"\r\n"),
-        ("GET /" + "a" * 100_000, b""),
+        ("GET /healthz", b"X: " + b"a" * 140_000 + b"\r\n"),
+        ("GET /" + "a" * 140_000, b""),
         ("GET /healthz", b"".join(b"X-%d: y\r\n" % number for number in range(2000))),
     ):
         answers = vault.exchange(request(line, headers, CLOSE))
@@ -197,6 +197,14 @@ async def test_long_headers_within_the_limit_are_read(vault: RunningVault) -> No
         request(f"GET /v1/repo/listRecords?did={did}", token, b"X: " + b"a" * 40_000 + b"\r\n", CLOSE)
     )
     assert data(answer) == {"records": []}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("said", [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET /healthz HTTP/1.1\r\n"])
+async def test_who_says_nothing_or_not_all_of_it_is_cut_off(vault: RunningVault, said: bytes) -> None:
+    with vault.connect(timeout=20) as connection:
+        connection.sendall(said)
+        while connection.recv(4096):
+            pass
 
 
 async def test_pipelined_requests_are_answered_in_order(vault: RunningVault, auth: bytes) -> None:
