@@ -61,7 +61,7 @@ class ClientAddresses:
         """Return the last address that no trusted proxy of ours put itself between; None if there is none."""
         nearest: _Address | None = None
         for text in reversed(forwarded.decode("latin-1").split(",")):
-            address = _parse(text.strip())
+            address = _parse(_without_port(text.strip()))
             if address is None:
                 break  # what stands before nonsense was written by whoever wrote the nonsense
             nearest = address
@@ -71,6 +71,13 @@ class ClientAddresses:
 
     def _is_trusted(self, address: _Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def _without_port(text: str) -> str:
+    """Return the address of `192.0.2.7:80` and `[2001:db8::1]:80`, as some proxies write them; other text as it is."""
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def _parse(text: str) -> _Address | None:
