@@ -69,7 +69,8 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """Return the service's metrics in Prometheus's text form."""
     states: States = request.app.state["states"]
-    return Response(await states.exposition(), media_type=CONTENT_TYPE_LATEST)
+    # Not as a media type: the framework would name the charset once more.
+    return Response(await states.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @get("/.well-known/jwks.json")

@@ -29,6 +29,7 @@ async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
 async def scrape(api: Api) -> Scrape:
     answer = await api.http.get("/metrics")
     assert answer.status_code == 200
+    assert answer.headers["content-type"].count("charset") == 1
     return Scrape(answer.text)
 
 
