@@ -24,6 +24,17 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5
 AnyRequest = Request[Any, Any, Any]
 
 
+async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_bytes: int) -> tuple[bytes, Did]:
+    """Return the body and the subject of the bearer token. Raises: as `read_json`, then as `authenticate`."""
+    try:
+        raw = await read_json(request, max_bytes)
+    except RequestRefused:
+        # Whoever sends what nobody reads has shown no token, and is counted all the same.
+        await _limits_of(request).admit(request.scope, "writes", None)
+        raise
+    return raw, await authenticate(request, tokens)
+
+
 async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     """Return the whole body.
 
@@ -85,7 +96,7 @@ async def authenticate_if_present(
 
     Counts the request: on the subject's budget, or on the address's for whoever proved nothing.
     """
-    limits: RateLimits = request.app.state["rate_limits"]
+    limits = _limits_of(request)
     budget: Budget = "reads" if request.method == "GET" else "writes"
     try:
         token = await _verified_token(request, tokens)
@@ -101,6 +112,11 @@ async def authenticate_if_present(
         raise RateLimited("requests at once", 1)
     request.scope["state"]["did"] = token.subject
     return token.subject
+
+
+def _limits_of(request: AnyRequest) -> RateLimits:
+    limits: RateLimits = request.app.state["rate_limits"]
+    return limits
 
 
 async def _verified_token(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken | None:

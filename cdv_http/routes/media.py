@@ -7,7 +7,7 @@ from litestar import Response, get, post
 from cdv_http.answers import success
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
 from cdv_http.metrics import counting_media
-from cdv_http.requests import AnyRequest, absolute_url, authenticate, read_json
+from cdv_http.requests import AnyRequest, absolute_url, authenticate, authenticated_json
 from cdv_http.service import service_of
 
 
@@ -15,8 +15,7 @@ from cdv_http.service import service_of
 async def upload_init(request: AnyRequest) -> Response[bytes]:
     """Announce a media object and get the URL to PUT its bytes to."""
     service = service_of(request)
-    raw = await read_json(request, service.settings.max_body_bytes)
-    subject = await authenticate(request, service.tokens)
+    raw, subject = await authenticated_json(request, service.tokens, service.settings.max_body_bytes)
     body = decode_body(raw, UploadInitBody)
     with counting_media("announce"):
         upload = await service.vault.media.init_upload(
@@ -34,8 +33,7 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
 async def finalize(request: AnyRequest) -> Response[bytes]:
     """Prove the uploaded bytes and make the asset permanent."""
     service = service_of(request)
-    raw = await read_json(request, service.settings.max_body_bytes)
-    subject = await authenticate(request, service.tokens)
+    raw, subject = await authenticated_json(request, service.tokens, service.settings.max_body_bytes)
     body = decode_body(raw, FinalizeBody)
     with counting_media("finalize"):
         asset = await service.vault.media.finalize(

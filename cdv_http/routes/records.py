@@ -17,8 +17,8 @@ from cdv_http.requests import (
     AnyRequest,
     authenticate,
     authenticate_if_present,
+    authenticated_json,
     query_parameters,
-    read_json,
     required,
 )
 from cdv_http.service import service_of
@@ -32,8 +32,7 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 async def create_record(request: AnyRequest) -> Response[bytes]:
     """Store a record once, under the caller's DID."""
     service = service_of(request)
-    raw = await read_json(request, service.settings.max_body_bytes)
-    subject = await authenticate(request, service.tokens)
+    raw, subject = await authenticated_json(request, service.tokens, service.settings.max_body_bytes)
     body = decode_body(raw, CreateRecordBody)
     receipt = await service.vault.records.create(
         did=body.did,
@@ -59,7 +58,7 @@ async def get_record(request: AnyRequest) -> Response[bytes]:
     viewer = await (authenticate if service.reads_need_token else authenticate_if_present)(request, service.tokens)
     uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
     record = await service.vault.records.get(uri, viewer=viewer)
-    headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Origin"}
     if _matches(headers_of(request.scope).every(b"if-none-match"), record.cid):
         return Response(b"", status_code=304, headers=headers)
     return success_json(record_json(record), headers)

@@ -11,8 +11,8 @@ ANSWERS = "cdv_http/answers.py"
 ROUTE = "cdv_http/routes/records.py"
 USE_CASE = "cdv_core/use_cases/records.py"
 
-_READ = "    raw = await read_json(request, service.settings.max_body_bytes)\n"
-_WHO = "    subject = await authenticate(request, service.tokens)\n"
+_READ = "    try:\n        raw = await read_json(request, max_bytes)\n"
+_WHO = "    return raw, await authenticate(request, tokens)\n"
 _BODY = "    body = decode_body(raw, CreateRecordBody)\n"
 _NOT_JSON = "        raise MalformedJson(str(error)) from error"
 _SAID = "_response(request, status, error.code, str(error), error.details, headers)"
@@ -126,13 +126,20 @@ ERRORS: list[Defect] = [
         "token-before-the-body",
         "Who asks is looked at before size and media type.",
         "ERR-014",
-        (ROUTE, _READ + _WHO + _BODY, _WHO + _READ + _BODY),
+        (REQUESTS, _READ, "    subject = await authenticate(request, tokens)\n" + _READ),
+        (REQUESTS, _WHO, "    return raw, subject\n"),
     ),
     defect(
         "json-before-the-token",
         "JSON and shape are looked at before who asks.",
         "ERR-015",
-        (ROUTE, _READ + _WHO + _BODY, _READ + _BODY + _WHO),
+        (
+            REQUESTS,
+            _WHO,
+            '    if request.scope["path"] == "/v1/repo/record":\n'
+            "        from cdv_http.bodies import CreateRecordBody, decode_body\n\n"
+            "        decode_body(raw, CreateRecordBody)\n" + _WHO,
+        ),
     ),
     defect(
         "did-before-the-shape",
@@ -140,8 +147,8 @@ ERRORS: list[Defect] = [
         "ERR-016",
         (
             ROUTE,
-            _WHO + _BODY,
-            _WHO + '    if __import__("json").loads(raw).get("did") != subject:\n'
+            _BODY,
+            '    if __import__("json").loads(raw).get("did") != subject:\n'
             '        raise __import__("cdv_core.errors").errors.DidMismatch("did")\n' + _BODY,
         ),
     ),

@@ -102,6 +102,20 @@ async def test_refused_requests_count_too(api: Api) -> None:
     refused(await creator.create(record={}), 429, "CDV_RATE_LIMIT")
 
 
+@pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
+async def test_what_is_refused_unread_counts_as_a_strangers(api: Api, path: str) -> None:
+    headers = {**api.creator().auth, "Content-Type": "application/json"}
+    answers = [
+        await api.http.post(path, content=b"{}", headers={**headers, "Content-Type": "text/plain"}),
+        await api.http.post(path, content=b"x" * (MIB + 1), headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [415, 413]
+    assert [budget(answer) for answer in answers] == [(WRITES, WRITES - 1), (WRITES, WRITES - 2)]
+    for _ in range(WRITES - 2):
+        await api.http.post(path, content=b"{}")
+    refused(await api.http.post(path, content=b"{}"), 429, "CDV_RATE_LIMIT")
+
+
 async def test_a_forwarded_address_is_believed_of_nobody_by_default(api: Api) -> None:
     path = "/v1/repo/listRecords?did=did:example:a"
     for number in range(READS):
