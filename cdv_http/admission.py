@@ -80,7 +80,7 @@ class Admission:
         self._under_way -= 1
         self._working -= 1
         self._served += 1
-        self._work_seconds += seconds
+        self._work_seconds += max(seconds, 0.0)
         for holder in holders:
             self._held[holder] -= 1
             if not self._held[holder]:

@@ -132,6 +132,8 @@ class AssetView(msgspec.Struct, rename="camel"):
     status: Literal["pending"] | UnsetType = UNSET
 
 
+_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
 Body = TypeVar("Body", CreateRecordBody, UploadInitBody, FinalizeBody)
 
 # The hook keeps integers exact that are written with a fraction or an exponent (1e3, 9007199254740993.0).
@@ -177,6 +179,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _invalid_field(message: str) -> InvalidField:
     """Split msgspec's ``Expected `str`, got `int` - at `$.did` `` into field and reason."""
+    if unknown := _UNKNOWN_FIELD.fullmatch(message):  # first: its name is the client's, and may look like anything
+        return InvalidField(unknown[1], "unknown field")
     reason, at, path = message.partition(" - at `$")
     if at:
         return InvalidField(path.rstrip("`").lstrip(".") or "body", reason)

@@ -6,7 +6,7 @@ preflight that it refuses with an error outside our envelope.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Final
 
 from litestar.types import Send
@@ -41,18 +41,14 @@ class AllowedOrigins:
         """Say whether this is a preflight, which is answered before anything else looks at it."""
         return bool(self._allowed) and method == "OPTIONS" and b"access-control-request-method" in headers
 
-    def varying(self, answer: Iterable[tuple[bytes, bytes]], headers: RequestHeaders) -> list[tuple[bytes, bytes]]:
-        """Return an answer's headers and those that let the request's origin read it, if it may."""
-        return [*_varying(answer), *self._granted(headers)]
-
     async def answer_preflight(self, headers: RequestHeaders, send: Send) -> None:
         """Answer 204; without the headers that the browser waits for, it stops the page's request by itself."""
-        granted = [*_METHODS_AND_HEADERS] if self._granted(headers) else []
+        granted = [*_METHODS_AND_HEADERS] if self.granted(headers) else []
         await send({"type": "http.response.start", "status": 204, "headers": granted})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _granted(self, headers: RequestHeaders) -> list[tuple[bytes, bytes]]:
-        """Return the headers that let the request's origin read the answer; none if it may not."""
+    def granted(self, headers: RequestHeaders) -> list[tuple[bytes, bytes]]:
+        """Return what lets the request's origin read the answer; [] if it may not."""
         origin = headers.last(b"origin")
         if not origin or not (self._any or origin in self._allowed):
             return []
@@ -60,14 +56,3 @@ class AllowedOrigins:
             (b"access-control-allow-origin", b"*" if self._any else origin),
             (b"access-control-expose-headers", _EXPOSED),
         ]
-
-
-def _varying(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers with Origin added to Vary, so that no cache gives one origin's answer to another."""
-    others, varies = [], []
-    for name, value in headers:
-        if name == b"vary":
-            varies.append(value)
-        else:
-            others.append((name, value))
-    return [*others, (b"vary", b", ".join([*varies, b"Origin"]))]

@@ -28,8 +28,10 @@ from cdv_http.request_headers import RequestHeaders, headers_of
 
 _MEDIA: Final = "/v1/blobs/"
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
-# https://www.w3.org/TR/trace-context/, version 00; an id of zeros is none.
-_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# https://www.w3.org/TR/trace-context/: version 00, and what later ones begin with. An id of zeros is none, nor is ff.
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)([0-9a-f]{2})(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?"
+)
 
 
 class EdgeMiddleware:
@@ -77,9 +79,9 @@ class EdgeMiddleware:
 
     async def _answer_in_time(self, scope: HTTPScope, exchange: Exchange) -> None:
         task = self._limits.begin()
-        if scope["path"].startswith(_MEDIA):
-            # Media may take as long as it moves: ten megabytes over a poor line take minutes.
-            exchange.moved = partial(self._limits.begin_again, task)
+        # Media, and what is answered in parts, may take as long as it moves: megabytes over a poor line take minutes.
+        exchange.patient = scope["path"].startswith(_MEDIA)
+        exchange.moved = partial(self._limits.begin_again, task)
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
@@ -89,7 +91,7 @@ class EdgeMiddleware:
             # What had begun to be answered is cut off by the server.
             if not exchange.status:
                 exchange.listen_no_more()
-                await _refuse(scope, exchange.send)
+                await (_refuse_the_slow if exchange.client_owes else _refuse)(scope, exchange.send)
         finally:
             self._limits.end(task)
 
@@ -125,9 +127,11 @@ def correlation_id(headers: RequestHeaders, traceparent: str | None) -> str:
 
 
 def traceparent_of(headers: RequestHeaders) -> str | None:
-    """Return the client's, if it is one (W3C)."""
-    given = headers.only(b"traceparent")
-    return given.decode() if given is not None and _TRACEPARENT.fullmatch(given) else None
+    """Return the client's, if it is one (W3C), as one of version 00."""
+    match = _TRACEPARENT.fullmatch(headers.only(b"traceparent") or b"")
+    if match is None or (match[1] == b"00" and match[3] is not None):
+        return None
+    return f"00{match[2].decode()}"
 
 
 def trace_id(traceparent: str | None) -> str | None:
@@ -135,13 +139,21 @@ def trace_id(traceparent: str | None) -> str | None:
 
 
 async def _refuse(scope: HTTPScope, send: Send) -> None:
+    message = "the request took too long; try again later"
+    await _send_error(scope, send, 503, "CDV_UNAVAILABLE", message, (b"retry-after", b"1"))
+
+
+async def _refuse_the_slow(scope: HTTPScope, send: Send) -> None:
+    # A fault of the client's: as one of ours, whoever lets bodies drip would raise our alarms.
+    await _send_error(scope, send, 400, "CDV_BAD_REQUEST", "the body did not arrive in time")
+
+
+async def _send_error(
+    scope: HTTPScope, send: Send, status: int, code: str, message: str, *more: tuple[bytes, bytes]
+) -> None:
     state = scope["state"]
-    state["error_code"] = "CDV_UNAVAILABLE"
-    content = error_bytes("CDV_UNAVAILABLE", "the request took too long; try again later", state["correlation_id"])
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode()),
-        (b"retry-after", b"1"),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    state["error_code"] = code
+    content = error_bytes(code, message, state["correlation_id"])
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content, "more_body": False})

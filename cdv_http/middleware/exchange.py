@@ -26,12 +26,14 @@ _STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
 _UNLESS_PRESENT: Final = {
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
     b"cache-control": b"no-store",
+    b"vary": b"Origin",  # always, so that no cache gives one origin's answer to another
 }
 _USUAL: Final = (*_SAFE_HEADERS, *_UNLESS_PRESENT.items())
 _CLOSE: Final = (b"connection", b"close")
 # ours: enough for every mistake, little enough for a nuisance. Whoever sends more, or slower, is cut off.
 _LEFT_OVER_MAX_BYTES: Final = 16 * 1024 * 1024
 _LEFT_OVER_SECONDS: Final = 5.0
+_PART_BYTES: Final = 256 * 1024  # ours: a page of 25 goes at once; as much is sent without knowing whether it is read
 
 
 class Exchange:
@@ -40,14 +42,15 @@ class Exchange:
     `admission` is told while the request does no work but waits for its client. A refusal reaches who is still sending:
     what is left of the body is read, and thrown away, before it is answered; otherwise the server closes the connection
     on them, and most clients then see a broken pipe and not the reason. `status`: 0 until an answer has begun.
-    `moved`: to be called, if set, when a part of the request or the answer has got through. A body that is as long as
-    announced is whole: the server would say so only when asked once more, which takes two turns between its thread and
-    this.
+    `client_owes`: the client is, or was to the end, waited for.
+    `moved`: to be called, if set, when a part of the answer has got through, and of the request too if `patient`. A
+    body that is as long as announced is whole: the server would say so only when asked once more, which takes two turns
+    between its thread and this.
     """
 
     __slots__ = (
         *("_admission", "_allowed_origins", "_awaited", "_body_ended", "_bodyless", "_receive", "_scope", "_send"),
-        *("_state", "moved", "status"),
+        *("_state", "client_owes", "moved", "patient", "status"),
     )
 
     def __init__(
@@ -65,20 +68,26 @@ class Exchange:
         self._body_ended = False
         self._bodyless = scope["method"] == "HEAD"
         self.status = 0
+        self.client_owes = False
+        self.patient = False
         self.moved: Callable[[], None] | None = None
         if self._bodyless:
             scope["method"] = "GET"
 
     async def receive(self) -> Any:  # noqa: ANN401 - the framework's types know no message to receive
+        if self.status:  # the framework only listens for who goes away, while `send` waits
+            return await self._receive()
+        self.client_owes = True
         with self._admission.waiting_for_the_client(self._state):
             message: Any = await self._receive()
+        self.client_owes = False
         if message["type"] == "http.request":
             self._awaited -= len(message.get("body", b""))
             if self._awaited == 0:
                 message["more_body"] = False
         if message["type"] != "http.request" or not message.get("more_body", False):
             self._body_ended = True
-        if self.moved is not None:
+        if self.patient and self.moved is not None:
             self.moved()
         return message
 
@@ -92,15 +101,28 @@ class Exchange:
                 await self._drain()
             self.status = message["status"]  # only now: until then, its time may run out
             message["headers"] = self._headers(message["headers"])
-        elif message["type"] == "http.response.body" and self._bodyless:
-            message["body"] = b""
+        elif message["type"] == "http.response.body":
+            if self._bodyless:
+                message["body"] = b""
+            elif len(message.get("body", b"")) > _PART_BYTES and not message.get("more_body"):
+                await self._send_in_parts(message["body"])
+                return
         if message.get("more_body"):
             with self._admission.waiting_for_the_client(self._state):
                 await self._send(message)
+            if self.moved is not None:
+                self.moved()
         else:
             await self._send(message)
-        if self.moved is not None:
-            self.moved()
+
+    async def _send_in_parts(self, body: bytes) -> None:
+        """Send a body no faster than its client reads it.
+
+        The server takes a whole one at once, and whoever reads none of many would have them kept in its memory.
+        """
+        for at in range(0, len(body), _PART_BYTES):
+            part, more = body[at : at + _PART_BYTES], at + _PART_BYTES < len(body)
+            await self.send({"type": "http.response.body", "body": part, "more_body": more})
 
     def _headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         scope, state = self._scope, self._state
@@ -117,7 +139,9 @@ class Exchange:
                 (b"x-ratelimit-remaining", b"%d" % remaining),
                 (b"x-ratelimit-reset", b"%d" % reset),  # seconds since 1970
             )
-        return self._allowed_origins.varying(headers, headers_of(scope)) if self._allowed_origins else headers
+        if self._allowed_origins:
+            headers += self._allowed_origins.granted(headers_of(scope))
+        return headers
 
     async def _drain(self) -> None:
         left = _LEFT_OVER_MAX_BYTES
@@ -132,7 +156,7 @@ def answer_headers(
 ) -> list[tuple[bytes, bytes]]:
     """Return an answer's `own` headers and what every answer has. `secure`: it goes by HTTPS. `closing`: none follows.
 
-    A policy of content or caching that the answer has already stays.
+    What the answer says already of content, caching and variation stays.
     """
     headers = [*own, (b"x-correlation-id", correlation_id)]
     present = [name for name, _ in headers if name in _UNLESS_PRESENT]

@@ -89,7 +89,7 @@ class GateMiddleware:
             closing=self.admission.closing and scope["http_version"].startswith("1"),
         )
         if self._allowed_origins:
-            answer = self._allowed_origins.varying(answer, headers)
+            answer += self._allowed_origins.granted(headers)
         await send({"type": "http.response.start", "status": 503, "headers": answer})
         body = b"" if scope["method"] == "HEAD" else content
         await send({"type": "http.response.body", "body": body, "more_body": False})

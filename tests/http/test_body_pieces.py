@@ -13,6 +13,8 @@ from cdv_http.middleware.exchange import Exchange
 from cdv_http.request_headers import RequestHeaders
 from cdv_http.requests import AnyRequest, read_json
 
+PART = 256 * 1024
+
 
 class Piece(bytes):
     """Counts how often something is copied to put it in front of a piece."""
@@ -51,6 +53,34 @@ async def test_no_more_of_it_is_read_than_shows_that_it_is_too_large(limit: int)
         await read_json(cast("AnyRequest", request), limit)
     assert refused.value.status == 413
     assert request.taken <= limit + 2
+
+
+class Reader:
+    """A client, and the server in between, that reads an answer; `parts` of it until now."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[bytes, bool]] = []
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            self.parts.append((message["body"], message.get("more_body", False)))
+
+
+@pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 3 * PART, 3 * PART + 7])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_large_answer_goes_in_parts_for_each_of_which_its_client_is_waited_for(size: int, method: str) -> None:
+    reader, moved = Reader(), []
+    state = {"headers": RequestHeaders(()), "correlation_id": "x"}
+    scope = cast("Any", {"type": "http", "method": method, "state": state, "scheme": "http", "http_version": "1.1"})
+    exchange = Exchange(scope, Server().receive, reader.send, Admission(1), AllowedOrigins(()))
+    exchange.moved = lambda: moved.append(len(reader.parts))
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": []})
+    await exchange.send(cast("Any", {"type": "http.response.body", "body": content, "more_body": False}))
+    assert b"".join(part for part, _ in reader.parts) == (content if method == "GET" else b"")
+    assert [more for _, more in reader.parts] == [True] * (len(reader.parts) - 1) + [False]
+    assert max(len(part) for part, _ in reader.parts) <= PART
+    assert moved == list(range(1, len(reader.parts)))
 
 
 class Server:

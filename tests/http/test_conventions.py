@@ -69,6 +69,22 @@ async def test_a_method_that_is_not_answered_is_refused_with_those_that_are(
     assert set(response.headers["allow"].split(", ")) == ROUTES[path]
 
 
+async def test_a_path_with_needless_slashes_names_its_methods_too(http: httpx.AsyncClient) -> None:
+    response = await http.delete("http://vault/v1//repo/record/")
+    refused(response, 405, "CDV_BAD_REQUEST")
+    assert set(response.headers["allow"].split(", ")) == ROUTES["/v1/repo/record"]
+
+
+async def test_every_answer_may_differ_by_origin(http: httpx.AsyncClient, ada: Creator) -> None:
+    for answer in (
+        await http.get("/healthz"),
+        await http.get("/v1/nope"),
+        await ada.create(),
+        await http.options("/docs"),
+    ):
+        assert answer.headers["vary"] == "Origin"
+
+
 @pytest.mark.parametrize("path", ROUTES)
 async def test_options_names_the_methods(http: httpx.AsyncClient, path: str) -> None:
     response = await http.options(path)
@@ -140,7 +156,7 @@ async def test_answers_that_may_change_are_not_stored_by_caches(http: httpx.Asyn
         assert answer.headers["cache-control"] == "no-store"
     record = await ada.get(receipt.json()["data"]["uri"])
     assert record.headers["cache-control"] == "private, no-cache"
-    assert record.headers["vary"] == "Authorization"
+    assert record.headers["vary"] == "Authorization, Origin"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +214,19 @@ async def test_an_unknown_member_is_refused_by_name(ada: Creator, path: str) -> 
         "/v1/media/uploadInit": {"did": ada.did, "mimeType": "image/png", "size": 1},
         "/v1/media/finalize": {"assetId": "01M85VXXZ7T2JXB720KXQH381M", "sha256": "0" * 64},
     }
-    for name in ("idempotencykey", "idempotency_key", "createdat", "created_at", "mime_type", "", "DID", "é", "\x00"):
+    for name in (
+        "idempotencykey",
+        "idempotency_key",
+        "createdat",
+        "created_at",
+        "mime_type",
+        "",
+        "DID",
+        "é",
+        "\x00",
+        "a`b",
+        "q - at `$.did",
+    ):
         response = await ada.api.http.post(path, json={**bodies[path], name: "x"}, headers=ada.auth)
         error = refused(response, 400, "CDV_VALIDATION")
         assert error["details"]["field"] == name

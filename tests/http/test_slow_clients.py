@@ -33,16 +33,16 @@ async def never(content: bytes) -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-async def test_a_body_that_never_ends_is_answered_503(api: Api) -> None:
+async def test_a_body_that_never_ends_is_answered_400(api: Api) -> None:
     headers = {**api.creator().auth, "Content-Type": "application/json"}
     answer = await api.http.post("/v1/repo/record", content=never(b"{"), headers=headers)
-    refused(answer, 503, "CDV_UNAVAILABLE")
+    refused(answer, 400, "CDV_BAD_REQUEST")
 
 
-async def test_a_body_that_drips_is_answered_503(api: Api) -> None:
+async def test_a_body_that_drips_is_answered_400(api: Api) -> None:
     headers = {**api.creator().auth, "Content-Type": "application/json"}
     answer = await api.http.post("/v1/repo/record", content=dripping(b"{}" * 20, 6, TIMEOUT / 5), headers=headers)
-    refused(answer, 503, "CDV_UNAVAILABLE")
+    refused(answer, 400, "CDV_BAD_REQUEST")
 
 
 async def test_an_upload_may_take_as_long_as_it_moves(api: Api) -> None:
@@ -56,7 +56,7 @@ async def test_an_upload_may_take_as_long_as_it_moves(api: Api) -> None:
 async def test_an_upload_that_stands_still_is_given_up_and_may_be_tried_again(api: Api) -> None:
     creator = api.creator()
     ticket = data(await creator.init())
-    refused(await api.http.put(ticket["uploadUrl"], content=never(PNG[:9])), 503, "CDV_UNAVAILABLE")
+    refused(await api.http.put(ticket["uploadUrl"], content=never(PNG[:9])), 400, "CDV_BAD_REQUEST")
     assert (
         refused(await creator.finalize(ticket["assetId"]), 409, "CDV_CONFLICT")["details"]["reason"] == "not_uploaded"
     )
@@ -70,7 +70,7 @@ async def test_after_a_timeout_the_service_goes_on(api: Api) -> None:
     answers = await asyncio.gather(
         *(api.http.post("/v1/repo/record", content=never(b"{"), headers=headers) for _ in range(20))
     )
-    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.status_code for answer in answers} == {400}
     assert data(await api.creator().create())
 
 

@@ -114,13 +114,24 @@ async def refuses_at_once(_: Any, __: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 400, "headers": []})
 
 
-@pytest.mark.parametrize("app", [waits_for_the_body, refuses_at_once])
-async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again(app: Any) -> None:
+async def takes_its_own_time(_: Any, receive: Any, __: Any) -> None:
+    await asyncio.create_task(receive())
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("app", "seconds", "status"),
+    [(waits_for_the_body, 60, 400), (refuses_at_once, 60, 400), (takes_its_own_time, 0, 503)],
+)
+async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again(
+    app: Any, seconds: float, status: int
+) -> None:
     asked, answered = [], []
 
     async def receive() -> Any:
         asked.append("for the body")
-        await asyncio.sleep(60)
+        await asyncio.sleep(seconds)
+        return {"type": "http.request", "body": b"", "more_body": True}
 
     async def send(message: Any) -> None:
         answered.append(message)
@@ -133,4 +144,4 @@ async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again
     async with asyncio.timeout(5):
         await edge(scope, receive, send)
     assert asked == ["for the body"]
-    assert [message.get("status") for message in answered] == [503, None]
+    assert [message.get("status") for message in answered] == [status, None]

@@ -60,7 +60,7 @@ async def test_a_tag_opens_nothing(ada: Creator, bob: Creator) -> None:
     refused(await bob.get(uri, **{"If-None-Match": "*"}), 403, "CDV_AUTHZ")
     answer = await ada.get(uri)
     assert answer.headers["cache-control"] == "private, no-cache"
-    assert answer.headers["vary"] == "Authorization"
+    assert answer.headers["vary"] == "Authorization, Origin"
 
 
 async def test_a_listing_without_a_collection_leaves_them_out_for_others(ada: Creator, bob: Creator) -> None:
