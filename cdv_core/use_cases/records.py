@@ -251,11 +251,11 @@ class Records:
 
 
 def _authorise(request: _Request, subject: Did | None) -> None:
-    author = request.record.value.get("authorDid")
     if subject is not None and request.did != subject:
         raise DidMismatch("did")
-    # An authorDid that is no string is for the schema to refuse.
-    if isinstance(author, str) and author != request.did:
+    author = request.record.value.get("authorDid", request.did)
+    # What is no string is not the subject; where there is none, it is for the schema to refuse.
+    if author != request.did and (subject is not None or isinstance(author, str)):
         raise DidMismatch("record/authorDid")
 
 

@@ -25,6 +25,8 @@ def test_nobody_signs_with_anothers_name(ada: Creator, bob: Creator):
 
     refused(bob.create(collection=POST, record=post), 403, "CDV_DID_MISMATCH")
     refused(bob.create(record={"displayName": "Bob", "authorDid": ada.did}), 403, "CDV_DID_MISMATCH")
+    for nobody in (None, 5, [bob.did]):
+        refused(bob.create(record={"displayName": "Bob", "authorDid": nobody}), 403, "CDV_DID_MISMATCH")
     assert not bob.listed()
 
 

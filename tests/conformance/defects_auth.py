@@ -163,7 +163,11 @@ AUTH: list[Defect] = [
         "author-not-compared",
         "authorDid is not compared with the subject.",
         "AUTH-019",
-        (USE_CASE, "    if isinstance(author, str) and author != request.did:", "    if False:"),
+        (
+            USE_CASE,
+            "    if author != request.did and (subject is not None or isinstance(author, str)):",
+            "    if False:",
+        ),
         trap="authorDid never compared with the subject",
     ),
     defect(

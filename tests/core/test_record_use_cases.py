@@ -105,9 +105,18 @@ async def test_authority_is_checked_before_the_schema(world):
     assert caught.value.field == "record/authorDid"
 
 
-async def test_an_author_that_is_no_text_is_the_schemas_to_refuse(world):
+@pytest.mark.parametrize("author", [5, None, True, [], [ADA], {"did": ADA}, ""])
+async def test_an_author_that_is_no_did_is_not_the_subject(world, author):
+    for collection, record in ((PROFILE, {"displayName": "x"}), (POST, {"text": 5})):
+        with pytest.raises(DidMismatch) as caught:
+            await world.create(collection=collection, record={**record, "authorDid": author})
+        assert caught.value.field == "record/authorDid"
+
+
+async def test_an_author_that_is_no_text_is_the_schemas_to_refuse_when_there_is_no_subject(world):
+    post = {"text": "x", "createdAt": "2026-11-24T02:53:29Z", "authorDid": 5}
     with pytest.raises(SchemaRejected) as caught:
-        await world.create(collection=POST, record={"text": "x", "createdAt": "2026-11-24T02:53:29Z", "authorDid": 5})
+        await world.create(subject=None, collection=POST, record=post)
     assert [violation.pointer for violation in caught.value.violations] == ["/authorDid"]
 
 

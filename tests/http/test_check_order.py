@@ -122,3 +122,7 @@ async def test_the_author_is_compared_with_the_subject_before_the_schema_is_look
     refused(
         await ada.create(collection=PROFILE, record={"displayName": "x", "authorDid": bob.did}), 403, "CDV_DID_MISMATCH"
     )
+    for nobody in (5, None, [ada.did]):
+        record = {"text": 5, "authorDid": nobody}
+        error = refused(await ada.create(collection=POST, record=record), 403, "CDV_DID_MISMATCH")
+        assert error["details"]["field"] == "record/authorDid"
