@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,36 @@ async def test_what_is_wrong_is_raised_with_its_data() -> None:
             await vault.records.list(did=did, cursor="x")
         with pytest.raises(RecordNotFound):
             await vault.records.get(f"at://{did}/{PROFILE}/x")
+
+
+async def test_a_programs_enums_stand_for_their_values() -> None:
+    class Given(str, Enum):  # noqa: UP042 - str() of its members is their name
+        ADA = did
+        COLLECTION = PROFILE
+        VERSION = "1.0.0"
+        NAME = "Ada"
+        KEY = "k"
+        TYPE = "image/png"
+        FILE = "cat.png"
+
+    async with open_vault("vault") as vault:
+        receipt, again = [
+            await vault.records.create(
+                did=who, collection=collection, record={"displayName": name}, schema_version=version,
+                idempotency_key=key, correlation_id=key,
+            )
+            for who, collection, name, version, key in (
+                (Given.ADA, Given.COLLECTION, Given.NAME, Given.VERSION, Given.KEY),
+                (did, PROFILE, "Ada", "1.0.0", "k"),
+            )
+        ]  # fmt: skip
+        assert again.replayed
+        assert again.uri == receipt.uri
+        (record,) = (await vault.records.list(did=Given.ADA, collection=Given.COLLECTION)).records
+        assert (record.uri.did, record.uri.collection, record.value) == (did, PROFILE, {"displayName": "Ada"})
+        asset = await vault.media.upload(did=Given.ADA, mime_type=Given.TYPE, content=PNG, filename=Given.FILE)
+        assert await vault.media.describe(asset.asset_id) == asset
+        assert (asset.did, asset.mime_type, asset.filename) == (did, "image/png", "cat.png")
 
 
 async def test_the_program_itself_sees_all_and_may_look_as_someone_else() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import libipld
 import msgspec
 
+from cdv_core.domain.characters import own_characters
 from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, NESTING_MAX, RECORD_MAX_BYTES
 from cdv_core.errors import InvalidField
 
@@ -42,7 +43,7 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
     try:
         normal = _normal(value, NESTING_MAX)
     except _Refused as refused:
-        pointer = "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in reversed(refused.path))
+        pointer = "".join("/" + _step(key).replace("~", "~0").replace("/", "~1") for key in reversed(refused.path))
         raise InvalidField(field + _printable(pointer), refused.reason) from None
     encoded = msgspec.json.encode(normal)
     if len(encoded) > RECORD_MAX_BYTES:
@@ -100,7 +101,7 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
     if isinstance(value, Mapping):
         return _normal_object(value, levels)
     if isinstance(value, str):
-        return _text(str(value))
+        return _text(own_characters(value))
     if isinstance(value, int):
         return _integer(int(value))
     raise _Refused(f"{kind.__name__} is no JSON type")
@@ -136,7 +137,7 @@ def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list
 def _member_name(key: object) -> str:
     if not isinstance(key, str):
         raise _Refused("member names are strings")
-    return _text(str(key))
+    return _text(own_characters(key))
 
 
 def _integer(value: int) -> int:
@@ -159,3 +160,7 @@ def _text(text: str) -> str:
 def _printable(pointer: str) -> str:
     """Return `pointer` fit for an error message: a member name may be the very thing that is not valid Unicode."""
     return pointer.encode("utf-8", "backslashreplace").decode()[:256]
+
+
+def _step(key: object) -> str:
+    return own_characters(key) if isinstance(key, str) else str(key)

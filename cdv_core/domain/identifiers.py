@@ -7,6 +7,7 @@ from typing import Final, Self
 
 import msgspec
 
+from cdv_core.domain.characters import own_characters
 from cdv_core.domain.limits import DID_MAX_CHARS, NSID_MAX_CHARS, RECORD_KEY_MAX_CHARS
 from cdv_core.errors import InvalidField
 
@@ -37,7 +38,7 @@ class Did(str):
             raise InvalidField(field, f"a DID has at most {DID_MAX_CHARS} characters")
         if not DID_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a DID (did:<method>:<id>)")
-        return cls(text)
+        return cls(own_characters(text))
 
 
 class Nsid(str):
@@ -50,7 +51,7 @@ class Nsid(str):
         """Raises InvalidField: not an NSID."""
         if len(text) > NSID_MAX_CHARS or not NSID_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not an NSID (such as com.example.feed.post)")
-        return cls(text)
+        return cls(own_characters(text))
 
 
 class RecordKey(str):
@@ -61,9 +62,9 @@ class RecordKey(str):
     @classmethod
     def parse(cls, text: str, field: str = "rkey") -> Self:
         """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
-        if len(text) > RECORD_KEY_MAX_CHARS or text in {".", ".."} or not RECORD_KEY_SYNTAX.fullmatch(text):
+        if len(text) > RECORD_KEY_MAX_CHARS or text == "." or text == ".." or not RECORD_KEY_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a record key")
-        return cls(text)
+        return cls(own_characters(text))
 
 
 class AssetId(str):
@@ -76,7 +77,7 @@ class AssetId(str):
         """Raises InvalidField: not a ULID."""
         if not is_ulid(text):
             raise InvalidField(field, "not a media asset id (a ULID)")
-        return cls(text)
+        return cls(own_characters(text))
 
 
 def is_ulid(text: str) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cdv_core.domain.canonical import CanonicalRecord, canonical_record
+from cdv_core.domain.characters import own_characters
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.events import record_created
 from cdv_core.domain.idempotency import IdempotencyKey, request_fingerprint
@@ -122,7 +123,7 @@ class Records:
             Nsid.parse(collection),
             canonical_record(record),
             None if created_at is None else parse_time(created_at, "createdAt"),
-            schema_version,
+            None if schema_version is None else own_characters(schema_version),
             None if idempotency_key is None else IdempotencyKey.parse(idempotency_key),
         )
         _authorise(request, subject)

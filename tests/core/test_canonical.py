@@ -5,7 +5,9 @@ import hashlib
 import json
 import math
 from decimal import Decimal
+from enum import Enum
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 import pytest
@@ -182,6 +184,37 @@ def test_subclasses_are_stored_as_what_they_are():
     record = canonical_record({Name("a"): Name("b"), "n": HTTPStatus.OK})
     assert record.json == b'{"a":"b","n":200}'
     assert [type(part) for pair in record.value.items() for part in pair] == [str, str, str, int]
+
+
+class Kind(str, Enum):  # noqa: UP042 - as programs have them: str() of a member is its name, unlike a StrEnum's
+    NOTE = "note"
+    NUL = "\x00"
+
+
+class Shout(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.upper()
+
+
+@pytest.mark.parametrize("note", [Kind.NOTE, Shout("note")])
+def test_text_of_any_subtype_is_stored_as_its_own_characters(note):
+    record = canonical_record({note: note, "list": [note]})
+    assert record.json == b'{"note":"note","list":["note"]}' == json.dumps(record.value, separators=(",", ":")).encode()
+    assert record.cid == canonical_record({"note": "note", "list": ["note"]}).cid
+    assert [type(part) for pair in record.value.items() for part in pair] == [str, str, str, list]
+
+
+def test_text_of_any_subtype_is_checked_by_its_own_characters():
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({Kind.NOTE: Kind.NUL}, "record/note"),
+        ({Kind.NUL: 1}, "record/\x00"),
+    ]
+    for value, field in refused:
+        with pytest.raises(InvalidField, match=r"contains U\+0000") as caught:
+            canonical_record(value)
+        assert caught.value.field == field
 
 
 def test_the_field_named_can_be_another():

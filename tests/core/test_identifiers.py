@@ -1,10 +1,14 @@
 """Names are parsed once, byte for byte."""
 
+from enum import Enum
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import AssetId, Did, Nsid, RecordKey, RecordUri, is_ulid
+from cdv_core.domain.media import Sha256, parse_filename
 from cdv_core.errors import InvalidField
 
 DIDS = st.from_regex(
@@ -126,6 +130,44 @@ def test_a_ulid_is_26_crockford_characters_below_the_largest_time():
         assert not is_ulid(text)
         with pytest.raises(InvalidField, match="not a media asset id"):
             AssetId.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (Did.parse, "did:example:ada"),
+        (Nsid.parse, "com.example.post"),
+        (RecordKey.parse, "self"),
+        (AssetId.parse, "01KAV3XG8J0000000000000000"),
+        (IdempotencyKey.parse, "k"),
+        (Sha256.parse, "ab" * 32),
+        (parse_filename, "cat.png"),
+    ],
+)
+def test_names_from_an_enum_are_its_values(parse, text):
+    class Given(str, Enum):  # noqa: UP042 - str() of its members is their name
+        IT = text
+
+    parsed = parse(Given.IT)
+    assert (parsed, str(parsed), f"{parsed}", hash(parsed)) == (text, text, text, hash(text))
+    assert not isinstance(parsed, Given)
+
+
+def test_a_uri_from_an_enum_is_its_value():
+    class Given(str, Enum):  # noqa: UP042
+        IT = "at://did:example:ada/com.example.post/self"
+
+    assert str(RecordUri.parse(Given.IT)) == Given.IT.value
+
+
+def test_names_from_an_enum_are_checked_by_their_values():
+    class Given(str, Enum):  # noqa: UP042
+        ONE = "."
+        TWO = ".."
+
+    for dots in Given:
+        with pytest.raises(InvalidField, match="not a record key"):
+            RecordKey.parse(dots)
 
 
 @pytest.mark.parametrize(
