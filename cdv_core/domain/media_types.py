@@ -3,53 +3,70 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from typing import Final
 
-_ISO_MEDIA: Final = frozenset(
-    {
-        "video/mp4",
-        "audio/mp4",
-        "video/quicktime",
-        "audio/x-m4a",
-        "video/x-m4v",
-        "image/heic",
-        "image/heif",
-        "image/avif",
-    }
+_BINARY: Final = rb".*?[\0-\x08\x0b\x0e-\x1a\x1c-\x1f]"
+_MARKUP: Final = rb"(?:\xef\xbb\xbf)?\s*<"
+_X_MATROSKA: Final = ("video/x-matroska", "audio/x-matroska")
+# How a file begins → the types it can be, the plainest first; the first line that matches counts. A `*` stands for such
+# types as no line names, in containers that hold more kinds than can be listed. A text may begin like what is short, so
+# that this counts only before a byte that no text has. Sources: the formats, and WHATWG's MIME Sniffing.
+_SIGNATURES: Final[tuple[tuple[bytes, tuple[str, ...]], ...]] = (
+    (rb"\x89PNG\r\n\x1a\n", ("image/png", "image/apng", "image/vnd.mozilla.apng", "image/x-png")),
+    (rb"\xff\xd8\xff", ("image/jpeg", "image/jpg", "image/pjpeg")),
+    (rb"GIF8[79]a", ("image/gif",)),
+    (rb"RIFF....WEBP", ("image/webp",)),
+    (rb"RIFF....WAVE", ("audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave")),
+    (rb"RIFF....AVI ", ("video/x-msvideo", "video/avi", "video/msvideo", "video/vnd.avi")),
+    # TIFF and BigTIFF; what cameras call raw is one as well.
+    (rb"II[*+]\0|MM\0[*+]", ("image/tiff", "image/tiff-fx", "image/dng", "image/x-*")),
+    # BMP: the file's size, four bytes of nothing, an offset below 64 KiB, and the size of a header that there is.
+    (rb"BM.{4}\0{4}..\0\0[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", ("image/bmp", "image/x-bmp", "image/x-ms-bmp")),
+    # ISO base media: a first box of less than 16 MiB, and the brand. One that is not told here is of the MP4 family.
+    (rb"\0...ftyphe(?:i[cxms]|v[cxms])", ("image/heic", "image/heif", "image/heic-sequence", "image/heif-sequence")),
+    (rb"\0...ftypavi[fs]", ("image/avif", "image/avif-sequence")),
+    (rb"\0...ftypm[is]f1", ("image/heif", "image/heif-sequence", "image/heic", "image/heic-sequence", "image/avif")),
+    (rb"\0...ftypqt  ", ("video/quicktime",)),
+    (rb"\0...ftyp3g", ("video/3gpp", "video/3gpp2", "audio/3gpp", "audio/3gpp2")),
+    (rb"\0...ftypM4[ABP] ", ("audio/mp4", "audio/m4a", "audio/x-m4a", "audio/x-m4b", "audio/x-m4p")),
+    (rb"\0...ftypcrx ", ("image/x-canon-cr3",)),
+    (rb"\0...ftyp", ("video/mp4", "audio/mp4", "application/mp4", "video/x-*", "audio/m4a", "audio/x-m4a")),
+    (rb"\x1a\x45\xdf\xa3", ("video/webm", "audio/webm", "video/matroska", "audio/matroska", *_X_MATROSKA)),
+    (
+        rb"OggS" + _BINARY,
+        ("application/ogg", "audio/ogg", "video/ogg", "audio/opus", "audio/vorbis", "audio/speex", "*+ogg"),
+    ),
+    (rb"ID3" + _BINARY, ("audio/mpeg", "audio/mp3", "audio/mpeg3", "audio/aac", "audio/flac", "audio/x-*")),
+    (rb"fLaC" + _BINARY, ("audio/flac", "audio/x-flac")),
+    (rb"%PDF-", ("application/pdf", "application/x-pdf")),
+    # ZIP: documents, books, programs, maps and pictures with layers.
+    (
+        rb"PK(?:\x03\x04|\x05\x06|\x07\x08)",
+        ("application/zip", "application/*", "*+zip", "model/*", "image/openraster"),
+    ),
+    (rb"\x1f\x8b", ("application/gzip", "application/x-gzip", "application/*")),
+    (rb"MZ" + _BINARY, ("application/vnd.microsoft.portable-executable", "application/x-*")),
+    (rb"\x7fELF", ("application/x-elf", "application/x-*")),
+    # Markup may be preceded by a byte order mark and white space, and its case is free.
+    (_MARKUP + rb"(?i:!doctype html|html|head|body|script)", ("text/html", "application/xhtml+xml")),
+    (_MARKUP + rb"(?i:svg)", ("image/svg+xml", "application/xml", "text/xml")),
+    (_MARKUP + rb"(?i:\?xml)", ("application/xml", "text/xml", "image/svg+xml", "application/xhtml+xml", "*+xml")),
 )
-# Signature at an offset → the types that begin so. Sources: the PNG, GIF, JFIF, RIFF, ISO-BMFF, EBML and Ogg formats.
-_SIGNATURES: Final[tuple[tuple[int, bytes, frozenset[str]], ...]] = (
-    (0, b"\x89PNG\r\n\x1a\n", frozenset({"image/png", "image/apng"})),
-    (0, b"\xff\xd8\xff", frozenset({"image/jpeg", "image/jpg"})),
-    (0, b"GIF87a", frozenset({"image/gif"})),
-    (0, b"GIF89a", frozenset({"image/gif"})),
-    (8, b"WEBP", frozenset({"image/webp"})),
-    (8, b"WAVE", frozenset({"audio/wav", "audio/wave", "audio/x-wav"})),
-    (4, b"ftyp", _ISO_MEDIA),
-    (0, b"\x1a\x45\xdf\xa3", frozenset({"video/webm", "audio/webm", "video/x-matroska", "audio/x-matroska"})),
-    (0, b"OggS", frozenset({"audio/ogg", "video/ogg", "application/ogg"})),
-    (0, b"ID3", frozenset({"audio/mpeg", "audio/mp3"})),
-    (0, b"fLaC", frozenset({"audio/flac"})),
-    (0, b"%PDF-", frozenset({"application/pdf"})),
-    (0, b"PK\x03\x04", frozenset({"application/zip"})),
-    (0, b"\x1f\x8b", frozenset({"application/gzip"})),
-    (0, b"MZ", frozenset({"application/vnd.microsoft.portable-executable"})),
-    (0, b"\x7fELF", frozenset({"application/x-elf"})),
-)
-# Markup may be preceded by a byte order mark and white space, and its case is free.
-_MARKUP: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script|svg|\?xml)", re.IGNORECASE)
-_SVG: Final = frozenset({"image/svg+xml"})
-_MARKUP_TYPES: Final = {
-    b"svg": _SVG,
-    b"?xml": _SVG | {"application/xml", "text/xml", "application/xhtml+xml"},
-}
-_HTML: Final = frozenset({"text/html"})
+_COMPILED: Final = tuple((re.compile(begins, re.DOTALL), types) for begins, types in _SIGNATURES)
+_NAMED: Final = frozenset(it for _, types in _SIGNATURES for it in types)
 
 
-def types_shown_by(head: bytes) -> frozenset[str]:
-    """Return the MIME types a file beginning with `head` can be; empty when the bytes do not show it."""
-    for offset, signature, types in _SIGNATURES:
-        if head.startswith(signature, offset):
-            return types
-    markup = _MARKUP.match(head)
-    return frozenset() if markup is None else _MARKUP_TYPES.get(markup.group(1).lower(), _HTML)
+def other_type_shown(declared: str, head: bytes) -> str | None:
+    """Return the plainest type of a file beginning with `head` when it cannot be `declared`.
+
+    None if it can be, and if the bytes do not show their type. `declared` is in lower case.
+    """
+    for begins, types in _COMPILED:
+        if begins.match(head):
+            return None if _is_among(declared, types) else types[0]
+    return None
+
+
+def _is_among(declared: str, types: tuple[str, ...]) -> bool:
+    return declared in types or (declared not in _NAMED and any(fnmatchcase(declared, it) for it in types))

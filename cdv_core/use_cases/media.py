@@ -16,7 +16,7 @@ from cdv_core.domain.events import media_finalized
 from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.limits import DOWNLOAD_LIFE, SWEEP_GRACE, UPLOAD_LIFE
 from cdv_core.domain.media import Asset, AssetState, Sha256, content_disposition, parse_filename
-from cdv_core.domain.media_types import types_shown_by
+from cdv_core.domain.media_types import other_type_shown
 from cdv_core.errors import (
     AssetNotFound,
     ChecksumMismatch,
@@ -233,9 +233,9 @@ def _prove(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
         raise ChecksumMismatch(expected=str(asset.announced_checksum), actual=checksum)
     if blob.sha256 != checksum:
         raise ChecksumMismatch(expected=checksum, actual=blob.sha256)
-    shown = types_shown_by(blob.head)
-    if shown and asset.mime_type not in shown:
-        raise MediaTypeMismatch(declared=asset.mime_type, detected=min(shown))
+    other = other_type_shown(asset.mime_type, blob.head)
+    if other is not None:
+        raise MediaTypeMismatch(declared=asset.mime_type, detected=other)
 
 
 def _with_checksum(asset: Asset, checksum: Sha256) -> Asset:

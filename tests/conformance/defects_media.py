@@ -103,7 +103,7 @@ MEDIA: list[Defect] = [
         "type-not-looked-at",
         "Bytes of another type than declared are accepted.",
         "MEDIA-011",
-        (USE_CASE, "    if shown and asset.mime_type not in shown:", "    if False:"),
+        (USE_CASE, "    if other is not None:", "    if False:"),
     ),
     defect(
         "claimed-before-proved",

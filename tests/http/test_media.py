@@ -266,6 +266,24 @@ async def test_wrong_bytes_are_refused_and_may_be_uploaded_again(
     assert data(await ada.finalize(ticket["assetId"]))["checksum"] == SHA
 
 
+@pytest.mark.parametrize(
+    ("declared", "content", "detected"),
+    [
+        ("video/mp4", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "image/heic"),
+        ("video/mp4", b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00mif1avif", "image/avif"),
+        ("video/mp4", b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ", "video/quicktime"),
+        ("image/png", b"II*\x00\x08\x00\x00\x00", "image/tiff"),
+        ("image/png", b"MM\x00*\x00\x00\x00\x08", "image/tiff"),
+        ("image/jpeg", PNG, "image/png"),
+    ],
+)
+async def test_the_type_that_the_bytes_show_is_told(ada: Creator, declared: str, content: bytes, detected: str) -> None:
+    ticket = data(await ada.init(content, mimeType=declared))
+    assert await put(ada, ticket, content) == 200
+    error = refused(await ada.finalize(ticket["assetId"], hashlib.sha256(content).hexdigest()), 400, "CDV_MEDIA_TYPE")
+    assert error["details"] == {"field": "mimeType", "declared": declared, "detected": detected}
+
+
 async def test_bytes_that_are_not_the_announced_ones_are_refused(ada: Creator) -> None:
     ticket = await ada.staged(sha256="0" * 64)
     refused(await ada.finalize(ticket["assetId"]), 400, "CDV_MEDIA_CHECKSUM")
