@@ -109,7 +109,10 @@ class NotTheOwner(CdvError):
 
 @dataclass(eq=False)
 class CollectionUnknown(CdvError):
+    """`version` is the one that was asked for, None if none was; the client is told of the collection only."""
+
     collection: str
+    version: str | None = None
     code = "CDV_VALIDATION"
     message = "collection: no schema for {collection}"
 

@@ -11,7 +11,14 @@ from litestar.exceptions import HTTPException
 from loguru import logger
 from msgspec import UNSET, UnsetType
 
-from cdv_core.errors import CdvError, RateLimited, SchemaRejected, Unavailable
+from cdv_core.errors import (
+    CdvError,
+    CollectionUnknown,
+    RateLimited,
+    SchemaRejected,
+    SchemaVersionUnknown,
+    Unavailable,
+)
 from cdv_http.metrics import schema_rejects_total
 
 # spec: error codes
@@ -43,6 +50,8 @@ _OF_FRAMEWORK_STATUS: Final[dict[int, tuple[str, str]]] = {
     413: ("CDV_BAD_REQUEST", "the request is too large"),
     415: ("CDV_BAD_REQUEST", "this media type is not accepted"),
 }
+
+_SHOWN_MAX_CHARS: Final = 128  # ours: of a collection's or a version's name in the log
 
 
 class RequestRefused(CdvError):
@@ -105,10 +114,17 @@ def _respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> R
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unavailable):
         logger.bind(dependency=error.dependency).opt(exception=error.__cause__).warning("unavailable: {}", error)
+    if isinstance(error, CollectionUnknown | SchemaVersionUnknown):
+        logger.warning("no schema: collection {}, version {}", _shown(error.collection), _shown(error.version))
     if isinstance(error, SchemaRejected):
         schema_rejects_total.labels(error.collection).inc()
     request.scope["state"]["error_code"] = error.code
     return _response(request, status, error.code, str(error), error.details, headers)
+
+
+def _shown(text: str | None) -> str:
+    """Return what a client wrote as one short line can hold it: cut, and quoted as Python does."""
+    return repr(None if text is None else text[:_SHOWN_MAX_CHARS])
 
 
 def _respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -119,12 +119,12 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self._collections)
 
-    def collection(self, name: Nsid) -> Collection:
-        """Raises CollectionUnknown."""
+    def collection(self, name: Nsid, version: str | None = None) -> Collection:
+        """Raises CollectionUnknown, which says that `version` of it was asked for."""
         try:
             return self._collections[name]
         except KeyError:
-            raise CollectionUnknown(name) from None
+            raise CollectionUnknown(name, version) from None
 
     def resolve(
         self, collection: Nsid, version: str | None, *, now: datetime, allow_drafts: bool, reject_deprecated: bool
@@ -134,7 +134,7 @@ class Catalogue:
         Raises CollectionUnknown: the catalogue has no such collection. SchemaVersionUnknown: the collection has no
         such version, or none was named and none is stable. SchemaVersionRefused: its status forbids writing at `now`.
         """
-        entry = self.collection(collection)
+        entry = self.collection(collection, version)
         wanted = entry.latest_stable if version is None else version
         schema = None if wanted is None else entry.versions.get(wanted)
         if schema is None:

@@ -217,7 +217,7 @@ RECORDS: list[Defect] = [
         ),
         (
             "cdv_core/domain/schemas.py",
-            "            raise CollectionUnknown(name) from None",
+            "            raise CollectionUnknown(name, version) from None",
             "            return next(iter(self._collections.values()))",
         ),
     ),

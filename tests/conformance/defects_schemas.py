@@ -69,7 +69,7 @@ SCHEMAS: list[Defect] = [
         "SCHEMA-008",
         (
             DOMAIN,
-            "            raise CollectionUnknown(name) from None",
+            "            raise CollectionUnknown(name, version) from None",
             "            return next(iter(self._collections.values()))",
         ),
     ),

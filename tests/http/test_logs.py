@@ -116,6 +116,40 @@ async def test_a_sample_of_none_leaves_failures_and_their_reasons(
     assert request["status"] == 503
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"collection": "com.example.none"}, "collection 'com.example.none', version None"),
+        (
+            {"collection": "com.example.none", "schemaVersion": "2.0.0"},
+            "collection 'com.example.none', version '2.0.0'",
+        ),
+        ({"schemaVersion": "9.9.9"}, "collection 'com.registryaccord.profile', version '9.9.9'"),
+        (
+            {"schemaVersion": "1\nERROR \u202e" + "x" * 5000},
+            rf"collection 'com.registryaccord.profile', version '1\nERROR \u202e{'x' * 119}'",
+        ),
+    ],
+)
+async def test_what_no_schema_is_for_is_named_under_the_correlation_id(
+    opened: Open, capsys: pytest.CaptureFixture[str], asked: dict[str, str], told: str
+) -> None:
+    async with opened() as api:
+        refused(await api.creator().create(**asked, headers={"X-Correlation-Id": "mine"}), 400, "CDV_VALIDATION")
+    reason, request = lines(capsys)
+    assert (reason["level"], reason["message"]) == ("warning", f"no schema: {told}")
+    assert reason["correlation_id"] == request["correlation_id"] == "mine"
+
+
+async def test_a_listing_of_what_no_schema_is_for_is_told_too(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+    query = {"did": "did:example:ada", "collection": "com.example.none"}
+    async with opened() as api:
+        refused(await api.http.get("/v1/repo/listRecords", params=query), 400, "CDV_VALIDATION")
+    reason, request = lines(capsys)
+    assert reason["message"] == "no schema: collection 'com.example.none', version None"
+    assert reason["correlation_id"] == request["correlation_id"]
+
+
 async def test_lines_below_the_level_are_not_written(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened(log_level="warning") as api:
         data(await api.creator().create())
