@@ -61,7 +61,6 @@ class Service:
     served_blobs: ServedBlobStore | None = None
     public_keys: dict[str, Any] | None = None
     rate_limit_storage: str | None = None
-    draining: bool = False
     wrote: Callable[[], None] = field(default=lambda: None)
     readings: list[Callable[[], dict[str, float]]] = field(default_factory=list)
 

@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             if service.relay is not None:
                 service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             app.state["service"] = service
+            app.state["admission"] = admission
             service.readings.append(lambda: {"requests_under_way": admission.under_way})
             if chosen.tls_cert is not None:
                 # Of what this worker serves: a renewed one gets new workers.
@@ -72,7 +73,7 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             stack.push_async_callback(limits.close)
             started()
             yield
-            service.draining = True
+            admission.closing = True
 
     app = Litestar(
         route_handlers=_routes(chosen),

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from cdv_adapters.service import Dependency
 from cdv_core.errors import CdvError
+from cdv_http.admission import Admission
 from cdv_http.answers import success
 from cdv_http.error_responses import error_bytes
 from cdv_http.exposition import States
@@ -47,7 +48,8 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
     """Say whether requests can be served: 503 while a critical dependency is down, or when shutting down."""
     service = service_of(request)
     states = list(await asyncio.gather(*map(_state, service.dependencies)))
-    if service.draining:
+    admission: Admission = request.app.state["admission"]
+    if admission.closing:  # this process takes no new connections, though the service may go on in another
         status = "draining"
     elif any(state.critical and not state.up for state in states):
         status = "unavailable"

@@ -27,6 +27,7 @@ from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
 from cdv_core.ports.schemas import SchemaSource
 from cdv_http.app import create_app
+from cdv_http.middleware.gate import GateMiddleware
 from tests.fakes.clock import FakeClock
 from tests.leaks import signed_url
 
@@ -41,7 +42,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")  # spec: convention
 class Api:
     """An HTTP client of one vault, with tokens for anyone. `clock`, if given, is the vault's."""
 
-    app: ASGIApp
+    app: GateMiddleware
     http: httpx.AsyncClient
     issuer: LocalIssuer
     settings: Settings

@@ -68,7 +68,7 @@ async def test_something_critical_makes_unready_and_is_named(api: Api) -> None:
 
 
 async def test_a_process_that_is_draining_is_not_ready(api: Api) -> None:
-    api.service.draining = True
+    api.app.admission.closing = True
     assert refused(await api.http.get("/readyz"), 503, "CDV_UNAVAILABLE")["details"]["status"] == "draining"
     assert data(await api.http.get("/healthz"))
     assert data(await api.creator().create())

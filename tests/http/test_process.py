@@ -73,7 +73,8 @@ async def test_a_request_under_way_is_answered_before_it_ends(
     started: list[RunningVault], tmp_path: Path, workers: str
 ) -> None:
     vault = start(started, tmp_path / "data", CDV_WORKERS=workers)
-    with vault.connect() as connection:
+    with vault.connect() as connection, vault.connect() as probe:
+        probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n")
         token = vault.token("did:example:ada")
         body = b'{"did":"did:example:ada","collection":"com.registryaccord.profile","record":{"displayName":"Ada"}}'
         connection.sendall(
@@ -86,6 +87,10 @@ async def test_a_request_under_way_is_answered_before_it_ends(
         deadline = time.monotonic() + 20
         while not refuses(vault):
             assert time.monotonic() < deadline
+        # Who was here already hears that it ends.
+        probe.sendall(b"\r\n")
+        assert (said := probe.recv(4000)).startswith(b"HTTP/1.1 503 "), said
+        assert b'"status":"draining"' in said
         connection.sendall(body)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert vault.process.wait(40) == 0

@@ -14,11 +14,11 @@ PROXY = "198.51.100.7"
 
 
 async def unavailable(api: Api, _: Creator) -> httpx.Response:
-    api.service.draining = True
+    api.app.admission.closing = True
     try:
         return await api.http.get("/readyz")
     finally:
-        api.service.draining = False
+        api.app.admission.closing = False
 
 
 ANSWERS: dict[int, Callable[[Api, Creator], Awaitable[httpx.Response]]] = {
