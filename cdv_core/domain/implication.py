@@ -6,6 +6,7 @@ a harmless one, and sometimes a harmless one for breaking.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -88,17 +89,17 @@ class Implication:
 
     def _implies(self, given: Sequence[SchemaNode], wanted: SchemaNode, pointer: str, depth: int) -> bool:
         """Whether a value that fits all of `given` (of the old document) fits `wanted` (of the new one)."""
-        given = [self._old.resolve(it) for it in given]
+        facts = list(self._conjuncts(given))
         wanted = self._new.resolve(wanted)
-        key = (*map(id, given), id(wanted))
+        key = (*map(id, facts), id(wanted))
         if key in self._under_way:
             return True
         self._steps += 1
         if depth > _DEPTH_MAX or self._steps > _STEPS_MAX:
             return self._gap(pointer, "the schemas are too deep or too many to compare")
-        self._under_way[key] = (*given, wanted)
+        self._under_way[key] = (*facts, wanted)
         try:
-            return self._proves(list(self._conjuncts(given)), wanted, pointer, depth)
+            return self._proves(facts, wanted, pointer, depth)
         finally:
             del self._under_way[key]
 
@@ -121,11 +122,19 @@ class Implication:
         return proved
 
     def _conjuncts(self, given: Iterable[SchemaNode]) -> Iterator[SchemaNode]:
-        """Iterate over what must all hold for a value that fits `given`: these, and what they demand by allOf."""
-        for node in map(self._old.resolve, given):
-            yield node
-            if isinstance(node, dict):
-                yield from self._conjuncts(node.get("allOf", ()))
+        """Iterate over what must all hold for a value that fits `given`: these, and what they demand by allOf.
+
+        Each once, however many say so: otherwise their number may double with every step into the value.
+        """
+        seen: set[int] = set()
+        waiting = deque(given)
+        while waiting:
+            node = self._old.resolve(waiting.popleft())
+            if id(node) not in seen:
+                seen.add(id(node))
+                yield node
+                if isinstance(node, dict):
+                    waiting += node.get("allOf", ())
 
     def _fits_all(self, nodes: Iterable[Node], value: object) -> bool:
         return not any(find_violations(SchemaDocument(it, self._old.refs), value) for it in nodes)
@@ -220,7 +229,10 @@ class Implication:
         for node in nodes:
             if "not" in node:
                 backwards = Implication(self._new, self._old, optional_members=False)
-                if backwards._implies([operand], node["not"], pointer, depth + 1):
+                backwards._steps = self._steps
+                excluded = backwards._implies([operand], node["not"], pointer, depth + 1)
+                self._steps = backwards._steps
+                if excluded:
                     return True
         return self._gap(pointer, "other values are excluded now")
 

@@ -200,6 +200,16 @@ def test_schemas_that_refer_to_themselves_are_compared():
     assert _change(tree({"maximum": 2}), tree({"maximum": 1})) == "major"
 
 
+@pytest.mark.timeout(60)
+def test_what_a_schema_says_twice_at_every_step_is_compared_once():
+    def twice(most: int) -> dict[str, Any]:
+        again = {"properties": {"a": {"$ref": "#/definitions/again"}}}
+        return {"definitions": {"again": {**again, "allOf": [again], "maxProperties": most}}, "allOf": [again]}
+
+    assert _change(twice(3), twice(4)) == "minor"
+    assert _change(twice(4), twice(3)) == "major"
+
+
 def test_a_rule_that_stayed_counts_only_if_what_it_refers_to_stayed():
     def choice(most: int) -> dict[str, Any]:
         return {
