@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 THROW_AWAY_DID = "did:example:cdv-doctor-"  # ours: what `cdv doctor` writes under, and may remove again
 _SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
+_STORE_ANSWERED_SECONDS = 1.0  # ours: one question a second, while URLs are asked for
 _SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well
 
 
@@ -176,6 +177,7 @@ def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3
         region=settings.s3_region,
         ca_file=settings.s3_ca,
         keys=None if access is None else keys,
+        answered_within_seconds=_STORE_ANSWERED_SECONDS,
     )
 
 

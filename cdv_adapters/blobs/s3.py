@@ -1,6 +1,7 @@
 """Media bytes in an S3-compatible store, through the minio client, which blocks and so runs in threads of its own.
 
-Clients PUT to and GET from the store itself at presigned URLs; these are computed here without asking the store.
+Clients PUT to and GET from the store itself at presigned URLs; these are computed here, of a store that has answered
+lately.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class S3BlobStore:
     without it the platform's own credentials are used (environment, web identity, container or instance role).
     `ca_file`: PEM of the authorities to trust instead of the system's. A call fails within `call_timeout_seconds`;
     reading an object has as much more as its size warrants, copying one has `copy_timeout_seconds` more.
+    `answered_within_seconds`: no URL is signed unless the store has answered as lately; None: it is not asked for that.
 
     The mark of staged bytes is their ETag, their SHA-256 and, in a bucket that keeps versions, their version: then
     exactly that version is copied. Without versions the copy is made by ETag and hashed again (docs: adr/002).
@@ -93,6 +95,7 @@ class S3BlobStore:
         call_timeout_seconds: float = 10.0,
         copy_timeout_seconds: float = 20.0,
         keys_life_seconds: float = 60.0,
+        answered_within_seconds: float | None = None,
         max_threads: int = 16,
     ) -> None:
         self._bucket = bucket
@@ -103,6 +106,9 @@ class S3BlobStore:
         self._keys_fresh_until = 0.0
         self._call_seconds = call_timeout_seconds
         self._copy_seconds = copy_timeout_seconds
+        self._answered_within = answered_within_seconds
+        self._asking: asyncio.Task[Unavailable | None] | None = None
+        self._asked_at = float("-inf")
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="s3")
         trust = ssl.create_default_context(cafile=ca_file)
 
@@ -188,6 +194,8 @@ class S3BlobStore:
 
     async def _presign(self, method: str, key: str, expires_at: datetime, headers: dict[str, str]) -> str:
         await self._read_keys()
+        if self._answered_within is not None:
+            await self._must_answer(self._answered_within)
         now = self._clock.now()
         return self._signer.get_presigned_url(
             method,
@@ -197,6 +205,23 @@ class S3BlobStore:
             request_date=now,
             response_headers={**headers},
         )
+
+    async def _must_answer(self, within_seconds: float) -> None:
+        """Raises Unavailable: a URL of a store that is down helps nobody. All who come meanwhile share one question."""
+        if self._asking is None or (self._asking.done() and time.monotonic() > self._asked_at + within_seconds):
+            self._asking = asyncio.create_task(self._ask())
+        down = await asyncio.shield(self._asking)
+        if down is not None:
+            raise Unavailable(down.dependency) from down.__cause__
+
+    async def _ask(self) -> Unavailable | None:
+        try:
+            await self.check()
+        except Unavailable as down:
+            return down
+        finally:
+            self._asked_at = time.monotonic()
+        return None
 
     async def _call(self, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do blocking `work` with the present keys; once more with new ones if it is these that were refused."""

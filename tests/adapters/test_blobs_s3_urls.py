@@ -1,5 +1,6 @@
 """What the S3 store signs and copies, and with whose keys."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -139,6 +140,47 @@ async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
     assert "/eu-west-3/s3/" in query["X-Amz-Credential"][0]
     assert 890 <= int(query["X-Amz-Expires"][0]) <= 900
     assert parse_qs(download.query)["response-content-disposition"] == ["inline"]
+
+
+async def test_no_url_of_a_store_that_is_down_is_given_out():
+    answers = [Answer(200), Answer(503), Answer(200)]
+    with scripted_store(lambda _: answers[0], answered_within_seconds=0.2) as (store, server):
+
+        async def urls() -> None:
+            expires_at = SystemClock().now() + timedelta(minutes=15)
+            await store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)
+            await store.download_url(FINAL, mime_type="a/b", disposition="inline", expires_at=expires_at)
+
+        await asyncio.gather(*(urls() for _ in range(5)))
+        assert [asked.method for asked in server.asked] == ["HEAD"]  # one question for all
+        for _ in range(2):
+            answers.pop(0)
+            await asyncio.sleep(0.25)
+            if answers[0].status == 503:
+                await unavailable(urls())
+                await unavailable(urls())
+            else:
+                await urls()
+
+
+async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
+    asked, let_go = threading.Event(), threading.Event()
+
+    def wait(_: Asked) -> Answer:
+        asked.set()
+        assert let_go.wait(PATIENCE_SECONDS)
+        return Answer(200)
+
+    with scripted_store(wait, answered_within_seconds=5.0) as (store, server):
+        expires_at = SystemClock().now() + timedelta(minutes=15)
+        first, second = (
+            asyncio.create_task(store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)) for _ in range(2)
+        )
+        await asyncio.to_thread(asked.wait, PATIENCE_SECONDS)
+        first.cancel()
+        let_go.set()
+        assert await second
+        assert len(server.asked) == 1
 
 
 async def test_clients_may_reach_the_store_under_another_name(s3_bucket: Bucket):
