@@ -80,6 +80,12 @@ async def test_one_request_alone_is_all_that_there_is_to_say():
     assert alone.p50 == alone.p95 == alone.p99 == alone.max
 
 
+async def test_of_few_requests_nothing_is_longer_than_the_longest():
+    async with Server(stall_at=5, stall_seconds=0.2) as port:
+        few = await all_once(port, [b"%d\n" % number for number in range(5)], connections=1)
+    assert few.p95 <= few.p99 <= few.max
+
+
 async def test_a_server_that_is_gone_is_counted_and_not_waited_for(tmp_path: Path):
     prepared = Prepared(tmp_path / "all", [b"one\n"])
     paced = await open_loop(free_port(), prepared, rate=100, seconds=0.1)
