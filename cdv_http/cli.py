@@ -105,11 +105,16 @@ def _serve(arguments: argparse.Namespace) -> int:
         if settings.workers > 1:
             # Where the workers' counts are added up. prometheus_client looks at this when it is imported and never
             # again: so the server is imported only now.
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-"))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-", dir=_shared_memory()))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         from cdv_http.server import serve
 
         return serve(settings)
+
+
+def _shared_memory() -> str | None:
+    """Return a folder in memory, if there is one: to count in a mapped file on a disk that is full is a bus error."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - what is made in it has a random name
 
 
 def _token(arguments: argparse.Namespace) -> int:

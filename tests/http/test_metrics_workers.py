@@ -57,6 +57,15 @@ def test_two_workers_are_counted_as_one(started: list[RunningVault], tmp_path: P
     assert scrape(vault).value("cdv_catalogue_collections") == 8  # of one catalogue, not of two
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no folder in memory")
+def test_counts_are_kept_in_memory_and_not_on_a_disk_that_may_be_full(
+    started: list[RunningVault], tmp_path: Path
+) -> None:
+    started.append(vault := RunningVault(tmp_path / "data", CDV_WORKERS="2"))
+    mapped = {Path(it.path).parent for it in workers(vault)[0].memory_maps() if "cdv-metrics-" in it.path}
+    assert {it.parent for it in mapped} == {Path("/dev/shm")}
+
+
 def test_a_worker_that_was_killed_leaves_its_counts_and_nothing_in_flight(
     started: list[RunningVault], tmp_path: Path
 ) -> None:
