@@ -94,10 +94,10 @@ class MemoryEventBus(EventBus):
     async def streams(self) -> list[StreamState]:
         return [stream.state() for stream in self._streams.values()]
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
         for message in list(self._streams[stream.name].messages):
             if after < message.sequence <= stream.last_sequence:
-                yield message.sequence, message.event.event_id
+                yield message.sequence, message.event.event_id, message.stored_at
 
     async def follow(self, stream: str, after: int = 0) -> AsyncGenerator[Message]:
         """Yield what `stream` (RA_RECORDS or RA_MEDIA) holds after that sequence, then what comes, without an end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from datetime import datetime
 from typing import Any, Final, Self
 
 import nats.errors
@@ -89,10 +90,11 @@ class NatsEventBus(EventBus):
             self._batching = frozenset(info["config"]["name"] for info in infos if info["config"].get("allow_atomic"))
             return [stream_state(info) for info in infos]
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
         async with aclosing(self._messages(stream, after, headers_only=True)) as messages:
             async for message in messages:
-                yield message.metadata.sequence.stream, event_id((message.headers or {}).get("Nats-Msg-Id", ""))
+                held, message_id = message.metadata, (message.headers or {}).get("Nats-Msg-Id", "")
+                yield held.sequence.stream, event_id(message_id), held.timestamp
 
     async def envelopes(self, stream: StreamState, after: int) -> AsyncGenerator[bytes]:
         """Yield the events that `message_ids` would name. Raises: Unavailable."""

@@ -12,7 +12,7 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
 from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
 
-_COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence"
+_COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at"
 
 _LEASE: Final = """
 INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, %(owner)s, %(expires_at)s)
@@ -24,8 +24,9 @@ _HELD: Final = "WITH held AS (SELECT id FROM relay_lease WHERE owner = %(owner)s
 _MARK: Final = f"""
 {_HELD},
 published AS (
-    UPDATE op_log SET stream_sequence = acknowledged.stream_sequence
-    FROM unnest(%(sequences)s::bigint[], %(stream_sequences)s::bigint[]) AS acknowledged (sequence, stream_sequence)
+    UPDATE op_log SET stream_sequence = acknowledged.stream_sequence, published_at = acknowledged.published_at
+    FROM unnest(%(sequences)s::bigint[], %(stream_sequences)s::bigint[], %(published_at)s::timestamptz[])
+        AS acknowledged (sequence, stream_sequence, published_at)
     WHERE op_log.sequence = acknowledged.sequence AND op_log.stream_sequence IS NULL AND EXISTS (SELECT FROM held)
 ),
 marked AS (
@@ -39,7 +40,7 @@ SELECT id FROM held"""
 _REQUEUE: Final = f"""
 {_HELD},
 requeued AS (
-    UPDATE op_log SET stream_sequence = NULL
+    UPDATE op_log SET stream_sequence = NULL, published_at = NULL
     WHERE sequence = ANY (%(sequences)s::bigint[]) AND stream_sequence IS NOT NULL AND EXISTS (SELECT FROM held)
 )
 SELECT id FROM held"""
@@ -61,12 +62,13 @@ class PostgresOutbox(Outbox):
         return [_entry(row) for row in await self._database.rows(_WAITING, (limit,))]
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
     ) -> bool:
         parameters = {
             "owner": owner,
-            "sequences": [sequence for sequence, _ in acknowledged],
-            "stream_sequences": [stream_sequence for _, stream_sequence in acknowledged],
+            "sequences": [sequence for sequence, _, _ in acknowledged],
+            "stream_sequences": [stream_sequence for _, stream_sequence, _ in acknowledged],
+            "published_at": [published_at for _, _, published_at in acknowledged],
             "names": [mark.name for mark in marks],
             "created": [mark.created for mark in marks],
             "last_sequences": [mark.last_sequence for mark in marks],
@@ -92,6 +94,6 @@ class PostgresOutbox(Outbox):
 
 
 def _entry(row: tuple[Any, ...]) -> OpLogEntry:
-    sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence = row
+    sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at = row
     event = Event(event_id, Did(did), subject, envelope, occurred_at, traceparent)
-    return OpLogEntry(sequence, event, stream_sequence)
+    return OpLogEntry(sequence, event, stream_sequence, published_at)

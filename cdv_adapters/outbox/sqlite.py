@@ -12,7 +12,10 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
 from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
 
-_SELECT = "SELECT sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence FROM op_log"
+_SELECT = (
+    "SELECT sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at"
+    " FROM op_log"
+)
 
 
 class SqliteOutbox(Outbox):
@@ -35,14 +38,15 @@ class SqliteOutbox(Outbox):
         return await self._database.write(work)
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
     ) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
             if not _holds_lease(connection, owner):
                 return False
             connection.executemany(
-                "UPDATE op_log SET stream_sequence = ? WHERE sequence = ? AND stream_sequence IS NULL",
-                [(stream_sequence, sequence) for sequence, stream_sequence in acknowledged],
+                "UPDATE op_log SET stream_sequence = ?, published_at = ?"
+                " WHERE sequence = ? AND stream_sequence IS NULL",
+                [(place, to_micros(published_at), sequence) for sequence, place, published_at in acknowledged],
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO stream_marks (name, created, last_sequence, gaps) VALUES (?, ?, ?, ?)",
@@ -89,7 +93,8 @@ class SqliteOutbox(Outbox):
             if not _holds_lease(connection, owner):
                 return False
             connection.executemany(
-                "UPDATE op_log SET stream_sequence = NULL WHERE sequence = ?", [(sequence,) for sequence in sequences]
+                "UPDATE op_log SET stream_sequence = NULL, published_at = NULL WHERE sequence = ?",
+                [(sequence,) for sequence in sequences],
             )
             return True
 
@@ -102,6 +107,6 @@ def _holds_lease(connection: sqlite3.Connection, owner: str) -> bool:
 
 
 def _entry(row: tuple[Any, ...]) -> OpLogEntry:
-    sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence = row
+    sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at = row
     event = Event(event_id, Did(did), subject, envelope, from_micros(occurred_at), traceparent)
-    return OpLogEntry(sequence, event, stream_sequence)
+    return OpLogEntry(sequence, event, stream_sequence, None if published_at is None else from_micros(published_at))

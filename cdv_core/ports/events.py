@@ -63,9 +63,10 @@ class EventBus(Protocol):
         """Return the present state of each stream. Raises: Unavailable."""
         ...
 
-    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
-        """Yield (stream sequence, event id) of what `stream` holds from sequence `after` + 1 to its last, in order.
+    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
+        """Yield (stream sequence, event id, when it was stored) of what `stream` holds, in order.
 
-        Close it when leaving early. Raises: Unavailable.
+        From sequence `after` + 1 to the last that `stream` says. The time is aware, in UTC, and by the clock that
+        `complete_since` goes by. Close it when leaving early. Raises: Unavailable.
         """
         ...

@@ -16,11 +16,14 @@ class OpLogEntry(msgspec.Struct, frozen=True):
     """A committed event. `sequence`: its place in the op log; ascending with commit order within one DID.
 
     `stream_sequence`: where the stream acknowledged it, None while it is not published (never was, or requeued).
+    `published_at`: when the stream got it, which may be long after it occurred; None while it is not published, and if
+    code published it that did not note this.
     """
 
     sequence: int
     event: Event
     stream_sequence: int | None = None
+    published_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,12 @@ class Outbox(Protocol):
         ...
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
     ) -> bool:
-        """Note (sequence, stream sequence) pairs that a stream has acknowledged, and where the streams stand then.
+        """Note what streams have acknowledged, and where they stand then.
 
-        One transaction. A mark replaces that of the same name; an entry already published stays as it is.
+        `acknowledged`: (sequence, stream sequence, when the stream got it). One transaction. A mark replaces that of
+        the same name; an entry already published stays as it is.
         Returns False, having changed nothing, when `owner` no longer holds the lease (another took it, or it was
         released; merely expired is still held): what a relay learnt before it was overtaken may be out of date.
         """
@@ -89,8 +93,9 @@ class Outbox(Protocol):
         ...
 
     async def requeue(self, owner: str, sequences: Sequence[int]) -> bool:
-        """Make these entries unpublished again (`stream_sequence` None), because the stream has lost them.
+        """Make these entries unpublished again, because the stream has lost them.
 
+        Their `stream_sequence` and `published_at` are None then.
         Returns False, having changed nothing, when `owner` no longer holds the lease.
         """
         ...

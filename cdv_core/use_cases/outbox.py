@@ -11,7 +11,7 @@ missing, so that the next runs publish it in op-log order, before anything newer
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -119,31 +119,33 @@ class Relay:
             return Outcome(leased=True, waiting=len(entries), more=True, comparisons=tuple(comparisons))
         kept = await self._kept_already(states, marks, entries)
         fresh = [entry for entry in entries if entry.sequence not in kept]
+        published_at = self._clock.now()  # before it is: however long this stands still then, nothing seems younger
         answers = await self._bus.publish(fresh, states) if fresh else []
         for entry, answer in zip(fresh, answers, strict=True):
             if answer is not None:
-                kept[entry.sequence] = answer.stream_sequence
+                kept[entry.sequence] = answer.stream_sequence, published_at
         reached = [_mark(state, entries, kept) for state in states]
         changed = [mark for mark in reached if mark != marks.get(mark.name)]
         if kept or changed:
-            await self._note(sorted(kept.items()), changed)
+            await self._note([(sequence, *where) for sequence, where in sorted(kept.items())], changed)
         waiting = len(entries) - len(kept)
         more = len(entries) == self._batch_entries and bool(kept)
         return Outcome(leased=True, published=len(kept), waiting=waiting, more=more)
 
     async def _kept_already(
         self, states: Sequence[StreamState], marks: Mapping[str, StreamMark], entries: Sequence[OpLogEntry]
-    ) -> dict[int, int]:
-        """Return {sequence: stream sequence} of those entries that a stream took without anybody noting it."""
-        kept: dict[int, int] = {}
+    ) -> dict[int, tuple[int, datetime]]:
+        """Return {sequence: (stream sequence, when)} of those entries that a stream took without anybody noting it."""
+        # When is the stream's to say: the relay may have been away since, and what expires meanwhile is not lost.
+        kept: dict[int, tuple[int, datetime]] = {}
         sequences = {entry.event.event_id: entry.sequence for entry in entries}
         for state in states:
             after = marks[state.name].last_sequence if state.name in marks else 0
             if after < state.last_sequence and sequences:
                 async with aclosing(self._ids(state, after)) as ids:
-                    async for stream_sequence, event_id in ids:
+                    async for stream_sequence, event_id, stored_at in ids:
                         if event_id in sequences:
-                            kept[sequences[event_id]] = stream_sequence
+                            kept[sequences[event_id]] = stream_sequence, stored_at
         return kept
 
     async def _has_lost(self, state: StreamState, mark: StreamMark | None) -> bool:
@@ -153,10 +155,17 @@ class Relay:
             return True
         if state.first_sequence <= self._first_kept.get(state.created, 1):
             return False
-        # The stream has dropped its oldest: had their time come? The oldest entries that it must still hold tell.
+        # The stream has dropped its oldest: had their time come? The oldest entries that it must still hold tell. They
+        # begin where entries have occurred since then or, if some were published late, before that. Looking only there
+        # would not do: it may find what was published again, and none of what the stream has held for longer.
         floor = _floor(state)
-        page = await self._outbox.read(await self._position(floor), PAGE_ENTRIES, state.subject_prefix)
-        places = [it.stream_sequence for it in page if it.stream_sequence is not None and _occurred_since(it, floor)]
+        places: list[int] = []
+        for moment_of in (_occurred_at, _published_at):
+            position = await self._position(floor, moment_of)
+            page = await self._outbox.read(position, PAGE_ENTRIES, state.subject_prefix)
+            places += [
+                it.stream_sequence for it in page if it.stream_sequence is not None and _published_since(it, floor)
+            ]
         self._first_kept[state.created] = min(places, default=state.first_sequence)
         return self._first_kept[state.created] < state.first_sequence
 
@@ -164,8 +173,7 @@ class Relay:
         compared = dict.fromkeys((state.name for state in states), 0)
         requeued = dict(compared)
         self._first_kept.clear()  # it may be kept elsewhere afterwards
-        floors = [_floor(state) for state in states]
-        position = await self._position(None if None in floors else min(floor for floor in floors if floor))
+        position = await self._position(self._searched_since(states), _published_at)
         while True:
             position, chunk = await self._read_chunk(position, states)
             if not any(chunk.values()):
@@ -194,7 +202,7 @@ class Relay:
                     if (
                         entry.stream_sequence is not None
                         and entry.event.subject.startswith(state.subject_prefix)
-                        and _occurred_since(entry, _floor(state))
+                        and _published_since(entry, _floor(state))
                     ):
                         chunk[state.name][entry.event.event_id] = (entry.sequence, entry.stream_sequence)
             await self._renew()
@@ -206,27 +214,27 @@ class Relay:
         Notes the new place of those that it holds elsewhere than where it acknowledged them.
         """
         missing = dict(expected)
-        moved: list[tuple[int, int]] = []
+        moved: list[tuple[int, int, datetime]] = []
         first = min((stream_sequence for _, stream_sequence in expected.values()), default=1)
         # Mostly they are where they were acknowledged; the rest of the stream is read only for those that are not.
         for after, until in ((first - 1, state.last_sequence), (0, first - 1)):
             if not missing or after >= until:
                 continue
             async with aclosing(self._ids(state, after)) as ids:
-                async for stream_sequence, event_id in ids:
+                async for stream_sequence, event_id, stored_at in ids:
                     if stream_sequence > until:
                         break
                     place = missing.pop(event_id, None)
                     if place is not None and place[1] != stream_sequence:
-                        moved.append((place[0], stream_sequence))
+                        moved.append((place[0], stream_sequence, stored_at))
                     if not missing:
                         break
         if moved:
-            await self._requeue([sequence for sequence, _ in moved])
+            await self._requeue([sequence for sequence, _, _ in moved])
             await self._note(moved)
         return sorted(sequence for sequence, _ in missing.values())
 
-    async def _ids(self, state: StreamState, after: int) -> AsyncGenerator[tuple[int, str]]:
+    async def _ids(self, state: StreamState, after: int) -> AsyncGenerator[tuple[int, str, datetime]]:
         """Yield as the bus does, and keep the lease however long that takes."""
         async with aclosing(self._bus.message_ids(state, after)) as ids:
             count = 0
@@ -236,32 +244,48 @@ class Relay:
                     await self._renew()
                 yield item
 
-    async def _position(self, since: datetime | None) -> int:
-        """Return a sequence after which lies all that has occurred since then, and little else.
+    def _searched_since(self, states: Sequence[StreamState]) -> datetime | None:
+        """Return since when the entries were published of which one stream or another may have lost some; None: ever.
 
-        By bisection, as sequences and times ascend together, but for clocks that differ less than EXPIRY_MARGIN.
+        Twice as long ago as the streams keep anything. Sequences and times of publication ascend together, but for what
+        was lost and published again: that is later than what follows it, which a bisection need not notice. Later by
+        no more than a stream keeps anything, as what is older is not missed; so this far back, nothing is passed over
+        but what had been lost twice before. Never later than `_has_lost` goes by: the relay would see what this passes
+        over as lost in every run, and publish nothing.
+        """
+        floors = [_floor(state) for state in states]
+        if None in floors:
+            return None
+        floor = min(floor for floor in floors if floor)
+        return min(floor, floor - (self._clock.now() - floor))
+
+    async def _position(self, since: datetime | None, moment_of: Callable[[OpLogEntry], datetime]) -> int:
+        """Return a sequence after which lies all whose moment is since then, and little else.
+
+        By bisection, as sequences and moments ascend together, but for clocks that differ less than EXPIRY_MARGIN, and
+        for what was published again (see `_searched_since`).
         """
         if since is None:
             return 0
         older, newer = 0, 1
-        while await self._is_older(newer, since):
+        while await self._is_older(newer, since, moment_of):
             older, newer = newer, newer * 2
         while newer - older > 1:
             middle = (older + newer) // 2
-            if await self._is_older(middle, since):
+            if await self._is_older(middle, since, moment_of):
                 older = middle
             else:
                 newer = middle
         return older
 
-    async def _is_older(self, position: int, since: datetime) -> bool:
+    async def _is_older(self, position: int, since: datetime, moment_of: Callable[[OpLogEntry], datetime]) -> bool:
         following = await self._outbox.read(position, 1)
-        return bool(following) and not _occurred_since(following[0], since)
+        return bool(following) and moment_of(following[0]) < since
 
     async def _marks(self) -> dict[str, StreamMark]:
         return {mark.name: mark for mark in await self._outbox.stream_marks()}
 
-    async def _note(self, kept: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()) -> None:
+    async def _note(self, kept: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()) -> None:
         if not await self._outbox.mark_published(self._owner, kept, marks):
             raise _Overtaken
 
@@ -288,14 +312,23 @@ def _floor(state: StreamState) -> datetime | None:
     return None if state.complete_since is None else state.complete_since + EXPIRY_MARGIN
 
 
-def _occurred_since(entry: OpLogEntry, moment: datetime | None) -> bool:
-    return moment is None or entry.event.occurred_at >= moment
+def _occurred_at(entry: OpLogEntry) -> datetime:
+    return entry.event.occurred_at
 
 
-def _mark(state: StreamState, entries: Sequence[OpLogEntry], kept: Mapping[int, int]) -> StreamMark:
+def _published_at(entry: OpLogEntry) -> datetime:
+    """Return from when on the entry's time in its stream counts; if nobody noted that, when it occurred."""
+    return entry.published_at or entry.event.occurred_at
+
+
+def _published_since(entry: OpLogEntry, moment: datetime | None) -> bool:
+    return moment is None or _published_at(entry) >= moment
+
+
+def _mark(state: StreamState, entries: Sequence[OpLogEntry], kept: Mapping[int, tuple[int, datetime]]) -> StreamMark:
     """Return how far the stream has come: its end, or the acknowledgements beyond it."""
     acknowledged = [
-        kept[entry.sequence]
+        kept[entry.sequence][0]
         for entry in entries
         if entry.sequence in kept and entry.event.subject.startswith(state.subject_prefix)
     ]

@@ -212,7 +212,7 @@ async def _seen_in_streams(service: Service, before: int, did: Did, count: int) 
         places = [it.stream_sequence or 0 for it in ours if it.event.subject.startswith(state.subject_prefix)]
         if places:
             async with aclosing(service.bus.message_ids(state, min(places) - 1)) as ids:
-                async for place, event_id in ids:
+                async for place, event_id, _ in ids:
                     missing.discard(event_id)
                     if place >= max(places):
                         break

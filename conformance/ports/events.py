@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
 
 import pytest
@@ -42,7 +42,7 @@ def stream_of(entry: OpLogEntry) -> str:
 async def ids_of(bus: EventBus, name: str = RECORDS, after: int = 0) -> list[tuple[int, str]]:
     (state,) = [state for state in await bus.streams() if state.name == name]
     async with aclosing(bus.message_ids(state, after)) as ids:
-        return [item async for item in ids]
+        return [(sequence, event_id) async for sequence, event_id, _ in ids]
 
 
 class EventBusContract:
@@ -130,14 +130,23 @@ class EventBusContract:
         assert await ids_of(bus, after=5) == []
         (state, _) = await bus.streams()
         async with aclosing(bus.message_ids(state)) as ids:
-            assert await anext(ids) == (1, an_entry(1).event.event_id)
+            assert (await anext(ids))[:2] == (1, an_entry(1).event.event_id)
 
     async def test_ids_end_where_the_state_says(self, bus: EventBus):
         await bus.publish([an_entry(1), an_entry(2)], await bus.streams())
         (state, _) = await bus.streams()
         await bus.publish([an_entry(3)], await bus.streams())
         async with aclosing(bus.message_ids(state)) as ids:
-            assert [sequence async for sequence, _ in ids] == [1, 2]
+            assert [sequence async for sequence, _, _ in ids] == [1, 2]
+
+    async def test_ids_come_with_the_times_at_which_they_were_stored(self, bus: EventBus):
+        for number in (1, 2, 3):
+            await bus.publish([an_entry(number)], await bus.streams())
+        (state, _) = await bus.streams()
+        async with aclosing(bus.message_ids(state)) as ids:
+            times = [stored_at async for _, _, stored_at in ids]
+        assert times == sorted(times)
+        assert {stored_at.utcoffset() for stored_at in times} == {timedelta()}
 
     async def test_publishing_nothing_is_nothing(self, bus: EventBus):
         assert await bus.publish([], await bus.streams()) == []

@@ -70,7 +70,7 @@ class OutboxContract(DatabaseContract):
         (entry,) = await lease(stores, "first") or []
         await lease(stores, "second", now=START + LEASE)
 
-        assert not await stores.outbox.mark_published("first", [(entry.sequence, 1)])
+        assert not await stores.outbox.mark_published("first", [(entry.sequence, 1, START)])
         assert not await stores.outbox.requeue("first", [entry.sequence])
         await stores.outbox.release("first")
 
@@ -81,7 +81,7 @@ class OutboxContract(DatabaseContract):
         await write(stores, 1)
         (entry,) = await lease(stores, "first") or []
 
-        assert await stores.outbox.mark_published("first", [(entry.sequence, 7)])
+        assert await stores.outbox.mark_published("first", [(entry.sequence, 7, START)])
 
         (entry,) = await stores.outbox.read(0, 10)
         assert entry.stream_sequence == 7
@@ -93,16 +93,32 @@ class OutboxContract(DatabaseContract):
             assert ids(await lease(stores, "relay")) == [ulid(0), ulid(1), ulid(2)]
 
         (first, *_) = await lease(stores, "relay") or []
-        await stores.outbox.mark_published("relay", [(first.sequence, 1)])
+        await stores.outbox.mark_published("relay", [(first.sequence, 1, START)])
 
         assert ids(await lease(stores, "relay")) == [ulid(1), ulid(2)]
+
+    async def test_when_an_entry_was_published_is_kept_until_it_is_requeued(self, stores: Stores):
+        await write(stores, 1)
+        (entry,) = await lease(stores, "relay") or []
+        assert entry.published_at is None
+        late = entry.event.occurred_at + timedelta(days=8, microseconds=1)
+
+        await stores.outbox.mark_published("relay", [(entry.sequence, 1, late)])
+        assert [it.published_at for it in await stores.outbox.read(0, 10)] == [late]
+
+        await stores.outbox.requeue("relay", [entry.sequence])
+        assert await stores.outbox.read(0, 10) == await lease(stores, "relay") == [entry]
+
+        await stores.outbox.mark_published("relay", [(entry.sequence, 2, START)])
+        assert [it.published_at for it in await stores.outbox.read(0, 10)] == [START]
 
     async def test_an_entry_below_published_ones_is_still_handed_out(self, stores: Stores):
         for number in range(3):
             await write(stores, number)
         entries = await lease(stores, "relay") or []
 
-        await stores.outbox.mark_published("relay", [(entry.sequence, n) for n, entry in enumerate(entries[1:], 1)])
+        places = [(entry.sequence, place, START) for place, entry in enumerate(entries[1:], 1)]
+        await stores.outbox.mark_published("relay", places)
 
         assert ids(await lease(stores, "relay")) == [ulid(0)]
         assert await stores.outbox.backlog() == Backlog(1, a_record(0).indexed_at)
@@ -122,7 +138,7 @@ class OutboxContract(DatabaseContract):
                 done = written.is_set()
                 entries = await lease(stores, owner, limit=4)
                 stream.extend(entries or [])
-                await stores.outbox.mark_published(owner, [(it.sequence, next(places)) for it in entries or []])
+                await stores.outbox.mark_published(owner, [(it.sequence, next(places), START) for it in entries or []])
                 await stores.outbox.release(owner)
                 if done and (await stores.outbox.backlog()).count == 0:
                     return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, invariant, rule
 
 from cdv_core.domain.events import Event
-from cdv_core.ports.outbox import Backlog, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, StreamMark
 from conformance.ports.stores import (
     ALICE,
     BOB,
@@ -35,29 +36,32 @@ MARKS = st.builds(
     st.integers(0, 2**62),
 )
 
+Seen: TypeAlias = tuple[Event, int | None, datetime | None]
+"""An entry's event, its place in the stream, and when it was published."""
+
 
 class OutboxModel:
     """What an outbox knows. Entries go by their event ids: sequences are each database's own."""
 
     def __init__(self) -> None:
         self.events: dict[str, Event] = {}
-        self.published: dict[str, int] = {}
+        self.published: dict[str, tuple[int, datetime]] = {}
         self.marks: dict[str, StreamMark] = {}
         self.owner: str | None = None
         self.leased_until: datetime | None = None
 
-    def entries(self, event_ids: list[str]) -> list[tuple[Event, int | None]]:
-        return [(self.events[it], self.published.get(it)) for it in event_ids]
+    def entries(self, event_ids: list[str]) -> list[Seen]:
+        return [(self.events[it], *self.published.get(it, (None, None))) for it in event_ids]
 
-    def lease(
-        self, owner: str, limit: int, now: datetime, expires_at: datetime
-    ) -> list[tuple[Event, int | None]] | None:
+    def lease(self, owner: str, limit: int, now: datetime, expires_at: datetime) -> list[Seen] | None:
         if self.owner not in {None, owner} and self.leased_until is not None and now < self.leased_until:
             return None
         self.owner, self.leased_until = owner, expires_at
         return self.entries([it for it in self.events if it not in self.published][:limit])
 
-    def mark_published(self, owner: str, acknowledged: dict[str, int], marks: list[StreamMark]) -> bool:
+    def mark_published(
+        self, owner: str, acknowledged: dict[str, tuple[int, datetime]], marks: list[StreamMark]
+    ) -> bool:
         if self.owner != owner:
             return False
         self.published = acknowledged | self.published
@@ -67,7 +71,7 @@ class OutboxModel:
     def requeue(self, owner: str, event_ids: list[str]) -> bool:
         if self.owner != owner:
             return False
-        self.published = {it: place for it, place in self.published.items() if it not in event_ids}
+        self.published = {it: where for it, where in self.published.items() if it not in event_ids}
         return True
 
     def release(self, owner: str) -> None:
@@ -78,11 +82,15 @@ class OutboxModel:
         moments = [event.occurred_at for it, event in self.events.items() if it not in self.published]
         return Backlog(len(moments), min(moments, default=None))
 
-    def read(self, after: str | None, limit: int, prefix: str) -> list[tuple[Event, int | None]]:
+    def read(self, after: str | None, limit: int, prefix: str) -> list[Seen]:
         later_ids = list(self.events)
         if after is not None:
             later_ids = later_ids[later_ids.index(after) + 1 :]
         return self.entries([it for it in later_ids if self.events[it].subject.startswith(prefix)][:limit])
+
+
+def seen(entries: list[OpLogEntry]) -> list[Seen]:
+    return [(it.event, it.stream_sequence, it.published_at) for it in entries]
 
 
 async def sequences(stores: Stores) -> dict[str, int]:
@@ -126,20 +134,20 @@ class OutboxMachine(StoresMachine):
             if entries is None:
                 return None
             assert [it.sequence for it in entries] == sorted(it.sequence for it in entries)
-            return [(it.event, it.stream_sequence) for it in entries]
+            return seen(entries)
 
         self.check(leased, lambda: self.model.lease(owner, limit, now, expires_at))
 
     @rule(
         owner=OWNERS,
-        acknowledged=st.dictionaries(event_ids, st.integers(1, 2**62), max_size=4),
+        acknowledged=st.dictionaries(event_ids, st.tuples(st.integers(1, 2**62), MOMENTS), max_size=4),
         marks=st.lists(MARKS, max_size=2, unique_by=lambda mark: mark.name),
     )
     def mark_published(self, owner, acknowledged, marks):
         async def mark(stores: Stores):
             own = await sequences(stores)
             return await stores.outbox.mark_published(
-                owner, [(own[it], acknowledged[it]) for it in acknowledged], marks
+                owner, [(own[it], *acknowledged[it]) for it in acknowledged], marks
             )
 
         self.check(mark, lambda: self.model.mark_published(owner, acknowledged, marks))
@@ -170,7 +178,7 @@ class OutboxMachine(StoresMachine):
             sequence = 0 if after is None else (await sequences(stores))[after]
             entries = await stores.outbox.read(sequence, limit, prefix)
             assert all(it.sequence > sequence for it in entries)
-            return [(it.event, it.stream_sequence) for it in entries]
+            return seen(entries)
 
         self.check(read, lambda: self.model.read(after, limit, prefix))
 
@@ -186,7 +194,7 @@ class OutboxMachine(StoresMachine):
         async def everything(stores: Stores):
             entries = await stores.outbox.read(0, 10_000)
             assert [it.sequence for it in entries] == sorted({it.sequence for it in entries})
-            return [(it.event, it.stream_sequence) for it in entries]
+            return seen(entries)
 
         self.check(everything, lambda: self.model.entries(list(self.model.events)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,9 @@ async def bus(nats_url: str) -> AsyncIterator[NatsEventBus]:
         yield bus
 
 
-async def commit(stores: Stores, did: Did, numbers: range) -> None:
+async def commit(stores: Stores, did: Did, numbers: range, age: timedelta = timedelta()) -> None:
     for number in numbers:
-        # Of today, or it would be older than what the stream keeps.
-        record = a_record(number, did, at=SystemClock().now())
+        record = a_record(number, did, at=SystemClock().now() - age)
         await stores.records.create(record, its_event(record))
 
 
@@ -96,8 +96,11 @@ async def test_what_is_committed_is_published_once_in_the_order_of_each_did(stor
 
 
 @pytest.mark.parametrize("how", ["purged", "deleted"])
-async def test_what_the_stream_forgets_is_published_again(stores: Stores, bus: NatsEventBus, nats_url: str, how: str):
-    await commit(stores, ALICE, range(RECORDS))
+@pytest.mark.parametrize("age", [timedelta(), timedelta(days=30)], ids=["at once", "late"])
+async def test_what_the_stream_forgets_is_published_again(
+    stores: Stores, bus: NatsEventBus, nats_url: str, age: timedelta, how: str
+):
+    await commit(stores, ALICE, range(RECORDS), age)
     await publish_everything(stores, bus)
     async with operator(nats_url) as jetstream:
         await (jetstream.purge_stream if how == "purged" else jetstream.delete_stream)("RA_RECORDS")

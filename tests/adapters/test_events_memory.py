@@ -43,6 +43,17 @@ async def test_beyond_its_size_a_stream_drops_its_oldest_and_says_since_when_it_
     assert [sequence for sequence, _ in await ids_of(bus)] == [3, 4]
 
 
+async def test_a_message_says_when_it_came():
+    clock = FakeClock()
+    bus = MemoryEventBus(clock)
+    await publish(bus, 1)
+    came_at = clock.now()
+    clock.advance(60)
+    (state, _) = await bus.streams()
+    async with aclosing(bus.message_ids(state)) as ids:
+        assert [item async for item in ids] == [(1, an_entry(1).event.event_id, came_at)]
+
+
 async def test_a_follower_gets_what_there_is_and_then_what_comes():
     bus = MemoryEventBus(FakeClock())
     await publish(bus, 1, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import trustme
 from msgspec.structs import replace
 
+from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
 from cdv_adapters.events.nats_streams import Difference, StreamSettings
@@ -114,6 +115,19 @@ async def test_a_purged_event_is_kept_again_though_the_stream_recognises_its_id(
         assert await ids_of(bus) == [(3 + it.sequence, it.event.event_id) for it in entries]
         await jetstream.purge_stream("RA_RECORDS")
         assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (8, 9, 10, 11)]
+
+
+async def test_a_message_says_when_it_came(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus:
+        before = SystemClock().now()
+        await bus.publish([an_entry(1)], await bus.streams())
+        (state, _) = await bus.streams()
+        await asyncio.sleep(0.01)
+        async with aclosing(bus.message_ids(state)) as ids:
+            ((_, _, stored_at),) = [item async for item in ids]
+        assert state.complete_since is not None
+        looked_at = state.complete_since + StreamSettings().max_age
+        assert before <= stored_at <= looked_at
 
 
 async def test_credentials_are_asked_for_at_each_connection():

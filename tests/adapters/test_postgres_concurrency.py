@@ -214,7 +214,7 @@ async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
     await create(replicas[0], 1)
     ((entry,),) = [await one.lease("slow", 10, now=START, expires_at=START)]
     assert await other.lease("next", 10, now=START, expires_at=START) == [entry]
-    assert not await one.mark_published("slow", [(entry.sequence, 1)], [StreamMark("RA_RECORDS", "today", 1)])
+    assert not await one.mark_published("slow", [(entry.sequence, 1, START)], [StreamMark("RA_RECORDS", "today", 1)])
     assert not await one.requeue("slow", [entry.sequence])
     assert await one.stream_marks() == []
     assert (await one.backlog()).count == 1
@@ -225,12 +225,12 @@ async def test_overlapping_marks_and_requeues_end_in_one_of_their_orders(replica
     for number in range(40):
         await create(replicas[0], number)
     entries = await replicas[0].outbox.lease("relay", 100, now=START, expires_at=START) or []
-    pairs = [(it.sequence, it.sequence + 1000) for it in entries]
+    places = [(it.sequence, it.sequence + 1000, START) for it in entries]
     done = await asyncio.gather(
         *(
-            stores.outbox.mark_published("relay", pairs[number:], [StreamMark("RA_RECORDS", "today", number)])
+            stores.outbox.mark_published("relay", places[number:], [StreamMark("RA_RECORDS", "today", number)])
             for number, stores in enumerate(replicas * 6)
         )
     )
     assert all(done)
-    assert [it.stream_sequence for it in await replicas[0].outbox.read(0, 100)] == [place for _, place in pairs]
+    assert [it.stream_sequence for it in await replicas[0].outbox.read(0, 100)] == [place for _, place, _ in places]

@@ -64,7 +64,7 @@ async def test_a_database_of_earlier_code_keeps_all_it_holds(postgres_dsn: str):
         "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())",
     )
     assert await migrate(postgres_dsn) == NAMES[1:]
-    assert query(postgres_dsn, "SELECT event_id, traceparent FROM op_log") == [("E", None)]
+    assert query(postgres_dsn, "SELECT event_id, traceparent, published_at FROM op_log") == [("E", None, None)]
 
 
 async def test_each_migration_can_be_rolled_back(postgres_dsn: str):

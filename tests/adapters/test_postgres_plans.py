@@ -140,6 +140,7 @@ OTHERS = {
             "owner": "relay",
             "sequences": SEQUENCES,
             "stream_sequences": SEQUENCES,
+            "published_at": [START] * PAGE,
             "names": ["RA_RECORDS"],
             "created": ["today"],
             "last_sequences": [1],

@@ -43,7 +43,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
     await media.expire(START + timedelta(1), 10)
     await media.swept([asset.asset_id])
     await outbox.lease("relay", 10, now=START, expires_at=START)
-    await outbox.mark_published("relay", [(1, 1)])
+    await outbox.mark_published("relay", [(1, 1, START)])
     await outbox.requeue("relay", [1])
     await outbox.read(0, 10, "cdv.records.")
     await outbox.backlog()

@@ -23,6 +23,7 @@ async def test_what_was_committed_is_published_in_op_log_order_and_noted():
     assert setting.bus.ids("RA_RECORDS") == written
     assert setting.bus.ids("RA_MEDIA") == [media]
     assert [entry.stream_sequence for entry in setting.outbox.entries.values()] == [1, 2, 3, 1]
+    assert {entry.published_at for entry in setting.outbox.entries.values()} == {setting.clock.now()}
 
 
 async def test_nothing_is_sent_twice():

@@ -9,13 +9,17 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cdv_core.ports.outbox import OpLogEntry
+from cdv_core.use_cases import outbox
 from cdv_core.use_cases.outbox import Comparison, Outcome, Relay
 from tests.core.relaying import ADA, BOB, MEDIA, Setting, drain
 from tests.core.test_relay import Killed, Mortal
 from tests.fakes.events import FakeEventBus
 
+DAY = 86_400.0
+WEEK = timedelta(days=7)
 LOSSES: dict[str, Callable[[FakeEventBus], None]] = {
     "recreated": lambda bus: bus.recreate(),
     "rolled back": lambda bus: bus.roll_back(3),
@@ -100,11 +104,12 @@ async def test_what_the_limits_of_a_stream_have_dropped_is_not_missed():
     setting = Setting()
     relay = setting.relay()
     for _ in range(3):
-        setting.write(age=timedelta(days=8))
+        setting.write()
+    await drain(relay)
+    setting.clock.advance(8 * DAY)
     kept = [setting.write(age=timedelta(days=1)), setting.write()]
     await drain(relay)
-    setting.bus.purge(keep=2)
-    setting.bus._streams["RA_RECORDS"].complete_since = setting.clock.now() - timedelta(days=7)
+    setting.bus.expire(WEEK)
     assert await drain(relay) == [Outcome(leased=True)]
     assert await relay.reconcile() == [Comparison("RA_RECORDS", 2, 0), Comparison("RA_MEDIA", 0, 0)]
     assert setting.bus.ids() == kept
@@ -114,25 +119,111 @@ async def test_what_is_gone_before_its_time_is_published_again():
     setting = Setting()
     relay = setting.relay()
     for _ in range(3):
-        setting.write(age=timedelta(days=8))
+        setting.write()
+    await drain(relay)
+    setting.clock.advance(8 * DAY)
     young = [setting.write(age=timedelta(days=1)), setting.write(age=timedelta(hours=1)), setting.write()]
     await drain(relay)
+    setting.bus.expire(WEEK)
     setting.bus.purge(keep=1)
-    setting.bus._streams["RA_RECORDS"].complete_since = setting.clock.now() - timedelta(days=7)
     assert requeued(await drain(relay)) == 2
     assert sorted(setting.bus.ids()) == young
     assert await drain(relay) == [Outcome(leased=True)]
+
+
+@lost
+async def test_what_was_published_late_is_missed_as_well(lose):
+    setting = Setting()
+    relay = setting.relay()
+    written = [setting.write(age=timedelta(days=30)) for _ in range(6)]
+    setting.bus.expire(WEEK)
+    await drain(relay)
+    written += [setting.write()]
+    lose(setting.bus)
+    gone = set(written[:-1]) - set(setting.bus.ids())
+    assert requeued(await drain(relay)) == len(gone) > 0
+    assert sorted(setting.bus.ids()) == written
+    assert await relay.reconcile() == [Comparison("RA_RECORDS", 7, 0), Comparison("RA_MEDIA", 0, 0)]
+
+
+async def test_what_was_published_before_that_was_noted_counts_from_when_it_occurred():
+    setting = Setting()
+    relay = setting.relay()
+    setting.write(age=timedelta(days=8))
+    young = setting.write()
+    await drain(relay)
+    for sequence, entry in setting.outbox.entries.items():
+        setting.outbox.entries[sequence] = replace(entry, published_at=None)
+    setting.bus.recreate()
+    setting.bus.expire(WEEK)
+    assert requeued(await drain(relay)) == 1
+    assert setting.bus.ids() == [young]
+
+
+async def test_what_was_lost_and_published_again_is_missed_when_it_is_lost_once_more():
+    setting = Setting()
+    relay = setting.relay()
+    old = [setting.write() for _ in range(8)]
+    await drain(relay)
+    setting.clock.advance(6 * DAY)
+    setting.bus.delete(6)  # a bisection for what is young in two days will not come across it
+    await drain(relay)
+    setting.clock.advance(2 * DAY)
+    young = [setting.write() for _ in range(2)]
+    await drain(relay)
+    setting.bus.expire(WEEK)
+    assert await drain(relay) == [Outcome(leased=True)]
+    setting.bus.recreate()
+    assert requeued(await drain(relay)) == 3
+    assert setting.bus.ids() == [old[5], *young]
+
+
+async def test_what_was_published_again_does_not_hide_that_older_messages_are_gone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(outbox, "PAGE_ENTRIES", 2)
+    setting = Setting()
+    relay = setting.relay()
+    for _ in range(4):
+        setting.write()
+    await drain(relay)
+    setting.clock.advance(2 * DAY)
+    kept = [setting.write() for _ in range(4)]
+    await drain(relay)
+    setting.clock.advance(4 * DAY)
+    setting.bus.delete(2)
+    await drain(relay)
+    setting.clock.advance(2 * DAY)
+    setting.bus.expire(WEEK)
+    assert await drain(relay) == [Outcome(leased=True)]
+    setting.bus.purge(keep=3)
+    assert requeued(await drain(relay)) == 2
+    assert setting.bus.ids()[-2:] == kept[:2]
+
+
+async def test_what_expires_though_it_was_noted_late_is_not_missed():
+    setting = Setting()
+    relay = setting.relay()
+    unnoted = setting.write()
+    setting.bus.lost_acknowledgements = {unnoted}
+    await relay.run_once()
+    setting.clock.advance(DAY)
+    kept = setting.write()
+    await drain(relay)
+    setting.clock.advance(6.5 * DAY)
+    setting.bus.expire(WEEK)
+    assert await drain(relay) == [Outcome(leased=True)]
+    assert setting.bus.ids() == [kept]
 
 
 async def test_the_op_log_is_searched_and_not_read_for_where_the_retention_begins():
     setting = Setting()
     relay = setting.relay()
     for _ in range(1500):
-        setting.write(age=timedelta(days=8))
+        setting.write()
+    await drain(relay)
+    setting.clock.advance(15 * DAY)  # twice the retention and more
     setting.write()
     await drain(relay)
-    for stream in setting.bus._streams.values():
-        stream.complete_since = setting.clock.now() - timedelta(days=7)
+    setting.bus.expire(WEEK)
     read, reads = setting.outbox.read, []
 
     async def counted(after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
@@ -165,11 +256,15 @@ async def test_what_moved_within_the_stream_is_not_lost_and_its_new_place_is_not
     setting.bus.recreate()
     # An operator has copied the old stream into the new one, the last first.
     copies = [entry for _, entry in sorted(setting.outbox.entries.items(), reverse=True)]
+    setting.clock.advance(DAY)
     await setting.bus.publish(copies, await setting.bus.streams())
+    copied_at = setting.clock.now()
+    setting.clock.advance(DAY)
     outcomes = await drain(relay)
     assert requeued(outcomes) == 0
     assert setting.bus.ids() == written[::-1]
     assert [entry.stream_sequence for entry in setting.outbox.entries.values()] == [4, 3, 2, 1]
+    assert {entry.published_at for entry in setting.outbox.entries.values()} == {copied_at}
 
 
 async def test_what_a_restored_stream_holds_unnoted_is_found_and_not_sent_again():

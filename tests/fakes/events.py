@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime, timedelta
 from itertools import takewhile
 
 from cdv_adapters.events.memory import MemoryEventBus, Message, Stream
@@ -63,7 +64,7 @@ class FakeEventBus(MemoryEventBus):
         self._reach()
         return await super().streams()
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
         self._reach()
         async for item in super().message_ids(stream, after):
             yield item
@@ -93,6 +94,12 @@ class FakeEventBus(MemoryEventBus):
         """Remove single messages."""
         stream = self._streams[name]
         self._hold(stream, [message for message in stream.messages if message.sequence not in sequences])
+
+    def expire(self, age: timedelta) -> None:
+        """Drop what was stored longer ago than that, in both streams, and say so."""
+        for stream in self._streams.values():
+            since = stream.complete_since = self._clock.now() - age
+            self._hold(stream, [message for message in stream.messages if message.stored_at >= since])
 
     def _hold(self, stream: Stream, messages: list[Message]) -> None:
         stream.messages.clear()

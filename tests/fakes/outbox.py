@@ -35,15 +35,15 @@ class FakeOutbox(Outbox):
         return self._unpublished()[:limit]
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int]], marks: Sequence[StreamMark] = ()
+        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
     ) -> bool:
         self._check()
         if not self._is_held_by(owner):
             return False
-        for sequence, stream_sequence in acknowledged:
+        for sequence, stream_sequence, published_at in acknowledged:
             entry = self.entries.get(sequence)
             if entry is not None and entry.stream_sequence is None:
-                self.entries[sequence] = replace(entry, stream_sequence=stream_sequence)
+                self.entries[sequence] = replace(entry, stream_sequence=stream_sequence, published_at=published_at)
         self._marks.update((mark.name, mark) for mark in marks)
         return True
 
@@ -72,7 +72,8 @@ class FakeOutbox(Outbox):
             return False
         for sequence in sequences:
             if sequence in self.entries:
-                self.entries[sequence] = replace(self.entries[sequence], stream_sequence=None)
+                entry = self.entries[sequence]
+                self.entries[sequence] = replace(entry, stream_sequence=None, published_at=None)
         return True
 
     def _check(self) -> None:
