@@ -41,8 +41,13 @@ def _seconds(value: object) -> object:
     return float(match.group(1)) if match else value
 
 
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Replicas = Annotated[Literal[1, 3, 5], BeforeValidator(_number)]  # a Literal takes no text for a number
 
 
 class SettingsRefused(Exception):
@@ -88,7 +93,7 @@ class Settings(BaseSettings):
     nats_max_bytes: ByteSize = Field(
         ByteSize(1024**3), gt=0, description="largest size of a stream; the oldest goes first"
     )
-    nats_replicas: Literal[1, 3, 5] = Field(1, description="copies of each stream in a NATS cluster: 1, 3 or 5")
+    nats_replicas: Replicas = Field(1, description="copies of each stream in a NATS cluster: 1, 3 or 5")
     nats_ack_wait: Seconds = Field(30.0, description="seconds until a consumer gets again what it did not acknowledge")
     nats_max_ack_pending: int = Field(1000, ge=1, description="events a consumer may leave unacknowledged")
     jwt_issuer: str | None = Field(None, description="whose tokens count; unset: the built-in issuer, dev only")

@@ -74,6 +74,7 @@ def test_values_are_read_with_their_units(monkeypatch):
         CDV_SHUTDOWN_GRACE="7",
         CDV_ALLOWED_MIME_TYPES=" image/png , image/webp ,",
         CDV_REJECT_DEPRECATED_SCHEMAS="true",
+        CDV_NATS_REPLICAS="3",
         CDV_TRUSTED_PROXIES="10.0.0.0/8,::1",
         CDV_CORS_ALLOWED_ORIGINS="https://app.example.com,http://localhost:3000",
     )
@@ -82,6 +83,7 @@ def test_values_are_read_with_their_units(monkeypatch):
     assert (settings.request_timeout, settings.shutdown_grace) == (1.5, 7)
     assert settings.allowed_mime_types == ("image/png", "image/webp")
     assert settings.reject_deprecated_schemas is True
+    assert settings.nats_replicas == 3
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
     assert settings.cors_allowed_origins == ("https://app.example.com", "http://localhost:3000")
 
@@ -115,6 +117,8 @@ def test_an_empty_variable_counts_as_unset(monkeypatch):
         ("CDV_REQUEST_TIMEOUT", "0"),
         ("CDV_SHUTDOWN_GRACE", "soon"),
         ("CDV_WORKERS", "0"),
+        ("CDV_NATS_REPLICAS", "2"),
+        ("CDV_NATS_REPLICAS", "three"),
         ("CDV_READ_AUTH", "yes"),
         ("CDV_REJECT_DEPRECATED_SCHEMAS", "perhaps"),
         ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com/"),

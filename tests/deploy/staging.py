@@ -23,12 +23,21 @@ def secret_files(settings: Mapping[str, str], where: str) -> set[str]:
     return set(re.findall(rf"{re.escape(where)}([\w.-]+)", "\n".join(settings.values())))
 
 
+def moved_to(folder: Path, settings: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return the settings of the service, with the files that are mounted at `where` made in `folder` instead."""
+    make(folder)
+    for name in secret_files(settings, where):
+        if not (folder / name).exists():
+            (folder / name).write_bytes((folder / "ca.pem").read_bytes())
+    return {name: value.replace(where, f"{folder}/") for name, value in settings.items() if name.startswith("CDV_")}
+
+
 @contextmanager
 def standing_in(
     folder: Path, settings: Mapping[str, str], where: str, *, dsn: str, nats_url: str, bucket: Bucket
 ) -> Iterator[Replica]:
     """Serve with the settings of a deployment, whose secrets are mounted at `where` and are made in `folder` here."""
-    make(folder)
+    moved = moved_to(folder, settings, where)
     database = conninfo_to_dict(dsn)
     values = {
         "db": str(database["password"]),
@@ -43,13 +52,10 @@ def standing_in(
                 file.unlink(missing_ok=True)
                 file.write_text(f"{value}\n")
                 secret(value, f"the secret {name}")
-        if not file.exists():
-            file.write_bytes((folder / "ca.pem").read_bytes())
-    moved = {name: value.replace(where, f"{folder}/") for name, value in settings.items() if name.startswith("CDV_")}
     there = {name: database[name] for name in ("host", "port", "dbname", "user")}
     moved["CDV_DB_DSN"] = make_conninfo(moved["CDV_DB_DSN"], **there, sslmode="disable", sslrootcert=None)
     for name in ("CDV_NATS_CREDS", "CDV_NATS_CA", "CDV_NATS_REPLICAS"):
-        moved.pop(name, None)
+        moved.pop(name, None)  # one broker, that asks for nothing
     issuer = Issuer()
     issuer.publish(Key.read(folder / "issuer-key.json"))
     with serving(issuer, 0) as url:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cdv_adapters.settings import unknown_variables
+from cdv_adapters.settings import read_settings, unknown_variables
 from deploy.development_secrets import ISSUER, make
-from tests.deploy.staging import ready, secret_files, standing_in, write
+from tests.deploy.staging import moved_to, ready, secret_files, standing_in, write
 from tests.http.running import CDV
 from tests.leaks import printed, secret
 from tests.servers import Bucket
@@ -113,6 +113,14 @@ def test_the_proxy_that_is_trusted_is_the_one_in_front() -> None:
 def test_it_is_given_the_time_to_end() -> None:
     seconds = {name: float(str(service.get("stop_grace_period", "10s"))[:-1]) for name, service in SERVICES.items()}
     assert seconds["cdv"] >= float(SETTINGS["CDV_SHUTDOWN_GRACE"][:-1]) + 5
+
+
+def test_the_settings_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = moved_to(tmp_path, SETTINGS, MOUNTED)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    read = read_settings()
+    assert all(getattr(read, name.removeprefix("CDV_").lower()) is not None for name in given)
 
 
 async def test_the_service_serves_with_these_settings(

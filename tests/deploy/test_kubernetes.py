@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cdv_adapters.settings import Settings, unknown_variables
-from tests.deploy.staging import ready, secret_files, standing_in
+from cdv_adapters.settings import Settings, read_settings, unknown_variables
+from tests.deploy.staging import moved_to, ready, secret_files, standing_in
 from tests.servers import Bucket
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -164,6 +164,14 @@ def test_every_setting_is_one_and_every_secret_comes_from_a_file() -> None:
     listed = (FOLDER.parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
     for file in secret_files(SETTINGS, MOUNTED):
         assert f"`{file}`" in listed
+
+
+def test_the_settings_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = moved_to(tmp_path, SETTINGS, MOUNTED)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    read = read_settings()
+    assert all(getattr(read, name.removeprefix("CDV_").lower()) is not None for name in given)
 
 
 async def test_the_service_serves_with_these_settings(
