@@ -136,8 +136,10 @@ def _storage(url: str) -> Storage:
     client = {"implementation": "redispy"} if url.removeprefix("async+").startswith("redis") else {}
     try:
         storage = storage_from_string(f"async+{url.removeprefix('async+')}", wrap_exceptions=True, **client)
-    except (ConfigurationError, ImportError, ValueError) as error:
+    except (ConfigurationError, ImportError, ValueError):
+        # What the library says repeats the address, and the password in it.
+        reason = "it is no address of a store, or the store's client is not installed"
         remedy = "use an address such as redis://host:6379 and install its client, for instance with the extra `redis`"
-        raise CannotStart("use CDV_RATE_LIMIT_STORAGE", str(error), remedy) from error
+        raise CannotStart("use CDV_RATE_LIMIT_STORAGE", reason, remedy) from None
     assert isinstance(storage, Storage), "async+ gives a store of this kind"  # noqa: S101
     return storage

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ import redis
 from loguru import logger
 from pydantic import SecretStr
 
+from cdv_core.errors import CannotStart
+from cdv_http.rate_limits import SharedCounters
 from tests.http.api import Api, data, refused, serving
 from tests.http.running import CDV, environment
 from tests.http.test_rate_limits import budget
@@ -164,3 +167,13 @@ async def test_an_address_that_no_store_can_have_is_refused_at_start(tmp_path: P
     assert done.returncode == 1
     assert "cannot use CDV_RATE_LIMIT_STORAGE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:hunter2@127.0.0.1:x", "redis://:hunter2/@127.0.0.1:6379", "etcd://u:hunter2@h", "redis://:hunter2@[::1"],
+)
+def test_an_address_that_cannot_be_used_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(CannotStart, match="CDV_RATE_LIMIT_STORAGE") as caught:
+        SharedCounters(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value, limit=0))
