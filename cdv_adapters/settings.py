@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
@@ -37,8 +37,16 @@ def _split(value: object) -> object:
 
 
 def _seconds(value: object) -> object:
-    match = _SECONDS.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = _SECONDS.fullmatch(value) if isinstance(value, str) else None
     return float(match.group(1)) if match else value
+
+
+def _stripped(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+    """Take the spaces around values away; what is blank counts as unset."""
+    assert isinstance(source, EnvSettingsSource), "the environment and .env are read by this"  # noqa: S101
+    stripped = {name: (value or "").strip() for name, value in source.env_vars.items()}
+    source.env_vars = {name: value for name, value in stripped.items() if value}
+    return source
 
 
 def _number(value: object) -> object:
@@ -61,7 +69,7 @@ class SettingsRefused(Exception):
 class Settings(BaseSettings):
     """Everything an operator may decide. Each field is the variable `CDV_` + its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="CDV_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CDV_", extra="ignore", frozen=True)
 
     env: Literal["dev", "staging", "prod"] = Field("dev", description="`dev`, `staging` or `prod`")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -139,12 +147,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The environment is authoritative over .env, which `read_settings` names in dev only.
-        return (init_settings, env_settings, dotenv_settings)
-
-    @field_validator("env", mode="before")
-    @classmethod
-    def _stripped(cls, value: object) -> object:
-        return value.strip() if isinstance(value, str) else value
+        return (init_settings, _stripped(env_settings), _stripped(dotenv_settings))
 
     @field_validator("rate_limit_writes", "rate_limit_reads")
     @classmethod

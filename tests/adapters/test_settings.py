@@ -102,6 +102,31 @@ def test_an_empty_variable_counts_as_unset(monkeypatch):
     assert read_settings().port == 8080
 
 
+def test_spaces_around_a_value_are_no_part_of_it_and_a_blank_one_is_unset(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("CDV_S3_REGION=' eu-west-1 '\nCDV_READ_AUTH=token\n")
+    environment(
+        monkeypatch,
+        CDV_DATA_DIR=" data ",
+        CDV_JWT_AUDIENCE=" theirs ",
+        CDV_NATS_URL=" nats://h\n",
+        CDV_REQUEST_TIMEOUT=" 3 ",
+        CDV_READ_AUTH=" ",
+        CDV_PORT=" ",
+        PORT=" 9000 ",
+    )
+    settings = read_settings()
+    assert (settings.data_dir, settings.jwt_audience, settings.request_timeout) == (Path("data"), "theirs", 3)
+    assert settings.nats_url is not None
+    assert settings.nats_url.get_secret_value() == "nats://h"
+    assert (settings.s3_region, settings.read_auth, settings.port) == ("eu-west-1", "token", 9000)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRODUCTION) - {"CDV_ENV"}))
+def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
+    environment(monkeypatch, **PRODUCTION | {name: " "})
+    assert problems() == (f"{name}: required when CDV_ENV is prod",)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
