@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -22,14 +22,24 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
+_ENV_FILE: Final = ".env"
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
 _DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
+
+Source = TypeVar("Source", bound=EnvSettingsSource)
 
 
 def _split(value: object) -> object:
@@ -41,9 +51,8 @@ def _seconds(value: object) -> object:
     return float(match.group(1)) if match else value
 
 
-def _stripped(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+def _stripped(source: Source) -> Source:
     """Take the spaces around values away; what is blank counts as unset."""
-    assert isinstance(source, EnvSettingsSource), "the environment and .env are read by this"  # noqa: S101
     stripped = {name: (value or "").strip() for name, value in source.env_vars.items()}
     source.env_vars = {name: value for name, value in stripped.items() if value}
     return source
@@ -140,14 +149,25 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the hook's signature
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment is authoritative over .env, which `read_settings` names in dev only.
-        return (init_settings, _stripped(env_settings), _stripped(dotenv_settings))
+        environment = _stripped(EnvSettingsSource(settings_cls))
+        if environment.env_vars.get("cdv_env", "dev") != "dev":
+            return (init_settings, environment)
+        try:
+            file = _stripped(DotEnvSettingsSource(settings_cls, _ENV_FILE))
+        except (OSError, UnicodeError) as error:
+            raise SettingsRefused((f"{_ENV_FILE}: cannot be read as UTF-8 ({error})",)) from error
+        env = file.env_vars.get("cdv_env", "dev")
+        if env != "dev" and "cdv_env" not in environment.env_vars:
+            raise SettingsRefused(
+                (f"CDV_ENV: {_ENV_FILE} is read in dev only; set {env} and all else in the environment",)
+            )
+        return (init_settings, environment, file)
 
     @field_validator("rate_limit_writes", "rate_limit_reads")
     @classmethod
@@ -269,9 +289,8 @@ def read_settings(**overrides: object) -> Settings:
     given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     if "port" in given:
         given["CDV_PORT"] = given.pop("port")
-    env_file = ".env" if os.environ.get("CDV_ENV", "dev") == "dev" else None
     try:
-        return Settings(_env_file=env_file, **given)  # type: ignore[call-arg]
+        return Settings(**given)
     except ValidationError as error:
         problems = tuple(_problems(error))
         # The checks across fields ran only if each field was sound by itself: put defaults for those that are not,
@@ -280,7 +299,7 @@ def read_settings(**overrides: object) -> Settings:
         defaults = {name: Settings.model_fields[name.removeprefix("CDV_").lower()].default for name in unsound}
         try:
             if unsound:
-                Settings(_env_file=env_file, **{**given, **defaults})  # type: ignore[call-arg]
+                Settings(**{**given, **defaults})
         except ValidationError as across:
             problems += tuple(_problems(across))
         raise SettingsRefused(problems) from error

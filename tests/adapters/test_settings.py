@@ -245,6 +245,29 @@ def test_dotenv_is_read_in_dev_and_the_environment_wins(monkeypatch, tmp_path):
     assert read_settings().read_auth == "public"
 
 
+@pytest.mark.parametrize("env", ["", " dev "])
+def test_dotenv_is_read_however_dev_is_spelt(monkeypatch, tmp_path, env):
+    (tmp_path / ".env").write_text("CDV_PORT=9000\n")
+    environment(monkeypatch, CDV_ENV=env)
+    assert read_settings().port == 9000
+
+
+def test_dotenv_makes_no_staging(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("\n".join(f"{name}={value}" for name, value in PRODUCTION.items()))
+    [problem] = problems()
+    assert problem.startswith("CDV_ENV: .env is read in dev only")
+    environment(monkeypatch, CDV_ENV="dev")
+    assert read_settings().env == "dev"
+
+
+def test_a_dotenv_that_is_no_text_is_a_problem_in_dev_only(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_bytes(b"CDV_PORT=\xff\n")
+    [problem] = problems()
+    assert problem.startswith(".env: cannot be read as UTF-8")
+    environment(monkeypatch, **PRODUCTION)
+    assert read_settings().env == "prod"
+
+
 def test_secrets_are_masked(monkeypatch):
     environment(
         monkeypatch,
