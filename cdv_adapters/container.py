@@ -291,11 +291,11 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
     """
     container = Container(settings=providers.Object(settings))
     async with AsyncExitStack() as stack:
-        if None in {settings.db_dsn, settings.s3_endpoint, settings.jwt_issuer} or settings.specs_url is not None:
-            make_data_dir(settings)
+        _make_what_is_kept_here(settings)
         if settings.db_dsn is not None:
             await _reach(container)
         database = await stack.enter_async_context(container.database())
+        others = await stack.enter_async_context(_open_others(container))
         blobs, tokens = container.blobs(), container.tokens()
         service = Service(
             settings,
@@ -303,10 +303,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             tokens,
             container.outbox(),
             container.clock(),
-            dependencies=[
-                Dependency("database", critical=True, check=database.ping),
-                Dependency("object_store", critical=False, check=blobs.check),
-            ],
+            dependencies=[Dependency("database", critical=True, check=database.ping), *others],
             chores=[
                 Chore("purge expired replies", 60, lambda: _purge(container)),
                 Chore("sweep uploads", 60, container.media().sweep),
@@ -320,33 +317,65 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
         if settings.db_dsn is not None:
             service.readings.append(database.usage)
         if settings.s3_endpoint is None:
-            await blobs.prepare()
             service.served_blobs = blobs
         else:
-            stack.callback(blobs.close)
             service.chores.append(Chore("prepare the bucket", 10, lambda: _provision(blobs, settings), until_done=True))
         if settings.jwt_issuer is None:
             service.public_keys = container.issuer().jwks()
         else:
-            stack.push_async_callback(tokens.keys.aclose)
-            service.dependencies.append(Dependency("issuer", critical=False, check=tokens.keys.check))
             service.readings.append(lambda: _issuer_readings(tokens))
         if settings.nats_url is not None:
-            bus = await stack.enter_async_context(container.bus())
+            bus = container.bus()
             service.relay, service.bus = container.relay(), bus
-            service.dependencies.append(Dependency("events", critical=False, check=bus.check))
             service.readings.append(lambda: {"stream_differences": len(bus.differences)})
         if settings.specs_url is not None:
             schemas = container.schemas()
-            stack.callback(schemas.close)
-            await schemas.open(_SPECS_AT_START_SECONDS)
-            service.dependencies.append(Dependency("schemas", critical=False, check=schemas.check))
             service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
             service.readings.append(lambda: _refresh_readings(schemas))
         if settings.rate_limit_storage is not None:
             address = settings.rate_limit_storage.get_secret_value()
             service.rate_limit_storage = await container.secrets().get(address)
         yield service
+
+
+@asynccontextmanager
+async def open_others(settings: Settings) -> AsyncGenerator[list[Dependency], None]:
+    """Open all that the vault depends on but the database: when that is not there, more may be wrong.
+
+    Raises: CannotStart.
+    """
+    _make_what_is_kept_here(settings)
+    async with _open_others(Container(settings=providers.Object(settings))) as others:
+        yield others
+
+
+def _make_what_is_kept_here(settings: Settings) -> None:
+    if None in {settings.db_dsn, settings.s3_endpoint, settings.jwt_issuer} or settings.specs_url is not None:
+        make_data_dir(settings)
+
+
+@asynccontextmanager
+async def _open_others(container: Container) -> AsyncGenerator[list[Dependency], None]:
+    settings: Settings = container.settings()
+    async with AsyncExitStack() as stack:
+        blobs, tokens = container.blobs(), container.tokens()
+        opened = [Dependency("object_store", critical=False, check=blobs.check)]
+        if settings.s3_endpoint is None:
+            await blobs.prepare()
+        else:
+            stack.callback(blobs.close)
+        if settings.jwt_issuer is not None:
+            stack.push_async_callback(tokens.keys.aclose)
+            opened.append(Dependency("issuer", critical=False, check=tokens.keys.check))
+        if settings.nats_url is not None:
+            bus = await stack.enter_async_context(container.bus())
+            opened.append(Dependency("events", critical=False, check=bus.check))
+        if settings.specs_url is not None:
+            schemas = container.schemas()
+            stack.callback(schemas.close)
+            await schemas.open(_SPECS_AT_START_SECONDS)
+            opened.append(Dependency("schemas", critical=False, check=schemas.check))
+        yield opened
 
 
 @asynccontextmanager

@@ -8,19 +8,19 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from cdv_adapters.container import local_issuer, open_records, open_service
+from cdv_adapters.container import local_issuer, open_others, open_records, open_service
 from cdv_adapters.container import migrate as migrate_database
 from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
-from cdv_core.errors import CannotStart, CdvError
+from cdv_core.errors import CdvError
 from cdv_http.commands import backup, doctor, events, schemas
 from cdv_http.logs import set_up_logs
 
@@ -44,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for problem in refused.problems:
             print(f"cdv: {problem}", file=sys.stderr)
         code = _MISUSED
-    except (CannotStart, CdvError) as error:
-        # One line, whatever a driver or an operating system put into it.
-        print(f"cdv: {' '.join(str(error).split())}", file=sys.stderr)
+    except CdvError as error:
+        print(_line(error), file=sys.stderr)
         code = _FAILED
     except BrokenPipeError:
         # The reader of our output has seen enough; Python must not complain about it while it closes down.
@@ -55,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _line(error: CdvError) -> str:
+    """Return what to print: one line, whatever a driver or an operating system put into it."""
+    return f"cdv: {' '.join(str(error).split())}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,19 +142,47 @@ def _migrate(_: argparse.Namespace) -> int:
 
 def _check(_: argparse.Namespace) -> int:
     settings = _settings()
-
-    async def check() -> int:
-        down = 0
-        async with open_service(settings) as service:
-            for dependency in service.dependencies:
-                problem = await _problem(dependency)
-                down += problem is not None
-                kind = "critical" if dependency.critical else "not critical"
-                print(f"{'FAIL' if problem else 'ok  '} {dependency.name} ({kind}){': ' + problem if problem else ''}")
-        return _FAILED if down else 0
-
     print("ok   settings")
-    return asyncio.run(check())
+    return asyncio.run(_try_all(settings))
+
+
+async def _try_all(settings: Settings) -> int:
+    """Try all that `serve` needs, say what fails, and return the exit code."""
+    from cdv_http.rate_limits import SharedCounters
+    from cdv_http.tls import prove_certificates
+
+    problems: list[str] = []
+    failed = False
+    async with AsyncExitStack() as stack:
+        with _noting(problems):
+            prove_certificates(settings)
+        dependencies: list[Dependency] = []
+        with _noting(problems):
+            service = await stack.enter_async_context(open_service(settings))
+            dependencies = service.dependencies
+            if service.rate_limit_storage is not None:
+                SharedCounters(service.rate_limit_storage)
+        if not dependencies:
+            with _noting(problems):
+                dependencies = await stack.enter_async_context(open_others(settings))
+        for dependency in dependencies:
+            problem = await _problem(dependency)
+            kind = "critical" if dependency.critical else "not critical"
+            print(f"{'FAIL' if problem else 'ok  '} {dependency.name} ({kind}){': ' + problem if problem else ''}")
+            failed |= problem is not None
+    return _FAILED if failed or problems else 0
+
+
+@contextmanager
+def _noting(problems: list[str]) -> Iterator[None]:
+    """Print what cannot be had, and go on; say nothing twice."""
+    try:
+        yield
+    except CdvError as error:
+        problem = _line(error)
+        if problem not in problems:
+            problems.append(problem)
+            print(problem, file=sys.stderr)
 
 
 async def _problem(dependency: Dependency) -> str | None:

@@ -236,6 +236,34 @@ def test_check_tries_each_dependency(cdv: Cdv, tmp_path: Path) -> None:
     one_line(result, 1, "media")
 
 
+def test_check_goes_on_when_something_is_not_there(cdv: Cdv, tmp_path: Path, port: str) -> None:
+    (tmp_path / "junk.pem").write_text("junk")
+    result = cdv(
+        "check",
+        CDV_DB_DSN=f"postgresql://cdv@127.0.0.1:{port}/cdv?connect_timeout=1",
+        CDV_JWT_ISSUER=f"http://127.0.0.1:{port}",
+        CDV_NATS_URL=f"nats://127.0.0.1:{port}",
+        CDV_TLS_CERT="junk.pem",
+        CDV_TLS_KEY="junk.pem",
+    )
+    assert result.code == 1
+    for words in ("junk.pem", "reach the database"):
+        assert words in result.err
+    assert {line.split()[1]: line.split()[0] for line in result.out.splitlines()} == {
+        "settings": "ok",
+        "object_store": "ok",
+        "issuer": "FAIL",
+        "events": "FAIL",
+    }
+
+
+def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None:
+    result = cdv("check", CDV_RATE_LIMIT_STORAGE="junk")
+    assert result.code == 1
+    assert "cannot use CDV_RATE_LIMIT_STORAGE" in result.err
+    assert "ok   database" in result.out
+
+
 def test_migrate_says_what_it_did(cdv: Cdv, tmp_path: Path) -> None:
     for _ in range(2):
         result = cdv("migrate")
@@ -311,7 +339,7 @@ def test_a_newer_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path
     content = database.read_bytes()
     for command in (("serve", "--port", port), ("migrate",), ("check",)):
         result = cdv(*command)
-        result.out = result.out.removeprefix("ok   settings\n")
+        result.out = result.out.removeprefix("ok   settings\n").removeprefix("ok   object_store (not critical)\n")
         one_line(result, 1, "999", "newer")
     assert database.read_bytes() == content
 

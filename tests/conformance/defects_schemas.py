@@ -104,10 +104,12 @@ SCHEMAS: list[Defect] = [
         "The bundled versions stay, wherever CDV_SPECS_URL points.",
         "SCHEMA-011",
         (CONTAINER, "providers.Callable(_which, settings.provided.specs_url)", "providers.Callable(_which, None)"),
-        (
-            CONTAINER,
-            "        if settings.specs_url is not None:\n            schemas = container.schemas()",
-            "        if False:\n            schemas = container.schemas()",
+        *(
+            (CONTAINER, f"        if settings.specs_url is not None:\n{then}", f"        if False:\n{then}")
+            for then in (
+                "            schemas = container.schemas()\n            service.chores",
+                "            schemas = container.schemas()\n            stack.callback",
+            )
         ),
         trap="Versions hardcoded while the setting for their source does nothing",
         waits=True,
