@@ -6,13 +6,14 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AliasChoices,
+    AnyUrl,
     BeforeValidator,
     ByteSize,
     Field,
@@ -34,6 +35,7 @@ from pydantic_settings import (
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
+_CENTURY_SECONDS: Final = 100 * 365 * 86400  # ours: NATS counts nanoseconds in 64 bits, some three centuries
 _ENV_FILE: Final = ".env"
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
 _DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
@@ -63,7 +65,7 @@ def _number(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 Replicas = Annotated[Literal[1, 3, 5], BeforeValidator(_number)]  # a Literal takes no text for a number
 
 
@@ -106,12 +108,14 @@ class Settings(BaseSettings):
     nats_url: SecretStr | None = Field(None, description="NATS JetStream; unset: events stay in the op log")
     nats_creds: SecretStr | None = Field(None, description="NATS credentials: the text of a .creds file")
     nats_ca: Path | None = Field(None, description="PEM of the authorities to trust for NATS; set: TLS is required")
-    nats_max_age: Seconds = Field(7 * 86400.0, description="seconds that a stream keeps an event")
+    nats_max_age: Seconds = Field(7 * 86400.0, le=_CENTURY_SECONDS, description="seconds that a stream keeps an event")
     nats_max_bytes: ByteSize = Field(
         ByteSize(1024**3), gt=0, description="largest size of a stream; the oldest goes first"
     )
     nats_replicas: Replicas = Field(1, description="copies of each stream in a NATS cluster: 1, 3 or 5")
-    nats_ack_wait: Seconds = Field(30.0, description="seconds until a consumer gets again what it did not acknowledge")
+    nats_ack_wait: Seconds = Field(
+        30.0, le=86400, description="seconds until a consumer gets again what it did not acknowledge"
+    )
     nats_max_ack_pending: int = Field(1000, ge=1, description="events a consumer may leave unacknowledged")
     jwt_issuer: str | None = Field(None, description="whose tokens count; unset: the built-in issuer, dev only")
     jwt_audience: str | None = Field(None, description="the audience tokens must name; unset: `cdv`, dev only")
@@ -137,8 +141,8 @@ class Settings(BaseSettings):
     trusted_proxies: Names = Field((), description="addresses or networks whose forwarding headers are believed")
     workers: int = Field(1, ge=1, le=256, description="worker processes")
     max_in_flight: int = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
-    request_timeout: Seconds = Field(30.0, description="seconds a request may take")
-    shutdown_grace: Seconds = Field(25.0, description="seconds that requests in flight get at shutdown")
+    request_timeout: Seconds = Field(30.0, le=3600, description="seconds a request may take")
+    shutdown_grace: Seconds = Field(25.0, le=3600, description="seconds that requests in flight get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`: lines below it are not written"
     )
@@ -179,15 +183,24 @@ class Settings(BaseSettings):
     @field_validator("s3_endpoint", "jwks_url")
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
-            raise PydanticCustomError("url", "not an http:// or https:// address")
+        if value is not None:
+            require_address(value, {"http", "https"}, "not an http:// or https:// address")
+        return value
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _has_no_path(cls, value: str | None) -> str | None:
+        if value is not None and any(
+            (urlsplit(value).path.strip("/"), urlsplit(value).query, urlsplit(value).fragment)
+        ):
+            raise PydanticCustomError("url", "not an address without a path; the bucket's name is CDV_S3_BUCKET")
         return value
 
     @field_validator("specs_url")
     @classmethod
     def _is_specs_url(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme not in {"http", "https", "file"}:
-            raise PydanticCustomError("url", "not an https:// or file:// address")
+        if value is not None:
+            require_address(value, {"http", "https", "file"}, "not an https:// or file:// address")
         return value
 
     @field_validator("cors_allowed_origins")
@@ -303,6 +316,21 @@ def read_settings(**overrides: object) -> Settings:
         except ValidationError as across:
             problems += tuple(_problems(across))
         raise SettingsRefused(problems) from error
+
+
+def require_address(value: str, schemes: Collection[str], otherwise: str) -> None:
+    """Return if the value is a URL with such a scheme, a host where it needs one, and neither user nor password.
+
+    Raises: PydanticCustomError, a ValueError: `otherwise` says that it is not. The value is not repeated.
+    """
+    try:
+        url = AnyUrl(value)
+    except ValidationError:
+        url = None
+    if url is None or url.scheme not in schemes or (not url.host and url.scheme != "file"):
+        raise PydanticCustomError("url", otherwise)
+    if url.username is not None or url.password is not None:
+        raise PydanticCustomError("url", "an address with a user or a password in it; leave them out")
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -119,7 +119,19 @@ def test_a_token_lives_a_second_at_least(cdv: Cdv, ttl: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("nope",), ("token",), ("serve", "--port", "x"), ("token", "--did", DID, "--ttl", "1h")]
+    "arguments",
+    [
+        (),
+        ("nope",),
+        ("token",),
+        ("serve", "--port", "x"),
+        ("token", "--did", DID, "--ttl", "1h"),
+        ("doctor", "--url", "junk"),
+        ("doctor", "--url", "http://[::1"),
+        ("doctor", "--url", "http://u:p@h"),
+        ("events", "--from", "99999999999999999999"),
+        ("events", "--from", "x"),
+    ],
 )
 def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: tuple[str, ...]) -> None:
     result = cdv(*arguments)

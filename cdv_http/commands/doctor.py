@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_bus, open_service
 from cdv_adapters.service import Service
-from cdv_adapters.settings import Settings
+from cdv_adapters.settings import Settings, require_address
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.tokens import read_token
 from cdv_core.errors import CannotStart, CdvError, Unavailable
@@ -47,12 +47,22 @@ Answer = TypeVar("Answer")
 def add_parser(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa: ANN401 - argparse has no public name
     """Add `doctor` to the subparsers."""
     command = commands.add_parser("doctor", help="put a record and an asset through everything, and take them away")
-    command.add_argument("--url", help="examine the vault served there, not the one these settings would serve")
+    command.add_argument(
+        "--url", type=_address, help="examine the vault served there, not the one these settings would serve"
+    )
     command.add_argument(
         "--token-file", type=Path, metavar="FILE", help="a token of the issuer, to be verified or used"
     )
     command.add_argument("--timeout", type=int, default=_STEP_SECONDS, metavar="SECONDS", help="for each step (15)")
     command.set_defaults(run=lambda arguments: asyncio.run(_doctor(settings(), arguments)))
+
+
+def _address(text: str) -> str:
+    try:
+        require_address(text, {"http", "https"}, "not an http:// or https:// address")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from cdv_core.ports.outbox import OpLogEntry, Outbox
 from cdv_core.use_cases.outbox import Comparison, Relay
 
 _PAGE_ENTRIES: Final = 1000
+_SEQUENCE_MAX: Final = 2**63 - 1  # what the databases count up to
 _POLL_SECONDS: Final = 0.5  # ours: how long after its commit an event may be printed
 _LATE: Final = timedelta(seconds=30)  # ours: longer than a write may take from getting its sequence to its commit
 _PATIENCE_SECONDS: Final = 30.0  # ours: for the broker to be reached and for another relay to finish
@@ -44,13 +45,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], op
     """Add `events` to the subparsers. `open_events`: opens the database, and the broker if there is one."""
     parser = commands.add_parser("events", help="print and follow events, repair streams")
     parser.add_argument("--follow", action="store_true", help="go on with what comes; without --from only with that")
-    parser.add_argument("--from", dest="first", type=int, metavar="SEQ", help="begin with this op-log sequence")
+    parser.add_argument("--from", dest="first", type=_sequence, metavar="SEQ", help="begin with this op-log sequence")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(run=lambda arguments: asyncio.run(print_events(arguments, open_events)))
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
     reconciling = subcommands.add_parser("reconcile", help="find and publish again what a stream has lost")
     reconciling.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object per line")
     reconciling.set_defaults(run=lambda arguments: asyncio.run(reconcile(arguments, open_events)))
+
+
+def _sequence(text: str) -> int:
+    if not text.isdecimal() or int(text) > _SEQUENCE_MAX:
+        raise argparse.ArgumentTypeError(f"not a number from 0 to {_SEQUENCE_MAX}")
+    return int(text)
 
 
 async def print_events(arguments: argparse.Namespace, open_events: OpenEvents) -> int:

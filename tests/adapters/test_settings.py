@@ -141,6 +141,11 @@ def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
         ("CDV_RATE_LIMIT_READS", "0/minute"),
         ("CDV_REQUEST_TIMEOUT", "0"),
         ("CDV_SHUTDOWN_GRACE", "soon"),
+        ("CDV_SHUTDOWN_GRACE", "inf"),
+        ("CDV_SHUTDOWN_GRACE", "1e12"),
+        ("CDV_REQUEST_TIMEOUT", "nan"),
+        ("CDV_NATS_MAX_AGE", "inf"),
+        ("CDV_NATS_ACK_WAIT", "1e300"),
         ("CDV_WORKERS", "0"),
         ("CDV_NATS_REPLICAS", "2"),
         ("CDV_NATS_REPLICAS", "three"),
@@ -150,6 +155,10 @@ def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
         ("CDV_CORS_ALLOWED_ORIGINS", "app.example.com"),
         ("CDV_TRUSTED_PROXIES", "proxy.example.com"),
         ("CDV_S3_ENDPOINT", "s3.example.com"),
+        ("CDV_S3_ENDPOINT", "http://s3.example.com:99999"),
+        ("CDV_S3_ENDPOINT", "http://[::1"),
+        ("CDV_S3_ENDPOINT", "https://s3.example.com/media"),
+        ("CDV_SPECS_URL", "https://[::1"),
         ("CDV_SPECS_URL", "ftp://example.com/x"),
         ("CDV_TLS_CERT", "/nowhere/cert.pem"),
         ("CDV_S3_ACCESS_KEY", "alone"),
@@ -157,7 +166,15 @@ def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
 )
 def test_what_cannot_be_read_is_a_problem_that_names_the_variable(monkeypatch, name, value):
     environment(monkeypatch, **{name: value})
-    assert any(name in problem for problem in problems())
+    assert any(problem.startswith(name) for problem in problems())
+
+
+@pytest.mark.parametrize("name", ["CDV_S3_ENDPOINT", "CDV_JWKS_URL", "CDV_SPECS_URL"])
+@pytest.mark.parametrize("user_info", ["hunter2", "u:hunter2", ":hunter2"])
+def test_an_address_holds_no_credentials_and_they_are_not_repeated(monkeypatch, name, user_info):
+    environment(monkeypatch, CDV_S3_BUCKET="media", CDV_JWT_ISSUER="https://id.example.com")
+    environment(monkeypatch, **{name: f"https://{user_info}@example.com"})
+    assert problems() == (f"{name}: an address with a user or a password in it; leave them out",)
 
 
 def test_one_start_shows_every_problem(monkeypatch):
