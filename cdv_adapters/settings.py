@@ -36,6 +36,9 @@ _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
 _CENTURY_SECONDS: Final = 100 * 365 * 86400  # ours: NATS counts nanoseconds in 64 bits, some three centuries
+_MEDIA_BYTES_MAX: Final = 5 * 1024**3  # S3: what one PUT and one copy can carry
+# S3: neither dots beside dots or hyphens, nor an IP address.
+_BUCKET: Final = re.compile(r"(?!.*(\.\.|\.-|-\.))(?!\d+(\.\d+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ENV_FILE: Final = ".env"
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
 _DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
@@ -126,7 +129,9 @@ class Settings(BaseSettings):
     read_auth: Literal["public", "token"] = Field("public", description="`token`: reading records needs a token too")
     cors_allowed_origins: Names = Field((), description="exact origins, comma-separated; empty: deny all")
     max_body_bytes: ByteSize = Field(ByteSize(1024**2), gt=0, description="largest request body")
-    max_media_size: ByteSize = Field(ByteSize(10 * 1024**2), gt=0, description="largest media object")
+    max_media_size: ByteSize = Field(
+        ByteSize(10 * 1024**2), gt=0, le=_MEDIA_BYTES_MAX, description="largest media object, 5 GiB at most"
+    )
     allowed_mime_types: Names = Field(
         ("image/jpeg", "image/png", "image/gif", "video/mp4"), description="media types accepted, comma-separated"
     )
@@ -178,6 +183,15 @@ class Settings(BaseSettings):
     def _is_rate(cls, value: str) -> str:
         if not _RATE.fullmatch(value):
             raise PydanticCustomError("rate", "not a rate such as 600/minute")
+        return value
+
+    @field_validator("s3_bucket")
+    @classmethod
+    def _is_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not _BUCKET.fullmatch(value):
+            raise PydanticCustomError(
+                "bucket", "not a bucket's name: 3 to 63 of a-z, 0-9, hyphens and dots between them"
+            )
         return value
 
     @field_validator("s3_endpoint", "jwks_url")
