@@ -36,7 +36,7 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.domain.schemas import Catalogue
-from cdv_core.errors import CannotStart, Unavailable
+from cdv_core.errors import CannotStart, InvalidField, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
@@ -334,7 +334,10 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
             service.readings.append(lambda: _refresh_readings(schemas))
         if settings.rate_limit_storage is not None:
             address = settings.rate_limit_storage.get_secret_value()
-            service.rate_limit_storage = await container.secrets().get(address)
+            try:
+                service.rate_limit_storage = await container.secrets().get(address)
+            except (InvalidField, Unavailable) as error:
+                raise CannotStart("read CDV_RATE_LIMIT_STORAGE", str(error.__cause__ or error), "correct it") from error
         yield service
 
 
@@ -494,6 +497,8 @@ async def _reach(container: Container) -> list[str]:
     except Unavailable as error:
         remedy = "start it, or correct CDV_DB_DSN"
         raise CannotStart(f"reach the {error.dependency}", str(error.__cause__ or error), remedy) from error
+    except InvalidField as error:
+        raise CannotStart("read the secret", str(error), "correct CDV_DB_DSN or what it refers to") from error
 
 
 async def _purge(container: Container) -> int:

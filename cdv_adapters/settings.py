@@ -39,7 +39,9 @@ _CENTURY_SECONDS: Final = 100 * 365 * 86400  # ours: NATS counts nanoseconds in 
 _MEDIA_BYTES_MAX: Final = 5 * 1024**3  # S3: what one PUT and one copy can carry
 # S3: neither dots beside dots or hyphens, nor an IP address.
 _BUCKET: Final = re.compile(r"(?!.*(\.\.|\.-|-\.))(?!\d+(\.\d+){3}$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PORT: Final = ("CDV_PORT", "PORT")
 _ENV_FILE: Final = ".env"
+_SECRETS: Final = ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage")
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
 _DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
@@ -91,7 +93,7 @@ class Settings(BaseSettings):
         8080,
         ge=1,
         le=65535,
-        validation_alias=AliasChoices("CDV_PORT", "PORT"),
+        validation_alias=AliasChoices(*_PORT),
         description="port to listen on; `PORT` does too",
     )
     data_dir: Path = Field(
@@ -185,6 +187,14 @@ class Settings(BaseSettings):
             raise PydanticCustomError("rate", "not a rate such as 600/minute")
         return value
 
+    @field_validator(*_SECRETS)
+    @classmethod
+    def _refers_to_a_file(cls, value: SecretStr | None) -> SecretStr | None:
+        kind, _, path = ("" if value is None else value.get_secret_value()).partition(":")
+        if kind == "file" and not Path(path).is_absolute():
+            raise PydanticCustomError("reference", "file: needs an absolute path after it")
+        return value
+
     @field_validator("s3_bucket")
     @classmethod
     def _is_bucket(cls, value: str | None) -> str | None:
@@ -261,13 +271,15 @@ class Settings(BaseSettings):
             for name, value in needed.items():
                 if value is None:
                     yield f"{name}: required when CDV_ENV is {self.env}"
-            for name in ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage"):
+            for name in _SECRETS:
                 if _holds_plaintext(name, getattr(self, name)):
                     yield (
                         f"CDV_{name.upper()}: a secret in plain text is refused when CDV_ENV is {self.env}; "
                         f"give a reference ({', '.join(SECRET_REFERENCES)})"
                     )
-            for name, address in (("jwks_url", self.jwks_url or self.jwt_issuer), ("s3_endpoint", self.s3_endpoint)):
+            keys_at = "jwt_issuer" if self.jwks_url is None else "jwks_url"
+            for name in (keys_at, "s3_endpoint"):
+                address = getattr(self, name)
                 if address is not None and _is_readable_by_others(address):
                     yield f"CDV_{name.upper()}: https:// is required when CDV_ENV is {self.env}"
             if "*" in self.cors_allowed_origins:
@@ -288,6 +300,11 @@ class Settings(BaseSettings):
                 yield f"CDV_{name.upper()}: {path} holds no certificates in PEM"
         if self.jwks_url is not None and self.jwt_issuer is None:
             yield "CDV_JWT_ISSUER: required with CDV_JWKS_URL"
+        if self.jwt_issuer is not None and self.jwks_url is None:
+            try:
+                require_address(self.jwt_issuer, {"http", "https"}, "not an http:// or https:// address")
+            except ValueError as error:
+                yield f"CDV_JWT_ISSUER: {error}, or set CDV_JWKS_URL to where its keys are"
 
     @classmethod
     def embedded(cls, data_dir: Path) -> Self:
@@ -414,5 +431,6 @@ def _problems(error: ValidationError) -> Iterator[str]:
         if problem["type"] == "together":
             yield from problem["msg"].splitlines()
         else:
-            name = str(problem["loc"][0]).removeprefix("CDV_") if problem["loc"] else "?"
-            yield f"CDV_{name.upper()}: {problem['msg']}"
+            name = f"CDV_{str(problem['loc'][0]).removeprefix('CDV_').upper()}"
+            # pydantic does not tell by which of its names a value came.
+            yield f"{', '.join(_PORT) if name in _PORT else name}: {problem['msg']}"

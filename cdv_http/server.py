@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -123,8 +124,10 @@ def _listening(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        foreign = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = "address with --host or CDV_HOST" if foreign else "port with --port or CDV_PORT"
         raise CannotStart(
-            f"listen on {host}:{port}", error.strerror or str(error), "choose another port with --port or CDV_PORT"
+            f"listen on {host}:{port}", error.strerror or str(error), f"choose another {remedy}"
         ) from error
 
 

@@ -303,8 +303,14 @@ def test_a_port_in_use_is_one_line(cdv: Cdv) -> None:
 
 
 def test_an_address_that_is_not_ours_is_one_line(cdv: Cdv, port: str) -> None:
-    one_line(cdv("serve", "--port", port, "--host", "192.0.2.1"), 1, "192.0.2.1")
-    one_line(cdv("serve", "--port", port, "--host", "no host"), 1, "no host")
+    one_line(cdv("serve", "--port", port, "--host", "192.0.2.1"), 1, "192.0.2.1", "CDV_HOST")
+    one_line(cdv("serve", "--port", port, "--host", "no host"), 1, "no host", "CDV_HOST")
+
+
+def test_a_secret_that_is_not_there_is_told_by_its_setting(cdv: Cdv, port: str) -> None:
+    one_line(cdv("serve", CDV_PORT=port, CDV_RATE_LIMIT_STORAGE="file:/nope"), 1, "CDV_RATE_LIMIT_STORAGE", "/nope")
+    one_line(cdv("serve", CDV_PORT=port, CDV_DB_DSN="file:/nope"), 1, "CDV_DB_DSN", "/nope")
+    one_line(cdv("serve", CDV_PORT=port, CDV_DB_DSN="host=h password=file:nope"), 1, "CDV_DB_DSN")
 
 
 @pytest.mark.parametrize("command", [("serve",), ("check",), ("migrate",), ("token", "--did", DID)])
