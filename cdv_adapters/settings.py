@@ -43,7 +43,7 @@ _PORT: Final = ("CDV_PORT", "PORT")
 _ENV_FILE: Final = ".env"
 _SECRETS: Final = ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage")
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
-_DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
+_DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
 
 Source = TypeVar("Source", bound=EnvSettingsSource)
@@ -417,7 +417,7 @@ def _holds_plaintext(name: str, value: SecretStr | None) -> bool:
         return True
     address = value.get_secret_value()
     passwords = [unquote(part) for part in _DSN_PASSWORD.findall(address)]
-    for each in address.split(",") if "://" in address else ():
+    for each in address.split(",") if "://" in address or name == "nats_url" else ():  # which needs no scheme
         user_info, at, _ = each.rpartition("@")
         user, colon, password = user_info.rpartition("//")[2].partition(":")
         if at:
