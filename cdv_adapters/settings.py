@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AliasChoices,
+    AnyHttpUrl,
     AnyUrl,
     BeforeValidator,
     ByteSize,
@@ -34,6 +35,7 @@ from pydantic_settings import (
 
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
+_MIME_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")  # spec: RFC 6838, 4.2
 _NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
 _CENTURY_SECONDS: Final = 100 * 365 * 86400  # ours: NATS counts nanoseconds in 64 bits, some three centuries
 _MEDIA_BYTES_MAX: Final = 5 * 1024**3  # S3: what one PUT and one copy can carry
@@ -230,15 +232,18 @@ class Settings(BaseSettings):
     @field_validator("cors_allowed_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            parts = urlsplit(origin)
-            if origin != "*" and (
-                parts.scheme not in {"http", "https"} or f"{parts.scheme}://{parts.netloc}" != origin
-            ):
-                raise PydanticCustomError(
-                    "origin", "{origin} is not an origin such as https://app.example.com", {"origin": origin}
-                )
-        return value
+        return tuple(origin if origin == "*" else _origin(origin) for origin in value)
+
+    @field_validator("allowed_mime_types")
+    @classmethod
+    def _are_mime_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise PydanticCustomError("types", "names no media type")
+        types = tuple(each.lower() for each in value)
+        for each in types:
+            if not _MIME_TYPE.fullmatch(each):
+                raise PydanticCustomError("types", "{type} is not a media type such as image/png", {"type": each})
+        return types
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -362,6 +367,21 @@ def require_address(value: str, schemes: Collection[str], otherwise: str) -> Non
         raise PydanticCustomError("url", otherwise)
     if url.username is not None or url.password is not None:
         raise PydanticCustomError("url", "an address with a user or a password in it; leave them out")
+
+
+def _origin(value: str) -> str:
+    """Return the origin as browsers send it. Raises: PydanticCustomError: it can be none."""
+    try:
+        url = AnyHttpUrl(value)
+    except ValidationError:
+        url = None
+    if url is None or value.count("/") != 2 or set(value) & set("*@?#\\"):
+        shown = value.rpartition("@")[2]  # what stands before it may be a password
+        raise PydanticCustomError(
+            "origin", "{origin} is not an origin such as https://app.example.com", {"origin": shown}
+        )
+    default = {"http": 80, "https": 443}[url.scheme]
+    return f"{url.scheme}://{url.host}{'' if url.port == default else f':{url.port}'}"
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -162,6 +162,18 @@ def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
         ("CDV_REJECT_DEPRECATED_SCHEMAS", "perhaps"),
         ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
         ("CDV_CORS_ALLOWED_ORIGINS", "app.example.com"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://*"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://*.example.com"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://u:p@app.example.com"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://app example.com"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com:99999"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com?"),
+        ("CDV_CORS_ALLOWED_ORIGINS", "ftp://app.example.com"),
+        ("CDV_ALLOWED_MIME_TYPES", ","),
+        ("CDV_ALLOWED_MIME_TYPES", "junk"),
+        ("CDV_ALLOWED_MIME_TYPES", "image/png,image/*"),
+        ("CDV_ALLOWED_MIME_TYPES", "text/plain; charset=utf-8"),
         ("CDV_TRUSTED_PROXIES", "proxy.example.com"),
         ("CDV_S3_ENDPOINT", "s3.example.com"),
         ("CDV_S3_ENDPOINT", "http://s3.example.com:99999"),
@@ -261,6 +273,27 @@ def test_outside_dev_what_matters_does_not_travel_in_the_clear(monkeypatch, name
         assert problems() == (f"{name}: https:// is required when CDV_ENV is prod",)
     else:
         assert read_settings().env == "prod"
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("HTTPS://App.Example.COM", "https://app.example.com"),
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://localhost:80", "http://localhost"),
+        ("https://localhost:80", "https://localhost:80"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_origins_are_spelt_as_browsers_send_them(monkeypatch, given, origin):
+    environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS=given)
+    assert read_settings().cors_allowed_origins == (origin,)
+
+
+def test_media_types_are_compared_in_lower_case(monkeypatch):
+    environment(monkeypatch, CDV_ALLOWED_MIME_TYPES="IMAGE/PNG, application/vnd.x+JSON")
+    assert read_settings().allowed_mime_types == ("image/png", "application/vnd.x+json")
 
 
 def test_an_issuer_that_is_no_address_says_where_its_keys_are(monkeypatch):
