@@ -233,7 +233,7 @@ async def _drop(client: Client) -> None:
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
             await client.close()
-    except (nats.errors.Error, OSError, TimeoutError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide why the client goes
         logger.debug("NATS: closing: {!r}", error)
 
 
@@ -242,7 +242,12 @@ async def _present(secret: Secret) -> str:
 
 
 def _split(url: str) -> SplitResult:
-    return urlsplit(url.strip() if "://" in url else f"nats://{url.strip()}")
+    """Raises: ValueError: it is no address. It is not repeated: it may hold a password."""
+    with suppress(ValueError):
+        parts = urlsplit(url.strip() if "://" in url else f"nats://{url.strip()}")
+        if parts.hostname and parts.port != 0:
+            return parts
+    raise ValueError("not an address such as nats://host:4222")
 
 
 def _userinfo(url: SplitResult) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Closing ends whatever the connection is doing, also what does not hear that it is cancelled."""
 
 import asyncio
+from pathlib import Path
+
+import pytest
 
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
+from cdv_core.errors import Unavailable
 
 
 async def test_closing_ends_a_connection_attempt_that_drops_a_cancellation():
@@ -23,3 +27,22 @@ async def test_closing_ends_a_connection_attempt_that_drops_a_cancellation():
         async with NatsEventBus(NatsAccess(url)):
             await begun.wait()
     assert dropped
+
+
+@pytest.mark.parametrize(
+    ("url", "tls_ca", "why"),
+    [
+        ("nats://u:hunter2@h:x", None, "not an address such as"),
+        ("nats://u:hunter2/@h", None, "not an address such as"),
+        ("nats://[::1", None, "not an address such as"),
+        ("nats://", None, "not an address such as"),
+        ("nats://127.0.0.1:9", Path("/nowhere/ca.pem"), "No such file"),
+    ],
+)
+async def test_closing_does_not_hide_why_there_is_no_connection(url: str, tls_ca: Path | None, why: str):
+    async with NatsEventBus(NatsAccess(url, tls_ca=tls_ca)) as bus:
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable) as caught:
+                await bus.check()
+    assert why in str(caught.value.__cause__)
+    assert "hunter2" not in str(caught.value.__cause__)
