@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+import shlex
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -145,12 +146,17 @@ async def _try_service(settings: Settings) -> None:
 
 def _greet(settings: Settings) -> None:
     scheme = "http" if settings.tls_cert is None else "https"
-    base = f"{scheme}://{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = f"{scheme}://{host}:{settings.port}"
     print(f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs", file=sys.stderr)
     if settings.jwt_issuer is not None:
         return
     cdv = Path(sys.argv[0])
     command = os.path.relpath(cdv) if cdv.is_absolute() else str(cdv)
+    # What the other terminal does not know of, and the token depends on.
+    for name in ("jwt_audience", "data_dir"):
+        if getattr(settings, name) != Settings.model_fields[name].default:
+            command = f"CDV_{name.upper()}={shlex.quote(str(getattr(settings, name)))} {command}"
     print(
         "Try it from another terminal, in this folder:\n"
         f"  TOKEN=$({command} token --did did:example:ada)\n"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from cdv_adapters.container import local_issuer
 from cdv_adapters.settings import Settings
+from cdv_http.server import _greet
 from tests.http.api import PNG, Api, Creator, data
 from tests.http.running import RunningVault
 
@@ -66,6 +70,27 @@ async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
     # Of both runs: nothing to complain of, and nothing said but the greeting and the requests.
     for word in ("Traceback", "ERROR", "WARNING", "Exception"):
         assert word not in vault.log
+
+
+async def test_the_lines_to_try_work_in_a_terminal_that_knows_no_settings(
+    started: list[RunningVault], tmp_path: Path
+) -> None:
+    vault = start(started, tmp_path / "data of mine", CDV_JWT_AUDIENCE="mine")
+    [command] = re.findall(r"TOKEN=\$\((.+)\)", vault.log)
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("CDV_")}
+    ended = await asyncio.to_thread(
+        subprocess.run, ["sh", "-c", command], cwd=tmp_path, env=unset, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    record = {"did": "did:example:ada", "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}
+    headers = {"Authorization": f"Bearer {ended.stdout.strip()}"}
+    async with httpx.AsyncClient(base_url=vault.base, headers=headers) as http:
+        assert data(await http.post("/v1/repo/record", json=record))["uri"]
+
+
+def test_an_ipv6_address_is_printed_as_urls_have_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _greet(Settings.embedded(tmp_path).model_copy(update={"host": "::1"}))
+    assert "http://[::1]:8080/docs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
