@@ -20,7 +20,7 @@ from cdv_adapters.container import migrate as migrate_database
 from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did
-from cdv_core.errors import CdvError
+from cdv_core.errors import CdvError, Unavailable
 from cdv_http.commands import backup, doctor, events, schemas
 from cdv_http.logs import set_up_logs
 
@@ -166,7 +166,7 @@ async def _try_all(settings: Settings) -> int:
             with _noting(problems):
                 dependencies = await stack.enter_async_context(open_others(settings))
         for dependency in dependencies:
-            problem = await _problem(dependency)
+            problem = await _problem(dependency, settings)
             kind = "critical" if dependency.critical else "not critical"
             print(f"{'FAIL' if problem else 'ok  '} {dependency.name} ({kind}){': ' + problem if problem else ''}")
             failed |= problem is not None
@@ -185,14 +185,15 @@ def _noting(problems: list[str]) -> Iterator[None]:
             print(problem, file=sys.stderr)
 
 
-async def _problem(dependency: Dependency) -> str | None:
+async def _problem(dependency: Dependency, settings: Settings) -> str | None:
     try:
         await dependency.check()
     except CdvError as error:
-        problem = str(error.__cause__ or error)
+        problem = " ".join(str(error.__cause__ or error).split())
         if "certificate verify failed" in problem.lower().replace("_", " "):
-            problem += f" (whom to trust is said by {_TRUST[dependency.name]})"
-        return problem
+            return f"{problem} (whom to trust is said by {_TRUST[dependency.name]})"
+        blamed = error.dependency if isinstance(error, Unavailable) else dependency.name.replace("_", " ")
+        return f"{problem}; {doctor.remedy(settings, blamed)}"
     return None
 
 

@@ -261,6 +261,8 @@ def test_check_goes_on_when_something_is_not_there(cdv: Cdv, tmp_path: Path, por
     assert result.code == 1
     for words in ("junk.pem", "reach the database"):
         assert words in result.err
+    assert "; CDV_NATS_URL: start NATS" in result.out
+    assert "; CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer" in result.out
     assert {line.split()[1]: line.split()[0] for line in result.out.splitlines()} == {
         "settings": "ok",
         "object_store": "ok",

@@ -246,12 +246,12 @@ class _Report:
             async with asyncio.timeout(self._step_seconds):
                 answer = await do()
         except TimeoutError:
-            self.failed(name, f"no answer within {self._step_seconds} s", self._remedy(depends_on), started)
+            self.failed(name, f"no answer within {self._step_seconds} s", remedy(self._settings, depends_on), started)
         except Wrong as wrong:
-            self.failed(name, str(wrong), self._remedy(wrong.dependency or depends_on), started)
+            self.failed(name, str(wrong), remedy(self._settings, wrong.dependency or depends_on), started)
         except CdvError as error:
             blamed = error.dependency if isinstance(error, Unavailable) else depends_on
-            self.failed(name, str(error.__cause__ or "") or str(error), self._remedy(blamed), started)
+            self.failed(name, str(error.__cause__ or "") or str(error), remedy(self._settings, blamed), started)
         else:
             print(f"ok    {name:<19} {time.monotonic() - started:7.3f} s", flush=True)
             self.done.add(name)
@@ -270,17 +270,18 @@ class _Report:
     def note(self, text: str) -> None:
         print(f"note  {text}", flush=True)
 
-    def _remedy(self, dependency: str) -> str:
-        embedded = "CDV_DATA_DIR: let this user read and write there, and see that the disk is not full"
-        settings = self._settings
-        if dependency == "database":
-            return embedded if settings.db_dsn is None else "CDV_DB_DSN: start Postgres, or correct its address or role"
-        if dependency == "object store":
-            return embedded if settings.s3_endpoint is None else "CDV_S3_ENDPOINT, _BUCKET or keys: start or correct it"
-        return {
-            "events": "CDV_NATS_URL: start NATS, or correct its address or CDV_NATS_CREDS",
-            "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
-            "schema source": "CDV_SPECS_URL: correct the address",
-            "secret source": "the reference in the setting: see docs/configuration.md on secrets",
-            "service": "--url: is it served there, and does it trust the token's issuer?",
-        }.get(dependency, "see the message")
+
+def remedy(settings: Settings, dependency: str) -> str:
+    """Return what to do about a dependency that fails: the settings behind it."""
+    embedded = "CDV_DATA_DIR: let this user read and write there, and see that the disk is not full"
+    if dependency == "database":
+        return embedded if settings.db_dsn is None else "CDV_DB_DSN: start Postgres, or correct its address or role"
+    if dependency == "object store":
+        return embedded if settings.s3_endpoint is None else "CDV_S3_ENDPOINT, _BUCKET or keys: start or correct it"
+    return {
+        "events": "CDV_NATS_URL: start NATS, or correct its address or CDV_NATS_CREDS",
+        "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
+        "schema source": "CDV_SPECS_URL: correct the address",
+        "secret source": "the reference in the setting: see docs/configuration.md on secrets",
+        "service": "--url: is it served there, and does it trust the token's issuer?",
+    }.get(dependency, "see the message")
