@@ -232,7 +232,7 @@ class IdTaken(CdvError):
 
 @dataclass(eq=False)
 class MediaConflict(CdvError):
-    """`reason`: not_uploaded, finalized_with_another_hash, changed_while_finalizing or already_finalized."""
+    """`reason`: not_uploaded, finalized_with_another_hash or changed_while_finalizing."""
 
     asset_id: str
     reason: str
