@@ -123,7 +123,8 @@ class Run(msgspec.Struct):
 
 def new_run(settings: dict[str, str]) -> Run:
     memory = psutil.virtual_memory().total / 2**30
-    machine = f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    kernel = f"{platform.system()} {platform.release().partition('-')[0]}"  # without what its builder appends
+    machine = f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, {kernel}"
     names = (
         "creator-data-vault",
         "granian",
