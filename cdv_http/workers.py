@@ -69,27 +69,46 @@ class Workers(MPServer):
         listener = self._listeners[idx]
         self._shd: Any = SocketHolder(listener.fileno(), False, self.backlog)  # type: ignore[call-arg]
         self._sso: Any = listener
-        worker: Any = super()._spawn_worker(idx, target, partial(_worker_app, self._inherited(listener)))
-        terminate = worker.terminate
+        return super()._spawn_worker(idx, target, partial(_worker_app, self._inherited(listener)))
 
-        def end() -> None:
-            if not self.interrupt_signal:
-                self._let_finish(worker)
-            terminate()
+    def _respawn_workers(self, workers: Sequence[int], spawn_target: Any, target_loader: Any, delay: float = 0) -> None:  # noqa: ANN401
+        """Replace them one by one. Once the end of all is asked for, leave those that are there to `shutdown`."""
+        for idx in workers:
+            if self.interrupt_signal:
+                break
+            with suppress(ValueError):  # if it has crashed meanwhile, this is what is done about it
+                self.interrupt_children.remove(idx)
+            self.respawned_wrks[idx] = time.monotonic()
+            old = self.wrks[idx]
+            self.wrks[idx] = new = self._spawn_worker(idx, spawn_target, target_loader)
+            new.start()
+            self._wait(delay)
+            if not self._end(old):
+                self.wrks.append(old)
+        self._remember()
 
-        worker.terminate = end
-        return worker
+    def _end(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
+        """Have the worker accept no more and end. Return False when the end of all is asked for before it has.
 
-    def _let_finish(self, worker: Any) -> None:  # noqa: ANN401 - granian's
-        """Have the worker accept no more, and wait until what it has accepted is a request.
-
-        Granian's way to end lets requests finish, but closes connections on which none has arrived yet.
+        Granian's way to end lets requests finish, but closes connections on which none has arrived yet: wait for those.
         """
         if self._tell_to_accept_no_more(worker):
-            # Not an event's wait: another reload asked for meanwhile must not cut it short, only the end of all.
-            deadline = time.monotonic() + _LAST_REQUESTS_SECONDS
-            while time.monotonic() < deadline and not self.interrupt_signal:
-                time.sleep(_LOOK_SECONDS)
+            self._wait(_LAST_REQUESTS_SECONDS)
+            worker.terminate()
+            self._wait(self.workers_kill_timeout or 0, worker)
+            if worker.is_alive():
+                if self.interrupt_signal:
+                    return False
+                worker.kill()
+        worker.join()
+        return True
+
+    def _wait(self, seconds: float, worker: Any = None) -> None:  # noqa: ANN401 - granian's
+        """Wait so long, until that worker has ended, or until the end of all is asked for."""
+        # Not an event's wait: another reload asked for meanwhile must not cut it short.
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.interrupt_signal and (worker is None or worker.is_alive()):
+            time.sleep(_LOOK_SECONDS)
 
     def _inherited(self, listener: socket.socket) -> list[int]:
         """Return the listeners' numbers that a worker on this one has: by a fork, all of them."""
@@ -104,7 +123,7 @@ class Workers(MPServer):
                 return True
         return False
 
-    def _reload(self, *arguments: Any) -> None:  # noqa: ANN401 - granian's
+    def _reload(self, spawn_target: Any, target_loader: Any) -> None:  # noqa: ANN401 - granian's
         self.reload_signal = False
         self.main_loop_interrupt.clear()
         try:
@@ -112,9 +131,15 @@ class Workers(MPServer):
             self._prove()
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end those that run
             logger.error("the workers are not replaced, those that run go on: {}", error)
+            self._remember()
         else:
             logger.info("new workers take over; the old ones end when they have answered")
-            super()._reload(*arguments)  # type: ignore[no-untyped-call]
+            self._respawn_workers(range(self.workers), spawn_target, target_loader, self.respawn_interval)
+
+    def _remember(self) -> None:
+        """Wake the main loop for what was asked for just before it said that it had heard everything."""
+        if self.interrupt_signal or self.reload_signal or self.interrupt_children:
+            self.main_loop_interrupt.set()
 
 
 def _worker_app(listeners: Sequence[int]) -> ASGIApp:

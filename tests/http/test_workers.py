@@ -1,0 +1,123 @@
+"""What granian's main loop hears while it replaces workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from granian.constants import Interfaces
+
+from cdv_http.workers import Workers
+
+
+class Worker:
+    """Stands in for a process. `busy`: it does not end when it is told to, as one that has a request under way."""
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.alive, self.busy, self.told = True, busy, False
+
+    def start(self) -> None:
+        pass
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def terminate(self) -> None:
+        self.told = True
+        self.alive = self.busy
+
+    def kill(self) -> None:
+        self.alive = False
+
+    def join(self) -> None:
+        assert not self.alive
+
+
+class Fleet(Workers):
+    """`when`: what is asked for as soon as a worker has been started."""
+
+    def __init__(self, count: int, *, proof: Any = lambda _: None, when: Any = lambda _: None) -> None:
+        super().__init__([], prove=lambda: proof(self), interface=Interfaces.ASGI, workers=count, respawn_interval=0)
+        self.wrks: list[Any] = [Worker() for _ in range(count)]
+        self.started: list[int] = []
+        self._when = when
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
+        self.started.append(idx)
+        self._when(self)
+        return Worker()
+
+    def _tell_to_accept_no_more(self, worker: Any) -> bool:
+        return bool(worker.is_alive())
+
+    def hears(self) -> bool:
+        """Whether the main loop is woken, and so does not wait for ever."""
+        return self.main_loop_interrupt.is_set()
+
+
+@pytest.fixture(autouse=True)
+def no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdv_http.workers._LAST_REQUESTS_SECONDS", 0)
+
+
+def refuse(fleet: Fleet) -> None:
+    fleet.signal_handler_interrupt()
+    raise ValueError("no certificate")
+
+
+@pytest.mark.parametrize("proof", [Workers.signal_handler_interrupt, refuse])
+def test_an_end_asked_for_while_a_reload_is_proved_is_heard_and_nobody_is_replaced(proof: Any) -> None:
+    fleet = Fleet(2, proof=proof)
+    fleet.replace_workers()
+    fleet._reload(None, None)
+    assert fleet.hears()
+    assert fleet.started == []
+    fleet._serve_loop(None, None)  # returns
+
+
+def test_an_end_asked_for_while_workers_are_replaced_leaves_the_others() -> None:
+    fleet = Fleet(3, when=Workers.signal_handler_interrupt)
+    fleet.replace_workers()
+    fleet._serve_loop(None, None)
+    assert fleet.started == [0]
+    assert len(fleet.wrks) == 3
+
+
+def test_whoever_is_still_busy_when_the_end_is_asked_for_ends_with_the_others() -> None:
+    fleet = Fleet(2, when=Workers.signal_handler_interrupt)
+    busy = Worker(busy=True)
+    fleet.wrks[0] = busy
+    fleet.replace_workers()
+    fleet._serve_loop(None, None)
+    assert busy.told
+    assert fleet.wrks[-1] is busy
+    assert len(fleet.wrks) == 3
+
+
+def test_another_reload_asked_for_while_one_is_proved_follows() -> None:
+    def proof(fleet: Fleet) -> None:
+        if fleet.started:
+            fleet.signal_handler_interrupt()
+        else:
+            fleet.replace_workers()
+
+    fleet = Fleet(1, proof=proof)
+    fleet.replace_workers()
+    fleet._serve_loop(None, None)
+    assert fleet.started == [0]
+
+
+def test_a_crash_while_a_reload_is_proved_is_made_good_by_it() -> None:
+    fleet = Fleet(2, proof=lambda fleet: fleet.interrupt_children.append(1))
+    fleet._reload(None, None)
+    assert fleet.started == [0, 1]
+    assert not fleet.hears()
+
+
+def test_an_end_asked_for_while_a_crashed_worker_is_replaced_is_heard() -> None:
+    fleet = Fleet(2, when=Workers.signal_handler_interrupt)
+    fleet.interrupt_children.append(1)
+    fleet.respawn_failed_workers = True
+    fleet.main_loop_interrupt.set()
+    fleet._serve_loop(None, None)
+    assert fleet.started == [1]
