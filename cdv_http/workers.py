@@ -6,6 +6,7 @@ ends is turned away. Here the sockets outlive the workers: who waits at one is s
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -14,10 +15,11 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
-from granian._granian import SocketHolder
+from granian import _signals
+from granian._granian import SocketHolder, WorkerSignal
 from granian.server.mp import MPServer
 from litestar.types import ASGIApp
 from loguru import logger
@@ -25,6 +27,7 @@ from loguru import logger
 from cdv_http.app import create_app
 
 _ACCEPT_NO_MORE: Final = signal.SIGUSR1
+_END: Final = (signal.SIGINT, signal.SIGTERM)
 _LAST_REQUESTS_SECONDS: Final = 2.0  # ours: from a connection's acceptance until its first request is there
 _LOOK_SECONDS: Final = 0.05
 _COLLECT_AFTER: Final = 20_000  # ours: objects made and not yet freed; Python's default is 700
@@ -69,7 +72,19 @@ class Workers(MPServer):
         listener = self._listeners[idx]
         self._shd: Any = SocketHolder(listener.fileno(), False, self.backlog)  # type: ignore[call-arg]
         self._sso: Any = listener
-        return super()._spawn_worker(idx, target, partial(_worker_app, self._inherited(listener)))
+        worker: Any = super()._spawn_worker(idx, target, partial(_worker_app, self._inherited(listener)))
+        start = worker.start
+
+        def start_deaf() -> None:
+            # Until it knows what to do then (`_hear`), or it would do what this process does, or die.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_END, _ACCEPT_NO_MORE})
+            try:
+                start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+        worker.start = start_deaf
+        return worker
 
     def _respawn_workers(self, workers: Sequence[int], spawn_target: Any, target_loader: Any, delay: float = 0) -> None:  # noqa: ANN401
         """Replace them one by one. Once the end of all is asked for, leave those that are there to `shutdown`."""
@@ -152,7 +167,22 @@ def _worker_app(listeners: Sequence[int]) -> ASGIApp:
         _stop_accepting(known)
 
     signal.signal(_ACCEPT_NO_MORE, stop_accepting)
+    _signals.set_loop_signals = _hear
     return app
+
+
+def _hear(loop: asyncio.AbstractEventLoop) -> WorkerSignal:
+    """Return what is set when the worker is told to end. It hears what it has been told since it was started.
+
+    In granian's place, whose worker hangs when it is told twice: with Ctrl-C, and when systemd stops a service, all
+    processes get the signal, and then the main process tells the workers.
+    """
+    told = WorkerSignal()
+    end = cache(told.set)
+    for number in _END:
+        loop.add_signal_handler(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_END, _ACCEPT_NO_MORE})
+    return told
 
 
 def _keep_what_is_there() -> None:

@@ -20,6 +20,8 @@ from cdv_http.server import _greet
 from tests.http.api import PNG, Api, Creator, data
 from tests.http.running import RunningVault
 
+QUICK_SECONDS = 15  # for the busiest machine; less than the grace, after which workers are killed
+
 
 @pytest.fixture
 def started() -> Iterator[list[RunningVault]]:
@@ -120,6 +122,33 @@ async def test_a_request_under_way_is_answered_before_it_ends(
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert vault.process.wait(40) == 0
     assert "panicked" not in vault.log
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_worker_that_is_told_twice_to_end_answers_and_ends(
+    started: list[RunningVault], tmp_path: Path, workers: str
+) -> None:
+    vault = start(started, tmp_path / "data", CDV_WORKERS=workers)
+    with vault.connect() as connection:
+        connection.sendall(
+            b"POST /v1/repo/record HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+            b"Authorization: Bearer %s\r\nContent-Length: 2\r\n\r\n" % vault.token("did:example:ada").encode()
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            os.killpg(vault.process.pid, number)
+            deadline = time.monotonic() + 20
+            while not refuses(vault):
+                assert time.monotonic() < deadline
+        connection.sendall(b"{}")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert vault.process.wait(QUICK_SECONDS) == 0
+
+
+async def test_workers_that_are_told_to_end_while_they_start_do(started: list[RunningVault], tmp_path: Path) -> None:
+    vault = start(started, tmp_path / "data", CDV_WORKERS="4")  # one of them is ready
+    os.killpg(vault.process.pid, signal.SIGTERM)
+    assert vault.process.wait(QUICK_SECONDS) == 0
 
 
 async def test_what_was_acknowledged_survives_a_crash(started: list[RunningVault], tmp_path: Path) -> None:
