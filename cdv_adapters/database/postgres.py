@@ -7,8 +7,8 @@ no connection is ever idle in a transaction, and a pooler in transaction mode ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from time import monotonic
@@ -36,6 +36,7 @@ _HANG_SECONDS: Final = 1.0  # ours: beyond the statement timeout, which a server
 _PING_SECONDS: Final = 1.0  # ours: twice this is less than the patience of any readiness probe
 _RECONNECT_SECONDS: Final = 2.0  # ours: then the pool begins its backoff anew, so that pauses never exceed it
 _PREPARE_AFTER: Final = 5  # psycopg's default: statements that come up again and again are prepared
+_MIGRATION_ANSWER_SECONDS: Final = 4.0  # ours: for what is neither a migration nor waits for one
 _MIGRATION_LOCK: Final = 0x0CD7_4111  # ours: any number, as long as every replica takes the same
 
 # Whatever DSN is given may say otherwise. A silent network is noticed by the kernel, a silent server by `_Connection`.
@@ -108,7 +109,7 @@ class PostgresOptions:
 class _Connection(AsyncConnection[tuple[Any, ...]]):
     """A connection that is given up when no answer comes: a stopped server's kernel would keep it alive for ever."""
 
-    answer_seconds = _PING_SECONDS
+    answer_seconds: float | None = _PING_SECONDS
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109
         return await super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
@@ -240,15 +241,19 @@ async def migrate(dsn: str, *, password: Password | None = None) -> list[str]:
     Any number of replicas may do this at once; one that fails leaves nothing behind.
 
     Raises: CannotStart: newer code has migrated this database, the role may not, or the server is set up so that text
-    or acknowledged writes would be lost. Unavailable: the server cannot be reached.
+    or acknowledged writes would be lost. Unavailable: the server cannot be reached, or is silent.
     """
     try:
-        async with await AsyncConnection.connect(
+        connection = await _Connection.connect(
             _conninfo(dsn), autocommit=True, prepare_threshold=None, row_factory=scalar_row, **await _secret(password)
-        ) as connection:
+        )
+        connection.answer_seconds = _MIGRATION_ANSWER_SECONDS
+        try:
             await _require_safe_settings(connection)
             async with connection.transaction():
                 return await _apply_missing(connection)
+        finally:
+            await connection.close()
     except psycopg.OperationalError as error:
         raise Unavailable("database", _RETRY_AFTER_SECONDS) from error
     except psycopg.Error as error:
@@ -256,7 +261,7 @@ async def migrate(dsn: str, *, password: Password | None = None) -> list[str]:
         raise CannotStart("migrate the database", str(error), remedy) from error
 
 
-async def _require_safe_settings(connection: AsyncConnection[Any]) -> None:
+async def _require_safe_settings(connection: _Connection) -> None:
     if (encoding := await _scalar(connection, "SHOW server_encoding")) != "UTF8":
         reason = f"its encoding is {encoding}, which cannot keep every text"
         raise CannotStart("use the database", reason, "create one with ENCODING 'UTF8'")
@@ -265,11 +270,12 @@ async def _require_safe_settings(connection: AsyncConnection[Any]) -> None:
         raise CannotStart("use the database", reason, "turn it on for this database and role")
 
 
-async def _apply_missing(connection: AsyncConnection[Any]) -> list[str]:
+async def _apply_missing(connection: _Connection) -> list[str]:
     # The lock is the transaction's and not the session's: it works through a pooler and ends with its holder. Whoever
     # waits here waits as long as the others take.
     await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    with _patience(connection):
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     if await _scalar(connection, "SELECT to_regclass('schema_migrations')") is None:
         await connection.execute(
             "CREATE TABLE schema_migrations"
@@ -281,12 +287,23 @@ async def _apply_missing(connection: AsyncConnection[Any]) -> list[str]:
         reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
         raise CannotStart("use the database", reason, "run that code, or restore a backup")
     for number, (name, script) in enumerate(migrations[version:], version + 1):
-        await connection.execute(script.encode())
+        with _patience(connection):
+            await connection.execute(script.encode())
         await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
     return [name for name, _ in migrations[version:]]
 
 
-async def _scalar(connection: AsyncConnection[Any], query: str) -> Any:  # noqa: ANN401 - whatever the query gives
+@contextmanager
+def _patience(connection: _Connection) -> Iterator[None]:
+    """Wait for an answer as long as it takes: the kernel notices when the server's machine is gone."""
+    bound, connection.answer_seconds = connection.answer_seconds, None
+    try:
+        yield
+    finally:
+        connection.answer_seconds = bound
+
+
+async def _scalar(connection: _Connection, query: str) -> Any:  # noqa: ANN401 - whatever the query gives
     return await (await connection.execute(query)).fetchone()
 
 

@@ -9,10 +9,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from cdv_adapters.database import postgres
 from cdv_adapters.database.postgres import migrate
 from cdv_core.errors import CannotStart, Unavailable
 from tests.servers import PostgresServer
 from tests.servers.process import free_port
+from tests.servers.proxy import FaultProxy
 
 SCRIPTS = sorted((files("cdv_adapters.database") / "migrations" / "postgres").iterdir(), key=lambda it: it.name)
 NAMES = [it.name.removesuffix(".sql") for it in SCRIPTS]
@@ -122,3 +124,32 @@ async def test_a_role_that_may_not_migrate_can_use_what_another_has_migrated(unp
 async def test_a_server_that_is_not_there_is_unavailable():
     with pytest.raises(Unavailable):
         await migrate(f"postgresql://postgres@127.0.0.1:{free_port()}/vault")
+
+
+async def test_a_server_that_is_silent_after_the_login_is_unavailable(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_ANSWER_SECONDS", 0.2)
+    with FaultProxy(postgres_dsn) as proxy:
+        look = postgres._require_safe_settings
+
+        async def silent_from_now_on(connection: object) -> None:
+            proxy.hang()
+            await look(connection)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(postgres, "_require_safe_settings", silent_from_now_on)
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable):
+                await migrate(proxy.url)
+
+
+async def test_whoever_waits_for_another_to_migrate_waits_as_long_as_it_takes(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_ANSWER_SECONDS", 0.2)
+    async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as other:
+        await other.execute("SELECT pg_advisory_lock(%s)", (postgres._MIGRATION_LOCK,))
+        waiting = asyncio.create_task(migrate(postgres_dsn))
+        assert await asyncio.wait([waiting], timeout=1) == (set(), {waiting})
+        await other.execute("SELECT pg_advisory_unlock_all()")
+        assert await waiting == NAMES
