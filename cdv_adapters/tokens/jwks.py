@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
@@ -37,7 +38,9 @@ from cdv_core.errors import InvalidField
 from cdv_core.ports.clock import Clock
 
 DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: more than a thousand keys
-_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; IssuerKeys bounds the sum
+_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for each piece that arrives
+_WHOLE_SECONDS: Final = 5.0  # ours: longer than IssuerKeys waits nobody needs the answer, nor its thread and connection
+_CHUNK_BYTES: Final = 64 * 1024
 _REDIRECTS_MAX: Final = 3
 _MAX_AGE: Final = re.compile(r"(?:^|,)\s*max-age\s*=\s*\"?(\d{1,9})\"?\s*(?:,|$)", re.ASCII | re.IGNORECASE)
 _NOT_KEPT: Final = re.compile(r"(?:^|,)\s*no-(?:store|cache)\s*(?:,|$)", re.IGNORECASE)
@@ -65,15 +68,15 @@ class JwksUrl:
 
     def __call__(self) -> FetchedDocument:
         """Return the document. Raises KeysNotFetched."""
-        url = self._url
+        url, deadline = self._url, time.monotonic() + _WHOLE_SECONDS
         for _ in range(_REDIRECTS_MAX + 1):
-            document = self._get(url)
+            document = self._get(url, deadline)
             if isinstance(document, FetchedDocument):
                 return document
             url = document
         raise KeysNotFetched("too many redirects")
 
-    def _get(self, url: str) -> FetchedDocument | str:
+    def _get(self, url: str, deadline: float) -> FetchedDocument | str:
         """Return the document, or where the issuer sends us for it."""
         try:
             # identity: a compressed body could grow beyond any limit.
@@ -84,11 +87,9 @@ class JwksUrl:
                     return self._same_origin(urljoin(url, location))
                 if response.status != 200:
                     raise KeysNotFetched(f"status {response.status}")
-                body = response.read(DOCUMENT_MAX_BYTES + 1, decode_content=False)
+                body = _read(response, deadline)
         except (HTTPError, ValueError) as error:  # ValueError: urljoin, on what is no address
             raise KeysNotFetched(f"{type(error).__name__}: {error}") from error
-        if len(body) > DOCUMENT_MAX_BYTES:
-            raise KeysNotFetched(f"more than {DOCUMENT_MAX_BYTES} bytes")
         return FetchedDocument(body, max_age_seconds(response.headers.get("Cache-Control", "")))
 
     def _same_origin(self, url: str) -> str:
@@ -97,6 +98,19 @@ class JwksUrl:
         if (ours.scheme, ours.host, ports[0]) != (theirs.scheme, theirs.host, ports[1]):
             raise KeysNotFetched("redirected to another origin")
         return url
+
+
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """Raises KeysNotFetched: too many bytes, or too late."""
+    body = bytearray()
+    # What has arrived, and not a whole chunk: the clock is to be looked at even when bytes only trickle in.
+    while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
+        body += chunk
+        if len(body) > DOCUMENT_MAX_BYTES:
+            raise KeysNotFetched(f"more than {DOCUMENT_MAX_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise KeysNotFetched("too slow")
+    return bytes(body)
 
 
 def max_age_seconds(cache_control: str) -> int | None:

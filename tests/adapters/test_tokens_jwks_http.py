@@ -177,6 +177,23 @@ def test_an_issuer_that_accepts_and_says_nothing_is_given_up_on(monkeypatch: pyt
             release.set()
 
 
+def test_an_issuer_that_trickles_is_given_up_on_and_hung_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jwks, "_WHOLE_SECONDS", 0.1)
+    release = threading.Event()
+
+    def trickle() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b" "
+            release.wait(0.02)
+
+    with ScriptedServer(lambda _: Answer(200, trickle(), {"Content-Length": "1000"})) as server:
+        try:
+            assert refused(server.url + PATH) == "too slow"
+            assert server.hung_up.wait(10)
+        finally:
+            release.set()
+
+
 def test_an_issuer_that_nobody_vouches_for_is_not_believed(tmp_path: Path):
     with ScriptedServer(lambda _: DOCUMENT, vouched(tmp_path / "ca.pem")) as server:
         assert "CERTIFICATE_VERIFY_FAILED" in refused(server.url + PATH)
