@@ -51,7 +51,8 @@ class JwtVerifier:
             kid, key, verified = self._remembered[digest]
             if await self._find_key(kid) == key:
                 check_expiry(verified.expires_at, self._clock.now())
-                self._remembered.move_to_end(digest)
+                if digest in self._remembered:  # others may have pushed it out while the key was looked up
+                    self._remembered.move_to_end(digest)
                 return verified
             self._remembered.pop(digest, None)
         return await self._prove(token, digest)

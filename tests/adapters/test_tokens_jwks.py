@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cdv_adapters.tokens.ed25519 import PublicKey
 from cdv_adapters.tokens.jwks import JwksTokenVerifier
 from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys, KeysNotFetched, read_key_set
 from cdv_adapters.tokens.local_key import LocalIssuer
@@ -440,3 +441,25 @@ async def test_a_remembered_token_is_not_proved_again(world: World, monkeypatch:
     monkeypatch.setattr("cdv_adapters.tokens.jwt.read_token", None)
 
     assert await world.verifier.verify(token) == first
+
+
+async def test_a_remembered_token_that_is_pushed_out_while_its_key_is_looked_up_still_counts(world: World):
+    old = world.a.issue(SUBJECT, 60, world.clock.now())
+    others = [world.a.issue(SUBJECT, 61 + n, world.clock.now()) for n in range(2)]
+    find = world.verifier._find_key
+    assert await world.accepts(world.a, old)
+    world.verifier._remembered_tokens = 1
+    looked_up = asyncio.Event()
+
+    async def slowly(kid: str) -> PublicKey | None:
+        await looked_up.wait()
+        return await find(kid)
+
+    world.verifier._find_key = slowly
+    asking = asyncio.create_task(world.verifier.verify(old))
+    await turns()
+    world.verifier._find_key = find
+    for other in others:
+        await world.verifier.verify(other)
+    looked_up.set()
+    assert (await asking).subject == SUBJECT
