@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from types import CodeType
 from typing import Final, Literal
 
@@ -67,8 +68,10 @@ class UrlSchemas:
         self._catalogue = bundled_catalogue()
         self._published: CachedCatalogue | None = None
         self._state = CatalogueState("bundled", self._catalogue.generated_at, len(self._catalogue))
-        # One refresh at a time, in a thread of its own: the default threads are for requests.
+        # In a thread of its own: the default threads are for requests.
         self._limiter = anyio.CapacityLimiter(1)
+        # One refresh at a time, also when nobody waits for it any more: the older catalogue must not come last.
+        self._refreshing = Lock()
 
     @classmethod
     def at(cls, url: str, data_dir: Path) -> UrlSchemas:
@@ -106,7 +109,7 @@ class UrlSchemas:
         this takes longer than `wait_seconds`, though what then still arrives is used.
         """
         with anyio.move_on_after(wait_seconds) as patience:
-            await anyio.to_thread.run_sync(self._refresh, limiter=self._limiter, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(self._refresh_alone, limiter=self._limiter, abandon_on_cancel=True)
         if patience.cancelled_caught:
             self._fail(f"no catalogue within {wait_seconds:.0f} s")
 
@@ -124,6 +127,10 @@ class UrlSchemas:
         except (CatalogueRefused, CompilerFailed) as error:
             # Perhaps written by an earlier release, whose rules were others: the source will do.
             logger.warning("the catalogue kept on disk cannot be used: {}", error)
+
+    def _refresh_alone(self) -> None:
+        with self._refreshing:
+            self._refresh()
 
     def _refresh(self) -> None:
         self._state = replace(self._state, refreshes=self._state.refreshes + 1)

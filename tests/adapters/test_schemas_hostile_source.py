@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
 import select
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cdv_adapters.schemas.cache import CatalogueCache
+from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
 from cdv_adapters.schemas.specs_url import DOCUMENT_MAX_BYTES, INDEX_MAX_BYTES, SpecsUrl
 from cdv_adapters.schemas.url import UrlSchemas
 from tests.adapters.catalogue_server import CatalogueServer, catalogue_server, send
@@ -160,6 +162,37 @@ async def test_a_refresh_that_takes_too_long_is_not_waited_for(server: Catalogue
     await source.refresh(wait_seconds=0.05)
     assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
     assert "within 0 s" in str(source.state.reason)
+
+
+async def test_a_refresh_that_nobody_waits_for_any_more_does_not_undo_the_next(
+    server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = await _following(server, tmp_path)
+    fetched, go_on, overlapped = threading.Event(), threading.Event(), threading.Event()
+    fetch = source._fetch
+
+    def fetch_and_dawdle() -> CachedCatalogue | None:
+        if fetched.is_set():
+            if not go_on.is_set():
+                overlapped.set()
+            return fetch()
+        published = fetch()
+        fetched.set()
+        go_on.wait()
+        return published
+
+    monkeypatch.setattr(source, "_fetch", fetch_and_dawdle)
+    try:
+        await source.refresh(wait_seconds=0.05)
+        await asyncio.to_thread(fetched.wait)
+        server.publish(catalogue_of("1.0.0", "1.2.0"))
+        next_one = asyncio.create_task(source.refresh())
+        await asyncio.to_thread(overlapped.wait, 0.5)
+    finally:
+        go_on.set()
+    await next_one
+    assert not overlapped.is_set()
+    assert versions(source) == ["1.0.0", "1.2.0"]
 
 
 async def test_a_server_that_flaps_is_followed_when_it_is_up(server: CatalogueServer, tmp_path: Path):
