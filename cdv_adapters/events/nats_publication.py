@@ -32,6 +32,7 @@ from cdv_core.ports.outbox import OpLogEntry
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _MESSAGE_NOT_FOUND: Final = 10037
 _WRONG_LAST_SEQUENCE: Final = 10071
+_GARBAGE: Final = (ValueError, LookupError, TypeError, AttributeError)  # what reading an answer of no sense raises
 _SENT_AT_ONCE: Final = 50  # ours: then requests have their turn
 _BATCH_FROM: Final = 16  # ours: a batch costs the broker files of its own, as much as syncing about so many messages
 
@@ -85,7 +86,11 @@ class Publication:
         waiting = list(entries)
         while waiting:
             sent, waiting = _round(waiting)
-            await asyncio.gather(*(self._add(end, sent) for end in ends))
+            outcomes = await asyncio.gather(*(self._add(end, sent) for end in ends), return_exceptions=True)
+            # Only now that all have ended: none may go on publishing when the caller has given up its lease.
+            for outcome in outcomes:
+                if outcome is not None:
+                    raise outcome
             held_up = {entry.event.did for entry in sent if entry.sequence not in self._acknowledged}
             waiting = [entry for entry in waiting if entry.event.did not in held_up]
         return [self._acknowledged.get(entry.sequence) for entry in entries]
@@ -215,11 +220,12 @@ class Publication:
         """Return the id of the event at that place, "" if there is none, None if the stream does not answer."""
         try:
             answer = await self._connection.ask(self._client, f"STREAM.MSG.GET.{end.name}", {"seq": sequence})
+            headers = b64decode(answer["message"].get("hdrs", "")).decode("ascii", "replace")
         except APIError as error:
             return "" if error.err_code == _MESSAGE_NOT_FOUND else None
-        except (nats.errors.Error, Unavailable):
+        except (nats.errors.Error, Unavailable, *_GARBAGE):
             return None
-        for line in b64decode(answer["message"].get("hdrs", "")).decode("ascii", "replace").splitlines():
+        for line in headers.splitlines():
             name, _, value = line.partition(":")
             if name == "Nats-Msg-Id":
                 return event_id(value.strip())
@@ -263,11 +269,14 @@ def _onto(stream: str, last_sequence: int) -> dict[str, str]:
 
 
 def _raise_refusal(answer: Msg | nats.errors.Error) -> None:
-    """Raises: NoRespondersError: there is no such stream. APIError: it says no. Error: nothing came back."""
+    """Raises: NoRespondersError: there is no such stream. APIError: it says no. Error: nothing of sense came back."""
     if isinstance(answer, nats.errors.Error):
         raise answer
     if answer.data:
-        raise_error(json.loads(answer.data))
+        try:
+            raise_error(json.loads(answer.data))
+        except _GARBAGE as error:
+            raise nats.errors.Error("an answer of no sense") from error
     elif answer.headers and answer.headers.get("Status") == "503":
         raise nats.errors.NoRespondersError
 
@@ -276,8 +285,11 @@ def _ack(answer: Msg | nats.errors.Error) -> _Ack:
     """Raises: as `_raise_refusal`."""
     _raise_refusal(answer)
     assert isinstance(answer, Msg)  # noqa: S101
-    said = json.loads(answer.data)
-    return _Ack(said["seq"], said.get("duplicate", False))
+    try:
+        said = json.loads(answer.data)
+        return _Ack(int(said["seq"]), bool(said.get("duplicate", False)))
+    except _GARBAGE as error:
+        raise nats.errors.Error("an answer of no sense") from error
 
 
 def _tell(end: _End, problem: nats.errors.Error) -> None:

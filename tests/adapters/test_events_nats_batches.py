@@ -9,6 +9,7 @@ import pytest
 from nats.aio.client import Client, ServerVersion
 
 from cdv_adapters.events.nats_connection import NatsAccess
+from cdv_adapters.events.nats_publication import Publication
 from cdv_core.ports.events import Acknowledged
 from conformance.ports.events import an_entry, ids_of
 from tests.adapters.nats_relaying import connected, operator
@@ -84,3 +85,37 @@ async def test_a_server_that_knows_no_batches_is_not_asked_for_them(nats_url: st
         await bus.publish(_MANY, await bus.streams())
         assert await ids_of(bus) == _ALL
         assert set(await batches(jetstream, range(1, 101))) == {None}
+
+
+@pytest.mark.parametrize("count", [1, 60], ids=["one by one", "in a batch"])
+@pytest.mark.parametrize("garbage", [b"<html>", b"[]", b"{}", b'{"seq":null}', b'{"error":"no"}', b""])
+async def test_garbage_acknowledges_nothing(nats_url: str, monkeypatch: pytest.MonkeyPatch, garbage: bytes, count: int):
+    exchange = Publication._exchange
+
+    async def garbled(*arguments: Any) -> list[Any]:
+        answers: list[Any] = await exchange(*arguments)
+        for answer in answers:
+            answer.data = garbage
+        return answers
+
+    async with connected(NatsAccess(nats_url)) as bus:
+        streams = await bus.streams()
+        monkeypatch.setattr(Publication, "_exchange", garbled)
+        assert await bus.publish(_MANY[:count], streams) == [None] * count
+
+
+async def test_a_defect_over_one_stream_is_told_of_when_the_other_has_all(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    add = Publication._add
+
+    async def adding(self: Publication, end: Any, sent: Any) -> None:
+        if end.name == "RA_MEDIA":
+            raise ZeroDivisionError
+        await add(self, end, sent)
+
+    async with connected(NatsAccess(nats_url)) as bus:
+        monkeypatch.setattr(Publication, "_add", adding)
+        with pytest.raises(ZeroDivisionError):
+            await bus.publish(_MANY[:3], await bus.streams())
+        assert await ids_of(bus) == _ALL[:3]
