@@ -154,6 +154,6 @@ def _forget_the_dead(folder: Path) -> None:
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*_*.db")}:
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # there is none, or it is another user's, who has its number now
             with suppress(FileNotFoundError):  # another worker is being scraped at this moment
                 shared.mark_process_dead(pid)  # type: ignore[no-untyped-call]

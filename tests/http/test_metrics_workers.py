@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from cdv_http.exposition import LOOK_SECONDS
+from cdv_http.exposition import LOOK_SECONDS, _forget_the_dead
 from tests.http.certificates import files
 from tests.http.running import RunningVault
 from tests.http.scraping import Scrape
@@ -130,3 +130,20 @@ def wait_for(vault: RunningVault, condition: Callable[[Scrape], bool]) -> None:
     while not condition(seen := scrape(vault)):
         assert time.monotonic() < deadline, seen.text
         time.sleep(0.05)
+
+
+def test_a_dead_worker_whose_number_another_users_process_has_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alive, theirs = os.getpid(), os.getppid()
+
+    def kill(pid: int, _: int) -> None:
+        if pid == theirs:
+            raise PermissionError
+
+    monkeypatch.setattr("cdv_http.exposition.os.kill", kill)
+    for pid in (alive, theirs):
+        (tmp_path / f"gauge_livesum_{pid}.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    _forget_the_dead(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [f"gauge_livesum_{alive}.db"]
