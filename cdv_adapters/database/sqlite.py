@@ -7,12 +7,14 @@ threads reads. Write-ahead logging lets them, and other processes on the same fi
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -222,6 +224,7 @@ class SqliteDatabase:
         with _refusals(self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             migrations = _migrations()
+            _make(self._path)
             writer = self._connect()
             if (version := _schema_version(writer)) > len(migrations):
                 raise CannotStart(
@@ -257,6 +260,21 @@ class SqliteDatabase:
         self._readers.shutdown()
         while self._connections:
             self._connections.pop().close()
+
+
+def _make(path: Path) -> None:
+    """Make the file, empty and for its owner alone, unless there is one. SQLite's files beside it get the same mode."""
+    if path.exists():
+        return
+    # Under another name, for closing it would take away the locks that others in this process have on it by then
+    # (https://sqlite.org/howtocorrupt.html).
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
+    os.close(descriptor)
+    try:
+        with suppress(OSError):  # somebody was first, or there are no hard links here: then SQLite makes it
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
 
 
 def _translated(error: Exception) -> Exception:

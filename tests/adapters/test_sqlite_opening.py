@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +35,22 @@ async def test_the_directory_and_the_file_are_made_and_kept(path: Path):
     async with SqliteDatabase(path) as database:
         await database.ping()
         assert await stored_numbers(database) == [1]
+
+
+async def test_what_it_makes_is_its_owners_alone_in_a_directory_that_is_not(path: Path):
+    path.parent.mkdir(mode=0o755)
+    async with SqliteDatabase(path) as database:
+        await create(database, 1)
+        modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in path.parent.iterdir()}
+    assert modes == {"vault.sqlite3": 0o600, "vault.sqlite3-wal": 0o600, "vault.sqlite3-shm": 0o600}
+
+
+async def test_the_mode_of_a_file_that_is_there_is_left_as_it_is(path: Path):
+    async with SqliteDatabase(path):
+        pass
+    path.chmod(0o640)
+    async with SqliteDatabase(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 async def test_many_may_open_a_new_file_at_once(path: Path):
