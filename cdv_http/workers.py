@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from granian import _signals
@@ -43,6 +44,7 @@ class Workers(MPServer):
         super().__init__("cdv_http.app:create_app", **options)
         self._listeners = listeners
         self._prove = prove
+        self.main_loop_interrupt: Any = _Interrupt()
 
     def replace_workers(self) -> None:
         """As SIGHUP does, and from any thread."""
@@ -155,6 +157,28 @@ class Workers(MPServer):
         """Wake the main loop for what was asked for just before it said that it had heard everything."""
         if self.interrupt_signal or self.reload_signal or self.interrupt_children:
             self.main_loop_interrupt.set()
+
+
+class _Interrupt:
+    """An event that signal handlers set. In the midst of threading.Event's own work they would wait for themselves."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[None] = SimpleQueue()  # its `put` may interrupt any other call of it
+
+    def is_set(self) -> bool:
+        return not self._queue.empty()
+
+    def set(self) -> None:
+        self._queue.put(None)
+
+    def clear(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._queue.get_nowait()
+
+    def wait(self) -> None:
+        self._queue.get()
+        self.set()
 
 
 def _worker_app(listeners: Sequence[int]) -> ASGIApp:

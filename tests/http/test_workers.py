@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ class Fleet(Workers):
 
     def hears(self) -> bool:
         """Whether the main loop is woken, and so does not wait for ever."""
-        return self.main_loop_interrupt.is_set()
+        return bool(self.main_loop_interrupt.is_set())
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +122,17 @@ def test_an_end_asked_for_while_a_crashed_worker_is_replaced_is_heard() -> None:
     fleet.main_loop_interrupt.set()
     fleet._serve_loop(None, None)
     assert fleet.started == [1]
+
+
+def test_signals_on_signals_are_heard() -> None:
+    fleet = Fleet(1)
+    before = signal.signal(signal.SIGALRM, fleet.signal_handler_reload)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    try:
+        for _ in range(2000):
+            fleet.main_loop_interrupt.wait()
+            fleet.main_loop_interrupt.clear()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert fleet.reload_signal
