@@ -107,8 +107,8 @@ class S3BlobStore:
         self._call_seconds = call_timeout_seconds
         self._copy_seconds = copy_timeout_seconds
         self._answered_within = answered_within_seconds
-        self._asking: asyncio.Task[Unavailable | None] | None = None
-        self._asked_at = float("-inf")
+        self._answered_until = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="s3")
         trust = ssl.create_default_context(cafile=ca_file)
 
@@ -208,20 +208,14 @@ class S3BlobStore:
 
     async def _must_answer(self, within_seconds: float) -> None:
         """Raises Unavailable: a URL of a store that is down helps nobody. All who come meanwhile share one question."""
-        if self._asking is None or (self._asking.done() and time.monotonic() > self._asked_at + within_seconds):
-            self._asking = asyncio.create_task(self._ask())
-        down = await asyncio.shield(self._asking)
-        if down is not None:
-            raise Unavailable(down.dependency) from down.__cause__
+        if time.monotonic() > self._answered_until:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask(within_seconds))
+            await asyncio.shield(self._asking)
 
-    async def _ask(self) -> Unavailable | None:
-        try:
-            await self.check()
-        except Unavailable as down:
-            return down
-        finally:
-            self._asked_at = time.monotonic()
-        return None
+    async def _ask(self, within_seconds: float) -> None:
+        await self.check()
+        self._answered_until = time.monotonic() + within_seconds
 
     async def _call(self, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do blocking `work` with the present keys; once more with new ones if it is these that were refused."""
