@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 from typing import Any
 
 import pytest
 from granian.constants import Interfaces
+from granian.server.mp import MPServer
 
 from cdv_http.workers import Workers
 
@@ -136,3 +138,24 @@ def test_signals_on_signals_are_heard() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert fleet.reload_signal
+
+
+def test_what_a_worker_is_told_while_it_starts_waits_until_it_knows_what_to_do_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[set[signal.Signals]] = []
+
+    def mask() -> set[signal.Signals]:
+        return {signal.Signals(it) for it in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+    class Starting(Worker):
+        def start(self) -> None:  # where the process is made, which has the mask of who makes it
+            held.append(mask())
+
+    monkeypatch.setattr(MPServer, "_spawn_worker", lambda *_: Starting())
+    before = mask()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fleet = Workers([listener], prove=lambda: None, interface=Interfaces.ASGI, workers=1)
+        fleet._spawn_worker(0, None, None).start()
+    assert held == [before | {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}]
+    assert mask() == before
