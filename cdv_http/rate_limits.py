@@ -132,9 +132,22 @@ class SharedCounters:
             await client.aclose()
 
 
+def _redis_options() -> dict[str, Any]:
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    # Besides our own bound: until Python 3.12, asyncio.wait_for, by which it writes, may swallow the end of that.
+    return {
+        "implementation": "redispy",
+        "socket_timeout": _STORE_SECONDS,
+        "socket_connect_timeout": _STORE_SECONDS,
+        "retry": Retry(NoBackoff(), 1),  # a connection that the store has closed meanwhile
+    }
+
+
 def _storage(url: str) -> Storage:
-    client = {"implementation": "redispy"} if url.removeprefix("async+").startswith("redis") else {}
     try:
+        client = _redis_options() if url.removeprefix("async+").startswith("redis") else {}
         storage = storage_from_string(f"async+{url.removeprefix('async+')}", wrap_exceptions=True, **client)
     except (ConfigurationError, ImportError, ValueError):
         # What the library says repeats the address, and the password in it.

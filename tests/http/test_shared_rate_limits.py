@@ -8,7 +8,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -139,6 +139,20 @@ async def test_a_store_that_hangs_hardly_delays_anyone(tmp_path: Path) -> None:
                 assert len(lines) == 1
             proxy.heal()
             await until_counted(api)
+
+
+@no_program
+async def test_a_client_of_the_store_that_misses_its_time_is_given_up_all_the_same(monkeypatch) -> None:
+    """Until Python 3.12, `asyncio.wait_for`, which the client writes with, may swallow the end of our time."""
+    with own_redis() as process, FaultProxy(f"redis://127.0.0.1:{process.port}") as proxy:
+        counters = SharedCounters(proxy.url)
+        assert await counters.add(b"key", time.time() + 60, time.time()) == 1
+        proxy.hang()
+        monkeypatch.setattr(asyncio, "timeout", lambda _: nullcontext())
+        sent = time.monotonic()
+        assert await counters.add(b"key", time.time() + 60, time.time()) is None
+        assert time.monotonic() - sent < 3  # its own bound was 5 seconds, ten times over
+        await counters.close()
 
 
 async def test_the_address_may_be_a_reference(tmp_path: Path, url: str) -> None:
