@@ -93,7 +93,7 @@ _PAGING: Final = (
     Parameter("collection", "only this collection", COLLECTION),
     Parameter(
         "limit",
-        "how many at most",
+        "how many at most; fewer, and nextCursor, when they would exceed 1 MiB together",
         {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
     ),
     Parameter("cursor", "nextCursor of the page before", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}),

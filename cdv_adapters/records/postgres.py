@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from cdv_adapters.database.group_commit import GroupCommit, Row
 from cdv_adapters.database.grouping import Grouping
@@ -16,7 +17,8 @@ from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.domain.limits import PAGE_MAX_BYTES
+from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord
 from cdv_core.errors import IdempotencyConflict
 from cdv_core.ports.records import RecordStore, Retryable
 
@@ -111,12 +113,16 @@ LATERAL ({find_query("asked.did", "asked.collection", "asked.rkey")} LIMIT 1) AS
 
 def _list_all(collection: str | None) -> str:
     asked = {name: f"asked.{name}" for name in ("did", "since", "before_time", "before_rkey", "page")}
+    # A page that is too large stays where it is, and its size is told; not one of a single record and the one after it.
     return f"""
-SELECT n, ARRAY ({page_query(collection=collection, hidden="%(hidden)s", **asked)})
-FROM ROWS FROM (json_to_recordset(%(listings)s::json) AS (
-    did text COLLATE "C", collection text COLLATE "C", since timestamptz, before_time timestamptz,
-    before_rkey text COLLATE "C", page integer
-)) WITH ORDINALITY AS asked (did, collection, since, before_time, before_rkey, page, n)"""
+SELECT n, CASE WHEN pg_column_size(found) <= {PAGE_MAX_BYTES} OR page <= 2 THEN found END, pg_column_size(found) FROM (
+    SELECT n, page, ARRAY ({page_query(collection=collection, hidden="%(hidden)s", **asked)}) AS found
+    FROM ROWS FROM (json_to_recordset(%(listings)s::json) AS (
+        did text COLLATE "C", collection text COLLATE "C", since timestamptz, before_time timestamptz,
+        before_rkey text COLLATE "C", page integer
+    )) WITH ORDINALITY AS asked (did, collection, since, before_time, before_rkey, page, n)
+    OFFSET 0
+) AS pages"""
 
 
 _LIST: Final = _list_all(None)
@@ -127,7 +133,11 @@ _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _ABOVE_EVERY_RKEY: Final = "\x7f"
 _FINDS_MAX: Final = 64  # ours
 _LISTINGS_MAX: Final = 16  # ours: more would have the first wait for the last
-_ROWS_MAX: Final = 404  # ours: four of the largest pages; their records may have 256 KiB each
+_ROWS_MAX: Final = 400  # ours: four of the largest pages
+
+
+# The encoded records, one more than the limit if there are, or None if they are too large; and how large they are.
+_Answered: TypeAlias = tuple[list[bytes] | None, int]
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -183,12 +193,18 @@ class PostgresRecordStore(RecordStore):
         found = {n: _stored(row) for n, *row in rows}
         return [found.get(n) for n in range(1, len(uris) + 1)]
 
-    async def _list_all(self, listings: Sequence[Listing]) -> Sequence[Sequence[bytes]]:
-        pages: dict[int, Sequence[bytes]] = dict(await self._database.rows(*listing_query(listings)))
-        return [pages[n] for n in range(1, len(listings) + 1)]
+    async def _list_all(self, listings: Sequence[Listing]) -> Sequence[_Answered]:
+        rows = await self._database.rows(*listing_query(listings))
+        found: dict[int, _Answered] = {n: (page, size) for n, page, size in rows}
+        return [found[n] for n in range(1, len(listings) + 1)]
 
-    async def list(self, listing: Listing) -> list[bytes]:
-        return [*await self._listings.ask(listing)]
+    async def list(self, listing: Listing) -> Found:
+        while True:
+            page, size = await self._listings.ask(listing)
+            if page is not None:
+                return Found(page[: listing.limit], more=len(page) > listing.limit)
+            # As many of such a size as have room: at least one, and fewer than before.
+            listing = replace(listing, limit=max(listing.limit * PAGE_MAX_BYTES // size, 1))
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")
@@ -225,7 +241,10 @@ def _row(record: NewRecord, event: Event, retryable: Retryable | None) -> Row:
 
 
 def listing_query(listings: Sequence[Listing]) -> tuple[str, dict[str, Any]]:
-    """Return the query and its parameters: for any number of listings, one of two, so that both are prepared once."""
+    """Return the query, for one more than each limit, and its parameters.
+
+    For any number of listings it is one of two, so that both are prepared once.
+    """
     first = listings[0]
     asked = msgspec.json.encode([_asked(listing) for listing in listings]).decode()
     query = _LIST if first.collection is None else _LIST_COLLECTION
@@ -238,7 +257,7 @@ def _asked(listing: Listing) -> _Asked:
     if after is not None and after.indexed_at <= until:
         before = (after.indexed_at, str(after.rkey))
     collection = None if listing.collection is None else str(listing.collection)
-    return _Asked(str(listing.did), collection, listing.since or _EARLIEST, *before, listing.limit)
+    return _Asked(str(listing.did), collection, listing.since or _EARLIEST, *before, listing.limit + 1)
 
 
 def _anyone() -> Callable[[object], bool]:

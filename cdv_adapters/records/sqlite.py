@@ -11,7 +11,8 @@ from cdv_adapters.database.sqlite import SqliteDatabase, append_op_log, ensure_a
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord, record_json
+from cdv_core.domain.limits import PAGE_MAX_BYTES
+from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord, record_json
 from cdv_core.errors import IdempotencyConflict
 from cdv_core.ports.records import RecordStore, Retryable
 
@@ -51,8 +52,19 @@ class SqliteRecordStore(RecordStore):
         )
         return _stored(rows[0]) if rows else None
 
-    async def list(self, listing: Listing) -> list[bytes]:
-        return [record_json(_stored(row)) for row in await self._rows(*listing_query(listing))]
+    async def list(self, listing: Listing) -> Found:
+        def work(connection: sqlite3.Connection) -> Found:
+            records: list[bytes] = []
+            size = 0
+            for row in connection.execute(*listing_query(listing)):
+                record = record_json(_stored(row))
+                size += len(record)
+                if records and (len(records) == listing.limit or size > PAGE_MAX_BYTES):
+                    return Found(records, more=True)
+                records.append(record)
+            return Found(records, more=False)
+
+        return await self._database.read(work)
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")
@@ -77,7 +89,10 @@ class SqliteRecordStore(RecordStore):
 
 
 def listing_query(listing: Listing) -> tuple[str, tuple[object, ...]]:
-    """Return the query and its parameters. Every form of it reads one index backwards and sorts nothing."""
+    """Return the query, for one more than the limit, and its parameters.
+
+    Every form of it reads one index backwards and sorts nothing.
+    """
     after, until = listing.after, listing.until
     terms: list[tuple[str, tuple[object, ...]]] = [("did = ?", (listing.did,))]
     if listing.collection is not None:
@@ -93,7 +108,7 @@ def listing_query(listing: Listing) -> tuple[str, tuple[object, ...]]:
         terms.append(("indexed_at <= ?", (to_micros(until),)))
     where = " AND ".join(condition for condition, _ in terms)
     query = f"{_SELECT} WHERE {where} ORDER BY indexed_at DESC, rkey DESC LIMIT ?"
-    return query, (*(value for _, values in terms for value in values), listing.limit)
+    return query, (*(value for _, values in terms for value in values), listing.limit + 1)
 
 
 def _live_reply(

@@ -14,6 +14,8 @@ INTEGER_MAX: Final = 2**63 - 1
 
 PAGE_DEFAULT: Final = 25  # spec: listRecords
 PAGE_MAX: Final = 100  # spec: listRecords
+# Ours: without it, whoever keeps a hundred of the largest records could have each reader's page take 25 MB of memory.
+PAGE_MAX_BYTES: Final = 1024 * 1024  # four of the largest records, a hundred of 10 KiB
 
 IDEMPOTENCY_KEY_MAX_CHARS: Final = 255  # spec: idempotency
 IDEMPOTENCY_LIFE: Final = timedelta(hours=24)  # spec: idempotency

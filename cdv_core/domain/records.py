@@ -117,6 +117,13 @@ class Listing(msgspec.Struct, frozen=True):
     after: Cursor | None = None
 
 
+class Found(msgspec.Struct, frozen=True):
+    """The first of the records that match a listing, as `record_json` writes them; `more`: others match after them."""
+
+    records: list[bytes]
+    more: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Records, newest first; `next_cursor` is None exactly when no more match."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,12 @@ class RecordStore(Protocol):
         """Return the record at `uri`, None if there is none. Raises: Unavailable."""
         ...
 
-    async def list(self, listing: Listing) -> list[bytes]:
+    async def list(self, listing: Listing) -> Found:
         """Return up to `limit` matching records, ordered by `indexed_at` and then `rkey`, both descending.
 
         Each is, byte for byte, what `record_json` (cdv_core/domain/records.py) writes; a store may write it itself.
-        An unknown DID has none. Raises: Unavailable.
+        Fewer, and at least one, where they would have more than PAGE_MAX_BYTES together. An unknown DID has none.
+        Raises: Unavailable.
         """
         ...
 

@@ -229,8 +229,9 @@ class Records:
     ) -> JsonPage:
         """Return up to `limit` records of `did`, newest first, and a cursor exactly when more match.
 
-        An unknown DID has no records. `since` and `until` bound `indexedAt`, both inclusive. Collections that are
-        their owner's only are left out for anyone else, or refused when asked for by name.
+        A page ends before its limit where its records would have more than PAGE_MAX_BYTES together. An unknown DID has
+        no records. `since` and `until` bound `indexedAt`, both inclusive. Collections that are their owner's only are
+        left out for anyone else, or refused when asked for by name.
 
         Raises: InvalidField. CursorInvalid. CollectionUnknown. TokenMissing, NotTheOwner. Unavailable.
         """
@@ -243,12 +244,8 @@ class Records:
                 _require_owner(listing.did, listing.collection, viewer)
         elif not _is_owner(listing.did, viewer):
             listing = replace(listing, hidden=catalogue.owner_only)
-        # One more than the page holds: whether it comes decides whether there is a next page.
-        found = await self._store.list(replace(listing, limit=limit + 1))
-        if len(found) <= limit:
-            return JsonPage(found, None)
-        del found[limit:]
-        return JsonPage(found, cursor_after(found[-1]))
+        found = await self._store.list(listing)
+        return JsonPage(found.records, cursor_after(found.records[-1]) if found.more else None)
 
 
 def _authorise(request: _Request, subject: Did | None) -> None:

@@ -18,7 +18,8 @@ from cdv_core.domain.canonical import canonical_record
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.domain.limits import PAGE_MAX_BYTES
+from cdv_core.domain.records import Listing, NewRecord, StoredRecord, record_json
 from cdv_core.errors import IdempotencyConflict, IdTaken
 from cdv_core.ports.records import Retryable
 from conformance.ports.records_machine import record_machine
@@ -39,6 +40,7 @@ from conformance.ports.stores import (
     its_event,
     later,
     listed,
+    matching,
     op_log,
     ulid,
 )
@@ -63,6 +65,13 @@ async def answer(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
 
 async def create(stores: Stores, record: NewRecord) -> None:
     assert await stores.records.create(record, its_event(record)) is None
+
+
+def large(number: int, size: int) -> NewRecord:
+    """Return record `number` with a text of `size` characters, which compresses well; more than clients may."""
+    small = a_record(number)
+    value = msgspec.json.encode({"text": "x" * size})
+    return NewRecord(small.uri, small.cid, value, small.indexed_at, small.schema_version)
 
 
 async def stored_uris(stores: Stores) -> list[RecordUri]:
@@ -267,6 +276,35 @@ class RecordStoreContract(DatabaseContract):
                 and (after is None or (it.indexed_at, it.uri.rkey) < (after.indexed_at, after.rkey))
             ]
 
+    @pytest.mark.parametrize("sizes", [[262_000] * 6, [900_000, 1, 1, 262_000, 1, 400_000, 400_000, 400_000, 1]])
+    @pytest.mark.parametrize("limit", [1, 2, 5, 100])
+    async def test_a_page_of_large_records_ends_early_and_says_so(self, stores: Stores, sizes: list[int], limit: int):
+        for number, size in enumerate(sizes):
+            await create(stores, large(number, size))
+
+        walked: list[StoredRecord] = []
+        more = True
+        while more:
+            after = Cursor(walked[-1].indexed_at, walked[-1].uri.rkey) if walked else None
+            page, more = await matching(stores, Listing(ALICE, limit, after=after))
+            assert 1 <= len(page) <= limit
+            assert sum(len(record_json(it)) for it in page) <= PAGE_MAX_BYTES
+            walked += page
+        assert [it.uri.rkey for it in walked] == [ulid(number) for number in reversed(range(len(sizes)))]
+
+    async def test_a_page_that_is_small_enough_is_whole(self, stores: Stores):
+        for number in range(4):
+            await create(stores, large(number, PAGE_MAX_BYTES // 4 - 1000))
+        assert [len((await matching(stores, Listing(ALICE, limit)))[0]) for limit in (3, 4, 100)] == [3, 4, 4]
+
+    async def test_a_record_larger_than_a_page_is_a_page(self, stores: Stores):
+        """No client can write one; a program that embeds the stores could."""
+        for number in range(2):
+            await create(stores, large(number, PAGE_MAX_BYTES))
+
+        page, more = await matching(stores, Listing(ALICE, 100))
+        assert ([it.uri.rkey for it in page], more) == ([ulid(1)], True)
+
     async def test_questions_asked_at_once_get_each_its_own_answer(self, stores: Stores):
         """A store may answer several together."""
         dids = [ALICE, BOB, CAROL]
@@ -293,7 +331,7 @@ class RecordStoreContract(DatabaseContract):
         )
         assert ([*together[0]], [*together[1]]) == alone
         assert {it.uri for it in alone[1] if it} == {uri for uri in await stored_uris(stores) if uri.collection == POST}
-        assert len({tuple(page) for page in alone[0]}) > 12
+        assert len({tuple(page.records) for page in alone[0]}) > 12
 
     async def test_any_number_may_purge_at_once(self, stores: Stores):
         records = [a_record(number, Did(f"did:plc:{number}")) for number in range(30)]

@@ -29,6 +29,7 @@ from conformance.ports.stores import (
     its_event,
     later,
     listed,
+    matching,
     op_log,
     ulid,
 )
@@ -77,7 +78,7 @@ class RecordsModel:
             raise IdempotencyConflict(key)
         return kept.reply
 
-    def list(self, listing: Listing) -> list[StoredRecord]:
+    def list(self, listing: Listing) -> tuple[list[StoredRecord], bool]:
         found = [it for it in self.records.values() if it.uri.did == listing.did]
         if listing.collection is not None:
             found = [it for it in found if it.uri.collection == listing.collection]
@@ -90,7 +91,7 @@ class RecordsModel:
         if listing.after is not None:
             after = (listing.after.indexed_at, listing.after.rkey)
             found = [it for it in found if (it.indexed_at, it.uri.rkey) < after]
-        return found[: listing.limit]
+        return found[: listing.limit], len(found) > listing.limit
 
     def purge(self, now: datetime) -> int:
         expired = [it for it, reply in self.replies.items() if not now < reply.expires_at]
@@ -153,7 +154,7 @@ class RecordStoreMachine(StoresMachine):
     )
     def list(self, did, limit, collection, hidden, since, until, after):
         listing = Listing(did, limit, collection, hidden, since, until, after)
-        self.check(lambda stores: listed(stores, listing), lambda: self.model.list(listing))
+        self.check(lambda stores: matching(stores, listing), lambda: self.model.list(listing))
 
     @rule(did=DIDS, collection=st.none() | COLLECTIONS, limit=st.integers(1, 4))
     def walk(self, did, collection, limit):
@@ -165,7 +166,7 @@ class RecordStoreMachine(StoresMachine):
                 after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)
             return walked
 
-        self.check(pages, lambda: self.model.list(Listing(did, 1000, collection)))
+        self.check(pages, lambda: self.model.list(Listing(did, 1000, collection))[0])
 
     @rule(batch_size=st.integers(1, 5))
     def scan(self, batch_size):

@@ -169,7 +169,12 @@ async def _outcome(call: Coroutine[Any, Any, Any]) -> Any:
 
 async def listed(stores: Stores, listing: Listing) -> list[StoredRecord]:
     """Return the listing, decoded, once it was seen to be encoded as the domain does."""
-    encoded = await stores.records.list(listing)
-    records = [read_record_json(it) for it in encoded]
-    assert encoded == [record_json(it) for it in records]
-    return records
+    return (await matching(stores, listing))[0]
+
+
+async def matching(stores: Stores, listing: Listing) -> tuple[list[StoredRecord], bool]:
+    """Return the same, and whether more match."""
+    told = await stores.records.list(listing)
+    records = [read_record_json(it) for it in told.records]
+    assert told.records == [record_json(it) for it in records]
+    return records, told.more

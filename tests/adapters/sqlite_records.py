@@ -2,8 +2,7 @@
 
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.records.sqlite import SqliteRecordStore
-from cdv_core.domain.records import Listing, read_record_json
-from conformance.ports.stores import ALICE, a_record, its_event
+from conformance.ports.stores import a_record, its_event
 
 
 async def create(database: SqliteDatabase, number: int, size: int = 1) -> None:
@@ -13,5 +12,4 @@ async def create(database: SqliteDatabase, number: int, size: int = 1) -> None:
 
 
 async def stored_numbers(database: SqliteDatabase) -> list[int]:
-    newest_first = await SqliteRecordStore(database).list(Listing(ALICE, 1000))
-    return [int(read_record_json(it).uri.rkey) for it in reversed(newest_first)]
+    return [int(it.uri.rkey) async for it in SqliteRecordStore(database).scan()]

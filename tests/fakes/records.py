@@ -8,7 +8,8 @@ from datetime import datetime
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord, record_json
+from cdv_core.domain.limits import PAGE_MAX_BYTES
+from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord, record_json
 from cdv_core.errors import CdvError, IdempotencyConflict, IdTaken
 from cdv_core.ports.records import RecordStore, Retryable
 from tests.fakes.outbox import FakeOutbox
@@ -51,10 +52,13 @@ class FakeRecordStore(RecordStore):
         self._check()
         return self.records.get(uri)
 
-    async def list(self, listing: Listing) -> list[bytes]:
+    async def list(self, listing: Listing) -> Found:
         self._check()
         matching = [record for record in self.records.values() if _matches(record, listing)]
-        return [record_json(it) for it in sorted(matching, key=_place, reverse=True)[: listing.limit]]
+        page = [record_json(it) for it in sorted(matching, key=_place, reverse=True)[: listing.limit]]
+        while len(page) > 1 and sum(map(len, page)) > PAGE_MAX_BYTES:
+            page.pop()
+        return Found(page, more=len(page) < len(matching))
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         self._check()

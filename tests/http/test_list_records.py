@@ -48,6 +48,14 @@ async def walk(creator: Creator, **parameters: Any) -> list[list[dict[str, Any]]
         cursor = {"cursor": page["nextCursor"]}
 
 
+async def test_a_page_of_large_records_ends_early_with_a_cursor(api: Api) -> None:
+    ada = api.creator()
+    for number in range(9):
+        await ada.created(record={"displayName": f"{number}", "picture": "x" * 250_000})
+    pages = await walk(ada, limit=100)
+    assert [names(page) for page in pages] == [["8", "7", "6", "5"], ["4", "3", "2", "1"], ["0"]]
+
+
 def names(records: list[dict[str, Any]]) -> list[str]:
     return [record["value"]["displayName"] for record in records]
 
