@@ -206,13 +206,10 @@ AUTH: list[Defect] = [
         ),
         (
             USE_CASE,
-            "        del found[limit:]\n        return JsonPage(found, cursor",
+            "        return JsonPage(found.records, cursor",
             (
-                "        del found[limit:]\n        cursor = cursor_after(found[-1])\n"
-                '        if b"moderation.flag" in b"".join(found) and viewer != listing.did:\n'
-                '            found = [it for it in found if b"moderation.flag" not in it]\n'
-                "            return JsonPage(found, cursor)\n"
-                "        return JsonPage(found, cursor"
+                '        shown = [it for it in found.records if b"moderation.flag" not in it or viewer == did]\n'
+                "        return JsonPage(shown, cursor"
             ),
         ),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.conformance.defects_model import Defect, defect
 
 USE_CASE = "cdv_core/use_cases/records.py"
+_PAGE = "JsonPage(found.records, cursor_after(found.records[-1]) if found.more"
 SQLITE = "cdv_adapters/records/sqlite.py"
 ROUTE = "cdv_http/routes/records.py"
 CURSORS = "cdv_core/domain/cursors.py"
@@ -52,7 +53,7 @@ LISTING: list[Defect] = [
         "one-more-than-asked",
         "A page that is not the last holds one record more than its limit.",
         "LIST-004",
-        (USE_CASE, "        del found[limit:]\n", ""),
+        (USE_CASE, "self._store.list(listing)", "self._store.list(replace(listing, limit=limit + 1))"),
         trap="Off by one at a page boundary",
     ),
     defect(
@@ -72,11 +73,7 @@ LISTING: list[Defect] = [
         "LIST-005",
         (ROUTE, '        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")', "        return 0"),
         (USE_CASE, "    if not 1 <= limit <= PAGE_MAX:", "    if limit > PAGE_MAX:"),
-        (
-            USE_CASE,
-            "        if len(found) <= limit:\n            return JsonPage(found, None)",
-            "        if len(found) <= limit or not limit:\n            return JsonPage(found[:limit], None)",
-        ),
+        (USE_CASE, "JsonPage(found.records, ", "JsonPage(found.records[:limit], "),
         trap="An unparsable limit becomes 0",
     ),
     defect(
@@ -89,33 +86,23 @@ LISTING: list[Defect] = [
         "cursor-after-the-last",
         "A page that is full names a cursor although nothing follows.",
         "LIST-006",
-        (
-            USE_CASE,
-            "        if len(found) <= limit:\n            return JsonPage(found, None)",
-            "        if len(found) < limit:\n            return JsonPage(found, None)",
-        ),
+        (USE_CASE, "if found.more else None", "if len(found.records) == limit else None"),
         trap="Off by one at a page boundary",
     ),
     defect(
         "no-cursor-for-the-last-one",
         "A page names no cursor when exactly one more record follows.",
         "LIST-006",
-        (
-            USE_CASE,
-            "limit=limit + 1))\n        if len(found) <= limit:\n            return JsonPage(found, None)",
-            "limit=limit + 2))\n        if len(found) <= limit + 1:\n            return JsonPage(found[:limit], None)",
-        ),
+        (USE_CASE, "self._store.list(listing)", "self._store.list(replace(listing, limit=limit + 1))"),
+        (USE_CASE, _PAGE, "JsonPage(found.records[:limit], cursor_after(found.records[limit - 1]) if found.more"),
         trap="Off by one at a page boundary",
     ),
     defect(
         "boundary-skipped",
         "The first record of the next page is skipped.",
         "LIST-007",
-        (
-            USE_CASE,
-            "        del found[limit:]\n        return JsonPage(found, cursor_after(found[-1]))",
-            "        return JsonPage(found[:limit], cursor_after(found[limit]))",
-        ),
+        (USE_CASE, "self._store.list(listing)", "self._store.list(replace(listing, limit=limit + 1))"),
+        (USE_CASE, _PAGE, "JsonPage(found.records[:limit], cursor_after(found.records[-1]) if found.records[limit:]"),
         trap="Off by one at a page boundary",
     ),
     defect(
@@ -138,13 +125,13 @@ LISTING: list[Defect] = [
         "LIST-008",
         (
             USE_CASE,
-            "        found = await self._store.list(replace(listing, limit=limit + 1))\n",
+            "        found = await self._store.list(listing)\n",
             """        offsets = self.__dict__.setdefault("offsets", {})
         start = offsets.get(cursor, 0)
-        found = await self._store.list(replace(listing, after=None, limit=start + limit + 1))
-        del found[:start]
-        if len(found) > limit:
-            offsets[cursor_after(found[limit - 1])] = start + limit
+        found = await self._store.list(replace(listing, after=None, limit=start + limit))
+        del found.records[:start]
+        if found.more:
+            offsets[cursor_after(found.records[-1])] = start + limit
 """,
         ),
     ),
