@@ -1,4 +1,4 @@
-"""Which adapter stands behind each port: chosen by the settings, wired once, opened and closed in order.
+"""Which adapter stands behind each port: chosen by the settings and wired once. `opening.py` opens and closes them.
 
 The only file that names concrete adapters. Those of the production stack are imported where they are made: the embedded
 vault opens without loading a database driver, an S3 client or a broker's client.
@@ -6,8 +6,8 @@ vault opens without loading a database driver, an S3 client or a broker's client
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -28,11 +28,8 @@ from cdv_adapters.records.sqlite import SqliteRecordStore
 from cdv_adapters.removal import sqlite as sqlite_removal
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.secrets.references import SecretReferences
-from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
-from cdv_adapters.tracing import trace_methods
-from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.domain.schemas import Catalogue
@@ -40,12 +37,11 @@ from cdv_core.errors import CannotStart, InvalidField, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
-from cdv_core.ports.schemas import SchemaSource
 from cdv_core.use_cases.media import Media, MediaPolicy
 from cdv_core.use_cases.outbox import Relay
 from cdv_core.use_cases.records import Records, SchemaPolicy
 from cdv_core.use_cases.served_media import ServedMedia
-from cdv_core.vault import EmbeddedVault, Vault
+from cdv_core.vault import Vault
 
 if TYPE_CHECKING:
     from cdv_adapters.blobs.s3 import S3BlobStore
@@ -54,10 +50,7 @@ if TYPE_CHECKING:
     from cdv_adapters.schemas.url import UrlSchemas
     from cdv_adapters.tokens.jwks import JwksTokenVerifier
 
-THROW_AWAY_DID = "did:example:cdv-doctor-"  # ours: what `cdv doctor` writes under, and may remove again
-_SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
 _STORE_ANSWERED_SECONDS = 1.0  # ours: one question a second, while URLs are asked for
-_SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well
 
 
 def local_issuer(settings: Settings, key_file: Path | None = None) -> LocalIssuer:
@@ -283,121 +276,38 @@ class Container(containers.DeclarativeContainer):
     relay = providers.Singleton(Relay, outbox, bus, clock, ids)
 
 
-@asynccontextmanager
-async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
-    """Open the vault and what it depends on; close it all in reverse order.
-
-    The database must be there; everything else may come later. Raises: CannotStart: with what to do about it.
-    """
-    container = Container(settings=providers.Object(settings))
-    async with AsyncExitStack() as stack:
-        _make_what_is_kept_here(settings)
-        if settings.db_dsn is not None:
-            await _reach(container)
-        database = await stack.enter_async_context(container.database())
-        others = await stack.enter_async_context(_open_others(container))
-        blobs, tokens = container.blobs(), container.tokens()
-        service = Service(
-            settings,
-            container.vault(),
-            tokens,
-            container.outbox(),
-            container.clock(),
-            dependencies=[Dependency("database", critical=True, check=database.ping), *others],
-            chores=[
-                Chore("purge expired replies", 60, lambda: _purge(container)),
-                Chore("sweep uploads", 60, container.media().sweep),
-            ],
-        )
-        service.readings.append(partial(_catalogue_readings, container.schemas()))
-        for part in (service.vault.records, service.vault.media):
-            trace_methods(part)
-        for part in (database, blobs):
-            trace_methods(part, "client")
-        if settings.db_dsn is not None:
-            service.readings.append(database.usage)
-        if settings.s3_endpoint is None:
-            service.served_blobs = blobs
-        else:
-            service.chores.append(Chore("prepare the bucket", 10, lambda: _provision(blobs, settings), until_done=True))
-        if settings.jwt_issuer is None:
-            service.public_keys = container.issuer().jwks()
-        else:
-            service.readings.append(lambda: _issuer_readings(tokens))
-        if settings.nats_url is not None:
-            bus = container.bus()
-            service.relay, service.bus = container.relay(), bus
-            service.readings.append(lambda: {"stream_differences": len(bus.differences)})
-        if settings.specs_url is not None:
-            schemas = container.schemas()
-            service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
-            service.readings.append(lambda: _refresh_readings(schemas))
-        if settings.rate_limit_storage is not None:
-            address = settings.rate_limit_storage.get_secret_value()
-            try:
-                service.rate_limit_storage = await container.secrets().get(address)
-            except (InvalidField, Unavailable) as error:
-                raise CannotStart("read CDV_RATE_LIMIT_STORAGE", str(error.__cause__ or error), "correct it") from error
-        yield service
-
-
-@asynccontextmanager
-async def open_others(settings: Settings) -> AsyncGenerator[list[Dependency], None]:
-    """Open all that the vault depends on but the database: when that is not there, more may be wrong.
-
-    Raises: CannotStart.
-    """
-    _make_what_is_kept_here(settings)
-    async with _open_others(Container(settings=providers.Object(settings))) as others:
-        yield others
-
-
-def _make_what_is_kept_here(settings: Settings) -> None:
-    if None in {settings.db_dsn, settings.s3_endpoint, settings.jwt_issuer} or settings.specs_url is not None:
-        make_data_dir(settings)
-
-
-@asynccontextmanager
-async def _open_others(container: Container) -> AsyncGenerator[list[Dependency], None]:
-    settings: Settings = container.settings()
-    async with AsyncExitStack() as stack:
-        blobs, tokens = container.blobs(), container.tokens()
-        opened = [Dependency("object_store", critical=False, check=blobs.check)]
-        if settings.s3_endpoint is None:
-            await blobs.prepare()
-        else:
-            stack.callback(blobs.close)
-        if settings.jwt_issuer is not None:
-            stack.push_async_callback(tokens.keys.aclose)
-            opened.append(Dependency("issuer", critical=False, check=tokens.keys.check))
-        if settings.nats_url is not None:
-            bus = await stack.enter_async_context(container.bus())
-            opened.append(Dependency("events", critical=False, check=bus.check))
-        if settings.specs_url is not None:
-            schemas = container.schemas()
-            stack.callback(schemas.close)
-            await schemas.open(_SPECS_AT_START_SECONDS)
-            opened.append(Dependency("schemas", critical=False, check=schemas.check))
-        yield opened
+def wire(settings: Settings) -> Container:
+    """Return the parts that these settings ask for; each is made when it is first asked for."""
+    return Container(settings=providers.Object(settings))
 
 
 @asynccontextmanager
 async def open_bus(settings: Settings) -> AsyncGenerator[NatsEventBus, None]:
     """Open the broker alone. CDV_NATS_URL must be set."""
-    async with Container(settings=providers.Object(settings)).bus() as bus:
+    async with wire(settings).bus() as bus:
         yield bus
 
 
-@asynccontextmanager
-async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None]:
-    """Open the embedded vault kept in `data_dir`, made if it is not there.
+async def reach_postgres(container: Container) -> list[str]:
+    """Find out where Postgres is, and migrate it; return the names of the migrations applied. Raises: CannotStart."""
+    from cdv_adapters.database.postgres import migrate
 
-    Raises: CannotStart: the directory or the database in it cannot be used; nothing is damaged.
-    """
-    async with open_service(Settings.embedded(Path(data_dir))) as service:
-        media = service.vault.media
-        assert isinstance(media, ServedMedia), "the defaults keep media here"  # noqa: S101
-        yield EmbeddedVault(service.vault.records, media)
+    try:
+        access = await _postgres_access(container.settings(), container.secrets())
+        container.postgres_access.override(providers.Object(access))
+        return await migrate(access.dsn, password=access.password)
+    except Unavailable as error:
+        remedy = "start it, or correct CDV_DB_DSN"
+        raise CannotStart(f"reach the {error.dependency}", str(error.__cause__ or error), remedy) from error
+    except InvalidField as error:
+        raise CannotStart("read the secret", str(error), "correct CDV_DB_DSN or what it refers to") from error
+
+
+async def provision_bucket(blobs: S3BlobStore, settings: Settings) -> None:
+    """Set the bucket up, and log what came of each feature."""
+    for feature in await blobs.provision(settings.cors_allowed_origins):
+        level = "INFO" if feature.outcome == "done" else "WARNING"
+        logger.log(level, "bucket {}: {}: {}: {}", settings.s3_bucket, feature.feature, feature.outcome, feature.detail)
 
 
 def read_catalogue(specs_url: str | None) -> Catalogue:
@@ -416,48 +326,8 @@ def read_catalogue(specs_url: str | None) -> Catalogue:
         raise CannotStart(f"fetch the catalogue at {specs_url}", str(error), "correct the address") from error
 
 
-@asynccontextmanager
-async def open_records(settings: Settings) -> AsyncGenerator[AsyncIterator[StoredRecord], None]:
-    """Open the record store alone, and give every record in it."""
-    container = Container(settings=providers.Object(settings))
-    if settings.db_dsn is None:
-        make_data_dir(settings)
-    else:
-        await _reach(container)
-    async with container.database():
-        yield container.record_store().scan()
-
-
-async def forget(settings: Settings, did: Did, assets: Sequence[Asset], sequences: Sequence[int]) -> None:
-    """Remove what `cdv doctor` wrote: all of that DID, with these assets and these op-log entries.
-
-    What a stream holds stays there: a hole in it would look like a loss. An asset whose bytes cannot be removed keeps
-    its row, so that a sweep finds it. Raises: CannotStart, Unavailable.
-    """
-    if not did.startswith(THROW_AWAY_DID):
-        raise ValueError("records are for ever")
-    container = Container(settings=providers.Object(settings))
-    async with AsyncExitStack() as stack:
-        blobs = container.blobs()
-        if settings.s3_endpoint is not None:
-            stack.callback(blobs.close)
-        gone, problem = [], None
-        for asset in assets:
-            try:
-                await blobs.delete(asset.staging_key)
-                await blobs.delete(asset.final_key(settings.env))
-                gone.append(asset.asset_id)
-            except Unavailable as error:
-                problem = error
-        if settings.db_dsn is not None:
-            await _reach(container)
-        database = await stack.enter_async_context(container.database())
-        await _removal(settings)(database, did, gone, sequences, with_account=problem is None)
-    if problem is not None:
-        raise problem
-
-
-def _removal(settings: Settings) -> Callable[..., Awaitable[None]]:
+def removal(settings: Settings) -> Callable[..., Awaitable[None]]:
+    """Return what takes a DID out of the database."""
     if settings.db_dsn is None:
         return sqlite_removal.remove
     from cdv_adapters.removal import postgres as postgres_removal
@@ -473,65 +343,3 @@ def copy_database(source: Path, target: Path) -> None:
 def read_database(path: Path) -> Iterator[StoredRecord | Asset]:
     """Yield all records and finalised assets of such a copy, checked as a whole first. Raises: CannotStart."""
     return sqlite_backup.read_database(path)
-
-
-async def migrate(settings: Settings) -> list[str]:
-    """Bring the database to the schema that this code knows; return the names of Postgres's migrations applied.
-
-    SQLite is migrated by opening it. Raises: CannotStart.
-    """
-    if settings.db_dsn is not None:
-        return await _reach(Container(settings=providers.Object(settings)))
-    async with open_service(settings):
-        return []
-
-
-async def _reach(container: Container) -> list[str]:
-    """Find out where Postgres is, and migrate it."""
-    from cdv_adapters.database.postgres import migrate as migrate_postgres
-
-    try:
-        access = await _postgres_access(container.settings(), container.secrets())
-        container.postgres_access.override(providers.Object(access))
-        return await migrate_postgres(access.dsn, password=access.password)
-    except Unavailable as error:
-        remedy = "start it, or correct CDV_DB_DSN"
-        raise CannotStart(f"reach the {error.dependency}", str(error.__cause__ or error), remedy) from error
-    except InvalidField as error:
-        raise CannotStart("read the secret", str(error), "correct CDV_DB_DSN or what it refers to") from error
-
-
-async def _purge(container: Container) -> int:
-    purged: int = await container.record_store().purge_expired_replies(container.clock().now(), limit=1000)
-    return purged
-
-
-def _issuer_readings(tokens: JwksTokenVerifier) -> dict[str, float]:
-    state = tokens.keys.state
-    return {
-        "issuer_keys_age_seconds": state.age_seconds or 0,
-        "issuer_failing": state.failing,
-        "issuer_fetches": state.fetches,
-        "issuer_failures": state.failures,
-    }
-
-
-def _catalogue_readings(schemas: SchemaSource) -> dict[str, float]:
-    catalogue = schemas.catalogue
-    return {"catalogue_generated": catalogue.generated_at.timestamp(), "catalogue_collections": len(catalogue)}
-
-
-def _refresh_readings(schemas: UrlSchemas) -> dict[str, float]:
-    state = schemas.state
-    return {
-        "catalogue_failing": state.outcome in {"failed", "refused"},
-        "catalogue_refreshes": state.refreshes,
-        "catalogue_failures": state.failures,
-        "catalogue_refusals": state.refusals,
-    }
-
-
-async def _provision(blobs: S3BlobStore, settings: Settings) -> None:
-    for feature in await blobs.provision(settings.cors_allowed_origins):
-        level = "INFO" if feature.outcome == "done" else "WARNING"
-        logger.log(level, "bucket {}: {}: {}: {}", settings.s3_bucket, feature.feature, feature.outcome, feature.detail)

@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from cdv_adapters import tracing
-from cdv_adapters.container import open_service
+from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_http.admission import Admission
 from cdv_http.answered import tell_what_waits

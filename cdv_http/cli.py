@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from cdv_adapters.container import local_issuer, open_others, open_records, open_service
-from cdv_adapters.container import migrate as migrate_database
+from cdv_adapters.container import local_issuer
+from cdv_adapters.opening import migrate as migrate_database
+from cdv_adapters.opening import open_others, open_records, open_service
 from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
 from cdv_core.domain.identifiers import Did

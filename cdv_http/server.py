@@ -17,7 +17,7 @@ from pathlib import Path
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 
-from cdv_adapters.container import open_service
+from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
 from cdv_http.rate_limits import SharedCounters

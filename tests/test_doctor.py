@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from minio import Minio
 
-from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_service
+from cdv_adapters.container import local_issuer
+from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import Unavailable

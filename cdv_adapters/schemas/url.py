@@ -90,6 +90,15 @@ class UrlSchemas:
     def state(self) -> CatalogueState:
         return self._state
 
+    def readings(self) -> dict[str, float]:
+        """Return whether the last refresh failed, and how many there were, failed and were refused until now."""
+        return {
+            "catalogue_failing": self._state.outcome in {"failed", "refused"},
+            "catalogue_refreshes": self._state.refreshes,
+            "catalogue_failures": self._state.failures,
+            "catalogue_refusals": self._state.refusals,
+        }
+
     async def open(self, wait_seconds: float = 30) -> None:
         """Put the kept copy in force, if there is one, then ask the source, without waiting for it longer than that.
 

@@ -141,6 +141,16 @@ class IssuerKeys:
         age = None if self._fetched_at == -math.inf else self._monotonic() - self._fetched_at
         return KeySetState(len(self._keys), age, self._failure is not None, self._fetches, self._failures)
 
+    def readings(self) -> dict[str, float]:
+        """Return the keys' age, whether the last fetch failed, and how many there were and failed until now."""
+        state = self.state
+        return {
+            "issuer_keys_age_seconds": state.age_seconds or 0,
+            "issuer_failing": state.failing,
+            "issuer_fetches": state.fetches,
+            "issuer_failures": state.failures,
+        }
+
     async def aclose(self) -> None:
         """Give up a fetch under way."""
         if self._flight is not None:

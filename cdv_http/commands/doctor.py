@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from cdv_adapters.container import THROW_AWAY_DID, forget, local_issuer, open_bus, open_service
+from cdv_adapters.container import local_issuer, open_bus
+from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
 from cdv_adapters.service import Service
 from cdv_adapters.settings import Settings, require_address
 from cdv_core.domain.identifiers import Did

@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from pydantic import SecretStr
 
-from cdv_adapters.container import open_service
 from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.records import Listing, record_json

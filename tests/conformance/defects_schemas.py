@@ -6,6 +6,7 @@ from tests.conformance.defects_model import Defect, defect
 
 DOMAIN = "cdv_core/domain/schemas.py"
 CONTAINER = "cdv_adapters/container.py"
+OPENING = "cdv_adapters/opening.py"
 _FOUND = "return self.validator.violations(value)"
 
 
@@ -105,7 +106,7 @@ SCHEMAS: list[Defect] = [
         "SCHEMA-011",
         (CONTAINER, "providers.Callable(_which, settings.provided.specs_url)", "providers.Callable(_which, None)"),
         *(
-            (CONTAINER, f"        if settings.specs_url is not None:\n{then}", f"        if False:\n{then}")
+            (OPENING, f"        if settings.specs_url is not None:\n{then}", f"        if False:\n{then}")
             for then in (
                 "            schemas = container.schemas()\n            service.chores",
                 "            schemas = container.schemas()\n            stack.callback",
