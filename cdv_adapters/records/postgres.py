@@ -203,8 +203,9 @@ class PostgresRecordStore(RecordStore):
             page, size = await self._listings.ask(listing)
             if page is not None:
                 return Found(page[: listing.limit], more=len(page) > listing.limit)
-            # As many of such a size as have room: at least one, and fewer than before.
-            listing = replace(listing, limit=max(listing.limit * PAGE_MAX_BYTES // size, 1))
+            # As many of such a size as have room, and at most half: the first may be larger than those after them.
+            fewer = min(listing.limit * PAGE_MAX_BYTES // size, listing.limit // 2)
+            listing = replace(listing, limit=max(fewer, 1))
 
     async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")

@@ -111,7 +111,7 @@ async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
     ]
     calls += [stores.media.add(an_asset(number)) for number, stores in enumerate(replicas * 4)]
     await asyncio.gather(*calls)
-    assert len(await replicas[0].records.list(Listing(ALICE, 100))) == 16
+    assert len((await replicas[0].records.list(Listing(ALICE, 100))).records) == 16
 
 
 async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
@@ -124,7 +124,7 @@ async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
     assert answers.count(None) == 1
     assert {answer for answer in answers if answer is not None} == {offers[winner].reply}
     assert await logged(replicas[0]) == [f"{ALICE}{winner}"]
-    assert len(await replicas[0].records.list(Listing(ALICE, 100))) == 1
+    assert len((await replicas[0].records.list(Listing(ALICE, 100))).records) == 1
 
 
 async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(replicas):
