@@ -207,7 +207,7 @@ class PostgresRecordStore(RecordStore):
             fewer = min(listing.limit * PAGE_MAX_BYTES // size, listing.limit // 2)
             listing = replace(listing, limit=max(fewer, 1))
 
-    async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
+    async def scan(self, batch_size: int = 100) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")
         while rows := await self._database.rows(_SCAN, (*after, batch_size)):
             for row in rows:

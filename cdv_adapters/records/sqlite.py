@@ -66,7 +66,7 @@ class SqliteRecordStore(RecordStore):
 
         return await self._database.read(work)
 
-    async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
+    async def scan(self, batch_size: int = 100) -> AsyncIterator[StoredRecord]:
         after = ("", "", "")
         query = f"{_SELECT} WHERE (did, collection, rkey) > (?, ?, ?) ORDER BY did, collection, rkey LIMIT ?"
         while rows := await self._rows(query, (*after, batch_size)):

@@ -63,7 +63,7 @@ class RecordStore(Protocol):
         """
         ...
 
-    def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
+    def scan(self, batch_size: int = 100) -> AsyncIterator[StoredRecord]:
         """Yield every record of every DID, in no particular order, in bounded memory. For checks, not for requests."""
         ...
 

@@ -60,7 +60,7 @@ class FakeRecordStore(RecordStore):
             page.pop()
         return Found(page, more=len(page) < len(matching))
 
-    async def scan(self, batch_size: int = 1000) -> AsyncIterator[StoredRecord]:
+    async def scan(self, batch_size: int = 100) -> AsyncIterator[StoredRecord]:
         self._check()
         for record in list(self.records.values()):
             yield record
