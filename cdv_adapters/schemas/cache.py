@@ -26,25 +26,23 @@ class CachedCatalogue(msgspec.Struct, frozen=True):
 
 
 class CatalogueCache:
-    """Keeps the catalogue of one URL in the file at `path`. What another URL left there is not read."""
+    """Keeps one catalogue in the file at `path`."""
 
-    def __init__(self, path: Path, url: str) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._url = url
 
     def read(self) -> CachedCatalogue | None:
-        """Return what was written last, None if nothing, if it cannot be read, or if it is another URL's."""
+        """Return what was written last, whichever URL it is of; None if nothing, or if it cannot be read."""
         try:
             # Twice: names and framing around files that are themselves within the limit.
             if self._path.stat().st_size > 2 * CATALOGUE_MAX_BYTES:
                 return None
-            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=CachedCatalogue)
+            return msgspec.msgpack.decode(self._path.read_bytes(), type=CachedCatalogue)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
             logger.warning("the catalogue kept in {} cannot be read: {}", self._path, error)
             return None
-        return kept if kept.url == self._url else None
 
     def write(self, published: CachedCatalogue) -> None:
         """Keep `published` across restarts. A disk that refuses is logged: the catalogue is in force all the same."""

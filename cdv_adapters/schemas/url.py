@@ -80,7 +80,7 @@ class UrlSchemas:
             source = SpecsUrl(url)
         except ValueError as error:
             raise CannotStart(f"follow the catalogue at {url}", str(error), "correct CDV_SPECS_URL") from error
-        return cls(source, CatalogueCache(data_dir / "catalogue.msgpack", source.url))
+        return cls(source, CatalogueCache(data_dir / "catalogue.msgpack"))
 
     @property
     def catalogue(self) -> Catalogue:
@@ -130,6 +130,10 @@ class UrlSchemas:
     def _restore(self) -> None:
         kept = self._cache.read()
         if kept is None:
+            return
+        # First, and whichever URL it was: whatever comes of the copy, no promise about records is forgotten.
+        self._catalogue = self._catalogue.keeping_to_owners(map(Nsid, kept.owner_only))
+        if kept.url != self._source.url:
             return
         try:
             self._put_in_force(self._build(kept), kept, "cache")
@@ -218,7 +222,7 @@ class UrlSchemas:
             index,
             published.documents,
             previous=self._catalogue,
-            owner_only=self._catalogue.owner_only.union(map(Nsid, published.owner_only)),
+            owner_only=self._catalogue.owner_only,
             codes=codes,
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -108,6 +108,10 @@ class Catalogue:
         self.generated_at = generated_at
         self.owner_only = owner_only_before | {name for name, it in collections.items() if it.visibility == "owner"}
         self._collections = dict(collections)
+
+    def keeping_to_owners(self, collections: Iterable[Nsid]) -> Catalogue:
+        """Return this catalogue, with these being their owner's only too."""
+        return Catalogue(self._collections, self.generated_at, self.owner_only.union(collections))
 
     def __contains__(self, collection: object) -> bool:
         return collection in self._collections

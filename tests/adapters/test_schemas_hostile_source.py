@@ -35,7 +35,7 @@ async def _following(server: CatalogueServer, folder: Path, timeout_seconds: flo
     """Return a source that has a good catalogue; and by now there is a newer one to be had."""
     server.publish(catalogue_of("1.0.0"))
     specs = SpecsUrl(server.url, timeout_seconds=timeout_seconds, pause_seconds=0.3)
-    source = UrlSchemas(specs, CatalogueCache(folder / "kept", specs.url))
+    source = UrlSchemas(specs, CatalogueCache(folder / "kept"))
     await source.open()
     assert versions(source) == ["1.0.0"]
     server.publish(catalogue_of("1.0.0", "1.1.0"))

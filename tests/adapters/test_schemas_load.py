@@ -128,7 +128,7 @@ async def test_writes_do_not_notice_a_source_that_misbehaves(
 ):
     server.publish(_catalogue(1))
     specs = SpecsUrl(server.url, timeout_seconds=5, pause_seconds=0.3)
-    source = UrlSchemas(specs, CatalogueCache(tmp_path / "kept", specs.url))
+    source = UrlSchemas(specs, CatalogueCache(tmp_path / "kept"))
     await source.open()
     records = _records(source)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from loguru import logger
+from msgspec.structs import replace
 
 from cdv_adapters.schemas.cache import CatalogueCache
 from cdv_adapters.schemas.specs_url import SpecsUrl
@@ -62,7 +63,7 @@ async def test_a_catalogue_is_taken_over_from_an_http_server(server: CatalogueSe
 
 async def test_a_catalogue_is_taken_over_from_a_folder_or_its_index(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
-    for named in (url, url + "/", url + "/SPEC_INDEX.json"):
+    for named in (url, url + "/"):
         source = UrlSchemas.at(named, tmp_path / "data")
         await source.open()
         assert versions(source) == ["1.0.0"]
@@ -187,6 +188,31 @@ async def test_what_was_its_owners_only_stays_so_when_the_source_forgets_it(serv
         assert source.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
 
 
+@pytest.mark.parametrize("copy", ["of another URL", "that today's rules refuse"])
+async def test_what_was_its_owners_only_stays_so_when_the_kept_copy_cannot_be_used(copy: str, tmp_path: Path):
+    files = catalogue_of("1.0.0")
+    index = json.loads(files["SPEC_INDEX.json"])
+    index["schemas"][0]["visibility"] = "owner"
+    url = write(tmp_path / "one", {**files, "SPEC_INDEX.json": json.dumps(index).encode()})
+    await UrlSchemas.at(url, tmp_path / "data").open()
+    if copy == "of another URL":
+        url = (tmp_path / "two").as_uri()
+    else:
+        cache = CatalogueCache(tmp_path / "data" / "catalogue.msgpack")
+        kept = cache.read()
+        assert kept is not None
+        cache.write(replace(kept, documents=dict.fromkeys(kept.documents, b'{"format": "odd"}')))
+        (tmp_path / "one" / "SPEC_INDEX.json").unlink()
+    source = UrlSchemas.at(url, tmp_path / "data")
+    await source.open()
+    assert source.state.origin == "bundled"
+    assert source.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
+
+    write(tmp_path / ("two" if copy == "of another URL" else "one"), files)
+    await source.refresh()
+    assert source.catalogue.collection(POST).visibility == "owner"
+
+
 async def test_a_first_start_without_the_source_serves_the_bundled_catalogue(tmp_path: Path):
     source = UrlSchemas.at((tmp_path / "nothing").as_uri(), tmp_path / "data")
     await source.open()
@@ -217,14 +243,14 @@ async def test_a_torn_copy_is_passed_over(tmp_path: Path):
     await UrlSchemas.at(url, tmp_path / "data").open()
     kept = tmp_path / "data" / "catalogue.msgpack"
     kept.write_bytes(kept.read_bytes()[:-10])
-    assert CatalogueCache(kept, SpecsUrl(url).url).read() is None
+    assert CatalogueCache(kept).read() is None
 
 
 async def test_a_copy_that_today_s_rules_refuse_is_passed_over(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
     source = SpecsUrl(url)
-    await UrlSchemas(source, CatalogueCache(tmp_path / "kept", source.url)).open()
-    cache = CatalogueCache(tmp_path / "kept", source.url)
+    await UrlSchemas(source, CatalogueCache(tmp_path / "kept")).open()
+    cache = CatalogueCache(tmp_path / "kept")
     kept = cache.read()
     assert kept is not None
     cache.write(type(kept)(kept.url, kept.stamp, kept.index, dict.fromkeys(kept.documents, b'{"format": "odd"}')))
