@@ -21,6 +21,7 @@ from urllib.request import url2pathname
 
 import urllib3
 
+from cdv_adapters.http_pool import http_pool
 from cdv_core.domain.catalogue_index import INDEX_NAME
 
 INDEX_MAX_BYTES: Final = 4 * 1024 * 1024  # ours: ten thousand documents take two
@@ -63,7 +64,7 @@ class SpecsUrl:
         url: str,
         *,
         timeout_seconds: float = 60,  # ours: for the whole catalogue
-        pause_seconds: float = 10,  # ours: the longest silence within one answer
+        pause_seconds: float = 10,  # ours: for an answer's head, then the longest silence within it
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises ValueError: neither https, nor http to the loopback, nor file; or with a user, a query, a fragment."""
@@ -83,7 +84,7 @@ class SpecsUrl:
         self.monotonic = monotonic
         self.is_file = parts.scheme == "file"
         self.closed = False
-        self._pool = urllib3.PoolManager(maxsize=_PARALLEL, block=True, retries=False)
+        self._pool = http_pool(maxsize=_PARALLEL, block=True, retries=False)
 
     def close(self) -> None:
         """Make every fetch that is under way give up soon."""

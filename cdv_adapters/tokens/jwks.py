@@ -32,13 +32,14 @@ from urllib.parse import urljoin
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from cdv_adapters.http_pool import http_pool
 from cdv_adapters.tokens.jwt import JwtVerifier
 from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys, KeysNotFetched
 from cdv_core.errors import InvalidField
 from cdv_core.ports.clock import Clock
 
 DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: more than a thousand keys
-_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for each piece that arrives
+_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for the head, then for each piece that arrives
 _WHOLE_SECONDS: Final = 5.0  # ours: longer than IssuerKeys waits nobody needs the answer, nor its thread and connection
 _CHUNK_BYTES: Final = 64 * 1024
 _REDIRECTS_MAX: Final = 3
@@ -64,7 +65,7 @@ class JwksUrl:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:  # ssl.SSLError is one
             raise InvalidField(str(ca_file), "cannot be read as PEM certificates") from error
-        self._pool = urllib3.PoolManager(ssl_context=context, timeout=_TIMEOUT, retries=False)
+        self._pool = http_pool(ssl_context=context, timeout=_TIMEOUT, retries=False)
 
     def __call__(self) -> FetchedDocument:
         """Return the document. Raises KeysNotFetched."""

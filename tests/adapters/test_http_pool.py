@@ -1,0 +1,82 @@
+"""A server that sends its answer's head a line at a time, and never ends: who waits for it, and how long."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from cdv_adapters.schemas.specs_url import FetchFailed, SpecsUrl, Stamp
+from cdv_adapters.tokens import jwks
+from cdv_adapters.tokens.jwks import JwksUrl
+from cdv_adapters.tokens.key_set import KeysNotFetched
+from tests.adapters.certificates import vouched
+
+TIMEOUT = urllib3.Timeout(connect=10, read=0.3)
+LINES = 40  # of which each comes well within the timeout, and all together do not
+
+
+class Trickling:
+    """`hung_up`: set when the client went away before the head was whole."""
+
+    def __init__(self, ca: Path | None) -> None:
+        self._tls = None if ca is None else vouched(ca)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"{'https' if ca else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.hung_up = threading.Event()
+        self.released = threading.Event()
+
+    def answer(self) -> None:
+        connection, _ = self._listener.accept()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True)
+        with closing(connection):
+            connection.recv(65536)
+            try:
+                for number in range(LINES):
+                    connection.sendall(b"X-%d: yes\r\n" % number if number else b"HTTP/1.1 200 OK\r\n")
+                    self.released.wait(0.05)
+                connection.sendall(b"Content-Length: 2\r\n\r\n{}")
+            except OSError:
+                self.hung_up.set()
+
+    def close(self) -> None:
+        self.released.set()
+        self._listener.close()
+
+
+@contextmanager
+def trickling(ca: Path | None) -> Iterator[Trickling]:
+    server = Trickling(ca)
+    thread = threading.Thread(target=server.answer)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.close()
+        thread.join()
+
+
+@pytest.mark.parametrize("https", [False, True])
+def test_an_issuer_whose_head_trickles_is_given_up_on_and_hung_up(
+    https: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jwks, "_TIMEOUT", TIMEOUT)
+    ca = tmp_path / "ca.pem" if https else None
+    with trickling(ca) as server:
+        with pytest.raises(KeysNotFetched, match="Read timed out"):
+            JwksUrl(server.url, ca_file=ca)()
+        assert server.hung_up.wait(10)
+
+
+def test_a_catalogue_whose_head_trickles_is_given_up_on_and_hung_up():
+    with trickling(None) as server:
+        source = SpecsUrl(server.url, pause_seconds=0.3)
+        with pytest.raises(FetchFailed, match="Read timed out"), closing(source):
+            source.index(Stamp())
+        assert server.hung_up.wait(10)
