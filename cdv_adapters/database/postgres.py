@@ -7,6 +7,7 @@ no connection is ever idle in a transaction, and a pooler in transaction mode ma
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from time import monotonic
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
+from loguru import logger
 from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
@@ -37,6 +39,8 @@ _PING_SECONDS: Final = 1.0  # ours: twice this is less than the patience of any 
 _RECONNECT_SECONDS: Final = 2.0  # ours: then the pool begins its backoff anew, so that pauses never exceed it
 _PREPARE_AFTER: Final = 5  # psycopg's default: statements that come up again and again are prepared
 _MIGRATION_ANSWER_SECONDS: Final = 4.0  # ours: for what is neither a migration nor waits for one
+_LOCK_MILLISECONDS: Final = 500  # ours: how long a migration may hold up writes at a time
+_LOCK_PAUSE_SECONDS: Final = 2.0  # ours: then it tries again
 _MIGRATION_LOCK: Final = 0x0CD7_4111  # ours: any number, as long as every replica takes the same
 
 # Whatever DSN is given may say otherwise. A silent network is noticed by the kernel, a silent server by `_Connection`.
@@ -287,10 +291,27 @@ async def _apply_missing(connection: _Connection) -> list[str]:
         reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
         raise CannotStart("use the database", reason, "run that code, or restore a backup")
     for number, (name, script) in enumerate(migrations[version:], version + 1):
-        with _patience(connection):
-            await connection.execute(script.encode())
+        await _apply(connection, name, script)
         await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
     return [name for name, _ in migrations[version:]]
+
+
+async def _apply(connection: _Connection, name: str, script: str) -> None:
+    """Run the script, however long others use its tables. In between it lets those through who come after it.
+
+    Whoever waits for a table's lock holds up all who come later: while a dump runs, every write would wait for both.
+    """
+    await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}".encode())
+    while True:
+        try:
+            with _patience(connection):
+                async with connection.transaction():
+                    await connection.execute(script.encode())
+        except psycopg.errors.LockNotAvailable:
+            logger.warning("migration {} waits for others who use its tables, such as a dump", name)
+            await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 @contextmanager

@@ -153,3 +153,19 @@ async def test_whoever_waits_for_another_to_migrate_waits_as_long_as_it_takes(
         assert await asyncio.wait([waiting], timeout=1) == (set(), {waiting})
         await other.execute("SELECT pg_advisory_unlock_all()")
         assert await waiting == NAMES
+
+
+async def test_a_migration_that_waits_for_a_long_reader_holds_up_no_writer(postgres_dsn: str):
+    await migrate(postgres_dsn)
+    rollback = SCRIPTS[-1].read_text(encoding="utf-8").partition("-- rollback:")[2]
+    query(postgres_dsn, f"--{rollback}")
+    write = "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())"
+    with psycopg.connect(postgres_dsn) as dump:
+        dump.execute("SELECT FROM op_log")  # and its transaction goes on, as pg_dump's does
+        migrating = asyncio.create_task(migrate(postgres_dsn))
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
+        while not await asyncio.to_thread(query, postgres_dsn, waits):
+            assert not migrating.done()
+        await asyncio.to_thread(query, f"{postgres_dsn}?options=-cstatement_timeout%3D10s", write)
+        assert not migrating.done()
+    assert await migrating == NAMES[-1:]
