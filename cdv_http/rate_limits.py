@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.storage.redis.redispy import RedispyBridge
-from limits.errors import ConfigurationError, StorageError
+from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 from litestar.types import Scope
 from loguru import logger
@@ -115,7 +115,7 @@ class SharedCounters:
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 count = await self._storage.incr(f"{key.hex()}/{ends:.3f}", math.ceil(ends - now))
-        except (StorageError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, of a cluster no StorageError, it must stop nobody
             self._ask_again = clock() + _STORE_PAUSE_SECONDS
             if not self._failing:
                 logger.opt(exception=error).warning("the store of the rate limits does not answer; counting here")

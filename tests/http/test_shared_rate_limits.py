@@ -155,6 +155,14 @@ async def test_a_client_of_the_store_that_misses_its_time_is_given_up_all_the_sa
         await counters.close()
 
 
+async def test_a_cluster_that_is_not_there_stops_nobody() -> None:
+    counters = SharedCounters(f"redis+cluster://127.0.0.1:{free_port()}")
+    with told() as lines:
+        assert await counters.add(b"key", time.time() + 60, time.time()) is None
+    await counters.close()
+    assert len(lines) == 1
+
+
 async def test_the_address_may_be_a_reference(tmp_path: Path, url: str) -> None:
     secret = tmp_path / "redis-url"
     secret.write_text(f"{url}\n", encoding="utf-8")
