@@ -197,3 +197,8 @@ def test_ruff_refuses_a_clock_and_urllib_request_in_the_core(tree: Path):
             "datetime.date.today",
         ),
     }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_program_of_others_gets_our_types(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file(), "without the marker, type checkers take all of the package for Any"
