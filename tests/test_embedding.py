@@ -69,6 +69,13 @@ async def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path)
     assert (again.uri, again.cid, again.indexed_at) == (receipt.uri, receipt.cid, receipt.indexed_at)
 
 
+async def test_what_a_listing_names_can_be_got(tmp_path: Path) -> None:
+    async with open_vault(tmp_path) as vault:
+        await vault.records.create(did=did, collection=PROFILE, record={"displayName": "Ada"})
+        (listed,) = (await vault.records.list(did=did)).records
+        assert await vault.records.get(listed.uri) == await vault.records.get(str(listed.uri))
+
+
 async def test_pages_are_walked_by_their_cursor() -> None:
     async with open_vault("vault") as vault:
         for number in range(5):

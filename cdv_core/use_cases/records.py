@@ -185,18 +185,18 @@ class Records:
         earlier = await self._store.create(record, event, retryable)
         return receipt if earlier is None else _decode_receipt(earlier)
 
-    async def get(self, uri: str, *, viewer: Did | Viewer = Viewer.THE_VAULT) -> StoredRecord:
-        """Return the record at `uri`.
+    async def get(self, uri: str | RecordUri, *, viewer: Did | Viewer = Viewer.THE_VAULT) -> StoredRecord:
+        """Return the record at `uri`, as a receipt spells it or as a listed record has it.
 
         Raises: InvalidField: not a record URI. TokenMissing, NotTheOwner: the collection is its owner's only.
         RecordNotFound. Unavailable.
         """
-        parsed = RecordUri.parse(uri)
+        parsed = uri if isinstance(uri, RecordUri) else RecordUri.parse(uri)
         if parsed.collection in self._schemas.catalogue.owner_only:
             _require_owner(parsed.did, parsed.collection, viewer)
         found = await self._store.find(parsed)
         if found is None:
-            raise RecordNotFound(uri)
+            raise RecordNotFound(str(parsed))
         return found
 
     async def list(
