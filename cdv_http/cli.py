@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ from cdv_http.logs import set_up_logs
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
 _FAILED, _MISUSED = 1, 2
+_CANNOT_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _TRUST = {
     "database": "sslrootcert in CDV_DB_DSN",
     "object_store": "CDV_S3_CA",
@@ -38,23 +40,43 @@ _TRUST = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit by its result."""
+    code = 0
+    try:
+        try:
+            code = _run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here and not while Python closes down, when it can only complain
+    except BrokenPipeError:
+        _forget_output()  # the reader of our output has seen enough
+    except OSError as error:
+        if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
+            raise
+        _forget_output()
+        print(f"cdv: cannot write the output: {error.strerror}; make room, or send it elsewhere", file=sys.stderr)
+        code = code or _FAILED
+    sys.exit(code)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
     except SettingsRefused as refused:
         for problem in refused.problems:
             print(f"cdv: {problem}", file=sys.stderr)
-        code = _MISUSED
+        return _MISUSED
     except CdvError as error:
         print(_line(error), file=sys.stderr)
-        code = _FAILED
-    except BrokenPipeError:
-        # The reader of our output has seen enough; Python must not complain about it while it closes down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return _FAILED
     except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+        return 130
+    return code
+
+
+def _forget_output() -> None:
+    """Let go what could not be written: Python would try again while it closes down, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _line(error: CdvError) -> str:

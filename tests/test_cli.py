@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import subprocess
@@ -390,3 +391,34 @@ def test_a_migration_that_cannot_reach_its_database_is_one_line(cdv: Cdv, port: 
 def test_every_setting_is_documented(cdv: Cdv) -> None:
     documented = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert cdv("config", "--markdown").out in documented
+
+
+OUTPUT = (["config"], ["--help"], ["schemas", "list"], ["schemas", "show", "com.registryaccord.profile"])
+
+
+def run_into(output: int, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Run it as a shell does, output buffered; return the exit code and what went to standard error."""
+    variables = {**environment(folder), "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(
+        [CDV, *arguments], env=variables, cwd=folder, stdout=output, stderr=subprocess.PIPE, check=False
+    )
+    return ended.returncode, printed(ended.stderr.decode())
+
+
+@pytest.mark.parametrize("arguments", OUTPUT, ids=" ".join)
+def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert run_into(writer, arguments, tmp_path) == (0, "")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", OUTPUT, ids=" ".join)
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, err = run_into(full.fileno(), arguments, tmp_path)
+    assert code == 1
+    assert err == "cdv: cannot write the output: No space left on device; make room, or send it elsewhere\n"

@@ -91,9 +91,9 @@ def _reported(run: Callable[[argparse.Namespace], int], arguments: argparse.Name
         reasons, code = list(refused.reasons), _FAILED
     except CannotStart as failed:
         reasons, code = [str(failed)], _FAILED
-    except BrokenPipeError:
-        raise  # our own reader has gone, which is the command line's to know
     except OSError as error:
+        if error.filename is None:
+            raise  # our own output cannot be written, which is the command line's to tell
         reasons, code = [f"{error.filename}: {error.strerror}"], _FAILED
     except (ValueError, InvalidField) as wrong:
         reasons, code = [str(wrong)], _MISUSED
