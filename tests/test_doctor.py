@@ -19,6 +19,8 @@ from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import Unavailable
+from cdv_http import cli as command_line
+from cdv_http.commands import doctor
 from tests.chaos.web_page import WebPages
 from tests.command_line import Cli
 from tests.http.running import CDV, RunningVault, environment
@@ -59,6 +61,24 @@ def test_the_embedded_vault_is_well_and_nothing_stays(cli: Cli, tmp_path: Path) 
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
     connection.close()
     assert not [it for it in (tmp_path / "vault" / "media").rglob("*") if it.is_file() and it.suffix != ".key"]
+
+
+def test_nothing_stays_when_its_reader_goes_midway(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    def say(line: str, *, flush: bool) -> None:
+        if len(heard) == STEPS.index("record") + 1:
+            raise BrokenPipeError
+        heard.append(line)
+
+    monkeypatch.setattr(doctor, "print", say, raising=False)
+    monkeypatch.setattr(command_line, "_forget_output", lambda: None)  # it is pytest's here
+    assert cli("doctor", data_dir=tmp_path / "vault") == (0, "", "")
+    assert steps("\n".join(heard), "ok") == STEPS[: len(heard)]
+    with sqlite3.connect(tmp_path / "vault" / "vault.sqlite3") as connection:
+        for table in TABLES:
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+    connection.close()
 
 
 def test_other_media_types_do_as_well(cli: Cli, tmp_path: Path) -> None:

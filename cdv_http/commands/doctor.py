@@ -78,6 +78,8 @@ async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
         report.failed("token", "needed to speak to a vault", "--token-file: a file with a token of CDV_JWT_ISSUER")
     else:
         await _examine_served(settings, report, arguments.url, token)
+    if report.unheard is not None and report.code == 0:
+        raise report.unheard
     return report.code
 
 
@@ -232,13 +234,17 @@ async def _seen_in_streams(service: Service, before: int, did: Did, count: int) 
 
 
 class _Report:
-    """Prints a line per step. `done`: the steps that went well. `code`: what to exit with."""
+    """Prints a line per step. `done`: the steps that went well. `code`: what to exit with.
+
+    `unheard`: why lines could not be printed. The steps go on: what was written must be removed.
+    """
 
     def __init__(self, settings: Settings, step_seconds: int) -> None:
         self._settings = settings
         self._step_seconds = step_seconds
         self.done: set[str] = set()
         self.code = 0
+        self.unheard: OSError | None = None
 
     async def step(self, name: str, do: Callable[[], Awaitable[Answer]], *, depends_on: str) -> Answer | None:
         """Return what `do` returns; None if it failed. `depends_on`: what is to blame if nothing better is known."""
@@ -254,7 +260,7 @@ class _Report:
             blamed = error.dependency if isinstance(error, Unavailable) else depends_on
             self.failed(name, str(error.__cause__ or "") or str(error), remedy(self._settings, blamed), started)
         else:
-            print(f"ok    {name:<19} {time.monotonic() - started:7.3f} s", flush=True)
+            self._say(f"ok    {name:<19} {time.monotonic() - started:7.3f} s")
             self.done.add(name)
             return answer
         return None
@@ -266,10 +272,17 @@ class _Report:
     def failed(self, name: str, problem: str, remedy: str, started: float | None = None) -> None:
         self.code = 1
         took = "" if started is None else f"{time.monotonic() - started:7.3f} s"
-        print(f"FAIL  {name:<19} {took:>9}  {' '.join(problem.split())}; {remedy}", flush=True)
+        self._say(f"FAIL  {name:<19} {took:>9}  {' '.join(problem.split())}; {remedy}")
 
     def note(self, text: str) -> None:
-        print(f"note  {text}", flush=True)
+        self._say(f"note  {text}")
+
+    def _say(self, line: str) -> None:
+        if self.unheard is None:
+            try:
+                print(line, flush=True)
+            except OSError as error:
+                self.unheard = error
 
 
 def remedy(settings: Settings, dependency: str) -> str:
