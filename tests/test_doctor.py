@@ -154,6 +154,21 @@ def test_a_token_file_that_is_not_there_is_one_line(cli: Cli, tmp_path: Path) ->
     assert (code, out, err.count("\n")) == (1, "", 1)
 
 
+def test_a_token_that_is_refused_is_to_blame_and_not_its_issuer(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("no token")
+    code, out, _ = cli("doctor", "--token-file", tmp_path / "token", data_dir=tmp_path / "vault")
+    assert code == 1
+    assert "--token-file" in failure(out, "token")
+    assert "start the issuer" not in out
+
+
+@pytest.mark.parametrize("seconds", ["0", "-5", "soon", "9" * 400])
+def test_a_step_gets_a_second_at_least_and_an_hour_at_most(cli: Cli, tmp_path: Path, seconds: str) -> None:
+    code, out, err = cli("doctor", "--timeout", seconds, data_dir=tmp_path / "vault")
+    assert (code, out) == (2, "")
+    assert "--timeout" in err
+
+
 def test_without_a_token_of_the_issuer_a_served_vault_is_not_examined(cli: Cli, tmp_path: Path) -> None:
     settings = {"CDV_JWT_ISSUER": "http://127.0.0.1:1"}
     code, out, _ = cli("doctor", "--url", "http://127.0.0.1:1", data_dir=tmp_path / "vault", **settings)

@@ -25,13 +25,14 @@ from cdv_adapters.service import Service
 from cdv_adapters.settings import Settings, require_address
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.tokens import read_token
-from cdv_core.errors import CannotStart, CdvError, Unavailable
+from cdv_core.errors import CannotStart, CdvError, TokenExpired, TokenInvalid, TokenMalformed, Unavailable
 from cdv_core.ports.events import StreamState
 from cdv_core.ports.outbox import OpLogEntry
 from cdv_http.commands.doctor_vaults import ExaminedVault, OpenedVault, ServedVault, Wrong
 from cdv_http.commands.events import end_of_log
 
 _STEP_SECONDS: Final = 15  # ours: longer than any adapter waits by itself
+_STEP_SECONDS_MAX: Final = 3600  # ours
 _TOKEN_SECONDS: Final = 300
 _RETRY_SECONDS: Final = 0.1
 _PAGE_ENTRIES: Final = 1000
@@ -54,7 +55,9 @@ def add_parser(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa
     command.add_argument(
         "--token-file", type=Path, metavar="FILE", help="a token of the issuer, to be verified or used"
     )
-    command.add_argument("--timeout", type=int, default=_STEP_SECONDS, metavar="SECONDS", help="for each step (15)")
+    command.add_argument(
+        "--timeout", type=_seconds, default=_STEP_SECONDS, metavar="SECONDS", help="for each step (15)"
+    )
     command.set_defaults(run=lambda arguments: asyncio.run(_doctor(settings(), arguments)))
 
 
@@ -64,6 +67,12 @@ def _address(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _STEP_SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"not a number of seconds from 1 to {_STEP_SECONDS_MAX}")
+    return int(text)
 
 
 async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -258,6 +267,8 @@ class _Report:
             self.failed(name, str(wrong), remedy(self._settings, wrong.dependency or depends_on), started)
         except CdvError as error:
             blamed = error.dependency if isinstance(error, Unavailable) else depends_on
+            if isinstance(error, TokenMalformed | TokenExpired | TokenInvalid):
+                blamed = "token"
             self.failed(name, str(error.__cause__ or "") or str(error), remedy(self._settings, blamed), started)
         else:
             self._say(f"ok    {name:<19} {time.monotonic() - started:7.3f} s")
@@ -295,6 +306,7 @@ def remedy(settings: Settings, dependency: str) -> str:
     return {
         "events": "CDV_NATS_URL: start NATS, or correct its address or CDV_NATS_CREDS",
         "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
+        "token": "--token-file: name a good token of CDV_JWT_ISSUER for CDV_JWT_AUDIENCE",
         "schema source": "CDV_SPECS_URL: correct the address",
         "secret source": "the reference in the setting: see docs/configuration.md on secrets",
         "service": "--url: is it served there, and does it trust the token's issuer?",
