@@ -216,7 +216,11 @@ class _Translation:
         targets = [self._target(it, home, f"{where}/refs/{place}") for place, it in enumerate(refs)]
         names = [name for name, _ in targets]
         kind = {"type": "string", **({"enum": names} if closed else {})}
-        cases = [{"if": {"properties": {"$type": {"const": name}}}, "then": schema} for name, schema in targets]
+        # One without a $type is none of them, and is told only that.
+        cases = [
+            {"if": {"required": ["$type"], "properties": {"$type": {"const": name}}}, "then": schema}
+            for name, schema in targets
+        ]
         union = {"type": "object", "required": ["$type"], "properties": {"$type": kind}}
         return {**union, "allOf": cases} if cases else union
 

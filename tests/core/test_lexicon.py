@@ -191,6 +191,15 @@ def test_a_union_takes_the_members_that_it_lists_and_when_open_others_too(closed
     assert not _accepts(union, "x")
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_does_not_say_its_type_is_told_that_and_no_more(closed: bool):
+    small = {"type": "object", "required": ["s"], "properties": {"s": {"type": "string"}}}
+    union = _validator({"type": "union", "refs": ["#small"], "closed": closed}, small=small)
+    assert [(it.pointer, it.rule, it.message) for it in union.violations({"f": {}})] == [
+        ("/f", "required", "must have the member '$type'")
+    ]
+
+
 def test_an_open_union_of_nothing_takes_any_typed_object():
     union = _validator({"type": "union", "refs": []})
     assert _accepts(union, {"$type": "com.example.any"})
