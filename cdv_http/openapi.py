@@ -21,7 +21,7 @@ _DESCRIPTIONS: Final[dict[int, str]] = {
     404: "There is no such thing",
     409: "It conflicts with what is there",
     413: "The body is too large",
-    415: "The body is not JSON",
+    415: "The body is not JSON, or compressed",
     416: "The file has no such part",
     429: "The budget of the subject or the address is spent; try again after Retry-After",
     500: "A defect of the service; quote the correlation id",

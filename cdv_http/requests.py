@@ -38,14 +38,16 @@ async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_byt
 async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     """Return the whole body.
 
-    Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`; 400
-    if it ends before it is whole.
+    Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`, or
+    compressed; 400 if it ends before it is whole.
     """
     headers = headers_of(request.scope)
     if headers.content_length() > max_bytes:
         raise _too_large(max_bytes)
     if not _is_json(headers.last(b"content-type")):
         raise RequestRefused(415, "send application/json (UTF-8)", {"Accept": "application/json"})
+    if headers.last(b"content-encoding").lower() not in (b"", b"identity"):
+        raise RequestRefused(415, "send the body as it is, without a Content-Encoding", {"Accept-Encoding": "identity"})
     body, more = await _body_chunk(request)
     if more:
         # Grown in place: a body in a million pieces must not be copied for each of them.

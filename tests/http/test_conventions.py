@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import secrets
 
 import httpx
@@ -256,3 +258,16 @@ async def test_a_time_is_given_in_utc_with_microseconds(ada: Creator) -> None:
 async def test_a_traceparent_is_not_an_obstacle(http: httpx.AsyncClient) -> None:
     for parent in (f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01", "junk", "", "00-" + "0" * 32):
         assert (await http.get("/healthz", headers={"traceparent": parent})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
+async def test_an_encoding_of_the_body_is_refused(ada: Creator, path: str) -> None:
+    # RFC 9110, 15.5.16: and it is said what is read instead.
+    body = gzip.compress(json.dumps(ada.body()).encode())
+    answer = await ada.post(path, body, **{"Content-Encoding": "gzip"})
+    refused(answer, 415, "CDV_BAD_REQUEST")
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+async def test_a_body_may_say_that_it_is_not_encoded(ada: Creator) -> None:
+    assert data(await ada.create(headers={"Content-Encoding": "Identity"}))
