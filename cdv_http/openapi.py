@@ -81,7 +81,7 @@ def codes_of(endpoint: Endpoint) -> tuple[str, ...]:
         codes += [*_TOKEN_CODES, "CDV_RATE_LIMIT", "CDV_UNAVAILABLE"]
     if isinstance(endpoint.body, type):
         codes += ["CDV_BAD_REQUEST", "CDV_VALIDATION"]
-    elif any(parameter.place == "query" for parameter in endpoint.parameters):
+    elif endpoint.limited:  # each of them refuses query parameters that it does not have
         codes.append("CDV_VALIDATION")
     if endpoint.path.startswith("/v1/"):
         codes.append("CDV_UNAVAILABLE")  # too many are under way, or it took too long

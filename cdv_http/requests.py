@@ -25,14 +25,19 @@ AnyRequest = Request[Any, Any, Any]
 
 
 async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_bytes: int) -> tuple[bytes, Did]:
-    """Return the body and the subject of the bearer token. Raises: as `read_json`, then as `authenticate`."""
+    """Return the body and the subject of the bearer token.
+
+    Raises: as `read_json`, then as `authenticate`, then InvalidField: the query names a parameter.
+    """
     try:
         raw = await read_json(request, max_bytes)
     except RequestRefused:
         # Whoever sends what nobody reads has shown no token, and is counted all the same.
         await _limits_of(request).admit(request.scope, "writes", None)
         raise
-    return raw, await authenticate(request, tokens)
+    subject = await authenticate(request, tokens)
+    no_parameters(request)
+    return raw, subject
 
 
 async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
@@ -151,6 +156,12 @@ def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, 
             raise InvalidField(name, "given twice")
         parameters[name] = value
     return parameters
+
+
+def no_parameters(request: AnyRequest) -> None:
+    """Raises InvalidField: the query names a parameter, which would do nothing."""
+    if request.scope["query_string"]:
+        query_parameters(request, frozenset())
 
 
 def required(parameters: dict[str, str], name: str) -> str:

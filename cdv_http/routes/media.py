@@ -7,7 +7,7 @@ from litestar import Response, get, post
 from cdv_http.answers import success
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
 from cdv_http.metrics import counting_media
-from cdv_http.requests import AnyRequest, absolute_url, authenticate, authenticated_json
+from cdv_http.requests import AnyRequest, absolute_url, authenticate, authenticated_json, no_parameters
 from cdv_http.service import service_of
 
 
@@ -52,6 +52,7 @@ async def media_meta(request: AnyRequest) -> Response[bytes]:
     """Describe a finalised asset to anyone with a token, a pending one to its owner."""
     service = service_of(request)
     viewer = await authenticate(request, service.tokens)
+    no_parameters(request)
     return success(asset_view(await service.vault.media.describe(request.path_params["assetId"], viewer=viewer)))
 
 
@@ -60,5 +61,6 @@ async def media_content(request: AnyRequest) -> Response[bytes]:
     """Redirect to a short-lived signed URL of the asset's bytes."""
     service = service_of(request)
     await authenticate(request, service.tokens)
+    no_parameters(request)
     url = await service.vault.media.content_url(request.path_params["assetId"])
     return Response(b"", status_code=307, headers={"Location": absolute_url(request, url)})

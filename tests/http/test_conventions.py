@@ -261,6 +261,22 @@ async def test_a_traceparent_is_not_an_obstacle(http: httpx.AsyncClient) -> None
 
 
 @pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
+async def test_a_parameter_that_a_post_does_not_have_is_refused_by_name(ada: Creator, path: str) -> None:
+    # A key in the query would otherwise do nothing, unseen.
+    body = json.dumps(ada.body()).encode()
+    error = refused(await ada.post(f"{path}?idempotencyKey=x", body), 400, "CDV_VALIDATION")
+    assert error["details"]["field"] == "idempotencyKey"
+    refused(await ada.api.http.post(f"{path}?x=1", json={}), 401, "CDV_AUTHN")
+
+
+@pytest.mark.parametrize("what", ["meta", "content"])
+async def test_a_parameter_that_media_do_not_have_is_refused_by_name(ada: Creator, what: str) -> None:
+    asset_id = (await ada.uploaded())["assetId"]
+    answer = await ada.api.http.get(f"/v1/media/{asset_id}/{what}?width=1", headers=ada.auth)
+    assert refused(answer, 400, "CDV_VALIDATION")["details"]["field"] == "width"
+
+
+@pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
 async def test_an_encoding_of_the_body_is_refused(ada: Creator, path: str) -> None:
     # RFC 9110, 15.5.16: and it is said what is read instead.
     body = gzip.compress(json.dumps(ada.body()).encode())

@@ -37,8 +37,8 @@ OWN_CODES = {
     "uploadInit": {"CDV_MEDIA_SIZE", "CDV_MEDIA_TYPE", "CDV_DID_MISMATCH", "CDV_VALIDATION", "CDV_BAD_REQUEST"},
     "finalize": {"CDV_CONFLICT", "CDV_MEDIA_CHECKSUM", "CDV_MEDIA_SIZE", "CDV_MEDIA_TYPE", "CDV_DID_MISMATCH",
                  "CDV_NOT_FOUND", "CDV_VALIDATION", "CDV_BAD_REQUEST"},
-    "mediaMeta": {"CDV_NOT_FOUND"},
-    "mediaContent": {"CDV_NOT_FOUND", "CDV_BAD_REQUEST"},  # where the Host header names no host
+    "mediaMeta": {"CDV_NOT_FOUND", "CDV_VALIDATION"},
+    "mediaContent": {"CDV_VALIDATION", "CDV_NOT_FOUND", "CDV_BAD_REQUEST"},  # where the Host header names no host
 }  # fmt: skip
 TOKEN_CODES = {
     "CDV_AUTHN",
