@@ -350,7 +350,9 @@ def read_settings(**overrides: object) -> Settings:
             if unsound:
                 Settings(**{**given, **defaults})
         except ValidationError as across:
-            problems += tuple(_problems(across))
+            # Not of those: what is given, and wrong, would be called missing too.
+            named = tuple(problem.partition(":")[0] for problem in problems)
+            problems += tuple(it for it in _problems(across) if it.partition(":")[0] not in named)
         raise SettingsRefused(problems) from error
 
 

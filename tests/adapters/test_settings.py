@@ -210,6 +210,17 @@ def test_one_start_shows_every_problem(monkeypatch):
         assert sum(re.match(f"{name}[:,]", problem) is not None for problem in found) == 1, name
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CDV_S3_BUCKET", "b"), ("CDV_S3_ENDPOINT", "s3"), ("CDV_DB_DSN", "file:relative"), ("CDV_JWKS_URL", "ftp://x")],
+)
+def test_what_is_given_and_wrong_is_not_called_missing_as_well(monkeypatch, name, value):
+    environment(monkeypatch, **PRODUCTION | {"CDV_JWT_ISSUER": "https://id.example.com", name: value})
+    [problem] = problems()
+    assert problem.startswith(f"{name}: ")
+    assert "required" not in problem
+
+
 def test_outside_dev_nothing_falls_back_to_files_or_to_our_own_issuer(monkeypatch):
     for env in ("staging", "prod"):
         environment(monkeypatch, **PRODUCTION | {"CDV_ENV": env})
