@@ -37,7 +37,7 @@ def run(plan: Plan, progress: Progress | None = None) -> list[Outcome]:
     code = pytest.main(arguments, plugins=[plugin, fixtures])
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}:
         plugin.outcomes.append(Outcome("OPS-004", UNDECIDED, "the suite", f"pytest ended with {code!r}"))
-    return [*plugin.outcomes, *outcomes_of_laws(plugin.target.findings)]
+    return [*plugin.outcomes, *plugin.unfinished(), *outcomes_of_laws(plugin.target.findings)]
 
 
 class Progress:
@@ -82,6 +82,12 @@ class RunPlugin:
         self.target = Vault(plan.url, plan.tokens, profiles.PROFILES[plan.profile].wait_seconds)
         self._progress = progress
         self._totals: dict[str, int] = {}
+        self._waiting: dict[str, pytest.Item] = {}  # by node id
+
+    def unfinished(self) -> Iterator[Outcome]:
+        """Yield that a test which was not run, or not to its end, decides nothing."""
+        for item in self._waiting.values():
+            yield from (Outcome(each, UNDECIDED, item.name, "the run was interrupted") for each in ids_of(item))
 
     @pytest.fixture(scope="session")
     def plan(self) -> Plan:
@@ -102,6 +108,7 @@ class RunPlugin:
         if self._plan.only:
             items[:] = [item for item in items if any(it.startswith(self._plan.only) for it in ids_of(item))]
         items.sort(key=lambda item: ORDER.index(_module(item)))
+        self._waiting = {item.nodeid: item for item in items}
         for item in items:
             self._totals[_module(item)] = self._totals.get(_module(item), 0) + 1
 
@@ -122,6 +129,7 @@ class RunPlugin:
         if call.when == "call" or (call.when == "setup" and call.excinfo is not None):
             error = call.excinfo.value if call.excinfo is not None else None
             found = [*outcomes_of(ids_of(item), item.name, error)]
+            self._waiting.pop(item.nodeid, None)
             self.outcomes += found
             self._progress.add(min((it.verdict for it in found), key=(FAILED, UNDECIDED, NOT_JUDGED, PASSED).index))
         return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from conformance.http.requirements import requirements
 from tests.conformance.defects_model import ROOT
-from tests.conformance.judging import judge
+from tests.conformance.judging import finished, judge, started
 from tests.conformance.stub import Answer, refusal, serving
 from tests.http.running import RunningVault
 from tests.servers.process import free_port
@@ -114,6 +115,23 @@ def test_a_connection_that_breaks_once_is_no_verdict(tmp_path: Path, times: int,
 
     assert judgement.verdict("ERR-005" if verdict == "failed" else "REC-011")["verdict"] == verdict, judgement.text
     assert judgement.code == code
+
+
+def test_a_run_that_is_interrupted_is_undecided(tmp_path: Path):
+    asked: list[str] = []
+
+    def answer(_: str, path: str, __: bytes) -> Answer:
+        asked.append(path)
+        if len(asked) == 3:
+            running.send_signal(signal.SIGINT)
+        return refusal(404, "CDV_NOT_FOUND")
+
+    with serving(answer) as stub:
+        running = started(tmp_path, stub.url, *TOKENS, "--only", "REC-011", "--only", "LIST-013")
+        judgement = finished(running, tmp_path)
+
+    assert judgement.ids("undecided") == {"REC-011", "LIST-013"}, judgement.text
+    assert judgement.code == 3
 
 
 def test_less_than_everything_may_be_enough(tmp_path: Path):
