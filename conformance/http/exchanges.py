@@ -13,6 +13,8 @@ import httpx
 SHOWN_MAX = 12  # exchanges of a failure that are shown: the last ones
 BODY_SHOWN_MAX = 4000  # characters
 _SIGNED = re.compile(r"(https?://[^\s\"?]+/[^\s\"?]*)\?[^\s\"]*(?:[Ss]ignature|token|sig)=[^\s\"]*")
+# Control characters, which a terminal obeys, and what no file or XML can hold: halves of pairs, and no characters.
+_UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_TYPED = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "transfer-encoding"}
 
 
@@ -92,12 +94,17 @@ class Recorder:
 RECORDER = Recorder()
 
 
+def printable(text: str) -> str:
+    """Return the text as every report can show it, whatever the target put into it."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
 def _text(body: bytes) -> str | None:
     try:
         text = body.decode()
     except UnicodeDecodeError:
         return None
-    return None if "\x00" in text else text
+    return None if _UNPRINTABLE.search(text) else text
 
 
 def _without_signature(text: str) -> str:

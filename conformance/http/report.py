@@ -81,7 +81,7 @@ def write_junit(path: Path, plan: Plan, verdicts: list[Verdict]) -> None:
         case = ET.SubElement(suite, "testcase", {**names, "time": "0"})
         element = {FAILED: "failure", UNDECIDED: "error", NOT_JUDGED: "skipped"}.get(each.verdict)
         if element:
-            ET.SubElement(case, element, {"message": _xml(each.detail)}).text = _xml(each.script)
+            ET.SubElement(case, element, {"message": each.detail}).text = each.script
     ET.indent(suite)
     ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
@@ -97,8 +97,3 @@ def _score(score: Score) -> dict[str, Any]:
 
 def _ids(ids: list[str]) -> str:
     return ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
-
-
-def _xml(text: str) -> str:
-    """Return the text without the characters that XML cannot hold."""
-    return "".join(character if character >= " " or character in "\t\n" else "\ufffd" for character in text)

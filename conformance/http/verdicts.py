@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from conformance.http.exchanges import printable
 from conformance.http.laws import LAWS, Findings
 from conformance.http.requirements import LEVELS, Requirement, requirements
 
@@ -37,11 +38,11 @@ class Verdict:
 
     @property
     def detail(self) -> str:
-        return self.outcomes[0].detail if self.outcomes else "left out of this run"
+        return printable(self.outcomes[0].detail) if self.outcomes else "left out of this run"
 
     @property
     def script(self) -> str:
-        return self.outcomes[0].script if self.outcomes else ""
+        return printable(self.outcomes[0].script) if self.outcomes else ""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,20 @@ def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
     assert cases.get("failures") == str(len(judgement.ids("failed")))
 
 
+def test_what_a_target_says_breaks_no_report(tmp_path: Path):
+    said = "\ud800 \uffff \x1b[2J \x9b2J \x00 <script>alert(1)</script> ]]> &"
+    with serving(lambda *_: refusal(404, said)) as stub:
+        files = ("--html", str(tmp_path / "r.html"), "--junit", str(tmp_path / "r.xml"))
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011", *files)
+
+    shown = "\ufffd \ufffd \ufffd[2J \ufffd2J \ufffd <script>alert(1)</script> ]]> &"
+    assert judgement.code == 1, judgement.text
+    assert not {"\x1b", "\x9b"} & {*judgement.text}
+    assert shown in judgement.verdict("ERR-002")["detail"]
+    assert any(shown in it.get("message", "") for it in ET.parse(tmp_path / "r.xml").iter("failure"))
+    assert "<script>" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("times", "verdict", "code"), [(1, "undecided", 3), (10**6, "failed", 1)])
 def test_a_connection_that_breaks_once_is_no_verdict(tmp_path: Path, times: int, verdict: str, code: int):
     broken: list[str] = []
