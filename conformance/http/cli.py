@@ -41,18 +41,20 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "run", help="judge a target", epilog="Exit: 0 it conforms; 1 not; 2 usage; 3 undecided."
     )
-    command.add_argument("--url", required=True, help="where the target answers")
+    command.add_argument("--url", type=_address, required=True, help="where the target answers")
     tokens = command.add_argument_group("tokens, one of").add_mutually_exclusive_group(required=True)
     tokens.add_argument(
         "--issuer-key", type=Path, metavar="FILE", help="private key of its issuer, JWK or PEM (Ed25519)"
     )
     tokens.add_argument("--token-command", metavar="COMMAND", help="prints a token; {did} stands for the DID")
-    tokens.add_argument("--own-issuer", type=int, metavar="PORT", help="be the issuer that the target is pointed to")
+    tokens.add_argument("--own-issuer", type=_port, metavar="PORT", help="be the issuer that the target is pointed to")
     command.add_argument("--issuer", help=f"iss of the tokens ({LOCAL_ISSUER}; with --own-issuer its address)")
     command.add_argument("--audience", default="cdv", help="aud of the tokens (cdv)")
     means = command.add_argument_group("means to judge more with")
     means.add_argument("--nats", default="", metavar="URL", help="where the target publishes its events")
-    means.add_argument("--catalogue", type=int, metavar="PORT", help="serve a catalogue that the target is pointed to")
+    means.add_argument(
+        "--catalogue", type=_port, metavar="PORT", help="serve a catalogue that the target is pointed to"
+    )
     means.add_argument("--cors-origin", default="", metavar="ORIGIN", help="an origin that the target lists")
     means.add_argument("--max-body-bytes", type=int, default=1024 * 1024, metavar="N", help="its body limit (1 MiB)")
     means.add_argument(
@@ -72,11 +74,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _address(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise argparse.ArgumentTypeError("not an http:// or https:// address")
+    return text
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError("ports are 0 to 65535")
+    return number
+
+
+def _try_files(arguments: argparse.Namespace) -> None:
+    """Find out before the run whether its reports can be written after it. Raises OSError."""
+    for path in (arguments.junit, arguments.json, arguments.html):
+        if path is not None:
+            there = path.exists()
+            path.open("ab").close()
+            if not there:
+                path.unlink()  # a run that comes to nothing leaves no report
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    if not arguments.url.startswith(("http://", "https://")):
-        return _misused("--url: not an http:// or https:// address")
     with ExitStack() as stack:
         try:
+            _try_files(arguments)
             plan = _plan(arguments, stack)
         except (NoTokens, OSError) as error:
             return _misused(str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 LIFE_SECONDS = 3600
 _RENEWED_AFTER_SECONDS = 900
 _COMMAND_SECONDS = 30
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)  # RFC 6750, b64token
 COMMANDS_AHEAD = 3
 USES_MAX = 100  # of one DID's token, before another DID takes over: budgets are per DID
 
@@ -114,8 +116,14 @@ class CommandTokens(TokenSource):
     """
 
     def __init__(self, command: str) -> None:
+        """Raises NoTokens."""
         super().__init__()
-        self._words = shlex.split(command)
+        try:
+            self._words = shlex.split(command)
+        except ValueError as error:
+            raise NoTokens(f"--token-command: {error}") from error
+        if not self._words:
+            raise NoTokens("--token-command: no command")
         self._ahead: deque[tuple[str, Future[str]]] = deque()
         self._threads = ThreadPoolExecutor(COMMANDS_AHEAD)
         self._known: dict[str, str] = {}  # by role
@@ -141,12 +149,16 @@ class CommandTokens(TokenSource):
         """Raises NoTokens."""
         words = [word.replace("{did}", did) for word in self._words]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=True)
+            done = subprocess.run(words, capture_output=True, timeout=_COMMAND_SECONDS, check=True)
         except subprocess.CalledProcessError as error:
-            raise NoTokens(f"{words[0]} exited with {error.returncode}: {error.stderr.strip()}") from error
+            said = error.stderr.decode(errors="replace").strip()
+            raise NoTokens(f"{words[0]} exited with {error.returncode}: {said}") from error
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NoTokens(f"{words[0]}: {error}") from error
-        return done.stdout.strip()
+        token = done.stdout.decode("ascii", errors="replace").strip()
+        if not _TOKEN.fullmatch(token):
+            raise NoTokens(f"{words[0]} printed no token, but {token[:80]!r}")
+        return token
 
 
 class KeyTokens(TokenSource):

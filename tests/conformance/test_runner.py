@@ -219,10 +219,23 @@ def test_a_page_needs_nothing_else_and_shows_everything(tmp_path: Path, vault: R
         ("--issuer-key", "/nowhere"),
         ("--own-issuer", "0", "--token-command", "x"),
         ("--token-command", "/nowhere {did}"),
+        ("--token-command", ""),
+        ("--token-command", "echo 'never closed"),
+        ("--token-command", "true"),
+        ("--token-command", "echo not a token"),
+        ("--token-command", r"printf '\377'"),
+        ("--own-issuer", "99999"),
+        ("--own-issuer", "0", "--catalogue", "-1"),
+        ("--own-issuer", "0", "--html", "/nowhere/report.html"),
+        ("--own-issuer", "0", "--url", "http://"),
+        ("--own-issuer", "0", "--url", "http://[::1"),
     ],
 )
 def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, options: tuple[str, ...]):
-    assert judge(tmp_path, vault.base, *options).code == 2
+    judgement = judge(tmp_path, vault.base, *options, "--only", "REC-008")
+
+    assert judgement.code == 2, judgement.text
+    assert "Traceback" not in judgement.text
 
 
 def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
