@@ -16,12 +16,14 @@ import httpx
 from conformance.http import page, profiles, report, runner
 from conformance.http.catalogue import Catalogue
 from conformance.http.plan import Plan
-from conformance.http.requirements import as_markdown
+from conformance.http.requirements import Undecided, as_markdown
 from conformance.http.servers import Issuer, serving
 from conformance.http.tokens import CommandTokens, Key, KeyTokens, NoTokens, TokenSource
+from conformance.http.transport import BoundedTransport
 from conformance.http.verdicts import OPEN, USAGE, exit_code, verdicts_of
 
 LOCAL_ISSUER = "urn:cdv:local-issuer"  # whose tokens a development vault trusts
+_HEALTH_SECONDS = 10
 SKEW_NOTICED_SECONDS = 3  # a Date header is exact to the second
 
 
@@ -111,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{plan.url}: profile {plan.profile}, seed {plan.seed}", file=sys.stderr)
         try:
             _meet(plan, arguments.wait)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, Undecided) as error:
             print(f"cdv-conformance: undecided: {plan.url} does not answer: {error}", file=sys.stderr)
             return OPEN
         except NoTokens as error:
@@ -172,14 +174,15 @@ def _plan(arguments: argparse.Namespace, stack: ExitStack) -> Plan:
 def _meet(plan: Plan, wait_seconds: float) -> None:
     """Wait for the target, try the tokens, and learn how far its clock is ahead. Raises httpx.HTTPError, NoTokens."""
     deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            answer = httpx.get(f"{plan.url}/healthz", timeout=10, trust_env=False)
-            break
-        except httpx.HTTPError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    with httpx.Client(transport=BoundedTransport(_HEALTH_SECONDS), timeout=_HEALTH_SECONDS, trust_env=False) as client:
+        while True:
+            try:
+                answer = client.get(f"{plan.url}/healthz")
+                break
+            except httpx.HTTPError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
     if isinstance(plan.tokens, KeyTokens) and "date" in answer.headers:
         ahead = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
         if abs(ahead) > SKEW_NOTICED_SECONDS:

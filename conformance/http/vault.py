@@ -18,6 +18,7 @@ from conformance.http.exchanges import RECORDER, Exchange
 from conformance.http.laws import Findings, code_of
 from conformance.http.requirements import Nonconforming, Undecided
 from conformance.http.tokens import KeyTokens, TokenSource
+from conformance.http.transport import BoundedTransport
 
 POST = "com.registryaccord.feed.post"
 PROFILE = "com.registryaccord.profile"
@@ -64,7 +65,8 @@ class Vault:
         self._wait_seconds = wait_seconds
         self._slow = 0
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=2)
-        self._http = httpx.Client(timeout=ANSWER_SECONDS, limits=limits, trust_env=False, follow_redirects=False)
+        transport = BoundedTransport(ANSWER_SECONDS, limits=limits)
+        self._http = httpx.Client(timeout=ANSWER_SECONDS, transport=transport, trust_env=False, follow_redirects=False)
 
     def close(self) -> None:
         self._http.close()

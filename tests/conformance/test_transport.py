@@ -1,0 +1,61 @@
+"""Answers that do not end: a run goes on after them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from conformance.http import transport
+from conformance.http.exchanges import Exchange
+from conformance.http.laws import no_stack_trace
+from conformance.http.requirements import Undecided
+from conformance.http.transport import BoundedTransport
+
+
+class Endless(httpx.SyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield b" " * 1000
+
+
+@pytest.fixture(autouse=True)
+def _without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda *_: httpx.Response(200, stream=Endless()))
+
+
+def test_an_answer_has_an_end_in_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transport, "ANSWER_MAX_BYTES", 10**18)
+    with httpx.Client(transport=BoundedTransport(0.05)) as client, pytest.raises(httpx.ReadTimeout):
+        client.get("http://target")
+
+
+def test_an_answer_has_an_end_in_size():
+    with httpx.Client(transport=BoundedTransport(3600)) as client, pytest.raises(Undecided, match="67108864 bytes"):
+        client.get("http://target")
+
+
+@pytest.mark.parametrize("text", ["\n" * 200_000, 'File "' * 100_000, "\n" + " " * 200_000])
+def test_a_long_refusal_is_read_at_once(text: str):
+    began = time.monotonic()
+
+    assert (
+        no_stack_trace(Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text=text)), None) is None
+    )
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Traceback (most recent call last):\n  File "/app/x.py", line 5',
+        json.dumps('  File "/app/x.py", line 5, in f'),
+        "Error: no\n    at Object.run (/app/x.js:5:1)\n    at Module.load(x)",
+        "goroutine 1 [running]:",
+    ],
+)
+def test_a_stack_trace_is_known(text: str):
+    assert no_stack_trace(Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text=text)), None)
