@@ -62,6 +62,7 @@ class Media:
         self._clock = clock
         self._ids = ids
         self._policy = policy
+        self._refusing: set[AssetId] = set()  # what would not be removed the last time comes last
 
     async def init_upload(
         self,
@@ -198,13 +199,16 @@ class Media:
         """
         removed: list[AssetId] = []
         failures: list[Unavailable] = []
-        for asset in await self._store.expire(self._clock.now() - grace, limit):
+        due = await self._store.expire(self._clock.now() - grace, limit)
+        self._refusing &= {asset.asset_id for asset in due}
+        for asset in sorted(due, key=lambda it: it.asset_id in self._refusing):
             try:
                 await self._blobs.delete(asset.staging_key)
                 if asset.state is AssetState.EXPIRED:
                     await self._blobs.delete(asset.final_key(self._policy.env))
             except Unavailable as error:
                 failures.append(error)
+                self._refusing.add(asset.asset_id)
                 if len(failures) == _FAILURES_OF_A_SWEEP:
                     break
             else:

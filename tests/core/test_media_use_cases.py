@@ -349,6 +349,17 @@ async def test_an_object_that_cannot_be_removed_holds_up_no_other(world, stuck):
     assert await world.media.sweep() == stuck
 
 
+async def test_as_many_as_a_sweep_gives_up_after_hold_up_no_other(world):
+    assets = [await world.uploaded() for _ in range(5)]
+    world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
+    world.blobs.stuck = {asset.staging_key for asset in assets[:3]}
+    with pytest.raises(Unavailable):
+        await world.media.sweep()
+    assert await world.media.sweep() == 2
+    world.blobs.stuck = set()
+    assert await world.media.sweep() == 3
+
+
 async def test_a_sweep_gives_up_soon_where_nothing_can_be_removed(world):
     assets = [await world.uploaded() for _ in range(5)]
     world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
