@@ -10,7 +10,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -145,25 +145,30 @@ async def _try_service(settings: Settings) -> None:
 
 
 def _greet(settings: Settings) -> None:
+    with suppress(OSError):  # a log that cannot be written, such as on a full disk, keeps nobody from serving
+        print(_greeting(settings), file=sys.stderr)
+
+
+def _greeting(settings: Settings) -> str:
     scheme = "http" if settings.tls_cert is None else "https"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = f"{scheme}://{host}:{settings.port}"
-    print(f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs", file=sys.stderr)
+    opened = f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs"
     if settings.jwt_issuer is not None:
-        return
+        return opened
     cdv = Path(sys.argv[0])
     command = os.path.relpath(cdv) if cdv.is_absolute() else str(cdv)
     # What the other terminal does not know of, and the token depends on.
     for name in ("jwt_audience", "data_dir"):
         if getattr(settings, name) != Settings.model_fields[name].default:
             command = f"CDV_{name.upper()}={shlex.quote(str(getattr(settings, name)))} {command}"
-    print(
+    return (
+        f"{opened}\n"
         "Try it from another terminal, in this folder:\n"
         f"  TOKEN=$({command} token --did did:example:ada)\n"
         f"  curl -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' {base}/v1/repo/record -d "
         '\'{"did": "did:example:ada", "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}\'\n'
-        f"  curl '{base}/v1/repo/listRecords?did=did:example:ada'",
-        file=sys.stderr,
+        f"  curl '{base}/v1/repo/listRecords?did=did:example:ada'"
     )
 
 

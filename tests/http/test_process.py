@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +96,19 @@ async def test_the_lines_to_try_work_in_a_terminal_that_knows_no_settings(
 def test_an_ipv6_address_is_printed_as_urls_have_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _greet(Settings.embedded(tmp_path).model_copy(update={"host": "::1"}))
     assert "http://[::1]:8080/docs" in capsys.readouterr().err
+
+
+class _Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_keeps_nobody_from_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(sys, "stderr", _Full())
+        _greet(Settings.embedded(tmp_path))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
