@@ -45,6 +45,8 @@ _PORT: Final = ("CDV_PORT", "PORT")
 _ENV_FILE: Final = ".env"
 _SECRETS: Final = ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage")
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
+_DSN: Final = re.compile(r"postgres(?:ql)?://|\w+\s*=")  # how one begins, as an address or as pairs
+_NATS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
 
@@ -197,6 +199,23 @@ class Settings(BaseSettings):
             raise PydanticCustomError("reference", "file: needs an absolute path after it")
         return value
 
+    @field_validator("db_dsn")
+    @classmethod
+    def _is_dsn(cls, value: SecretStr | None) -> SecretStr | None:
+        text = "" if value is None else value.get_secret_value()
+        if text and not text.startswith(SECRET_REFERENCES) and not _DSN.match(text):
+            raise PydanticCustomError("dsn", "not a connection string of Postgres")
+        return value
+
+    @field_validator("nats_url")
+    @classmethod
+    def _are_nats_urls(cls, value: SecretStr | None) -> SecretStr | None:
+        for each in ("" if value is None else value.get_secret_value()).split(","):
+            scheme, mark, _ = each.strip().partition("://")
+            if mark and scheme not in _NATS_SCHEMES:
+                raise PydanticCustomError("url", "not an address such as nats://host:4222")
+        return value
+
     @field_validator("s3_bucket")
     @classmethod
     def _is_bucket(cls, value: str | None) -> str | None:
@@ -227,6 +246,8 @@ class Settings(BaseSettings):
     def _is_specs_url(cls, value: str | None) -> str | None:
         if value is not None:
             require_address(value, {"http", "https", "file"}, "not an https:// or file:// address")
+            if _is_readable_by_others(value):
+                raise PydanticCustomError("url", "http:// is for this machine's own loopback; use https://")
         return value
 
     @field_validator("cors_allowed_origins")
@@ -428,7 +449,11 @@ def _holds_authorities(path: Path) -> bool:
 def _is_readable_by_others(address: str) -> bool:
     """Say whether what goes to that address could be read, or changed, on the way."""
     parts = urlsplit(address)
-    return parts.scheme == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}
+    try:
+        is_here = ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        is_here = parts.hostname == "localhost"
+    return parts.scheme == "http" and not is_here
 
 
 def _holds_plaintext(name: str, value: SecretStr | None) -> bool:

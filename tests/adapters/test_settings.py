@@ -221,6 +221,42 @@ def test_what_is_given_and_wrong_is_not_called_missing_as_well(monkeypatch, name
     assert "required" not in problem
 
 
+def test_addresses_that_nobody_would_follow_are_shown_together(monkeypatch):
+    environment(
+        monkeypatch,
+        CDV_DB_DSN="mysql://u:hunter2@db",
+        CDV_NATS_URL="nats://a, http://u:hunter2@b",
+        CDV_SPECS_URL="http://specs.example.com",
+    )
+    assert sorted(problems()) == [
+        "CDV_DB_DSN: not a connection string of Postgres",
+        "CDV_NATS_URL: not an address such as nats://host:4222",
+        "CDV_SPECS_URL: http:// is for this machine's own loopback; use https://",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CDV_DB_DSN", "postgres://db/cdv"),
+        ("CDV_DB_DSN", " host = db"),
+        ("CDV_DB_DSN", "awskms:aGk="),
+        ("CDV_NATS_URL", "tls://a:4222,nats://b"),
+        ("CDV_NATS_URL", "a:4222, token@b, c"),
+        ("CDV_NATS_URL", "wss://nats"),
+        ("CDV_NATS_URL", "vault:kv/cdv#nats"),
+        ("CDV_SPECS_URL", "http://127.0.0.1:8000"),
+        ("CDV_SPECS_URL", "http://127.0.0.2/specs"),
+        ("CDV_SPECS_URL", "http://localhost/specs"),
+        ("CDV_SPECS_URL", "http://[::1]/specs"),
+        ("CDV_SPECS_URL", "file:///srv/specs"),
+    ],
+)
+def test_addresses_that_are_followed_are_read(monkeypatch, name, value):
+    environment(monkeypatch, **{name: value})
+    assert read_settings()
+
+
 def test_outside_dev_nothing_falls_back_to_files_or_to_our_own_issuer(monkeypatch):
     for env in ("staging", "prod"):
         environment(monkeypatch, **PRODUCTION | {"CDV_ENV": env})
