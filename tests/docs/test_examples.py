@@ -38,6 +38,11 @@ def test_every_block_is_of_a_kind_that_is_run_or_shown() -> None:
     assert {block.language for block in BLOCKS} <= LANGUAGES | SHOWN
 
 
+def test_no_other_program_is_given_a_setting_that_may_hold_a_reference() -> None:
+    """Outside dev `CDV_DB_DSN` names a file or a Vault, of which psql knows nothing."""
+    assert [f"{block.page}: {block.code}" for block in BLOCKS if '"$CDV_' in block.code] == []
+
+
 @pytest.mark.parametrize("block", RUN_ELSEWHERE, ids=lambda block: f"{block.page}-{block.number}")
 def test_a_block_that_is_run_elsewhere_is_run_there(block: Block) -> None:
     elsewhere = (ROOT / str(block.run_by)).read_text(encoding="utf-8").lower()
