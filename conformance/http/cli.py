@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     means.add_argument("--cors-origin", default="", metavar="ORIGIN", help="an origin that the target lists")
     means.add_argument("--max-body-bytes", type=int, default=1024 * 1024, metavar="N", help="its body limit (1 MiB)")
+    means.add_argument("--ca", type=Path, metavar="FILE", help="of the authority that its certificate is from, as PEM")
     means.add_argument(
         "--rejects-deprecated", action="store_true", help="it is started with CDV_REJECT_DEPRECATED_SCHEMAS=true"
     )
@@ -168,13 +170,23 @@ def _plan(arguments: argparse.Namespace, stack: ExitStack) -> Plan:
         profile=arguments.profile,
         seed=seed,
         only=tuple(arguments.only),
+        trust=_trust(arguments.ca),
     )
+
+
+def _trust(file: Path | None) -> ssl.SSLContext:
+    """Trust the authority of the file, or those of this machine. Raises OSError."""
+    try:
+        return ssl.create_default_context(cafile=file)
+    except ssl.SSLError as error:
+        raise OSError(f"{file}: no certificate in PEM") from error
 
 
 def _meet(plan: Plan, wait_seconds: float) -> None:
     """Wait for the target, try the tokens, and learn how far its clock is ahead. Raises httpx.HTTPError, NoTokens."""
     deadline = time.monotonic() + wait_seconds
-    with httpx.Client(transport=BoundedTransport(_HEALTH_SECONDS), timeout=_HEALTH_SECONDS, trust_env=False) as client:
+    transport = BoundedTransport(_HEALTH_SECONDS, verify=plan.trust)
+    with httpx.Client(transport=transport, timeout=_HEALTH_SECONDS, trust_env=False) as client:
         while True:
             try:
                 answer = client.get(f"{plan.url}/healthz")

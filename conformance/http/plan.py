@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 
 from conformance.http.catalogue import Catalogue
 from conformance.http.servers import Issuer
@@ -25,3 +26,4 @@ class Plan:
     seed: int = 0
     only: tuple[str, ...] = ()
     seconds: float = 0.0
+    trust: ssl.SSLContext = field(default_factory=ssl.create_default_context)  # of an https:// target's certificate

@@ -79,7 +79,7 @@ class RunPlugin:
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._plan = plan
         self.outcomes: list[Outcome] = []
-        self.target = Vault(plan.url, plan.tokens, profiles.PROFILES[plan.profile].wait_seconds)
+        self.target = Vault(plan.url, plan.tokens, profiles.PROFILES[plan.profile].wait_seconds, plan.trust)
         self._progress = progress
         self._totals: dict[str, int] = {}
         self._waiting: dict[str, pytest.Item] = {}  # by node id

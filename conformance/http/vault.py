@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -55,17 +56,18 @@ class Upload:
 class Vault:
     """A running CDV at `url`."""
 
-    def __init__(self, url: str, tokens: TokenSource, wait_seconds: float) -> None:
+    def __init__(self, url: str, tokens: TokenSource, wait_seconds: float, trust: ssl.SSLContext) -> None:
         """Wait `wait_seconds` in all: a target that always says "later" is undecided, and soon."""
         self.url = url.rstrip("/")
         self.tokens = tokens
+        self.trust = trust
         self.findings = Findings()
         self.down_since = 0.0
         self._waited_seconds = 0.0
         self._wait_seconds = wait_seconds
         self._slow = 0
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=2)
-        transport = BoundedTransport(ANSWER_SECONDS, limits=limits)
+        transport = BoundedTransport(ANSWER_SECONDS, limits=limits, verify=trust)
         self._http = httpx.Client(timeout=ANSWER_SECONDS, transport=transport, trust_env=False, follow_redirects=False)
 
     def close(self) -> None:

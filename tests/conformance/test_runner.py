@@ -6,11 +6,15 @@ import json
 import re
 import shlex
 import signal
+import ssl
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from html.parser import HTMLParser
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +24,7 @@ from conformance.http.requirements import requirements
 from tests.conformance.defects_model import ROOT
 from tests.conformance.judging import finished, judge, started
 from tests.conformance.stub import Answer, refusal, serving
+from tests.http.certificates import Files, files
 from tests.http.running import RunningVault
 from tests.servers.process import free_port
 
@@ -148,6 +153,50 @@ def test_a_run_that_is_interrupted_is_undecided(tmp_path: Path):
     assert judgement.code == 3
 
 
+@contextmanager
+def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
+    """Serve a target that answers 200 as soon as it has a request's head, whatever length that says."""
+    body = b'{"data":{"uri":"at://x"}}'
+    said = f"HTTP/1.1 200 OK\r\n{headers}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(said)
+            with suppress(OSError):
+                self.connection.settimeout(1)  # for what is still on its way
+                self.rfile.read(1000)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        if scheme == "https":
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(trusted.cert, trusted.key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "headers", "verdict"),
+    [
+        ("http", "X-Correlation-Id: c-1\r\n", "failed"),
+        ("https", "X-Correlation-Id: c-1\r\n", "failed"),
+        ("http", "Server: a proxy, whose client is gone\r\n", "passed"),
+    ],
+)
+def test_a_length_that_lies_is_judged_by_what_the_service_says(tmp_path: Path, scheme: str, headers: str, verdict: str):
+    trusted = files(tmp_path)
+    trusted.authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with believing(trusted, scheme, headers) as url:
+        judgement = judge(tmp_path, url, *TOKENS, "--only", "LIMIT-007", "--ca", str(tmp_path / "ca.pem"))
+
+    assert judgement.verdict("LIMIT-007")["verdict"] == verdict, judgement.text
+
+
 def test_less_than_everything_may_be_enough(tmp_path: Path):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
         assert judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", "--min", "50").code == 0
@@ -227,6 +276,8 @@ def test_a_page_needs_nothing_else_and_shows_everything(tmp_path: Path, vault: R
         ("--own-issuer", "99999"),
         ("--own-issuer", "0", "--catalogue", "-1"),
         ("--own-issuer", "0", "--html", "/nowhere/report.html"),
+        ("--own-issuer", "0", "--ca", "/nowhere/ca.pem"),
+        ("--own-issuer", "0", "--ca", __file__),
         ("--own-issuer", "0", "--url", "http://"),
         ("--own-issuer", "0", "--url", "http://[::1"),
     ],
