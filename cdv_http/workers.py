@@ -68,6 +68,8 @@ class Workers(MPServer):
         except SystemExit:
             # A worker that heard of the end before we could tell it, as by Ctrl-C, has not failed.
             if exit_code or not self.interrupt_signal:
+                # Granian's own lines, which would say so, are turned off.
+                logger.error("workers end by themselves as soon as they are started; the service ends")
                 raise
 
     def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # noqa: ANN401, ARG002
@@ -96,7 +98,9 @@ class Workers(MPServer):
             with suppress(ValueError):  # if it has crashed meanwhile, this is what is done about it
                 self.interrupt_children.remove(idx)
             self.respawned_wrks[idx] = time.monotonic()
-            old = self.wrks[idx]
+            old: Any = self.wrks[idx]
+            if not old.is_alive():
+                logger.error("worker {} ended by itself ({}); another takes its place", idx + 1, old.inner.exitcode)
             self.wrks[idx] = new = self._spawn_worker(idx, spawn_target, target_loader)
             new.start()
             self._wait(delay)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from granian.constants import Interfaces
 from granian.server.mp import MPServer
+from loguru import logger
 
 from cdv_http.workers import Workers
 
@@ -18,6 +21,7 @@ class Worker:
 
     def __init__(self, *, busy: bool = False) -> None:
         self.alive, self.busy, self.told = True, busy, False
+        self.inner = SimpleNamespace(exitcode=0)
 
     def start(self) -> None:
         pass
@@ -124,6 +128,20 @@ def test_an_end_asked_for_while_a_crashed_worker_is_replaced_is_heard() -> None:
     fleet.main_loop_interrupt.set()
     fleet._serve_loop(None, None)
     assert fleet.started == [1]
+
+
+def test_that_workers_end_as_soon_as_they_are_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    fleet = Fleet(1)
+    fleet.interrupt_children.append(0)
+    monkeypatch.setattr(MPServer, "shutdown", lambda _, exit_code: sys.exit(exit_code or 1))
+    handler = logger.add(said.append, format="{level} {message}")
+    try:
+        with pytest.raises(SystemExit):
+            fleet.shutdown()
+    finally:
+        logger.remove(handler)
+    assert said == ["ERROR workers end by themselves as soon as they are started; the service ends\n"]
 
 
 def test_signals_on_signals_are_heard() -> None:
