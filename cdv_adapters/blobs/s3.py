@@ -214,7 +214,13 @@ class S3BlobStore:
             await asyncio.shield(self._asking)
 
     async def _ask(self, within_seconds: float) -> None:
-        await self.check()
+        try:
+            await self.check()
+        except Unavailable as unavailable:
+            # Who may put and get objects need not be allowed to look at the bucket; that is for readiness to tell.
+            cause = unavailable.__cause__
+            if not isinstance(cause, S3Error) or cause.code != "AccessDenied":
+                raise
         self._answered_until = time.monotonic() + within_seconds
 
     async def _call(self, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -161,6 +161,15 @@ async def test_no_url_of_a_store_that_is_down_is_given_out():
         await urls()  # at once
 
 
+async def test_who_may_not_look_at_the_bucket_gets_urls_all_the_same():
+    with scripted_store(lambda _: Answer(403), answered_within_seconds=5.0) as (store, server):
+        expires_at = SystemClock().now() + timedelta(minutes=15)
+        for _ in range(2):
+            assert await store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)
+        await unavailable(store.check())
+        assert [asked.method for asked in server.asked] == ["HEAD", "HEAD"]
+
+
 async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
     asked, let_go = threading.Event(), threading.Event()
 
