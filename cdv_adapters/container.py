@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cdv_adapters.schemas.url import UrlSchemas
     from cdv_adapters.tokens.jwks import JwksTokenVerifier
 
+_DATABASE = "vault.sqlite3"
 _STORE_ANSWERED_SECONDS = 1.0  # ours: one question a second, while URLs are asked for
 
 
@@ -71,6 +72,11 @@ def make_data_dir(settings: Settings) -> None:
             error.strerror or str(error),
             "make it writable or set CDV_DATA_DIR to another",
         ) from error
+
+
+def has_vault(settings: Settings) -> bool:
+    """Return whether the data dir holds an embedded vault's database."""
+    return (settings.data_dir / _DATABASE).is_file()
 
 
 def _which(value: object) -> str:
@@ -210,7 +216,7 @@ class Container(containers.DeclarativeContainer):
     )
 
     _database = providers.Callable(_which, settings.provided.db_dsn)
-    sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call("vault.sqlite3"))
+    sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call(_DATABASE))
     postgres = providers.Singleton(_postgres, postgres_access, settings)
     database = providers.Selector(_database, embedded=sqlite, production=postgres)
     record_store = providers.Selector(

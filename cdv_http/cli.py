@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from cdv_adapters.container import local_issuer
+from cdv_adapters.container import has_vault, local_issuer
 from cdv_adapters.opening import migrate as migrate_database
 from cdv_adapters.opening import open_others, open_records, open_service
 from cdv_adapters.service import Dependency
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("openapi", help="print the OpenAPI document")
     command.set_defaults(run=_openapi)
 
-    schemas.add_parser(commands, lambda: _settings().specs_url, lambda: open_records(_settings()))
+    schemas.add_parser(commands, lambda: _settings().specs_url, lambda: open_records(_read_settings()))
     events.add_parser(commands, _open_events)
     backup.add_parsers(commands, _settings)
     doctor.add_parser(commands, _settings)
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @asynccontextmanager
 async def _open_events() -> AsyncGenerator[events.EventsAccess, None]:
-    async with open_service(_settings()) as service:
+    async with open_service(_read_settings()) as service:
         yield events.EventsAccess(service.outbox, service.clock, service.relay)
 
 
@@ -234,6 +234,14 @@ def _openapi(_: argparse.Namespace) -> int:
 
     print(msgspec.json.format(json.dumps(openapi_document()), indent=2))
     return 0
+
+
+def _read_settings() -> Settings:
+    """Return the settings of a vault that is to be read: in another folder than meant, there would be nothing in it."""
+    settings = _settings()
+    if settings.db_dsn is None and not has_vault(settings):
+        print(f"cdv: warning: no vault was in {settings.data_dir}; CDV_DATA_DIR names another", file=sys.stderr)
+    return settings
 
 
 def _settings(**overrides: object) -> Settings:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import cdv_core.catalogue
 from cdv_core.domain.tokens import read_token
 from cdv_http.cli import main
 from cdv_http.openapi import openapi_document
@@ -21,6 +22,7 @@ from tests.leaks import printed
 from tests.servers.process import free_port
 
 DID = "did:example:ada"
+CATALOGUE = Path(cdv_core.catalogue.__path__[0])
 
 
 @dataclass
@@ -391,6 +393,15 @@ def test_a_migration_that_cannot_reach_its_database_is_one_line(cdv: Cdv, port: 
 def test_every_setting_is_documented(cdv: Cdv) -> None:
     documented = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert cdv("config", "--markdown").out in documented
+
+
+@pytest.mark.parametrize(
+    "arguments", [("events",), ("schemas", "rehearse", "--specs-url", CATALOGUE.as_uri())], ids=["events", "rehearse"]
+)
+def test_who_reads_a_vault_that_is_not_there_is_told(cdv: Cdv, arguments: tuple[str, ...]) -> None:
+    first, second = cdv(*arguments), cdv(*arguments)
+    assert (first.code, first.err) == (0, "cdv: warning: no vault was in .cdv; CDV_DATA_DIR names another\n")
+    assert (second.code, second.err) == (0, "")
 
 
 OUTPUT = (["config"], ["--help"], ["schemas", "list"], ["schemas", "show", "com.registryaccord.profile"])
