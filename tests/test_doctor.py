@@ -103,6 +103,15 @@ def test_media_that_cannot_be_kept_is_named_and_the_records_go_on(cli: Cli, tmp_
     assert "CDV_DATA_DIR" in out + err
 
 
+def test_a_database_that_cannot_be_opened_says_itself_what_to_do(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    (tmp_path / "vault" / "vault.sqlite3").write_text("not of SQLite")
+    code, out, _ = cli("doctor", data_dir=tmp_path / "vault")
+    assert code == 1
+    assert "restore a backup" in failure(out, "open")
+    assert "disk is not full" not in out
+
+
 async def test_nothing_but_the_doctors_own_can_be_forgotten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="for ever"):
         await forget(Settings.embedded(tmp_path), Did("did:example:ada"), [], [])

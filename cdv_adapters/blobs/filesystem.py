@@ -62,7 +62,9 @@ class FilesystemBlobStore:
             cause = error.__cause__
             if isinstance(cause, OSError):
                 reason = cause.strerror or str(cause)
-                raise CannotStart(f"keep media in {self._root}", reason, "let this user write there") from error
+                raise CannotStart(
+                    f"keep media in {self._root}", reason, "let this user write there, or set CDV_DATA_DIR to another"
+                ) from error
             raise CannotStart("sign URLs", str(cause), "restore it from a backup if uploads are under way") from error
 
     async def upload_url(self, staging_key: str, *, size_bytes: int, expires_at: datetime) -> str:

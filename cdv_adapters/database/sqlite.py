@@ -306,7 +306,9 @@ def _refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CannotStart(f"use the data directory {path.parent}", reason, "let this user write there") from error
+        raise CannotStart(
+            f"use the data directory {path.parent}", reason, "let this user write there, or set CDV_DATA_DIR to another"
+        ) from error
     except sqlite3.Error as error:
         known = _REFUSALS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
         reason, remedy = known or ("SQLite refuses", "see the SQLite documentation on this message")

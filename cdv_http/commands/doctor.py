@@ -265,6 +265,8 @@ class _Report:
             self.failed(name, f"no answer within {self._step_seconds} s", remedy(self._settings, depends_on), started)
         except Wrong as wrong:
             self.failed(name, str(wrong), remedy(self._settings, wrong.dependency or depends_on), started)
+        except CannotStart as error:
+            self.failed(name, f"cannot {error.what}: {error.reason}", error.remedy, started)
         except CdvError as error:
             blamed = error.dependency if isinstance(error, Unavailable) else depends_on
             if isinstance(error, TokenMalformed | TokenExpired | TokenInvalid):
