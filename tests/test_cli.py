@@ -395,6 +395,14 @@ def test_every_setting_is_documented(cdv: Cdv) -> None:
     assert cdv("config", "--markdown").out in documented
 
 
+@pytest.mark.parametrize("content", [b"[1,", b"\xff", b"[" * 100_000], ids=["cut short", "no UTF-8", "deep"])
+def test_a_file_that_is_no_json_is_named(cdv: Cdv, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "old.json").write_text("{}")
+    (tmp_path / "new.json").write_bytes(content)
+    one_line(cdv("schemas", "validate", "new.json"), 2, "new.json: ")
+    one_line(cdv("schemas", "diff", "old.json", "new.json"), 2, "new.json: ")
+
+
 @pytest.mark.parametrize(
     "arguments", [("events",), ("schemas", "rehearse", "--specs-url", CATALOGUE.as_uri())], ids=["events", "rehearse"]
 )

@@ -143,7 +143,7 @@ def _validate(arguments: argparse.Namespace, catalogue: Callable[[argparse.Names
         print(f"{arguments.file}: can be used")
         return 0
     schema = _schema(catalogue(arguments), arguments.collection, arguments.schema_version)
-    violations = schema.violations(parse_document(arguments.file.read_bytes()))
+    violations = schema.violations(_read_document(arguments.file))
     for violation in violations:
         print(f"{violation.pointer or '/'}: {violation.rule}: {violation.message}")
     if not violations:
@@ -151,9 +151,18 @@ def _validate(arguments: argparse.Namespace, catalogue: Callable[[argparse.Names
     return _FAILED if violations else 0
 
 
+def _read_document(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Raises: OSError, ValueError: no JSON that can be read, and the path."""
+    content = path.read_bytes()
+    try:
+        return parse_document(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _read_schema(path: Path) -> SchemaDocument:
     """Raises: OSError, ValueError: not JSON, SchemaRefused."""
-    document = parse_document(path.read_bytes())
+    document = _read_document(path)
     if isinstance(document, dict) and is_lexicon(document):
         document = translate(document, Nsid.parse(str(document.get("id")), "id"), {})
     return compile_validator(document).document
