@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import strategies as st
 
 from conformance.http.profiles import for_all
-from conformance.http.requirements import judges
+from conformance.http.requirements import clause, judges
 from conformance.http.tokens import Key, KeyTokens, b64, compact, text
-from conformance.http.vault import FINALIZE, INIT, RECORD, Creator, Vault, refused
+from conformance.http.vault import FINALIZE, FLAG, INIT, LIST, RECORD, Creator, Vault, refused
 
 _ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -27,6 +27,23 @@ _ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 def knock(vault: Vault, token: str) -> httpx.Response:
     """Show a token at an endpoint that needs one and changes nothing."""
     return vault.send("GET", f"/v1/media/{_ID}/meta", headers={"Authorization": f"Bearer {token}"})
+
+
+def doors_of(creator: Creator) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return a good request to each endpoint that asks for a token, for things that are there."""
+    upload = creator.staged()
+    asset = f"/v1/media/{creator.finalized()['assetId']}"
+    flag = {"subject": "at://did:example:a/com.registryaccord.feed.post/01ARZ3NDEKTSV4RRFFQ69G5FAV", "reason": "spam"}
+    private = creator.created(collection=FLAG, record=flag)["uri"]
+    return [
+        ("POST", RECORD, {"body": creator.body()}),
+        ("POST", INIT, {"body": {"did": creator.did, "mimeType": "image/png", "size": 1}}),
+        ("POST", FINALIZE, {"body": {"assetId": upload.asset_id, "sha256": upload.sha256}}),
+        ("GET", f"{asset}/meta", {}),
+        ("GET", f"{asset}/content", {}),
+        ("GET", RECORD, {"params": {"uri": private}}),
+        ("GET", LIST, {"params": {"did": creator.did, "collection": FLAG}}),
+    ]
 
 
 def admitted(answer: httpx.Response) -> None:
@@ -64,6 +81,26 @@ def test_without_a_bearer_token_nothing_is_done(
     answer = vault.send(method, path, headers=headers, body=ada.body() if method == "POST" else None)
 
     refused(answer, 401, *({"CDV_AUTHN", "CDV_JWT_MALFORMED"} if authorization == "Bearer" else {"CDV_AUTHN"}))
+
+
+@judges("AUTH-001", "AUTH-007")
+def test_no_door_is_left_open(vault: Vault, ada: Creator):
+    header, claims, _ = parts_of(vault.tokens.token(ada.did))
+    forged = compact(header, claims, Ed25519PrivateKey.generate().sign)
+    for method, path, request in doors_of(ada):
+        with clause("AUTH-001"):
+            refused(vault.send(method, path, **request), 401, "CDV_AUTHN")
+        with clause("AUTH-007"):
+            answer = vault.send(method, path, headers={"Authorization": f"Bearer {forged}"}, **request)
+            refused(answer, 401, "CDV_JWT_INVALID")
+
+
+@judges("AUTH-009")
+def test_an_expired_token_opens_no_door(vault: Vault, ada: Creator, minter: KeyTokens):
+    now = minter.now()
+    expired = {"Authorization": f"Bearer {minter.mint(ada.did, exp=now - 600, iat=now - 1200)}"}
+    for method, path, request in doors_of(ada):
+        refused(vault.send(method, path, headers=expired, **request), 401, "CDV_JWT_EXPIRED")
 
 
 _MALFORMED: dict[str, Callable[[str, str, str], str]] = {

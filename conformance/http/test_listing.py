@@ -13,6 +13,8 @@ from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
 from conformance.http.vault import FOLLOW, LIST, PROFILE, Creator, Vault, at_once, data, refused
 
+LARGE_RECORDS, LARGE_TEXT_CHARS = 9, 250_000  # together more than a server may like to hold for one page
+
 
 def position(record: dict[str, Any]) -> tuple[str, str]:
     return record["indexedAt"], record["uri"].rpartition("/")[2]
@@ -96,6 +98,18 @@ def test_the_pages_make_up_the_whole(writer: Creator, everything: list[dict[str,
         assert len(pages) == 1 or sum(map(len, pages)) == len(expected)
     with clause("LIST-006"):
         assert all(page or not expected for page in pages), "an empty page after a nextCursor"
+
+
+@judges("LIST-007")
+def test_large_records_are_all_walked(vault: Vault):
+    """A page may end early where its records are large, as long as it says so."""
+    new = vault.creator()
+    for number in range(LARGE_RECORDS):
+        new.created(record={"displayName": str(number), "x": "x" * LARGE_TEXT_CHARS})
+
+    with clause("LIST-007"):
+        walked = [it["value"]["displayName"] for page in walk(new, 100) for it in page]
+        assert walked == [str(number) for number in reversed(range(LARGE_RECORDS))]
 
 
 @judges("LIST-004", "LIST-006")

@@ -12,6 +12,16 @@ REQUESTS = "cdv_http/requests.py"
 
 _FETCHES = "            if now >= max(self._unknown_kid_at + self._cooldown_seconds, self._retry_at):\n"
 _UNPINNED = (TOKENS, '    if header.get("alg") not in _ALGORITHMS:', "    if False:")
+_BELIEVED = """    try:
+        return await tokens.verify(token)
+    except {1}:
+        if not {0}:
+            raise
+        from cdv_core.domain.tokens import read_token
+
+        claims = read_token(token).claims
+        return VerifiedToken(Did.parse(claims["sub"]), __import__("datetime").datetime.max)
+"""
 
 AUTH: list[Defect] = [
     defect(
@@ -252,6 +262,50 @@ AUTH: list[Defect] = [
             "            self._failure = error\n            self._keys = {}\n",
         ),
         trap="An issuer outage answered as 401",
+    ),
+    defect(
+        "forged-writes",
+        "Signatures are verified for reads only.",
+        "AUTH-007",
+        (REQUESTS, "    return await tokens.verify(token)\n", _BELIEVED.format('request.method == "POST"', "CdvError")),
+    ),
+    defect(
+        "forged-reads",
+        "Whoever claims to be its owner may read an owner-only record.",
+        "AUTH-007",
+        (
+            REQUESTS,
+            "    return await tokens.verify(token)\n",
+            _BELIEVED.format('"/repo/" in request.url.path', "CdvError"),
+        ),
+    ),
+    defect(
+        "expired-writes",
+        "An expired token may still write.",
+        "AUTH-009",
+        (REQUESTS, "import CdvError,", "import CdvError, TokenExpired,"),
+        (
+            REQUESTS,
+            "    return await tokens.verify(token)\n",
+            _BELIEVED.format('request.method == "POST"', "TokenExpired"),
+        ),
+    ),
+    defect(
+        "content-for-everyone",
+        "Who knows the id of a finalised asset gets its bytes without a token.",
+        "AUTH-001",
+        (
+            "cdv_http/routes/media.py",
+            """    await authenticate(request, service.tokens)
+    url = await service.vault.media.content_url(request.path_params["assetId"])
+""",
+            """    try:
+        url = await service.vault.media.content_url(request.path_params["assetId"])
+    finally:
+        if "url" not in locals():
+            await authenticate(request, service.tokens)
+""",
+        ),
     ),
     defect(
         "valid-tokens-refused",

@@ -120,6 +120,12 @@ LISTING: list[Defect] = [
         ("cdv_adapters/clock/system.py", "datetime.now(UTC)", "datetime.now(UTC).replace(microsecond=0)"),
     ),
     defect(
+        "early-end-unsaid",
+        "A page that ends before its limit, since its records are large, names no cursor.",
+        "LIST-007",
+        (SQLITE, "return Found(records, more=True)", "return Found(records, more=len(records) == listing.limit)"),
+    ),
+    defect(
         "pages-by-offset",
         "Pages are counted off from the newest record, so that a new one shifts them all.",
         "LIST-008",
