@@ -97,18 +97,20 @@ class Vault:
             content = json.dumps(body).encode()
         if content is not None and not any(name.lower() == "content-type" for name, _ in sent) and method != "PUT":
             sent.append(("Content-Type", "application/json"))
-        url = path if path.startswith("http") else self.url + path
+        own = path.startswith("/")  # a URL that was handed out may be a store's, whose answers are no service's
+        url = self.url + path if own else path
         if not isinstance(content, bytes | None):
             content = list(content)  # it may have to be sent again
         for _ in range(TRIES_MAX):
-            answer = self._exchange(self._http.build_request(method, url, headers=sent, content=content, params=params))
+            request = self._http.build_request(method, url, headers=sent, content=content, params=params)
+            answer = self._exchange(request, own)
             if not patient or answer.status_code not in {429, 502, 503, 504}:
                 return answer
             self._wait(answer)
         reason = "the rate limit" if answer.status_code == 429 else f"unavailable ({answer.status_code})"
         raise Undecided(f"{reason}: {method} {path}")
 
-    def _exchange(self, request: httpx.Request) -> httpx.Response:
+    def _exchange(self, request: httpx.Request, own: bool) -> httpx.Response:
         if self._slow >= SLOW_MAX:
             raise Undecided(f"slow: {self._slow} requests had no answer in {ANSWER_SECONDS:.0f} s")
         speaker = self.tokens.speaker(request.headers.get("authorization", ""))
@@ -132,7 +134,7 @@ class Vault:
             request.method, str(request.url), request.headers.multi_items(), _sent_bytes(request), speaker, answer
         )
         RECORDER.add(exchange)
-        if str(request.url).startswith(self.url):
+        if own:
             self.findings.judge(exchange)
         if answer is None:
             raise Nonconforming("ERR-005", f"the connection was closed without an answer: {broken}")

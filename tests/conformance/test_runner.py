@@ -153,6 +153,22 @@ def test_a_run_that_is_interrupted_is_undecided(tmp_path: Path):
     assert judgement.code == 3
 
 
+def test_a_store_behind_the_targets_address_owes_no_correlation_id(tmp_path: Path):
+    def answer(method: str, path: str, _: bytes) -> Answer:
+        if method == "PUT":
+            return 200, {}, {}
+        if path.endswith("uploadInit"):
+            ticket = {"assetId": "a", "uploadUrl": f"{stub.url}/store/a", "expiresAt": "2999-01-01T00:00:00.000000Z"}
+            return 200, {"X-Correlation-Id": "c-1"}, {"data": ticket}
+        return refusal(409, "CDV_CONFLICT")
+
+    with serving(answer) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "MEDIA-006")
+
+    assert ("PUT", "/store/a") in {(method, path) for method, path, _ in stub.asked}
+    assert judgement.verdict("OPS-001")["verdict"] == "passed", judgement.text
+
+
 @contextmanager
 def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
     """Serve a target that answers 200 as soon as it has a request's head, whatever length that says."""
