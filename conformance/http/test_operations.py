@@ -25,6 +25,9 @@ from conformance.http.vault import (
 )
 
 ROUNDS_COUNTED = 8  # of three requests: that many replicas may share them
+# The contract says what readiness tells, and not in which words.
+STATES = {"up", "down", "ok", "pass", "warn", "fail", "failed", "error", "healthy", "unhealthy", "ready", "unready"}
+STATES |= {"available", "unavailable", "degraded", "unknown"}
 
 ENDPOINTS = {
     (RECORD, "post"),
@@ -168,10 +171,11 @@ def _counts(exposition: str) -> dict[str, float]:
 
 
 def _dependencies(value: object) -> Iterator[dict[str, object]]:
-    """Yield whatever looks like a dependency's state: something named, with truth values for up and critical."""
+    """Yield whatever looks like a dependency's state: truth values for up and critical, or a word for the first."""
     if isinstance(value, dict):
         truths = [it for it in value.values() if isinstance(it, bool)]
-        if len(truths) >= 2:
+        words = [it for it in value.values() if isinstance(it, str) and it.lower() in STATES]
+        if truths and len(truths) + len(words) >= 2:
             yield value
         for member in value.values():
             yield from _dependencies(member)

@@ -169,6 +169,22 @@ def test_a_store_behind_the_targets_address_owes_no_correlation_id(tmp_path: Pat
     assert judgement.verdict("OPS-001")["verdict"] == "passed", judgement.text
 
 
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        ({"up": True, "critical": True}, "passed"),
+        ({"name": "database", "status": "UP", "critical": True}, "passed"),
+        ({"name": "database", "critical": True}, "failed"),
+        ({"name": "database", "status": "up"}, "failed"),
+    ],
+)
+def test_readiness_may_use_words_of_its_own(tmp_path: Path, state: dict[str, object], verdict: str):
+    with serving(lambda *_: (200, {"X-Correlation-Id": "c-1"}, {"dependencies": [state]})) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "OPS-005")
+
+    assert judgement.verdict("OPS-005")["verdict"] == verdict, judgement.text
+
+
 @contextmanager
 def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
     """Serve a target that answers 200 as soon as it has a request's head, whatever length that says."""
