@@ -297,6 +297,13 @@ class RecordStoreContract(DatabaseContract):
             await create(stores, large(number, PAGE_MAX_BYTES // 4 - 1000))
         assert [len((await matching(stores, Listing(ALICE, limit)))[0]) for limit in (3, 4, 100)] == [3, 4, 4]
 
+    async def test_a_page_is_not_a_byte_too_large(self, stores: Stores):
+        empty = len(record_json(as_stored(large(0, 0))))
+        for number in range(4):
+            await create(stores, large(number, PAGE_MAX_BYTES // 4 - empty + (number == 0)))
+        page, more = await matching(stores, Listing(ALICE, 100))
+        assert (1 <= len(page) <= 3, more) == (True, True)
+
     async def test_a_record_larger_than_a_page_is_a_page(self, stores: Stores):
         """No client can write one; a program that embeds the stores could."""
         for number in range(2):
