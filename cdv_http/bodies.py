@@ -151,17 +151,31 @@ def decode_body(raw: bytes, body_type: type[Body]) -> Body:
     try:
         body: Body = _DECODERS[body_type].decode(raw)
     except msgspec.ValidationError as error:
+        # The decoder stops at the first member of another shape; what comes after it may be no JSON.
+        if (malformed := _malformed(raw)) is not None:
+            raise MalformedJson(malformed) from error
         raise _invalid_field(str(error)) from error
     except UnicodeDecodeError as error:
         raise InvalidField("body", "not valid UTF-8") from error
     except msgspec.DecodeError as error:
-        # msgspec takes a lone surrogate near the end for a body that was cut off.
-        if "surrogate" in str(error) or _is_json(raw):
-            raise InvalidField("body", "a string is not valid Unicode (a lone surrogate)") from error
-        raise MalformedJson(str(error)) from error
+        if (malformed := _malformed(raw)) is not None:
+            raise MalformedJson(malformed) from error
+        raise InvalidField("body", "a string is not valid Unicode (a lone surrogate)") from error
     except RecursionError as error:
         raise InvalidField("body", "nested too deeply") from error
     return body
+
+
+def _malformed(raw: bytes) -> str | None:
+    """Return why `raw` is no JSON; None if it is, of whatever shape and depth and with whatever text."""
+    try:
+        msgspec.json.decode(raw)
+    except (UnicodeDecodeError, RecursionError, msgspec.ValidationError):  # the last of a number that is too large
+        return None
+    except msgspec.DecodeError as error:
+        # msgspec takes a lone surrogate near the end for a body that was cut off.
+        return None if "surrogate" in str(error) or _is_json(raw) else str(error)
+    return None
 
 
 def _is_json(raw: bytes) -> bool:

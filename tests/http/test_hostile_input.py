@@ -29,6 +29,7 @@ def with_value(creator: Creator, value: str) -> bytes:
     [
         *(b"", b" ", b"{", b"}", b"{'did':1}", b"\x00", b"nul", b"{,}", b"<did/>", b"did=x", b"\xef\xbb\xbf{}"),
         *("{}".encode("utf-16"), "{}".encode("utf-32"), b"\x1f\x8b\x08\x00", b"\xa1\x63did\x61x"),
+        *(b"{} {}", b"[1,", b"5 x", b'{"did": 5', b'{"assetId": [}', b'{"unknown": 1, }'),  # of another shape as well
     ],
 )
 async def test_what_is_no_json_is_refused(ada: Creator, path: str, body: bytes) -> None:
@@ -165,7 +166,9 @@ async def test_hopeless_nesting_is_refused_wherever_it_stands(ada: Creator, leve
         refused(await ada.post("/v1/repo/record", body.encode()), 400, "CDV_VALIDATION")
     if kind == "array":
         refused(await ada.post("/v1/media/finalize", deep.encode()), 400, "CDV_VALIDATION")
-        refused(await ada.post("/v1/repo/record", b"[" * levels), 400, "CDV_VALIDATION")
+        unclosed = await ada.post("/v1/repo/record", b"[" * levels)
+        assert unclosed.status_code == 400
+        assert unclosed.json()["error"]["code"] in {"CDV_VALIDATION", "CDV_BAD_REQUEST"}  # by how deep anyone looks
 
 
 def record_of(size: int, filler: str = "x") -> dict[str, Any]:
