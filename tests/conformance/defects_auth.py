@@ -297,6 +297,7 @@ AUTH: list[Defect] = [
         (
             "cdv_http/routes/media.py",
             """    await authenticate(request, service.tokens)
+    no_parameters(request)
     url = await service.vault.media.content_url(request.path_params["assetId"])
 """,
             """    try:

@@ -12,9 +12,12 @@ ROUTE = "cdv_http/routes/records.py"
 USE_CASE = "cdv_core/use_cases/records.py"
 
 _READ = "    try:\n        raw = await read_json(request, max_bytes)\n"
-_WHO = "    return raw, await authenticate(request, tokens)\n"
+_WHO = "    subject = await authenticate(request, tokens)\n    no_parameters(request)\n"
 _BODY = "    body = decode_body(raw, CreateRecordBody)\n"
-_NOT_JSON = "        raise MalformedJson(str(error)) from error"
+_NOT_JSON = (
+    "    except msgspec.DecodeError as error:\n"
+    "        if (malformed := _malformed(raw)) is not None:\n            raise"
+)
 _SAID = "_response(request, status, error.code, str(error), error.details, headers)"
 _FEW = {"CDV_RATE_LIMIT_WRITES": "60/minute"}
 
@@ -55,7 +58,7 @@ ERRORS: list[Defect] = [
         "malformed-json-is-500",
         "JSON that is none makes the server fail.",
         "ERR-005 ERR-013",
-        ("cdv_http/bodies.py", _NOT_JSON, "        raise"),
+        ("cdv_http/bodies.py", f"{_NOT_JSON} MalformedJson(malformed) from error", _NOT_JSON),
         only="ERR-013",
     ),
     defect(
@@ -127,7 +130,7 @@ ERRORS: list[Defect] = [
         "Who asks is looked at before size and media type.",
         "ERR-014",
         (REQUESTS, _READ, "    subject = await authenticate(request, tokens)\n" + _READ),
-        (REQUESTS, _WHO, "    return raw, subject\n"),
+        (REQUESTS, _WHO, "    no_parameters(request)\n"),
     ),
     defect(
         "json-before-the-token",

@@ -109,10 +109,10 @@ RECORDS: list[Defect] = [
         "REC-009",
         (
             USE_CASE,
-            "        if found is None:\n            raise RecordNotFound(uri)",
+            "        if found is None:\n            raise RecordNotFound(str(parsed))",
             (
                 "        if found is None or (self._clock.now() - found.indexed_at).total_seconds() < 1:\n"
-                "            raise RecordNotFound(uri)"
+                "            raise RecordNotFound(str(parsed))"
             ),
         ),
     ),
@@ -130,7 +130,7 @@ RECORDS: list[Defect] = [
         "absent-is-a-bad-request",
         "A record that is not there is a bad request.",
         "REC-011",
-        (USE_CASE, "raise RecordNotFound(uri)", 'raise InvalidField("uri", "no such record")'),
+        (USE_CASE, "raise RecordNotFound(str(parsed))", 'raise InvalidField("uri", "no such record")'),
     ),
     defect(
         "malformed-uri-not-found",
@@ -138,10 +138,10 @@ RECORDS: list[Defect] = [
         "REC-012",
         (
             USE_CASE,
-            "        parsed = RecordUri.parse(uri)\n",
+            "        parsed = uri if isinstance(uri, RecordUri) else RecordUri.parse(uri)\n",
             (
                 "        try:\n            parsed = RecordUri.parse(uri)\n"
-                "        except InvalidField:\n            raise RecordNotFound(uri) from None\n"
+                "        except InvalidField:\n            raise RecordNotFound(str(uri)) from None\n"
             ),
         ),
     ),
