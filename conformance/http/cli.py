@@ -8,7 +8,7 @@ import ssl
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from conformance.http.verdicts import OPEN, USAGE, exit_code, verdicts_of
 
 LOCAL_ISSUER = "urn:cdv:local-issuer"  # whose tokens a development vault trusts
 _HEALTH_SECONDS = 10
+_KNOCK = "/v1/media/01ARZ3NDEKTSV4RRFFQ69G5FAV/meta"  # of nothing, for whoever has a token
 SKEW_NOTICED_SECONDS = 3  # a Date header is exact to the second
 
 
@@ -195,12 +196,24 @@ def _meet(plan: Plan, wait_seconds: float) -> None:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
-    if isinstance(plan.tokens, KeyTokens) and "date" in answer.headers:
-        ahead = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
-        if abs(ahead) > SKEW_NOTICED_SECONDS:
+        ahead = _ahead_seconds(answer)
+        if isinstance(plan.tokens, KeyTokens) and abs(ahead) > SKEW_NOTICED_SECONDS:
             plan.tokens.server_ahead_seconds = ahead
             print(f"the target's clock is {ahead:+.0f} s from ours; tokens are made by its clock", file=sys.stderr)
-    plan.tokens.token("did:example:conformance")
+        token = plan.tokens.token("did:example:conformance")
+        with suppress(httpx.HTTPError, Undecided):  # which is for the run to judge
+            shown = client.get(f"{plan.url}{_KNOCK}", headers={"Authorization": f"Bearer {token}"})
+            if shown.status_code == httpx.codes.UNAUTHORIZED:
+                advice = "does it trust their issuer, and their audience? What needs a token will fail"
+                print(f"the target refuses our tokens: {advice}", file=sys.stderr)
+
+
+def _ahead_seconds(answer: httpx.Response) -> float:
+    """Return how far the target's clock is ahead by the answer's Date, 0 if that says nothing."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _misused(message: str) -> int:

@@ -16,10 +16,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from conformance.http.cli import _ahead_seconds
 from conformance.http.requirements import requirements
 from tests.conformance.defects_model import ROOT
 from tests.conformance.judging import finished, judge, started
@@ -331,3 +333,9 @@ def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
 
     assert judgement.verdict("REC-008")["verdict"] == "failed"  # another issuer's key
     assert "CDV_JWT_INVALID" in judgement.text
+    assert "the target refuses our tokens" in judgement.text  # and whose fault that is, nobody but its reader knows
+
+
+@pytest.mark.parametrize("date", [None, "", "soon", "Thu, 99 Jan 2026 00:00:00 GMT"])
+def test_a_date_that_makes_no_sense_says_nothing_of_the_clock(date: str | None):
+    assert _ahead_seconds(httpx.Response(200, headers={} if date is None else {"Date": date})) == 0
