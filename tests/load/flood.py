@@ -228,17 +228,18 @@ async def flood(vault: RunningVault, seconds: float, folder: Path) -> bool:
     slower = during.percentile(200, 0.95) / normal
     refused_ms = during.percentile(503, 0.95)
     recovery = max(_recovery_seconds(after, over, SLOWER_MAX * normal) for over, after in afterwards)
-    print(
-        f"accepted p95 {slower:.1f} times as slow as in quiet times, refusals p95 {refused_ms:.1f} ms,"
-        f" back to normal after {recovery:.1f} s"
-    )
-    return (
+    kept = (
         offered >= FACTOR * capacity * 0.8
         and slower <= SLOWER_MAX
         and refused_ms <= SLOWER_MAX * normal
         and recovery <= RECOVERY_MAX_SECONDS
         and set(during.milliseconds) <= {200, 503}
     )
+    print(
+        f"{'passed' if kept else 'FAILED'}: accepted p95 {slower:.1f} times as slow as in quiet times, refusals p95"
+        f" {refused_ms:.1f} ms, back to normal after {recovery:.1f} s"
+    )
+    return kept
 
 
 def _recovery_seconds(after: Phase, over: float, most_ms: float) -> float:
@@ -267,7 +268,6 @@ def main() -> int:
             kept = uvloop.run(flood(vault, given.seconds, Path(folder)))
         finally:
             vault.kill()
-    print("passed" if kept else "FAILED")
     return 0 if kept else 1
 
 
