@@ -20,6 +20,7 @@ from cdv_core.ports.clock import Clock
 from conformance.ports.blobs import BlobStoreContract, BlobStoreMachine, Download, Subject, SystemClock
 from tests.fakes.blobs import FakeBlobStore
 from tests.servers import Bucket
+from tests.servers.s3 import AGAIN
 
 
 class Served:
@@ -72,7 +73,7 @@ class Http:
 
 @pytest.fixture
 def http() -> Iterator[urllib3.PoolManager]:
-    with urllib3.PoolManager(timeout=10, retries=False, maxsize=8) as http:
+    with urllib3.PoolManager(timeout=10, retries=AGAIN, maxsize=8) as http:
         yield http
 
 

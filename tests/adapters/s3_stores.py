@@ -14,6 +14,7 @@ from cdv_core.errors import Unavailable
 from conformance.ports.blobs import SystemClock
 from tests.fakes.s3 import Answer, Asked, ScriptedS3
 from tests.servers import Bucket
+from tests.servers.s3 import AGAIN
 
 STAGING = "uploads/01K00000000000000000000001"
 FINAL = "dev/did:plc:abc/01K00000000000000000000001/a.png"
@@ -52,7 +53,7 @@ def scripted_store(answer: Callable[[Asked], Answer], **options: Any) -> Iterato
 
 
 def request(method: str, url: str, body: bytes | None = None) -> urllib3.BaseHTTPResponse:
-    with urllib3.PoolManager(timeout=10, retries=False) as http:
+    with urllib3.PoolManager(timeout=10, retries=AGAIN) as http:
         return http.request(method, url, body=body)
 
 

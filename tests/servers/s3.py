@@ -3,18 +3,31 @@
 import os
 import secrets
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
 from minio.error import MinioException
+from urllib3 import Retry
 
 from tests.leaks import secret
 from tests.servers.container import Container
 from tests.servers.host import Host, Remote
 from tests.servers.process import Process, free_port, new_directory, program, run_to_end
 from tests.servers.server import Server
+
+# As S3's clients do: a store that could not do it just then says so with 500 or 503, and means "again".
+AGAIN: Final = Retry(
+    3,
+    connect=0,
+    read=0,
+    redirect=False,
+    status_forcelist=(500, 503),
+    allowed_methods=None,
+    backoff_factor=0.1,
+    raise_on_status=False,
+)
 
 
 @dataclass(frozen=True)
