@@ -290,28 +290,32 @@ async def _apply_missing(connection: _Connection) -> list[str]:
     if version > len(migrations):
         reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
         raise CannotStart("use the database", reason, "run that code, or restore a backup")
-    for number, (name, script) in enumerate(migrations[version:], version + 1):
-        await _apply(connection, name, script)
-        await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
-    return [name for name, _ in migrations[version:]]
+    # It pauses within its transaction, longer than any other may.
+    await connection.execute(
+        f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS};"
+        f" SET LOCAL idle_in_transaction_session_timeout = {_LOCK_PAUSE_SECONDS * 5_000:.0f}".encode()
+    )
+    missing = list(enumerate(migrations[version:], version + 1))
+    while not await _apply(connection, missing):
+        logger.warning("a migration waits for others who use its tables, such as a dump")
+        await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+    return [name for _, (name, _) in missing]
 
 
-async def _apply(connection: _Connection, name: str, script: str) -> None:
-    """Run the script, however long others use its tables. In between it lets those through who come after it.
+async def _apply(connection: _Connection, missing: Sequence[tuple[int, tuple[str, str]]]) -> bool:
+    """Apply all of them, or none because others use their tables: then every lock is let go.
 
     Whoever waits for a table's lock holds up all who come later: while a dump runs, every write would wait for both.
     """
-    await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}".encode())
-    while True:
-        try:
-            with _patience(connection):
-                async with connection.transaction():
+    try:
+        async with connection.transaction():
+            for number, (name, script) in missing:
+                with _patience(connection):
                     await connection.execute(script.encode())
-        except psycopg.errors.LockNotAvailable:
-            logger.warning("migration {} waits for others who use its tables, such as a dump", name)
-            await asyncio.sleep(_LOCK_PAUSE_SECONDS)
-        else:
-            return
+                await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 @contextmanager

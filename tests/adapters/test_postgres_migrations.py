@@ -169,3 +169,22 @@ async def test_a_migration_that_waits_for_a_long_reader_holds_up_no_writer(postg
         await asyncio.to_thread(query, f"{postgres_dsn}?options=-cstatement_timeout%3D10s", write)
         assert not migrating.done()
     assert await migrating == NAMES[-1:]
+
+
+async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    await migrate(postgres_dsn)
+    known = postgres._migrations()
+    more = [("one", "ALTER TABLE replies ADD COLUMN one integer"), ("two", "ALTER TABLE op_log ADD COLUMN two integer")]
+    monkeypatch.setattr(postgres, "_migrations", lambda: [*known, *more])
+    write = "INSERT INTO replies (did, key, fingerprint, reply, expires_at) VALUES ('d', 'k', '', '', now())"
+    with psycopg.connect(postgres_dsn) as dump:
+        dump.execute("SELECT FROM op_log")
+        migrating = asyncio.create_task(migrate(postgres_dsn))
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
+        while not await asyncio.to_thread(query, postgres_dsn, waits):
+            assert not migrating.done()
+        await asyncio.to_thread(query, f"{postgres_dsn}?options=-cstatement_timeout%3D10s", write)
+        assert not migrating.done()
+    assert await migrating == ["one", "two"]
