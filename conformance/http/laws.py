@@ -34,7 +34,7 @@ STATUS_OF_CODE: dict[str, set[int]] = {  # http-api §4
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _TRACE = re.compile(
-    r"Traceback \(most recent|\n[ \t]+at [\w.$]+\(|File \\?\"[^\"]{1,300}\", line \d+|\.py:\d+|goroutine \d+ \["
+    r"Traceback \(most recent|\n[ \t]+at [\w.$]+\(|File \\?\"[^\"]+\", line \d+|\.py:\d+|goroutine \d+ \["
 )
 _JSON_ENDPOINT = re.compile(r"/v1/(repo/(record|listRecords)|media/(uploadInit|finalize|[^/]+/meta))$")
 _TIMES = {"indexedAt", "createdAt", "expiresAt"}

@@ -38,13 +38,12 @@ def test_an_answer_has_an_end_in_size():
         client.get("http://target")
 
 
-@pytest.mark.parametrize("text", ["\n" * 200_000, 'File "' * 100_000, "\n" + " " * 200_000])
-def test_a_long_refusal_is_read_at_once(text: str):
+def test_a_long_refusal_is_read_at_once():
+    """Not in minutes: each line break could begin a line of a trace, and all that follow could be its blanks."""
+    refusal = Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text="\n" * 200_000))
     began = time.monotonic()
 
-    assert (
-        no_stack_trace(Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text=text)), None) is None
-    )
+    assert no_stack_trace(refusal, None) is None
     assert time.monotonic() - began < 5
 
 
