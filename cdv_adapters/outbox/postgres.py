@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
@@ -25,13 +27,13 @@ _MARK: Final = f"""
 {_HELD},
 published AS (
     UPDATE op_log SET stream_sequence = acknowledged.stream_sequence, published_at = acknowledged.published_at
-    FROM unnest(%(sequences)s::bigint[], %(stream_sequences)s::bigint[], %(published_at)s::timestamptz[])
-        AS acknowledged (sequence, stream_sequence, published_at)
+    FROM json_to_recordset(%(acknowledged)s::json)
+        AS acknowledged (sequence bigint, stream_sequence bigint, published_at timestamptz)
     WHERE op_log.sequence = acknowledged.sequence AND op_log.stream_sequence IS NULL AND EXISTS (SELECT FROM held)
 ),
 marked AS (
     INSERT INTO stream_marks (name, created, last_sequence, gaps)
-    SELECT * FROM unnest(%(names)s::text[], %(created)s::text[], %(last_sequences)s::bigint[], %(gaps)s::bigint[])
+    SELECT * FROM json_to_recordset(%(marks)s::json) AS (name text, created text, last_sequence bigint, gaps bigint)
     WHERE EXISTS (SELECT FROM held)
     ON CONFLICT (name) DO UPDATE
     SET created = excluded.created, last_sequence = excluded.last_sequence, gaps = excluded.gaps
@@ -51,6 +53,14 @@ SELECT {_COLUMNS} FROM op_log WHERE sequence > %s AND starts_with(subject, %s) O
 _STREAM_MARKS: Final = "SELECT name, created, last_sequence, gaps FROM stream_marks ORDER BY name"
 
 
+class _Acknowledged(msgspec.Struct, frozen=True):
+    """As a member of the statement's JSON: one parameter for hundreds of entries, which costs the least to encode."""
+
+    sequence: int
+    stream_sequence: int
+    published_at: datetime
+
+
 class PostgresOutbox(Outbox):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
@@ -66,13 +76,8 @@ class PostgresOutbox(Outbox):
     ) -> bool:
         parameters = {
             "owner": owner,
-            "sequences": [sequence for sequence, _, _ in acknowledged],
-            "stream_sequences": [stream_sequence for _, stream_sequence, _ in acknowledged],
-            "published_at": [published_at for _, _, published_at in acknowledged],
-            "names": [mark.name for mark in marks],
-            "created": [mark.created for mark in marks],
-            "last_sequences": [mark.last_sequence for mark in marks],
-            "gaps": [mark.gaps for mark in marks],
+            "acknowledged": msgspec.json.encode([_Acknowledged(*it) for it in acknowledged]).decode(),
+            "marks": msgspec.json.encode(marks).decode(),
         }
         return bool(await self._database.rows(_MARK, parameters))
 

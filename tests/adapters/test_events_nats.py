@@ -75,6 +75,15 @@ async def test_a_consumer_receives_the_trace_context_of_the_write(nats_url: str)
         assert message.headers["traceparent"] == traceparent
 
 
+async def test_an_event_that_is_larger_than_the_broker_takes_costs_no_connection(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus:
+        first, second, third = an_entry(1), an_entry(2), an_entry(3)
+        # Within the broker's 1 MiB without its headers, and beyond it with them.
+        large = replace(second, event=replace(second.event, envelope=b"x" * (1024 * 1024 - 1)))
+        assert await bus.publish([first, large], await bus.streams()) == [Acknowledged(1), None]
+        assert await bus.publish([third], await bus.streams()) == [Acknowledged(2)]
+
+
 async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nats_url: str):
     async with operator(nats_url) as jetstream:
         await jetstream.add_stream(name="RA_MEDIA", subjects=["cdv.media.>"], max_age=60, max_msgs=5)

@@ -40,9 +40,9 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def long_enough_to_do_something() -> None:
+async def long_enough_to_do_something(sleep: Any = asyncio.sleep) -> None:
     for _ in range(200):
-        await asyncio.sleep(0)
+        await sleep(0)
 
 
 async def test_what_waits_at_the_start_is_published():
@@ -128,6 +128,30 @@ async def test_pauses_grow_up_to_a_limit_and_shrink_after_a_success(monkeypatch)
         while len(slept) < 7:
             await sleep(0)
     assert slept[:7] == [1, 2, 4, 4, 4, 7, 1]
+
+
+async def test_under_load_it_gathers_for_longer(monkeypatch):
+    setting = Setting()
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("cdv_http.relay.asyncio.sleep", noted)
+    pace = Pace(idle_seconds=NEVER, gather_seconds=1, gather_many_seconds=5)
+    async with relaying(setting.relay(batch_entries=20), pace=pace) as wake:
+        # Few; many; and twice a full batch, after which there is more to do at once.
+        for writes, rests in ((15, [1]), (16, [5]), (45, [1, 1, 1])):
+            slept.clear()
+            for _ in range(writes):
+                setting.write()
+            wake()
+            while len(slept) < len(rests):
+                await sleep(0)
+            await long_enough_to_do_something(sleep)
+            assert slept == rests
 
 
 async def test_every_outcome_is_observed():
