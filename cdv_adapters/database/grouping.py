@@ -19,6 +19,7 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 AT_ONCE: Final = 2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
+_QUIET_ROUNDS: Final = 3  # ours: of the event loop, in which a request that is on its way gets here
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class _Waiting(Generic[Question, Answer]):
 
 
 class Grouping(Generic[Question, Answer]):
-    """Asks questions in groups. One that comes alone does not wait for others.
+    """Asks questions in groups. One that comes alone waits for no others but those that the event loop has already.
 
     `answer`: returns the answers in the order of the questions, or raises for all of them. `membership`: called for
     each group, gives what says of one question after the other whether it joins, of the first always; one that does not
@@ -49,6 +50,7 @@ class Grouping(Generic[Question, Answer]):
         self._most = most
         self._waiting: deque[_Waiting[Question, Answer]] = deque()
         self._working: set[asyncio.Task[None] | None] = set()
+        self._gathering = False
 
     async def ask(self, question: Question) -> Answer:
         """Return the answer. A caller who no longer waits for it changes nothing for the others.
@@ -57,18 +59,24 @@ class Grouping(Generic[Question, Answer]):
         """
         result: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(question, result, copy_context(), is_recorded()))
-        if len(self._working) < AT_ONCE:
-            self._begin()
+        self._begin()
         return await result
 
     def _begin(self) -> None:
-        # Whoever comes until the task runs joins the group.
-        context = self._waiting[0].context
-        self._working.add(asyncio.create_task(self._work(context), name="grouping", context=context))
+        if self._waiting and not self._gathering and len(self._working) < AT_ONCE:
+            self._gathering = True
+            context = self._waiting[0].context
+            self._working.add(asyncio.create_task(self._work(context), name="grouping", context=context))
 
     async def _work(self, own: Context) -> None:
         try:
-            if group := self._next_group():  # or all who asked have gone
+            try:
+                await self._gather()
+            finally:
+                self._gathering = False
+            group = self._next_group()
+            self._begin()  # who may not join need not wait for its answer
+            if group:  # or all who asked have gone
                 # Logs and traces name one of those who asked: the first, or the first whose trace is recorded.
                 context = next((it.context for it in group if it.is_recorded), group[0].context)
                 asking = self._ask([it.question for it in group], [it.result for it in group])
@@ -76,8 +84,15 @@ class Grouping(Generic[Question, Answer]):
         finally:
             self._working.discard(asyncio.current_task())
         # In the same step as that: a question that comes now must find nobody here, or be answered.
-        if self._waiting:
-            self._begin()
+        self._begin()
+
+    async def _gather(self) -> None:
+        """Return when nobody has come for some rounds of the loop, which are long when it is busy, or many wait."""
+        quiet_rounds = 0
+        while quiet_rounds < _QUIET_ROUNDS and len(self._waiting) < self._most:
+            waiting = len(self._waiting)
+            await asyncio.sleep(0)
+            quiet_rounds = 0 if len(self._waiting) > waiting else quiet_rounds + 1
 
     def _next_group(self) -> list[_Waiting[Question, Answer]]:
         """Take from the front of the queue; who may not join keeps their place in it."""

@@ -53,7 +53,8 @@ async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[
     tasks = []
     for it in rows:
         tasks.append(asyncio.create_task(group.stored(it)))
-        await asyncio.sleep(0)
+        while len(store.groups) < min(len(tasks), AT_ONCE):
+            await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
     store.let_go.set()
@@ -74,6 +75,20 @@ async def test_writes_that_come_meanwhile_go_together_in_their_order():
     assert await all_of(GroupCommit(store.write), [row(name) for name in names], store) == [True] * 10
     assert store.groups[:AT_ONCE] == [[name] for name in names[:AT_ONCE]]
     assert store.groups[AT_ONCE:] == [names[AT_ONCE:]]
+
+
+async def test_writes_that_are_on_their_way_are_waited_for():
+    store = Store()
+    store.let_go.set()
+    group = GroupCommit(store.write)
+
+    async def one(number: int) -> bool:
+        for _ in range(2 * number):  # as many rounds of the loop as it takes to read a request and judge it
+            await asyncio.sleep(0)
+        return await group.stored(row(str(number)))
+
+    assert await asyncio.gather(*map(one, range(10))) == [True] * 10
+    assert store.groups == [[str(number) for number in range(10)]]
 
 
 async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
@@ -111,6 +126,17 @@ async def test_two_of_one_key_never_share_a_group():
     rows = [row("a"), row("b"), row("1", "key"), row("2", "key"), row("3", "key", did="did:plc:eve"), row("4", "other")]
     assert await all_of(GroupCommit(store.write), rows, store) == [True, True, True, False, True, True]
     assert store.groups[AT_ONCE:] == [["1", "3", "4"], ["2"]]
+
+
+async def test_who_may_not_join_does_not_wait_for_the_group_to_be_answered():
+    store = Store()
+    group = GroupCommit(store.write)
+    tasks = [asyncio.create_task(group.stored(row(name, "key"))) for name in ("1", "2")]
+    async with asyncio.timeout(30):
+        while len(store.groups) < AT_ONCE:
+            await asyncio.sleep(0)
+    store.let_go.set()
+    assert await asyncio.gather(*tasks) == [True, False]
 
 
 @pytest.mark.parametrize("refusal", [IdTaken(), ValueError("a row that the database cannot take")])

@@ -139,13 +139,10 @@ OTHERS = {
         outbox._MARK,
         {
             "owner": "relay",
-            "sequences": SEQUENCES,
-            "stream_sequences": SEQUENCES,
-            "published_at": [START] * PAGE,
-            "names": ["RA_RECORDS"],
-            "created": ["today"],
-            "last_sequences": [1],
-            "gaps": [0],
+            "acknowledged": json.dumps(
+                [{"sequence": it, "stream_sequence": it, "published_at": str(START)} for it in SEQUENCES]
+            ),
+            "marks": json.dumps([{"name": "RA_RECORDS", "created": "today", "last_sequence": 1, "gaps": 0}]),
         },
     ),
     "requeue": (outbox._REQUEUE, {"owner": "relay", "sequences": SEQUENCES}),
