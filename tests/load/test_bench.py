@@ -15,7 +15,7 @@ from tests.load.bench.ceiling import create_ceiling, get_ceiling, list_ceiling
 from tests.load.bench.data import HOT, did, fill
 from tests.load.bench.open_loop import Paced, all_once, open_loop
 from tests.load.bench.report import write_report
-from tests.load.bench.results import GrowthRow, MediaRow, PacedRow, Round, Row, Run
+from tests.load.bench.results import NO_BROKER, GrowthRow, MediaRow, PacedRow, Round, Row, Run
 from tests.load.bench.wrk import Closed, Prepared
 from tests.servers.process import free_port
 
@@ -106,6 +106,7 @@ def run(*per_second: float) -> Run:
     made.paced = [PacedRow("create", Paced(50, 9, 1.0, 1.0, 2.0, 3.0, 4.0, {200: 9}))]
     made.growth = [GrowthRow("get", records, 1.0, p95, 50.0, 50.0) for records, p95 in ((10, 2.0), (1_000, 3.0))]
     made.media = [MediaRow(2**20, 50.0, 100.0, 0.5, 10.0, 20.0)]
+    made.variants = {NO_BROKER: [Row("create", 64, [Round(closed[0], 100.0, 100.0, 50.0)])]}
     return made
 
 
@@ -115,6 +116,7 @@ def test_the_page_says_what_was_measured(tmp_path: Path):
     assert "| create | 64 | 100 | 200 | 0.50 | 1.0 | 2.0 | 3.0 | 100 | 50 |" in page
     assert "| 1 | 50 | 100 | 0.50 | 10 | 20 |" in page
     assert "<svg" in (tmp_path / "performance" / "throughput.svg").read_text()
+    assert "| create, two workers, no broker, of the ceiling | at least 0.8 | 0.90 | met |" in page
     assert "| create, of the ceiling | at least 0.8 | 0.50 | **not met** |" in page
     assert "| create at half the peak, p95 ms | at most 15 | 2.00 | met |" in page
     assert "| get, p95 at 1,000 records to the fewest | at most 1.2 | 1.50 | **not met** |" in page

@@ -21,7 +21,7 @@ from tests.load.bench.growth import SIZES, growth
 from tests.load.bench.observability import observability
 from tests.load.bench.open_loop import all_once, open_loop
 from tests.load.bench.report import write_report
-from tests.load.bench.results import PacedRow, Round, Row, Run, Soak, new_run
+from tests.load.bench.results import NO_BROKER, PacedRow, Round, Row, Run, Soak, new_run
 from tests.load.bench.scenarios import MIXED, Filling, Scenario, embedded, scenarios
 from tests.load.bench.soak import soak
 from tests.load.bench.stack import Stack, stack
@@ -76,6 +76,12 @@ def main() -> None:
             found = filter(chosen, scenarios(it, it.folder, filling))
             compared = (scenario for scenario in found if scenario.ceiling)
             run.variants["two workers"] = _rows(it, compared, seconds, rounds)
+        with stack(settings | {"CDV_WORKERS": "2", "CDV_NATS_URL": ""}) as it:
+            _say("again with two workers and no broker")
+            fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
+            found = filter(chosen, scenarios(it, it.folder, filling))
+            creates = (scenario for scenario in found if scenario.name.startswith("create"))
+            run.variants[NO_BROKER] = _rows(it, creates, seconds, rounds)
         with stack(settings, embedded=True) as it:
             _say("again embedded, on SQLite")
             found = filter(chosen, embedded(it, it.folder))
@@ -177,7 +183,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], help="scenarios that begin so; finalize for the media")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--all", action="store_true", help="whatever there is to measure: twenty minutes")
-    parser.add_argument("--variants", action="store_true", help="also with two workers, and embedded")
+    parser.add_argument("--variants", action="store_true", help="also with two workers, with no broker, embedded")
     parser.add_argument("--observability", action="store_true", help="also what metrics, logs and traces cost")
     parser.add_argument("--growth", type=int, nargs="*", metavar="RECORDS", help=f"also by size; by default {SIZES}")
     parser.add_argument("--soak", type=int, default=0, metavar="SECONDS", help="also watch memory for so long")

@@ -9,6 +9,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 import msgspec
 import psutil
@@ -16,6 +17,10 @@ import psutil
 from tests.load.bench.open_loop import Paced
 from tests.load.bench.wrk import Closed
 from tests.servers.postgres import programs
+
+# Service, database and load generator have the machine for themselves. Elsewhere broker and relay take a part of it,
+# which the ceiling leaves out.
+NO_BROKER: Final = "two workers, no broker"
 
 
 class Round(msgspec.Struct, frozen=True):

@@ -50,8 +50,8 @@ class Stack:
                 connection.execute("CHECKPOINT")
 
     def wait_until_published(self) -> None:
-        """Return when no event waits any more."""
-        if self.postgres:
+        """Return when no event waits any more; at once without a broker."""
+        if self.postgres and self.settings.get("CDV_NATS_URL"):
             with psycopg.connect(self.postgres, autocommit=True) as connection:
                 while connection.execute("SELECT 1 FROM op_log WHERE stream_sequence IS NULL LIMIT 1").fetchone():
                     time.sleep(0.05)
