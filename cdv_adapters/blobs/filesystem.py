@@ -72,7 +72,10 @@ class FilesystemBlobStore:
         tokens = await self._prepare()
         return _UPLOAD_PATH + tokens.sign(UploadGrant(staging_key, self._upload_max_bytes, expires_at))
 
-    async def download_url(self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime) -> str:
+    async def download_url(
+        self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
+    ) -> str:
+        del head  # the service answers both
         tokens = await self._prepare()
         return _DOWNLOAD_PATH + tokens.sign(DownloadGrant(final_key, mime_type, disposition, expires_at))
 

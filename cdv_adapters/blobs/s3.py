@@ -155,9 +155,11 @@ class S3BlobStore:
         seconds = self._call_seconds + self._copy_seconds
         return await self._call(seconds, self._promote, staging_key, etag, final_key, headers)
 
-    async def download_url(self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime) -> str:
+    async def download_url(
+        self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
+    ) -> str:
         headers = {"response-content-type": mime_type, "response-content-disposition": disposition}
-        return await self._presign("GET", final_key, expires_at, headers)
+        return await self._presign("HEAD" if head else "GET", final_key, expires_at, headers)  # good for no other
 
     async def delete(self, key: str) -> None:
         """As the port says. A bucket that keeps versions keeps this one until its lifecycle rule removes it."""

@@ -48,8 +48,13 @@ class BlobStore(Protocol):
         """
         ...
 
-    async def download_url(self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime) -> str:
-        """Return a URL that gives the object to a plain GET until `expires_at`. Relative like `upload_url`."""
+    async def download_url(
+        self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
+    ) -> str:
+        """Return a URL that gives the object to a plain GET, or `head` of it to a plain HEAD, until `expires_at`.
+
+        Relative like `upload_url`.
+        """
         ...
 
     async def delete(self, key: str) -> None:

@@ -175,8 +175,8 @@ class Media:
             raise AssetNotFound(asset_id)
         return asset
 
-    async def content_url(self, asset_id: str) -> str:
-        """Return a URL of a finalised asset's bytes, good for 5 minutes.
+    async def content_url(self, asset_id: str, *, head: bool = False) -> str:
+        """Return a URL of a finalised asset's bytes, or for a HEAD of them, good for 5 minutes.
 
         Raises: AssetNotFound: unknown or not finalised. Unavailable.
         """
@@ -188,6 +188,7 @@ class Media:
             mime_type=asset.mime_type,
             disposition=content_disposition(asset.mime_type, asset.filename),
             expires_at=self._clock.now() + DOWNLOAD_LIFE,
+            head=head,
         )
 
     async def sweep(self, limit: int = 100, grace: timedelta = SWEEP_GRACE) -> int:

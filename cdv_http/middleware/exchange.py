@@ -56,7 +56,7 @@ class Exchange:
     def __init__(
         self, scope: HTTPScope, receive: Receive, send: Send, admission: Admission, allowed_origins: AllowedOrigins
     ) -> None:
-        """`scope`: its HEAD becomes a GET, whose body is left out."""
+        """`scope`: its HEAD becomes a GET, whose body is left out; its state says so as `head`."""
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -73,6 +73,7 @@ class Exchange:
         self.moved: Callable[[], None] | None = None
         if self._bodyless:
             scope["method"] = "GET"
+            self._state["head"] = True
 
     async def receive(self) -> Any:  # noqa: ANN401 - the framework's types know no message to receive
         if self.status:  # the framework only listens for who goes away, while `send` waits

@@ -49,7 +49,10 @@ class FakeBlobStore:
         self.objects[final_key] = data
         return True
 
-    async def download_url(self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime) -> str:
+    async def download_url(
+        self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
+    ) -> str:
+        del head
         self._reach()
         token = f"down{len(self._downloads)}"
         self._downloads[token] = final_key, mime_type, disposition, expires_at

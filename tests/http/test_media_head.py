@@ -1,0 +1,46 @@
+"""HEAD of a medium's content: whoever follows the redirection follows with a HEAD too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.adapters.s3_stores import request
+from tests.http.api import PNG, Creator, data, serving
+from tests.servers import Bucket
+
+
+async def test_a_head_leads_to_what_answers_a_head(ada: Creator) -> None:
+    asset = await ada.uploaded()
+    content = await ada.api.http.head(f"/v1/media/{asset['assetId']}/content", headers=ada.auth)
+    assert (content.status_code, content.content) == (307, b"")
+    followed = await ada.api.http.head(content.headers["location"])
+    assert (followed.status_code, followed.content) == (200, b"")
+    assert followed.headers["content-length"] == str(len(PNG))
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 403)])
+async def test_in_a_bucket_the_url_is_signed_for_it(
+    anyio_backend: str, tmp_path: Path, s3_bucket: Bucket, method: str, status: int
+) -> None:
+    settings: dict[str, Any] = {
+        "s3_endpoint": s3_bucket.endpoint,
+        "s3_bucket": s3_bucket.name,
+        "s3_access_key": SecretStr(s3_bucket.access_key),
+        "s3_secret_key": SecretStr(s3_bucket.secret_key),
+    }
+    async with serving(tmp_path / "vault", **settings) as api:
+        ada = api.creator()
+        ticket = data(await ada.init())
+        assert request("PUT", ticket["uploadUrl"], body=PNG).status == 200
+        data(await ada.finalize(ticket["assetId"]))
+        content = await api.http.head(f"/v1/media/{ticket['assetId']}/content", headers=ada.auth)
+        assert content.status_code == 307
+        followed = request(method, content.headers["location"])
+    assert followed.status == status
+    if status == 200:
+        assert followed.headers["content-length"] == str(len(PNG))
+        assert followed.headers["content-type"] == "image/png"
