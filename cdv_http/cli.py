@@ -152,6 +152,11 @@ def _token(arguments: argparse.Namespace) -> int:
     if arguments.ttl < 1:
         print("cdv: --ttl: at least 1 second", file=sys.stderr)
         return _MISUSED
+    if settings.jwt_issuer is not None and arguments.issuer_key is None:
+        note = (
+            "cdv: CDV_JWT_ISSUER is set, so its tokens alone are taken: this one is not, unless --issuer-key is its key"
+        )
+        print(note, file=sys.stderr)
     issuer = local_issuer(settings, arguments.issuer_key)
     print(issuer.issue(Did.parse(arguments.did, "--did"), arguments.ttl, datetime.now(UTC)))
     return 0

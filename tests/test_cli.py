@@ -96,6 +96,16 @@ def test_a_token_may_be_signed_by_a_key_of_ones_own(cdv: Cdv, tmp_path: Path) ->
     one_line(cdv("token", "--did", DID, "--issuer-key", str(tmp_path / "none")), 1, "none")
 
 
+def test_a_token_in_the_name_of_another_issuer_says_that_it_needs_its_key(cdv: Cdv, tmp_path: Path) -> None:
+    foreign = {"CDV_JWT_ISSUER": "https://id.example.com", "CDV_JWT_AUDIENCE": "cdv"}
+    result = cdv("token", "--did", DID, **foreign)
+    assert (result.code, result.err.count("\n")) == (0, 1)
+    assert "--issuer-key" in result.err
+    assert read_token(result.out.strip()).claims["iss"] == "https://id.example.com"
+    key = tmp_path / ".cdv" / "issuer-key.json"
+    assert cdv("token", "--did", DID, "--issuer-key", str(key), **foreign).err == ""
+
+
 PRODUCTION = {
     "CDV_ENV": "prod",
     "CDV_DB_DSN": "postgresql://db/cdv",
