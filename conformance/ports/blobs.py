@@ -59,6 +59,10 @@ class Subject(Protocol):
         """Fetch a download URL; None if the object is gone."""
         ...
 
+    async def head(self, url: str) -> int:
+        """Ask a download URL that was made for a HEAD; return how many bytes the object is said to have."""
+        ...
+
 
 class Uploads:
     """Assets on their way through a store."""
@@ -97,13 +101,20 @@ class Uploads:
 
     async def final(self, asset: Asset) -> Download | None:
         """Download the permanent object as its asset describes it."""
-        url = await self.store.download_url(
+        return await self._subject.get(await self._download_url(asset))
+
+    async def final_size(self, asset: Asset) -> int:
+        """Return what a HEAD says of the permanent object."""
+        return await self._subject.head(await self._download_url(asset, head=True))
+
+    async def _download_url(self, asset: Asset, *, head: bool = False) -> str:
+        return await self.store.download_url(
             asset.final_key(ENV),
             mime_type=asset.mime_type,
             disposition=content_disposition(asset.mime_type, asset.filename),
             expires_at=self._subject.clock.now() + timedelta(minutes=5),
+            head=head,
         )
-        return await self._subject.get(url)
 
 
 def asset_named(
@@ -155,6 +166,13 @@ class BlobStoreContract:
 
         disposition = content_disposition(asset.mime_type, asset.filename)
         assert await uploads.final(asset) == Download(b"bytes", "image/png", disposition)
+
+    async def test_a_head_of_a_promoted_object_tells_its_size(self, uploads: Uploads):
+        asset = asset_named(1, 5)
+        await uploads.put(asset, b"bytes")
+        await uploads.promote(asset, await uploads.inspected(asset))
+
+        assert await uploads.final_size(asset) == 5
 
     async def test_bytes_uploaded_after_the_inspection_never_become_permanent(self, uploads: Uploads):
         asset = asset_named(1, 5)

@@ -44,6 +44,10 @@ class Served:
         assert len(data) == content.size_bytes
         return Download(data, content.mime_type, content.disposition)
 
+    async def head(self, url: str) -> int:
+        content = await self._served.open(url.removeprefix("/v1/blobs/download/"))
+        return content.size_bytes
+
 
 async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(data), 100_000):
@@ -69,6 +73,11 @@ class Http:
             return None
         assert answer.status == 200, answer.data
         return Download(answer.data, answer.headers["Content-Type"], answer.headers["Content-Disposition"])
+
+    async def head(self, url: str) -> int:
+        answer = await to_thread.run_sync(lambda: self._http.request("HEAD", url))
+        assert answer.status == 200, answer.headers
+        return int(answer.headers["Content-Length"])
 
 
 @pytest.fixture
