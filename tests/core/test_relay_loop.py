@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from cdv_core.errors import Unavailable
 from cdv_core.use_cases.outbox import Comparison, Outcome, Relay
 from cdv_http.relay import Pace, relaying
@@ -43,6 +45,21 @@ async def until(condition: Any) -> None:
 async def long_enough_to_do_something(sleep: Any = asyncio.sleep) -> None:
     for _ in range(200):
         await sleep(0)
+
+
+def rests_of_new_tasks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have relays that begin from now on rest for no time; return the list that their rests are noted in."""
+    sleep, others, slept = asyncio.sleep, asyncio.all_tasks(), []
+
+    async def noted(seconds: float) -> None:
+        if asyncio.current_task() in others:  # of a vault of other tests, in this loop too
+            await sleep(seconds)
+            return
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("cdv_http.relay.asyncio.sleep", noted)
+    return slept
 
 
 async def test_what_waits_at_the_start_is_published():
@@ -110,14 +127,7 @@ async def test_pauses_grow_up_to_a_limit_and_shrink_after_a_success(monkeypatch)
     setting = Setting()
     down = Unavailable("events")
     relay = counting(setting, down, down, down, down, down)
-    slept: list[float] = []
-    sleep = asyncio.sleep
-
-    async def noted(seconds: float) -> None:
-        slept.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr("cdv_http.relay.asyncio.sleep", noted)
+    sleep, slept = asyncio.sleep, rests_of_new_tasks(monkeypatch)
     setting.write()
     pace = Pace(idle_seconds=NEVER, gather_seconds=7, first_pause_seconds=1, last_pause_seconds=4)
     async with relaying(relay, pace=pace) as wake:
@@ -132,14 +142,7 @@ async def test_pauses_grow_up_to_a_limit_and_shrink_after_a_success(monkeypatch)
 
 async def test_under_load_it_gathers_for_longer(monkeypatch):
     setting = Setting()
-    slept: list[float] = []
-    sleep = asyncio.sleep
-
-    async def noted(seconds: float) -> None:
-        slept.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr("cdv_http.relay.asyncio.sleep", noted)
+    sleep, slept = asyncio.sleep, rests_of_new_tasks(monkeypatch)
     pace = Pace(idle_seconds=NEVER, gather_seconds=1, gather_many_seconds=5)
     async with relaying(setting.relay(batch_entries=20), pace=pace) as wake:
         # Few; many; and twice a full batch, after which there is more to do at once.

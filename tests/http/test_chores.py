@@ -39,6 +39,10 @@ async def test_a_chore_that_finds_something_goes_on_until_it_finds_nothing(monke
     sleep = asyncio.sleep
 
     async def note(seconds: float) -> None:
+        task = asyncio.current_task()
+        if task is None or task.get_name() != "tidy up":  # a vault of other tests, in this loop too
+            await sleep(seconds)
+            return
         paused.append(seconds)
         await sleep(0)
 
