@@ -87,7 +87,10 @@ class Grouping(Generic[Question, Answer]):
         self._begin()
 
     async def _gather(self) -> None:
-        """Return when nobody has come for some rounds of the loop, which are long when it is busy, or many wait."""
+        """Return when as many wait as a group takes, or nobody has come for some rounds of the loop.
+
+        A round is as long as the loop is busy, so that this takes next to no time when nothing else goes on.
+        """
         quiet_rounds = 0
         while quiet_rounds < _QUIET_ROUNDS and len(self._waiting) < self._most:
             waiting = len(self._waiting)

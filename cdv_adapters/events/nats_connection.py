@@ -221,7 +221,7 @@ class NatsClient(Client):
         return super()._connect_command()
 
     async def send(self, messages: bytes) -> None:
-        """Send messages as the wire has them. nats-py looks through each header of each message, ten times as long.
+        """Send messages as the wire has them. nats-py looks through each header of each message, which takes longer.
 
         Raises: ConnectionClosedError.
         """

@@ -215,9 +215,11 @@ class Publication:
         event, headers = message.event, message.headers
         attributes = {"messaging.system": "nats", "messaging.destination.name": event.subject}
         with span("publish", "producer", attributes, parent=event.traceparent) as publishing:
-            if traceparent := publishing.traceparent or event.traceparent:
+            traceparent = publishing.traceparent or event.traceparent
+            # An embedding program may pass on what a client has sent: a line break would begin another header.
+            if traceparent and traceparent.isprintable():
                 headers["traceparent"] = traceparent
-        # None of them has a line break: they are identifiers, and numbers.
+        # None of the others has a line break: they are identifiers, and numbers.
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"NATS/1.0\r\n{lines}\r\n".encode()
         size = len(head) + len(event.envelope)

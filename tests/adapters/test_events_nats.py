@@ -75,6 +75,15 @@ async def test_a_consumer_receives_the_trace_context_of_the_write(nats_url: str)
         assert message.headers["traceparent"] == traceparent
 
 
+async def test_a_trace_context_cannot_write_headers(nats_url: str):
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        entry = an_entry(1)
+        hostile = replace(entry, event=replace(entry.event, traceparent="00-0a-0b-01\r\nNats-Rollup: all"))
+        assert await bus.publish([hostile], await bus.streams()) == [Acknowledged(1)]
+        message = await jetstream.get_msg("RA_RECORDS", 1)
+        assert set(message.headers) == {"Nats-Msg-Id", "Nats-Expected-Stream", "Nats-Expected-Last-Sequence"}
+
+
 async def test_an_event_that_is_larger_than_the_broker_takes_costs_no_connection(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
         first, second, third = an_entry(1), an_entry(2), an_entry(3)

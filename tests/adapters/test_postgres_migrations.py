@@ -155,20 +155,25 @@ async def test_whoever_waits_for_another_to_migrate_waits_as_long_as_it_takes(
         assert await waiting == NAMES
 
 
+async def migrated_beside_a_dump(dsn: str, write: str) -> list[str]:
+    """Migrate while a dump reads the op log, and prove that a write gets through meanwhile; return what was applied."""
+    with psycopg.connect(dsn) as dump:
+        dump.execute("SELECT FROM op_log")  # and its transaction goes on, as pg_dump's does
+        migrating = asyncio.create_task(migrate(dsn))
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
+        while not await asyncio.to_thread(query, dsn, waits):
+            assert not migrating.done()
+        await asyncio.to_thread(query, f"{dsn}?options=-cstatement_timeout%3D10s", write)
+        assert not migrating.done()
+    return await migrating
+
+
 async def test_a_migration_that_waits_for_a_long_reader_holds_up_no_writer(postgres_dsn: str):
     await migrate(postgres_dsn)
     rollback = SCRIPTS[-1].read_text(encoding="utf-8").partition("-- rollback:")[2]
     query(postgres_dsn, f"--{rollback}")
     write = "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())"
-    with psycopg.connect(postgres_dsn) as dump:
-        dump.execute("SELECT FROM op_log")  # and its transaction goes on, as pg_dump's does
-        migrating = asyncio.create_task(migrate(postgres_dsn))
-        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
-        while not await asyncio.to_thread(query, postgres_dsn, waits):
-            assert not migrating.done()
-        await asyncio.to_thread(query, f"{postgres_dsn}?options=-cstatement_timeout%3D10s", write)
-        assert not migrating.done()
-    assert await migrating == NAMES[-1:]
+    assert await migrated_beside_a_dump(postgres_dsn, write) == NAMES[-1:]
 
 
 async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits(
@@ -179,12 +184,4 @@ async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits
     more = [("one", "ALTER TABLE replies ADD COLUMN one integer"), ("two", "ALTER TABLE op_log ADD COLUMN two integer")]
     monkeypatch.setattr(postgres, "_migrations", lambda: [*known, *more])
     write = "INSERT INTO replies (did, key, fingerprint, reply, expires_at) VALUES ('d', 'k', '', '', now())"
-    with psycopg.connect(postgres_dsn) as dump:
-        dump.execute("SELECT FROM op_log")
-        migrating = asyncio.create_task(migrate(postgres_dsn))
-        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
-        while not await asyncio.to_thread(query, postgres_dsn, waits):
-            assert not migrating.done()
-        await asyncio.to_thread(query, f"{postgres_dsn}?options=-cstatement_timeout%3D10s", write)
-        assert not migrating.done()
-    assert await migrating == ["one", "two"]
+    assert await migrated_beside_a_dump(postgres_dsn, write) == ["one", "two"]

@@ -42,9 +42,9 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def long_enough_to_do_something(sleep: Any = asyncio.sleep) -> None:
+async def long_enough_to_do_something() -> None:
     for _ in range(200):
-        await sleep(0)
+        await asyncio.sleep(0)
 
 
 def rests_of_new_tasks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -52,7 +52,7 @@ def rests_of_new_tasks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     sleep, others, slept = asyncio.sleep, asyncio.all_tasks(), []
 
     async def noted(seconds: float) -> None:
-        if asyncio.current_task() in others:  # of a vault of other tests, in this loop too
+        if asyncio.current_task() in others:  # the test, and a vault of other tests, in this loop too
             await sleep(seconds)
             return
         slept.append(seconds)
@@ -127,22 +127,20 @@ async def test_pauses_grow_up_to_a_limit_and_shrink_after_a_success(monkeypatch)
     setting = Setting()
     down = Unavailable("events")
     relay = counting(setting, down, down, down, down, down)
-    sleep, slept = asyncio.sleep, rests_of_new_tasks(monkeypatch)
+    slept = rests_of_new_tasks(monkeypatch)
     setting.write()
     pace = Pace(idle_seconds=NEVER, gather_seconds=7, first_pause_seconds=1, last_pause_seconds=4)
     async with relaying(relay, pace=pace) as wake:
-        while 7 not in slept:
-            await sleep(0)
+        await until(lambda: 7 in slept)
         relay.failures = [down]
         wake()
-        while len(slept) < 7:
-            await sleep(0)
+        await until(lambda: len(slept) >= 7)
     assert slept[:7] == [1, 2, 4, 4, 4, 7, 1]
 
 
 async def test_under_load_it_gathers_for_longer(monkeypatch):
     setting = Setting()
-    sleep, slept = asyncio.sleep, rests_of_new_tasks(monkeypatch)
+    slept = rests_of_new_tasks(monkeypatch)
     pace = Pace(idle_seconds=NEVER, gather_seconds=1, gather_many_seconds=5)
     async with relaying(setting.relay(batch_entries=20), pace=pace) as wake:
         # Few; many; and twice a full batch, after which there is more to do at once.
@@ -151,9 +149,7 @@ async def test_under_load_it_gathers_for_longer(monkeypatch):
             for _ in range(writes):
                 setting.write()
             wake()
-            while len(slept) < len(rests):
-                await sleep(0)
-            await long_enough_to_do_something(sleep)
+            await long_enough_to_do_something()
             assert slept == rests
 
 

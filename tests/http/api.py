@@ -17,6 +17,7 @@ import httpx
 from dependency_injector import providers
 from litestar import Litestar
 from litestar.types import ASGIApp
+from pydantic import SecretStr
 
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.container import Container, local_issuer
@@ -30,6 +31,7 @@ from cdv_http.app import create_app
 from cdv_http.middleware.gate import GateMiddleware
 from tests.fakes.clock import FakeClock
 from tests.leaks import signed_url
+from tests.servers import Bucket
 
 POST = "com.registryaccord.feed.post"
 PROFILE = "com.registryaccord.profile"
@@ -163,6 +165,16 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert response.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     assert "Traceback" not in response.text
     return error
+
+
+def media_in(bucket: Bucket) -> dict[str, Any]:
+    """Return the settings that keep media in this bucket."""
+    return {
+        "s3_endpoint": bucket.endpoint,
+        "s3_bucket": bucket.name,
+        "s3_access_key": SecretStr(bucket.access_key),
+        "s3_secret_key": SecretStr(bucket.secret_key),
+    }
 
 
 @asynccontextmanager

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from tests.adapters.s3_stores import request
-from tests.http.api import PNG, Creator, data, serving
+from tests.http.api import PNG, Creator, data, media_in, serving
 from tests.servers import Bucket
 
 
@@ -26,13 +24,7 @@ async def test_a_head_leads_to_what_answers_a_head(ada: Creator) -> None:
 async def test_in_a_bucket_the_url_is_signed_for_it(
     anyio_backend: str, tmp_path: Path, s3_bucket: Bucket, method: str, status: int
 ) -> None:
-    settings: dict[str, Any] = {
-        "s3_endpoint": s3_bucket.endpoint,
-        "s3_bucket": s3_bucket.name,
-        "s3_access_key": SecretStr(s3_bucket.access_key),
-        "s3_secret_key": SecretStr(s3_bucket.secret_key),
-    }
-    async with serving(tmp_path / "vault", **settings) as api:
+    async with serving(tmp_path / "vault", **media_in(s3_bucket)) as api:
         ada = api.creator()
         ticket = data(await ada.init())
         assert request("PUT", ticket["uploadUrl"], body=PNG).status == 200

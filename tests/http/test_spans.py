@@ -25,7 +25,7 @@ from cdv_adapters import tracing
 from cdv_adapters.spans import Tracing
 from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys
 from cdv_core.errors import Unavailable
-from tests.http.api import PROFILE, Api, data, refused, serving
+from tests.http.api import PROFILE, Api, data, media_in, refused, serving
 from tests.http.otlp import collecting
 from tests.http.running import RunningVault, environment
 
@@ -194,13 +194,7 @@ async def test_a_trace_goes_through_postgres_and_the_op_log_to_the_consumer(
 
 
 async def test_s3_calls_are_spans(spans: Spans, anyio_backend: str, tmp_path: Path, s3_bucket: Any) -> None:
-    settings = {
-        "s3_endpoint": s3_bucket.endpoint,
-        "s3_bucket": s3_bucket.name,
-        "s3_access_key": SecretStr(s3_bucket.access_key),
-        "s3_secret_key": SecretStr(s3_bucket.secret_key),
-    }
-    async with serving(tmp_path / "vault", **settings) as api:
+    async with serving(tmp_path / "vault", **media_in(s3_bucket)) as api:
         ada = api.creator()
         ticket = data(await ada.init())
         refused(await ada.finalize(ticket["assetId"]), 409, "CDV_CONFLICT")
