@@ -178,14 +178,17 @@ async def forget(settings: Settings, did: Did, assets: Sequence[Asset], sequence
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Bring the database to the schema that this code knows; return the names of Postgres's migrations applied.
+    """Bring the database to the schema that this code knows; return the names of the migrations applied.
 
-    SQLite is migrated by opening it. Raises: CannotStart.
+    Raises: CannotStart.
     """
+    container = wire(settings)
     if settings.db_dsn is not None:
-        return await reach_postgres(wire(settings))
-    async with open_service(settings):
-        return []
+        return await reach_postgres(container)
+    make_data_dir(settings)
+    async with container.database() as database:
+        applied: list[str] = database.applied
+        return applied
 
 
 async def _purge(container: Container) -> int:

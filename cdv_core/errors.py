@@ -123,10 +123,17 @@ class CollectionUnknown(CdvError):
 
 @dataclass(eq=False)
 class SchemaVersionUnknown(CdvError):
+    """`version` is the one that was asked for; None if none was, and the collection has drafts only."""
+
     collection: str
-    version: str
+    version: str | None
     code = "CDV_VALIDATION"
     message = "schemaVersion: {collection} has no version {version}"
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return f"schemaVersion: {self.collection} has no stable version yet; name one of its drafts"
+        return super().__str__()
 
     @property
     def details(self) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def test_nothing_is_written_over(cli: Cli, vault: Path, archive: Path, tmp_path:
 
 def test_what_is_not_an_embedded_vault_is_refused(cli: Cli, tmp_path: Path) -> None:
     refused(cli("backup", tmp_path / "a.tar", data_dir=tmp_path / "none"), "vault.sqlite3", "CDV_DATA_DIR")
-    refused(cli("restore", tmp_path / "none.tar", data_dir=tmp_path / "none"), "none.tar")
+    refused(cli("restore", tmp_path / "none.tar", data_dir=tmp_path / "none"), "none.tar", "no such file")
     refused(cli("backup", tmp_path / "no folder" / "a.tar", data_dir=tmp_path / "none"), "cannot back up")
     for command in ("backup", "restore"):
         result = cli(command, tmp_path / "a.tar", data_dir=tmp_path / "none", CDV_DB_DSN="postgresql://db/cdv")

@@ -144,6 +144,8 @@ def test_a_token_lives_a_second_at_least(cdv: Cdv, ttl: str) -> None:
         ("doctor", "--url", "http://u:p@h"),
         ("events", "--from", "99999999999999999999"),
         ("events", "--from", "x"),
+        ("events", "--follow", "reconcile"),
+        ("events", "--from", "1", "reconcile"),
     ],
 )
 def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: tuple[str, ...]) -> None:
@@ -292,10 +294,10 @@ def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None
 
 
 def test_migrate_says_what_it_did(cdv: Cdv, tmp_path: Path) -> None:
-    for _ in range(2):
-        result = cdv("migrate")
-        assert (result.code, result.err) == (0, "")
-        assert "up to date" in result.out
+    first, second = cdv("migrate"), cdv("migrate")
+    assert (first.code, first.err, second.code, second.err) == (0, "", 0, "")
+    assert first.out.startswith("applied 001_initial\napplied 002_")
+    assert second.out == "nothing to do: the database is up to date\n"
     with sqlite3.connect(tmp_path / ".cdv" / "vault.sqlite3") as connection:
         assert connection.execute("PRAGMA user_version").fetchone()[0] >= 1
     connection.close()

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from time import monotonic
 from typing import Any, Final, Self, TypeVar
 
@@ -26,6 +25,7 @@ from psycopg.rows import scalar_row
 from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool
 
+from cdv_adapters.database.migrations import read_migrations
 from cdv_core.domain.events import Event
 from cdv_core.errors import CannotStart, IdTaken, Unavailable
 
@@ -286,7 +286,7 @@ async def _apply_missing(connection: _Connection) -> list[str]:
             " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL)"
         )
     version = await _scalar(connection, "SELECT coalesce(max(version), 0) FROM schema_migrations")
-    migrations = _migrations()
+    migrations = read_migrations("postgres")
     if version > len(migrations):
         reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
         raise CannotStart("use the database", reason, "run that code, or restore a backup")
@@ -330,14 +330,6 @@ def _patience(connection: _Connection) -> Iterator[None]:
 
 async def _scalar(connection: _Connection, query: str) -> Any:  # noqa: ANN401 - whatever the query gives
     return await (await connection.execute(query)).fetchone()
-
-
-def _migrations() -> list[tuple[str, str]]:
-    """Return each migration's name and script, oldest first; the one at index n makes version n + 1."""
-    folder = files("cdv_adapters.database") / "migrations" / "postgres"
-    scripts = sorted((it for it in folder.iterdir() if it.name.endswith(".sql")), key=lambda it: it.name)
-    # What follows the mark undoes the migration, and is there for people.
-    return [(it.name.removesuffix(".sql"), it.read_text(encoding="utf-8").split("-- rollback:")[0]) for it in scripts]
 
 
 def split_password(dsn: str) -> tuple[str, str | None]:

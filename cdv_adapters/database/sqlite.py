@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
+from cdv_adapters.database.migrations import read_migrations
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CannotStart, IdTaken, Unavailable
@@ -87,10 +87,13 @@ class SqliteDatabase:
     """A vault's SQLite file. Opened explicitly, once; safe to share between the tasks of one event loop.
 
     Any number of processes may have the same file open, on one machine: WAL needs shared memory, so no network disks.
+
+    `applied`: the names of the migrations that opening it has applied, in order.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.applied: list[str] = []
         self._log = Path(f"{path}-wal")
         self._log_limit = _LOG_BYTES
         self._is_open = False
@@ -153,7 +156,7 @@ class SqliteDatabase:
 
     def _require_open(self) -> None:
         if not self._is_open:
-            raise Unavailable("database")
+            raise Unavailable("database") from RuntimeError("the vault is not open")
 
     def _query(self, query: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._idle.get()
@@ -223,7 +226,7 @@ class SqliteDatabase:
     def _connect_all(self) -> None:
         with _refusals(self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            migrations = _migrations()
+            migrations = read_migrations("sqlite")
             _make(self._path)
             writer = self._connect()
             if (version := _schema_version(writer)) > len(migrations):
@@ -238,7 +241,7 @@ class SqliteDatabase:
                     reason, remedy = _REFUSALS[sqlite3.SQLITE_CORRUPT]
                     raise CannotStart(f"open {self._path}", f"{reason} ({' '.join(found.split())})", remedy)
             _use_write_ahead_log(writer, self._path)
-            _migrate(writer, migrations)
+            self.applied = list(_migrate(writer, migrations))
             for _ in range(_READERS):
                 reader = self._connect()
                 reader.execute("PRAGMA query_only = ON")
@@ -331,29 +334,27 @@ def _use_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
         raise CannotStart(f"open {path}", f"no write-ahead log there, only {mode}", "use a local disk")
 
 
-def _migrations() -> list[str]:
-    """Return the schema's scripts in order; the script at index n makes version n + 1."""
-    folder = files("cdv_adapters.database") / "migrations" / "sqlite"
-    scripts = sorted((it for it in folder.iterdir() if it.name.endswith(".sql")), key=lambda it: it.name)
-    return [script.read_text(encoding="utf-8") for script in scripts]
-
-
 def _schema_version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
 
 
-def _migrate(connection: sqlite3.Connection, migrations: list[str]) -> None:
-    """Apply what is missing, each script in its own transaction. Another process may be doing the same."""
+def _migrate(connection: sqlite3.Connection, migrations: list[tuple[str, str]]) -> Iterator[str]:
+    """Apply what is missing, each script in its own transaction, and yield the names of those.
+
+    Another process may be doing the same.
+    """
     while True:
         # Entered even if nothing is missing: a file that cannot be written is found out here and not at a request.
         with _transaction(connection):
             version = _schema_version(connection)
             if version >= len(migrations):
                 return
-            for statement in _statements(migrations[version]):
+            name, script = migrations[version]
+            for statement in _statements(script):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {version + 1}")
+        yield name
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -40,6 +40,8 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
     Raises InvalidField, with the pointer of the offending member: an integer outside 64 bits, a number that is not
     finite, a string with U+0000 or a lone surrogate, nesting beyond 32, a type JSON lacks, or too large as a whole.
     """
+    if not isinstance(value, Mapping):
+        raise InvalidField(field, "not an object, which has members by name")
     try:
         normal = _normal(value, NESTING_MAX)
     except _Refused as refused:

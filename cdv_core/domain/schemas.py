@@ -142,7 +142,7 @@ class Catalogue:
         wanted = entry.latest_stable if version is None else version
         schema = None if wanted is None else entry.versions.get(wanted)
         if schema is None:
-            raise SchemaVersionUnknown(collection, wanted if wanted is not None else "latestStable")
+            raise SchemaVersionUnknown(collection, wanted)
         reason = _refusal(schema, now, allow_drafts=allow_drafts, reject_deprecated=reject_deprecated)
         if reason:
             raise SchemaVersionRefused(collection, schema.version, reason)

@@ -28,12 +28,14 @@ def _plain(moment: datetime) -> datetime:
     return datetime.combine(moment.date(), moment.timetz())
 
 
-def parse_time(text: str, field: str) -> datetime:
+def parse_time(given: str | datetime, field: str) -> datetime:
     """Return the moment in UTC, digits beyond microseconds cut off.
 
-    Raises InvalidField: not RFC 3339, without an offset, or no moment of the calendar.
+    Raises InvalidField: not RFC 3339, without an offset or a time zone, or no moment of the calendar.
     """
-    match = _RFC3339.fullmatch(text)
+    if isinstance(given, datetime):
+        return _in_utc(given, field)
+    match = _RFC3339.fullmatch(given)
     if match is None:
         raise InvalidField(field, "not an RFC 3339 time with an offset (such as 2026-11-24T02:53:29Z)")
     day, clock, fraction, offset = match.groups()
@@ -41,4 +43,13 @@ def parse_time(text: str, field: str) -> datetime:
     try:
         return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '')[:6]:0<6}{offset}").astimezone(UTC)
     except (ValueError, OverflowError):
+        raise InvalidField(field, "no such moment") from None
+
+
+def _in_utc(moment: datetime, field: str) -> datetime:
+    if moment.utcoffset() is None:
+        raise InvalidField(field, "a time without a time zone")
+    try:
+        return _plain(moment.astimezone(UTC))
+    except OverflowError:
         raise InvalidField(field, "no such moment") from None

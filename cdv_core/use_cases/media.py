@@ -79,8 +79,8 @@ class Media:
         Raises: InvalidField. DidMismatch: `did` is not `subject`. MediaTooLarge. MediaTypeNotAllowed. Unavailable.
         """
         owner = Did.parse(did)
-        if size < 1:
-            raise InvalidField("size", "at least 1 byte")
+        if not isinstance(size, int) or size < 1:
+            raise InvalidField("size", "a whole number of bytes, at least 1")
         announced = None if sha256 is None else Sha256.parse(sha256)
         name = None if filename is None else parse_filename(filename)
         if subject is not None and owner != subject:

@@ -100,7 +100,7 @@ class Records:
         did: str,
         collection: str,
         record: Mapping[str, Any],
-        created_at: str | None = None,
+        created_at: str | datetime | None = None,
         idempotency_key: str | None = None,
         schema_version: str | None = None,
         cid: str | None = None,
@@ -110,8 +110,8 @@ class Records:
     ) -> Receipt:
         """Store `record` once and return its receipt; for a retry with the same key, the first receipt again.
 
-        `created_at`: the client's claim, RFC 3339. `cid`: the client's own content hash, checked. `subject`: on whose
-        behalf, the DID itself if None. `correlation_id` goes into the event; a fresh one if None.
+        `created_at`: the client's claim, RFC 3339 or an aware datetime. `cid`: the client's own content hash, checked.
+        `subject`: on whose behalf, the DID itself if None. `correlation_id` goes into the event; a fresh one if None.
         `traceparent` (W3C) goes with it.
 
         Raises, in this order: InvalidField: a value is not what the contract allows. DidMismatch: `did` or the
@@ -206,8 +206,8 @@ class Records:
         collection: str | None = None,
         limit: int = PAGE_DEFAULT,
         cursor: str | None = None,
-        since: str | None = None,
-        until: str | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
         viewer: Did | Viewer = Viewer.THE_VAULT,
     ) -> Page:
         """Return what `list_json` does, decoded."""
@@ -223,14 +223,15 @@ class Records:
         collection: str | None = None,
         limit: int = PAGE_DEFAULT,
         cursor: str | None = None,
-        since: str | None = None,
-        until: str | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
         viewer: Did | Viewer = Viewer.THE_VAULT,
     ) -> JsonPage:
         """Return up to `limit` records of `did`, newest first, and a cursor exactly when more match.
 
         A page ends before its limit where its records would have more than PAGE_MAX_BYTES together. An unknown DID has
-        no records. `since` and `until` bound `indexedAt`, both inclusive. Collections that are their owner's only are
+        no records. `since` and `until` (RFC 3339 or aware datetimes) bound
+        `indexedAt`, both inclusive. Collections that are their owner's only are
         left out for anyone else, or refused when asked for by name.
 
         Raises: InvalidField. CursorInvalid. CollectionUnknown. TokenMissing, NotTheOwner. Unavailable.
@@ -269,7 +270,12 @@ def _require_owner(did: Did, collection: Nsid, viewer: Did | Viewer) -> None:
 
 
 def _parse_listing(
-    did: str, collection: str | None, limit: int, cursor: str | None, since: str | None, until: str | None
+    did: str,
+    collection: str | None,
+    limit: int,
+    cursor: str | None,
+    since: str | datetime | None,
+    until: str | datetime | None,
 ) -> Listing:
     if not 1 <= limit <= PAGE_MAX:
         raise InvalidField("limit", f"between 1 and {PAGE_MAX}")

@@ -90,6 +90,8 @@ def _restore(settings: Settings, file: Path) -> int:
     what = f"restore {file} to {data_dir}"
     if data_dir.is_symlink() or (data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir()))):
         raise CannotStart(what, "there is something already", "move it away, or set CDV_DATA_DIR to another")
+    if not file.is_file():
+        raise CannotStart(what, "there is no such file", "name one that `cdv backup` wrote")
     parent = data_dir.absolute().parent
     with _in_one_line(what):
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)

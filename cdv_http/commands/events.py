@@ -51,7 +51,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], op
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
     reconciling = subcommands.add_parser("reconcile", help="find and publish again what a stream has lost")
     reconciling.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object per line")
-    reconciling.set_defaults(run=lambda arguments: asyncio.run(reconcile(arguments, open_events)))
+
+    def run_reconcile(arguments: argparse.Namespace) -> int:
+        if arguments.follow or arguments.first is not None:
+            reconciling.error("--follow and --from are for printing events")
+        return asyncio.run(reconcile(arguments, open_events))
+
+    reconciling.set_defaults(run=run_reconcile)
 
 
 def _sequence(text: str) -> int:

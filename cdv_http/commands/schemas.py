@@ -131,14 +131,16 @@ def show(catalogue: Catalogue, collection: str, version: str | None) -> int:
 
 def _schema(catalogue: Catalogue, collection: str, version: str | None) -> Schema:
     entry = catalogue.collection(Nsid.parse(collection, "collection"))
-    chosen = version or entry.latest_stable or ""
-    if chosen not in entry.versions:
-        raise SchemaVersionUnknown(collection, version or "latestStable")
+    chosen = version or entry.latest_stable
+    if chosen is None or chosen not in entry.versions:
+        raise SchemaVersionUnknown(collection, chosen)
     return entry.versions[chosen]
 
 
 def _validate(arguments: argparse.Namespace, catalogue: Callable[[argparse.Namespace], Catalogue]) -> int:
     if arguments.collection is None:
+        if arguments.schema_version is not None:
+            raise ValueError("--schema-version: goes with --collection")
         _read_schema(arguments.file)
         print(f"{arguments.file}: can be used")
         return 0

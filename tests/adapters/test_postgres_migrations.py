@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from cdv_adapters.database import postgres
+from cdv_adapters.database.migrations import read_migrations
 from cdv_adapters.database.postgres import migrate
 from cdv_core.errors import CannotStart, Unavailable
 from tests.servers import PostgresServer
@@ -180,8 +181,8 @@ async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
     await migrate(postgres_dsn)
-    known = postgres._migrations()
+    known = read_migrations("postgres")
     more = [("one", "ALTER TABLE replies ADD COLUMN one integer"), ("two", "ALTER TABLE op_log ADD COLUMN two integer")]
-    monkeypatch.setattr(postgres, "_migrations", lambda: [*known, *more])
+    monkeypatch.setattr(postgres, "read_migrations", lambda _: [*known, *more])
     write = "INSERT INTO replies (did, key, fingerprint, reply, expires_at) VALUES ('d', 'k', '', '', now())"
     assert await migrated_beside_a_dump(postgres_dsn, write) == ["one", "two"]

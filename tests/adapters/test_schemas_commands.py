@@ -130,6 +130,11 @@ def test_validate_judges_a_record_by_a_collection(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == "/displayName: type: must be string\n"
 
 
+def test_a_version_without_its_collection_is_a_misuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("validate", _file(tmp_path / "good.json", {"type": "object"}), "--schema-version", "1.0.0") == 2
+    assert capsys.readouterr().err == "cdv: --schema-version: goes with --collection\n"
+
+
 @pytest.mark.parametrize(("text", "code"), [("{", 2), ("", 2), ('{"a": 1, "a": 1}', 2), ("\ufeff{}", 2)])
 def test_a_file_that_is_not_json_is_a_misuse(text: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "x.json").write_text(text)

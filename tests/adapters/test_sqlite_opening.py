@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cdv_adapters.database import sqlite
+from cdv_adapters.database.migrations import read_migrations
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_core.errors import CannotStart
@@ -173,12 +174,12 @@ async def test_a_vault_that_cannot_be_written_is_refused(read_only_vault: Path):
 
 
 async def test_a_migration_that_fails_leaves_the_file_at_the_version_before(path: Path, monkeypatch):
-    scripts = sqlite._migrations()
+    scripts = read_migrations("sqlite")
     broken = "CREATE TABLE half (done TEXT);\nCREATE TABLE accounts (did TEXT);\n"
-    monkeypatch.setattr(sqlite, "_migrations", lambda: [*scripts, broken])
+    monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("broken", broken)])
     await refusal(path)
     whole = "-- a comment; with a semicolon\nCREATE TABLE half (done TEXT);\nALTER TABLE half ADD COLUMN too TEXT;\n"
-    monkeypatch.setattr(sqlite, "_migrations", lambda: [*scripts, whole])
+    monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("whole", whole)])
 
     async with SqliteDatabase(path) as database:
         rows = await database.read(lambda it: it.execute("SELECT done, too FROM half").fetchall())
@@ -188,8 +189,8 @@ async def test_a_migration_that_fails_leaves_the_file_at_the_version_before(path
 
 
 async def test_a_file_of_earlier_code_is_brought_up_to_date_with_all_it_holds(path: Path, monkeypatch):
-    scripts = sqlite._migrations()
-    monkeypatch.setattr(sqlite, "_migrations", lambda: scripts[:1])
+    scripts = read_migrations("sqlite")
+    monkeypatch.setattr(sqlite, "read_migrations", lambda _: scripts[:1])
     async with SqliteDatabase(path) as database:
 
         def write(connection: sqlite3.Connection) -> None:

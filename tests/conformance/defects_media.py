@@ -134,7 +134,7 @@ MEDIA: list[Defect] = [
         "empty-uploads",
         "An upload of no bytes may begin.",
         "MEDIA-016",
-        (USE_CASE, "        if size < 1:", "        if size < 0:"),
+        (USE_CASE, "        if not isinstance(size, int) or size < 1:", "        if size < 0:"),
     ),
     defect(
         "anyone-finalizes",

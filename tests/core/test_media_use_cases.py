@@ -89,6 +89,7 @@ async def test_an_upload_has_a_pending_asset_and_a_url_that_ends_with_it(world):
         ({"did": "x"}, InvalidField),
         ({"size": 0}, InvalidField),
         ({"size": -1}, InvalidField),
+        ({"size": 2.5}, InvalidField),
         ({"sha256": "x"}, InvalidField),
         ({"filename": "../x"}, InvalidField),
         ({"subject": BOB, "size": 1001}, DidMismatch),

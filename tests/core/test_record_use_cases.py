@@ -1,7 +1,7 @@
 """Creating, getting and listing records: what is checked, in which order, and what is stored."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -132,6 +132,9 @@ async def test_nothing_is_stored_that_was_refused(world):
         ({"schema_version": "9.9.9"}, SchemaVersionUnknown),
         ({"record": {}}, SchemaRejected),
         ({"cid": "bafyreiother"}, CidMismatch),
+        ({"record": "text"}, InvalidField),
+        ({"record": None}, InvalidField),
+        ({"record": [{"displayName": "x"}]}, InvalidField),
     ]
     for changes, error in refusals:
         with pytest.raises(error):
@@ -231,6 +234,13 @@ async def test_an_unknown_did_has_an_empty_page(world):
     page = await world.records.list(did=BOB)
     assert page.records == ()
     assert page.next_cursor is None
+
+
+async def test_times_may_be_datetimes(world):
+    claimed = datetime(2026, 11, 24, 3, tzinfo=timezone(timedelta(hours=1)))
+    receipt = await world.create(created_at=claimed)
+    page = await world.records.list(did=ADA, since=receipt.indexed_at, until=receipt.indexed_at)
+    assert [record.created_at for record in page.records] == [claimed]
 
 
 async def test_since_and_until_are_inclusive(world):

@@ -80,7 +80,7 @@ def test_an_unknown_version_is_named(version: str):
 
 
 def test_a_collection_of_drafts_has_no_version_to_fall_back_on():
-    with pytest.raises(SchemaVersionUnknown):
+    with pytest.raises(SchemaVersionUnknown, match=r"com\.example\.new has no stable version yet; name one"):
         _resolve(collection="com.example.new", allow_drafts=True)
 
 

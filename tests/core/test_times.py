@@ -73,6 +73,23 @@ def test_anything_else_is_refused_with_the_field_named(text, reason):
     assert caught.value.field == "since"
 
 
+@given(moment=st.datetimes(timezones=st.timezones()))
+def test_a_moment_of_the_embedding_program_stands_for_itself(moment):
+    try:
+        utc = moment.astimezone(UTC)
+    except OverflowError:
+        with pytest.raises(InvalidField, match="no such moment"):
+            parse_time(moment, "t")
+        return
+    parsed = parse_time(moment, "t")
+    assert (parsed, parsed.tzinfo) == (utc, UTC)
+
+
+def test_a_moment_without_a_time_zone_is_refused():
+    with pytest.raises(InvalidField, match="createdAt: a time without a time zone"):
+        parse_time(datetime(2026, 11, 24, 2, 53), "createdAt")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
