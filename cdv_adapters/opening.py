@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from cdv_adapters.chores import doing
 from cdv_adapters.container import Container, make_data_dir, provision_bucket, reach_postgres, removal, wire
 from cdv_adapters.service import Chore, Dependency, Service
 from cdv_adapters.settings import Settings
@@ -128,9 +129,11 @@ async def _open_others(container: Container) -> AsyncGenerator[list[Dependency],
 async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None]:
     """Open the embedded vault kept in `data_dir`, made if it is not there.
 
+    While it is open it tidies up, once a minute: expired idempotency keys and abandoned uploads go.
+
     Raises: CannotStart: the directory or the database in it cannot be used; nothing is damaged.
     """
-    async with open_service(Settings.embedded(Path(data_dir))) as service:
+    async with open_service(Settings.embedded(Path(data_dir))) as service, doing(service.chores):
         media = service.vault.media
         assert isinstance(media, ServedMedia), "the defaults keep media here"  # noqa: S101
         yield EmbeddedVault(service.vault.records, media)

@@ -12,17 +12,17 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from cdv_adapters import tracing
+from cdv_adapters.chores import doing
 from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_http.admission import Admission
 from cdv_http.answered import tell_what_waits
-from cdv_http.chores import doing
 from cdv_http.client_address import ClientAddresses
 from cdv_http.direct import DirectRoutes
 from cdv_http.error_responses import respond_to_error
 from cdv_http.exposition import States
 from cdv_http.logs import set_up_logs
-from cdv_http.metrics import observe_relay
+from cdv_http.metrics import observe_chore, observe_relay
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.gate import GateMiddleware
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             stack.callback(tell_what_waits)
             stack.push_async_callback(tracing.stop)
             service = await stack.enter_async_context(open_service(chosen))
-            await stack.enter_async_context(doing(service.chores))
+            await stack.enter_async_context(doing(service.chores, observe_chore))
             if service.relay is not None:
                 service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             app.state["service"] = service

@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client import multiprocess as shared
 from prometheus_client.registry import Collector
 
+from cdv_adapters.cancellation import cancel_and_wait
 from cdv_adapters.service import Dependency, Service
 from cdv_core.errors import CdvError
-from cdv_http.chores import end
 from cdv_http.metrics import (
     COUNTERS,
     GAUGES,
@@ -58,7 +58,7 @@ class States:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*map(end, [self._reading, *self._looks.values()]))
+        await asyncio.gather(*map(cancel_and_wait, [self._reading, *self._looks.values()]))
 
     async def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text form, within LOOK_SECONDS and a moment, whatever hangs."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cdv_adapters.service import Chore
 from cdv_core.errors import CdvError
 from cdv_core.use_cases.outbox import Outcome
 
@@ -57,6 +58,13 @@ media_total = _counter("cdv_media", "Steps of uploads, by what came of them", "s
 
 chores_total = _counter("cdv_chores", "Rounds of background work", "chore", "outcome")
 chore_items_total = _counter("cdv_chore_items", "What background work has removed", "chore")
+
+
+def observe_chore(chore: Chore, outcome: str, removed: int) -> None:
+    """Count a round of background work, and what it has removed."""
+    chores_total.labels(chore.name, outcome).inc()
+    chore_items_total.labels(chore.name).inc(removed)
+
 
 relay_runs_total = _counter("cdv_relay_runs", "Runs of the relay, by what came of them", "outcome")
 published_total = _counter("cdv_events_published", "Events acknowledged by a stream")

@@ -10,10 +10,10 @@ from typing import Final
 
 from loguru import logger
 
+from cdv_adapters.cancellation import cancel_and_wait
 from cdv_core.errors import CdvError
 from cdv_core.use_cases.outbox import Outcome, Relay
 
-_CANCEL_AGAIN_SECONDS: Final = 1.0
 _MANY: Final = 16  # ours: some hundreds of writes a second, then
 
 
@@ -47,11 +47,7 @@ async def relaying(
     try:
         yield woken.set
     finally:
-        # Again and again: asyncio.wait_for, which libraries wait with, drops a cancellation in Python 3.11 that comes
-        # in the moment that what it waits for is done.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
+        await cancel_and_wait(task)
 
 
 async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome | None], None], pace: Pace) -> None:

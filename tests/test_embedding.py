@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 from enum import Enum
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cdv_adapters import open_vault
+from cdv_adapters.service import Chore
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import (
     AssetNotFound,
@@ -197,6 +199,29 @@ async def test_two_programs_may_have_one_vault_open(tmp_path: Path) -> None:
         )
         assert len({receipt.uri for receipt in receipts}) == 20
         assert len((await one.records.list(did=did)).records) == 20
+
+
+async def test_an_open_vault_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_vault(tmp_path) as vault:
+        await vault.records.create(did=did, collection=PROFILE, record={"displayName": "Ada"}, idempotency_key="k")
+    with sqlite3.connect(tmp_path / "vault.sqlite3") as connection:
+        connection.execute("UPDATE replies SET expires_at = 0")
+    connection.close()
+
+    async def at_once(_: Chore) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("cdv_adapters.chores._pause", at_once)
+    async with asyncio.timeout(20), open_vault(tmp_path):
+        while _replies(tmp_path):
+            await asyncio.sleep(0.01)
+
+
+def _replies(data_dir: Path) -> int:
+    with sqlite3.connect(data_dir / "vault.sqlite3") as connection:
+        count: int = connection.execute("SELECT count(*) FROM replies").fetchone()[0]
+    connection.close()
+    return count
 
 
 async def test_the_environment_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

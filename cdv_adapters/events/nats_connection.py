@@ -24,6 +24,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.aio.transport import TcpTransport
 from nats.js.errors import APIError
 
+from cdv_adapters.cancellation import cancel_and_wait
 from cdv_core.errors import Unavailable
 
 Secret: TypeAlias = str | Callable[[], Awaitable[str]]
@@ -80,11 +81,7 @@ class NatsConnection:
 
     async def __aexit__(self, *_: object) -> None:
         if self._keeper is not None:
-            # Again and again: nats-py waits with asyncio.wait_for, which in Python 3.11 drops a cancellation that comes
-            # in the moment that what it waits for is done.
-            while not self._keeper.done():
-                self._keeper.cancel()
-                await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT_SECONDS)
+            await cancel_and_wait(self._keeper)
 
     @property
     def client(self) -> NatsClient:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from cdv_adapters.chores import doing
 from cdv_adapters.service import Chore, Dependency
 from cdv_core.errors import Unavailable
 from cdv_core.ports.outbox import Backlog
-from cdv_http.chores import doing
 from cdv_http.exposition import LOOK_SECONDS
+from cdv_http.metrics import observe_chore
 from tests.http.api import PNG, POST, Api, Creator, data, refused, serving
 from tests.http.scraping import Scrape
 
@@ -97,7 +98,7 @@ async def test_the_work_of_chores_is_counted(api: Api) -> None:
         done.set()
         return 7
 
-    async with doing([Chore("count me", 60, sweep, until_done=True)]):
+    async with doing([Chore("count me", 60, sweep, until_done=True)], observe_chore):
         await done.wait()
         while not (await scrape(api)).has("cdv_chore_items_total", chore="count me"):
             await asyncio.sleep(0)

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from cdv_adapters.cancellation import cancel_and_wait
+from cdv_adapters.chores import doing
 from cdv_adapters.service import Chore
 from cdv_core.errors import Unavailable
-from cdv_http.chores import doing, end
 
 
 async def test_a_chore_is_done_again_after_a_failure_and_after_a_defect():
@@ -90,5 +91,5 @@ async def test_a_task_that_drops_a_cancellation_is_ended_all_the_same():
     task = asyncio.create_task(stubborn())
     await begun.wait()
     async with asyncio.timeout(20):
-        await end(task)
+        await cancel_and_wait(task)
     assert task.cancelled()
