@@ -294,14 +294,17 @@ async def open_bus(settings: Settings) -> AsyncGenerator[NatsEventBus, None]:
         yield bus
 
 
-async def reach_postgres(container: Container) -> list[str]:
-    """Find out where Postgres is, and migrate it; return the names of the migrations applied. Raises: CannotStart."""
+async def reach_postgres(container: Container, *, upgrade: bool) -> list[str]:
+    """Find out where Postgres is, and migrate it; return the names of the migrations applied.
+
+    `upgrade`: False leaves the schema of a running older service alone. Raises: CannotStart.
+    """
     from cdv_adapters.database.postgres import migrate
 
     try:
         access = await _postgres_access(container.settings(), container.secrets())
         container.postgres_access.override(providers.Object(access))
-        return await migrate(access.dsn, password=access.password)
+        return await migrate(access.dsn, password=access.password, upgrade=upgrade)
     except Unavailable as error:
         remedy = "start it, or correct CDV_DB_DSN"
         raise CannotStart(f"reach the {error.dependency}", str(error.__cause__ or error), remedy) from error

@@ -26,16 +26,17 @@ _SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source 
 
 
 @asynccontextmanager
-async def open_service(settings: Settings) -> AsyncGenerator[Service, None]:
+async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGenerator[Service, None]:
     """Open the vault and what it depends on; close it all in reverse order.
 
-    The database must be there; everything else may come later. Raises: CannotStart: with what to do about it.
+    The database must be there; everything else may come later. `upgrade`: whether a Postgres schema of older code is
+    migrated; whoever only looks leaves it to the service. Raises: CannotStart: with what to do about it.
     """
     container = wire(settings)
     async with AsyncExitStack() as stack:
         _make_what_is_kept_here(settings)
         if settings.db_dsn is not None:
-            await reach_postgres(container)
+            await reach_postgres(container, upgrade=upgrade)
         database = await stack.enter_async_context(container.database())
         others = await stack.enter_async_context(_open_others(container))
         blobs, tokens = container.blobs(), container.tokens()
@@ -146,7 +147,7 @@ async def open_records(settings: Settings) -> AsyncGenerator[AsyncIterator[Store
     if settings.db_dsn is None:
         make_data_dir(settings)
     else:
-        await reach_postgres(container)
+        await reach_postgres(container, upgrade=False)
     async with container.database():
         yield container.record_store().scan()
 
@@ -173,7 +174,7 @@ async def forget(settings: Settings, did: Did, assets: Sequence[Asset], sequence
             except Unavailable as error:
                 problem = error
         if settings.db_dsn is not None:
-            await reach_postgres(container)
+            await reach_postgres(container, upgrade=False)
         database = await stack.enter_async_context(container.database())
         await removal(settings)(database, did, gone, sequences, with_account=problem is None)
     if problem is not None:
@@ -187,7 +188,7 @@ async def migrate(settings: Settings) -> list[str]:
     """
     container = wire(settings)
     if settings.db_dsn is not None:
-        return await reach_postgres(container)
+        return await reach_postgres(container, upgrade=True)
     make_data_dir(settings)
     async with container.database() as database:
         applied: list[str] = database.applied

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @asynccontextmanager
 async def _open_events() -> AsyncGenerator[events.EventsAccess, None]:
-    async with open_service(_read_settings()) as service:
+    async with open_service(_read_settings(), upgrade=False) as service:
         yield events.EventsAccess(service.outbox, service.clock, service.relay)
 
 
@@ -186,7 +186,7 @@ async def _try_all(settings: Settings) -> int:
             prove_certificates(settings)
         dependencies: list[Dependency] = []
         with _noting(problems):
-            service = await stack.enter_async_context(open_service(settings))
+            service = await stack.enter_async_context(open_service(settings, upgrade=False))
             dependencies = service.dependencies
             if service.rate_limit_storage is not None:
                 SharedCounters(service.rate_limit_storage)

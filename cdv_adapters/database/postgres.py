@@ -239,13 +239,15 @@ class PostgresDatabase:
                 return connection
 
 
-async def migrate(dsn: str, *, password: Password | None = None) -> list[str]:
+async def migrate(dsn: str, *, password: Password | None = None, upgrade: bool = True) -> list[str]:
     """Bring the schema up to date; return the names of the migrations applied, oldest first, [] if none was missing.
 
-    Any number of replicas may do this at once; one that fails leaves nothing behind.
+    Any number of replicas may do this at once; one that fails leaves nothing behind. `upgrade`: False makes the schema
+    where there is none, and leaves one of older code alone.
 
-    Raises: CannotStart: newer code has migrated this database, the role may not, or the server is set up so that text
-    or acknowledged writes would be lost. Unavailable: the server cannot be reached, or is silent.
+    Raises: CannotStart: newer code has migrated this database, or older code and `upgrade` is False; the role may not;
+    the server is set up so that text or acknowledged writes would be lost. Unavailable: the server cannot be reached,
+    or is silent.
     """
     try:
         connection = await _Connection.connect(
@@ -255,7 +257,7 @@ async def migrate(dsn: str, *, password: Password | None = None) -> list[str]:
         try:
             await _require_safe_settings(connection)
             async with connection.transaction():
-                return await _apply_missing(connection)
+                return await _apply_missing(connection, upgrade=upgrade)
         finally:
             await connection.close()
     except psycopg.OperationalError as error:
@@ -274,7 +276,7 @@ async def _require_safe_settings(connection: _Connection) -> None:
         raise CannotStart("use the database", reason, "turn it on for this database and role")
 
 
-async def _apply_missing(connection: _Connection) -> list[str]:
+async def _apply_missing(connection: _Connection, *, upgrade: bool) -> list[str]:
     # The lock is the transaction's and not the session's: it works through a pooler and ends with its holder. Whoever
     # waits here waits as long as the others take.
     await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
@@ -290,6 +292,9 @@ async def _apply_missing(connection: _Connection) -> list[str]:
     if version > len(migrations):
         reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
         raise CannotStart("use the database", reason, "run that code, or restore a backup")
+    if 0 < version < len(migrations) and not upgrade:
+        reason = f"older code has migrated it (schema {version}, known here: {len(migrations)})"
+        raise CannotStart("use the database", reason, "run `cdv migrate` when the service is to be upgraded")
     # It pauses within its transaction, longer than any other may.
     await connection.execute(
         f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS};"

@@ -51,6 +51,19 @@ async def test_a_schema_of_newer_code_is_refused_and_left_alone(postgres_dsn: st
     assert refused.value.remedy == "run that code, or restore a backup"
 
 
+async def test_a_schema_of_older_code_is_left_alone_unless_it_is_to_be_upgraded(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert await migrate(postgres_dsn, upgrade=False) == NAMES  # nobody's yet
+    newer = [*read_migrations("postgres"), ("new", "CREATE TABLE new (id integer)")]
+    monkeypatch.setattr(postgres, "read_migrations", lambda _: newer)
+    with pytest.raises(CannotStart, match="older code has migrated it") as refused:
+        await migrate(postgres_dsn, upgrade=False)
+    assert "cdv migrate" in refused.value.remedy
+    assert "new" not in tables(postgres_dsn)
+    assert await migrate(postgres_dsn) == ["new"]
+
+
 async def test_a_failed_migration_leaves_nothing_behind(postgres_dsn: str):
     query(postgres_dsn, "CREATE TABLE stream_marks (in_the_way text)")
     with pytest.raises(CannotStart, match="already exists"):
