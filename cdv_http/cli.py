@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from loguru import logger
 
 from cdv_adapters.container import has_vault, local_issuer
 from cdv_adapters.opening import migrate as migrate_database
@@ -245,7 +246,7 @@ def _read_settings() -> Settings:
     """Return the settings of a vault that is to be read: in another folder than meant, there would be nothing in it."""
     settings = _settings()
     if settings.db_dsn is None and not has_vault(settings):
-        print(f"cdv: warning: no vault was in {settings.data_dir}; CDV_DATA_DIR names another", file=sys.stderr)
+        _warn(settings, f"no vault was in {settings.data_dir}; CDV_DATA_DIR names another")
     return settings
 
 
@@ -253,5 +254,13 @@ def _settings(**overrides: object) -> Settings:
     settings = read_settings(**overrides)
     set_up_logs(settings)
     for name in unknown_variables(os.environ):
-        print(f"cdv: warning: {name} is no setting and does nothing", file=sys.stderr)
+        _warn(settings, f"{name} is no setting and does nothing")
     return settings
+
+
+def _warn(settings: Settings, problem: str) -> None:
+    """Print it in dev; elsewhere log it, for what reads a service's standard error expects lines of JSON."""
+    if settings.is_dev:
+        print(f"cdv: warning: {problem}", file=sys.stderr)
+    else:
+        logger.warning(problem)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
+from loguru import logger
 
 from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings
@@ -145,14 +146,22 @@ async def _try_service(settings: Settings) -> None:
 
 
 def _greet(settings: Settings) -> None:
+    """Say that the vault is open: to people in dev, elsewhere to whatever reads the log."""
     with suppress(OSError):  # a log that cannot be written, such as on a full disk, keeps nobody from serving
-        print(_greeting(settings), file=sys.stderr)
+        if settings.is_dev:
+            print(_greeting(settings), file=sys.stderr)
+        else:
+            logger.info("the vault is open at {} ({})", _base(settings), _kept_in(settings))
+
+
+def _base(settings: Settings) -> str:
+    scheme = "http" if settings.tls_cert is None else "https"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{settings.port}"
 
 
 def _greeting(settings: Settings) -> str:
-    scheme = "http" if settings.tls_cert is None else "https"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = f"{scheme}://{host}:{settings.port}"
+    base = _base(settings)
     opened = f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs"
     if settings.jwt_issuer is not None:
         return opened

@@ -154,6 +154,12 @@ def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: 
     assert "usage: cdv" in result.err
 
 
+def test_a_misspelt_setting_is_told_to_people_in_dev_and_to_the_log_elsewhere(cdv: Cdv) -> None:
+    assert cdv("config", CDV_MISSPELT="1").err == "cdv: warning: CDV_MISSPELT is no setting and does nothing\n"
+    line = json.loads(cdv("config", **PRODUCTION, CDV_MISSPELT="1").err)
+    assert (line["level"], line["message"]) == ("warning", "CDV_MISSPELT is no setting and does nothing")
+
+
 def test_help_names_every_command(cdv: Cdv) -> None:
     result = cdv("--help")
     assert result.code == 0

@@ -1,4 +1,4 @@
-"""Who migrates a database that an older service is using: `cdv migrate` and the service itself, nobody who only looks."""
+"""Who migrates a database that an older service uses: `cdv migrate` and the service, nobody who only looks."""
 
 from __future__ import annotations
 
