@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from psycopg import sql
 
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
@@ -48,8 +49,6 @@ requeued AS (
 SELECT id FROM held"""
 _RELEASE: Final = "DELETE FROM relay_lease WHERE owner = %s"
 _BACKLOG: Final = "SELECT count(*), min(occurred_at) FROM op_log WHERE stream_sequence IS NULL"
-_READ: Final = f"""
-SELECT {_COLUMNS} FROM op_log WHERE sequence > %s AND starts_with(subject, %s) ORDER BY sequence LIMIT %s"""
 _STREAM_MARKS: Final = "SELECT name, created, last_sequence, gaps FROM stream_marks ORDER BY name"
 
 
@@ -89,13 +88,23 @@ class PostgresOutbox(Outbox):
         return Backlog(count, oldest_at)
 
     async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
-        return [_entry(row) for row in await self._database.rows(_READ, (after, subject_prefix, limit))]
+        return [_entry(row) for row in await self._database.rows(read_query(subject_prefix), (after, limit))]
 
     async def stream_marks(self) -> list[StreamMark]:
         return [StreamMark(*row) for row in await self._database.rows(_STREAM_MARKS)]
 
     async def requeue(self, owner: str, sequences: Sequence[int]) -> bool:
         return bool(await self._database.rows(_REQUEUE, {"owner": owner, "sequences": list(sequences)}))
+
+
+def read_query(subject_prefix: str) -> str:
+    """Return the statement; its parameters: (after, limit).
+
+    The prefix stands in it: of a parameter Postgres cannot know that the index of media events has all that match, and
+    would walk through every record's event between them.
+    """
+    chosen = f" AND starts_with(subject, {sql.Literal(subject_prefix).as_string()})" if subject_prefix else ""
+    return f"SELECT {_COLUMNS} FROM op_log WHERE sequence > %s{chosen} ORDER BY sequence LIMIT %s"
 
 
 def _entry(row: tuple[Any, ...]) -> OpLogEntry:

@@ -184,10 +184,11 @@ async def migrated_beside_a_dump(dsn: str, write: str) -> list[str]:
 
 async def test_a_migration_that_waits_for_a_long_reader_holds_up_no_writer(postgres_dsn: str):
     await migrate(postgres_dsn)
-    rollback = SCRIPTS[-1].read_text(encoding="utf-8").partition("-- rollback:")[2]
-    query(postgres_dsn, f"--{rollback}")
+    adds_a_column = NAMES.index("0003_published_at")
+    for script in reversed(SCRIPTS[adds_a_column:]):
+        query(postgres_dsn, f"--{script.read_text(encoding='utf-8').partition('-- rollback:')[2]}")
     write = "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())"
-    assert await migrated_beside_a_dump(postgres_dsn, write) == NAMES[-1:]
+    assert await migrated_beside_a_dump(postgres_dsn, write) == NAMES[adds_a_column:]
 
 
 async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits(

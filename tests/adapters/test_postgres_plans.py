@@ -25,7 +25,8 @@ from cdv_core.domain.records import Listing
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, later
 from tests.servers import PostgresServer
 
-# Alice has 60,000 records, one in 20 of them a flag; 400 others have 100 each. One event in 100 waits to be published.
+# Alice has 60,000 records, one in 20 of them a flag; 400 others have 100 each. One event in 100 waits to be published,
+# and ten are of media.
 FILL = f"""
 INSERT INTO accounts SELECT 'did:plc:' || n, '{START}' FROM generate_series(1, 400) AS n;
 INSERT INTO records
@@ -35,7 +36,10 @@ SELECT
     lpad(n::text, 26, '0'), repeat('c', 59), '{{"text": "hello"}}', '{START}'::timestamptz + n * interval '1 us', '1'
 FROM generate_series(1, 100000) AS n;
 INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, stream_sequence)
-SELECT rkey, did, 'cdv.records.x.created', '{{}}', indexed_at, CASE WHEN random() < 0.99 THEN 1 END FROM records;
+SELECT
+    rkey, did, CASE WHEN rkey::int % 10000 = 0 THEN 'cdv.media.finalized' ELSE 'cdv.records.x.created' END, '{{}}',
+    indexed_at, CASE WHEN random() < 0.99 THEN 1 END
+FROM records;
 INSERT INTO replies
 SELECT did, rkey, 'f', 'r', indexed_at FROM records;
 INSERT INTO assets
@@ -134,7 +138,9 @@ OTHERS = {
     "claim an asset": (media._CLAIM, ("0" * 64, "0" * 24 + "10")),
     "expire assets": (media._EXPIRE, (later(200), PAGE)),
     "what waits to be published": (outbox._WAITING, (PAGE,)),
-    "read the op log": (outbox._READ, (50_000, "cdv.records.", PAGE)),
+    "read the op log": (outbox.read_query(""), (50_000, PAGE)),
+    "read the events of records": (outbox.read_query("cdv.records."), (50_000, PAGE)),
+    "read the events of media": (outbox.read_query("cdv.media."), (5_000, PAGE)),
     "mark": (
         outbox._MARK,
         {
