@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 _AGAIN_SECONDS: Final = 1.0  # ours: longer than a task needs that has heard its cancellation
 
 
-async def cancel_and_wait(task: asyncio.Task[None]) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel the task until it has ended.
 
     Once is not enough: asyncio.wait_for, which libraries wait with, drops a cancellation in Python 3.11 that comes in

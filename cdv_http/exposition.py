@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -21,8 +20,9 @@ from prometheus_client import multiprocess as shared
 from prometheus_client.registry import Collector
 
 from cdv_adapters.cancellation import cancel_and_wait
-from cdv_adapters.service import Dependency, Service
+from cdv_adapters.service import Service
 from cdv_core.errors import CdvError
+from cdv_http.looks import LOOK_SECONDS, DependencyLooks
 from cdv_http.metrics import (
     COUNTERS,
     GAUGES,
@@ -35,16 +35,16 @@ from cdv_http.metrics import (
 )
 
 _READ_EVERY_SECONDS: Final = 5.0  # ours: what is read costs microseconds
-LOOK_SECONDS: Final = 2.0  # ours: a fraction of Prometheus's default patience of 10 s
 
 
 class States:
-    """The states of one worker, read while the block runs."""
+    """The states of one worker, read while the block runs. `dependencies`: whether they are up."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._counted: dict[str, float] = {}
-        self._looks: dict[str, asyncio.Task[None]] = {}
+        self._looking_at_backlog: asyncio.Task[None] | None = None
+        self.dependencies = DependencyLooks(service.dependencies)
 
     async def __aenter__(self) -> Self:
         self._reading = asyncio.create_task(self._read_again_and_again(), name="metrics")
@@ -58,7 +58,10 @@ class States:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*map(cancel_and_wait, [self._reading, *self._looks.values()]))
+        await self.dependencies.close()
+        for task in (self._reading, self._looking_at_backlog):
+            if task is not None:
+                await cancel_and_wait(task)
 
     async def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text form, within LOOK_SECONDS and a moment, whatever hangs."""
@@ -89,42 +92,25 @@ class States:
 
     async def _look(self) -> None:
         """Look at everything at once. What was not seen in time is taken for down; its look goes on by itself."""
-        for dependency in self._service.dependencies:
-            self._begin(dependency.name, partial(_look_at, dependency))
-        self._begin("backlog", self._look_at_backlog)
-        await asyncio.wait(self._looks.values(), timeout=LOOK_SECONDS)
-        for dependency in self._service.dependencies:
-            if dependency.name in self._looks:
-                dependency_up.labels(dependency.name).set(0)
-
-    def _begin(self, name: str, look: Callable[[], Awaitable[None]]) -> None:
-        async def looking() -> None:
-            try:
-                await look()
-            except Exception:  # noqa: BLE001 - a defect in one look must not hide the other metrics
-                logger.exception("the state of {} cannot be read", name)
-            finally:
-                del self._looks[name]
-
-        if name not in self._looks:
-            self._looks[name] = asyncio.create_task(looking(), name=f"look at {name}")
+        if self._looking_at_backlog is None or self._looking_at_backlog.done():
+            self._looking_at_backlog = asyncio.create_task(self._look_at_backlog(), name="look at the backlog")
+        up, _ = await asyncio.gather(
+            self.dependencies.up(), asyncio.wait([self._looking_at_backlog], timeout=LOOK_SECONDS)
+        )
+        for name, is_up in up.items():
+            dependency_up.labels(name).set(is_up)
 
     async def _look_at_backlog(self) -> None:
-        # With the database down the last reading stays, and cdv_dependency_up says so.
-        with suppress(CdvError):
+        try:
             waiting = await self._service.outbox.backlog()
-            backlog.set(waiting.count)
-            now = self._service.clock.now()
-            backlog_seconds.set(0 if waiting.oldest_at is None else (now - waiting.oldest_at).total_seconds())
-
-
-async def _look_at(dependency: Dependency) -> None:
-    try:
-        await dependency.check()
-    except CdvError:
-        dependency_up.labels(dependency.name).set(0)
-    else:
-        dependency_up.labels(dependency.name).set(1)
+        except CdvError:
+            return  # with the database down the last reading stays, and cdv_dependency_up says so
+        except Exception:  # noqa: BLE001 - a defect here must not hide the other metrics
+            logger.exception("the backlog cannot be read")
+            return
+        backlog.set(waiting.count)
+        now = self._service.clock.now()
+        backlog_seconds.set(0 if waiting.oldest_at is None else (now - waiting.oldest_at).total_seconds())
 
 
 class _AllWorkers(Collector):

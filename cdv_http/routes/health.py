@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
 from litestar import Response, get
-from loguru import logger
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from cdv_adapters.service import Dependency
-from cdv_core.errors import CdvError
 from cdv_http.admission import Admission
 from cdv_http.answers import success
 from cdv_http.error_responses import error_bytes
@@ -46,8 +42,9 @@ async def healthz() -> Response[bytes]:
 @get("/readyz")
 async def readyz(request: AnyRequest) -> Response[bytes]:
     """Say whether requests can be served: 503 while a critical dependency is down, or when shutting down."""
-    service = service_of(request)
-    states = list(await asyncio.gather(*map(_state, service.dependencies)))
+    observed: States = request.app.state["states"]
+    up = await observed.dependencies.up()
+    states = [DependencyState(it.name, up[it.name], it.critical) for it in service_of(request).dependencies]
     admission: Admission = request.app.state["admission"]
     if admission.closing:  # this process takes no new connections, though the service may go on in another
         status = "draining"
@@ -81,12 +78,3 @@ async def jwks(request: AnyRequest) -> Response[bytes]:
     keys: dict[str, Any] | None = service_of(request).public_keys
     content = msgspec.json.encode(keys)
     return Response(content, headers={"Cache-Control": "public, max-age=300"}, media_type="application/json")
-
-
-async def _state(dependency: Dependency) -> DependencyState:
-    try:
-        await dependency.check()
-    except CdvError as error:
-        logger.warning("{} is down: {}", dependency.name, error)
-        return DependencyState(dependency.name, up=False, critical=dependency.critical)
-    return DependencyState(dependency.name, up=True, critical=dependency.critical)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from loguru import logger
 
 from cdv_adapters.service import Dependency, Service
 from cdv_core.errors import Unavailable
+from cdv_http.looks import LOOK_SECONDS
 from tests.http.api import Api, data, refused, serving
 
 
@@ -49,6 +52,30 @@ async def test_something_that_is_not_critical_degrades(api: Api) -> None:
     readiness = data(await api.http.get("/readyz"))
     assert readiness["status"] == "degraded"
     assert readiness["dependencies"][1] == {"name": "object_store", "up": False, "critical": False}
+
+
+async def test_something_that_is_not_critical_and_hangs_degrades_and_holds_no_probe_up(api: Api) -> None:
+    looks = 0
+
+    async def hang() -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.Event().wait()
+
+    api.service.dependencies[1:] = [Dependency("object_store", critical=False, check=hang)]
+    started = time.monotonic()
+    answers = await asyncio.gather(*(api.http.get("/readyz") for _ in range(3)))
+    assert time.monotonic() - started < 2 * LOOK_SECONDS  # the shipped probes give up after 5 s
+    assert [data(answer)["status"] for answer in answers] == ["degraded"] * 3
+    assert looks == 1
+
+
+async def test_a_look_that_fails_by_a_defect_is_no_500(api: Api) -> None:
+    async def broken() -> None:
+        raise KeyError("ts")
+
+    api.service.dependencies[1:] = [Dependency("events", critical=False, check=broken)]
+    assert data(await api.http.get("/readyz"))["status"] == "degraded"
 
 
 async def test_something_critical_makes_unready_and_is_named(api: Api) -> None:

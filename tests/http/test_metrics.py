@@ -14,7 +14,7 @@ from cdv_adapters.chores import doing
 from cdv_adapters.service import Chore, Dependency
 from cdv_core.errors import Unavailable
 from cdv_core.ports.outbox import Backlog
-from cdv_http.exposition import LOOK_SECONDS
+from cdv_http.looks import LOOK_SECONDS
 from cdv_http.metrics import observe_chore
 from tests.http.api import PNG, POST, Api, Creator, data, refused, serving
 from tests.http.scraping import Scrape

@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from cdv_http.exposition import LOOK_SECONDS, _forget_the_dead
+from cdv_http.exposition import _forget_the_dead
+from cdv_http.looks import LOOK_SECONDS
 from tests.http.certificates import files
 from tests.http.running import RunningVault
 from tests.http.scraping import Scrape
