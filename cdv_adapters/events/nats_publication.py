@@ -23,7 +23,7 @@ from nats.js.errors import APIError
 
 from cdv_adapters.events.nats_connection import NatsConnection, raise_error
 from cdv_adapters.tracing import span
-from cdv_core.domain.events import Event
+from cdv_core.domain.events import Event, trace_context
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import STREAMS, Acknowledged, StreamState
@@ -214,10 +214,10 @@ class Publication:
         """Return the message as it goes over the wire. Raises: MaxPayloadError: the broker takes no larger ones."""
         event, headers = message.event, message.headers
         attributes = {"messaging.system": "nats", "messaging.destination.name": event.subject}
-        with span("publish", "producer", attributes, parent=event.traceparent) as publishing:
-            traceparent = publishing.traceparent or event.traceparent
-            # An embedding program may pass on what a client has sent: a line break would begin another header.
-            if traceparent and traceparent.isprintable():
+        parent = trace_context(event.traceparent)  # code of before stored whatever it was given
+        with span("publish", "producer", attributes, parent=parent) as publishing:
+            traceparent = publishing.traceparent or parent
+            if traceparent:
                 headers["traceparent"] = traceparent
         # None of the others has a line break: they are identifiers, and numbers.
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])

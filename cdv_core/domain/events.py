@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Final
 
@@ -15,6 +16,8 @@ from cdv_core.domain.times import format_time
 
 EVENT_VERSION: Final = "1.0.0"  # of the envelope and its payloads
 MEDIA_FINALIZED: Final = "cdv.media.finalized"  # spec: events
+# https://www.w3.org/TR/trace-context/, version 00. Ids of zeros are none.
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -59,6 +62,11 @@ class _Envelope(msgspec.Struct, rename="camel"):
     payload: _RecordPayload | _MediaPayload
 
 
+def trace_context(text: str | None) -> str | None:
+    """Return a trace context as it may go into headers and spans: `text` if it is one of version 00, else None."""
+    return text if text is not None and _TRACEPARENT.fullmatch(text) else None
+
+
 def record_created(record: NewRecord, *, event_id: str, correlation_id: str, traceparent: str | None = None) -> Event:
     """Return the event of a record's creation, on `cdv.records.{collection}.created`."""
     uri, at = record.uri, format_time(record.indexed_at)
@@ -68,7 +76,7 @@ def record_created(record: NewRecord, *, event_id: str, correlation_id: str, tra
     )
     subject = f"cdv.records.{uri.collection}.created"
     envelope = msgspec.json.encode(_Envelope(subject, EVENT_VERSION, at, own_characters(correlation_id), payload))
-    return Event(event_id, uri.did, subject, envelope, record.indexed_at, traceparent)
+    return Event(event_id, uri.did, subject, envelope, record.indexed_at, trace_context(traceparent))
 
 
 def media_finalized(
@@ -94,4 +102,4 @@ def media_finalized(
     envelope = msgspec.json.encode(
         _Envelope(MEDIA_FINALIZED, EVENT_VERSION, at, own_characters(correlation_id), payload)
     )
-    return Event(event_id, asset.did, MEDIA_FINALIZED, envelope, finalized_at, traceparent)
+    return Event(event_id, asset.did, MEDIA_FINALIZED, envelope, finalized_at, trace_context(traceparent))

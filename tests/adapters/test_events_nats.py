@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +14,15 @@ import httpx
 import pytest
 import trustme
 from msgspec.structs import replace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from cdv_adapters import tracing
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
 from cdv_adapters.events.nats_streams import Difference, StreamSettings
+from cdv_adapters.spans import Tracing
+from cdv_core.domain.events import trace_context
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import Acknowledged
 from conformance.ports.events import an_entry, ids_of
@@ -75,13 +80,24 @@ async def test_a_consumer_receives_the_trace_context_of_the_write(nats_url: str)
         assert message.headers["traceparent"] == traceparent
 
 
-async def test_a_trace_context_cannot_write_headers(nats_url: str):
+@pytest.fixture
+def traced() -> Iterator[None]:
+    tracing.use(Tracing(TracerProvider(), SpanProcessor()))
+    yield
+    tracing.use(None)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("stored", ["junk", "junk01", "00-0a-0b-01\r\nNats-Rollup: all"])
+async def test_a_trace_context_that_is_none_writes_no_headers_and_stops_nothing(nats_url: str, stored: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         entry = an_entry(1)
-        hostile = replace(entry, event=replace(entry.event, traceparent="00-0a-0b-01\r\nNats-Rollup: all"))
+        hostile = replace(entry, event=replace(entry.event, traceparent=stored))
         assert await bus.publish([hostile], await bus.streams()) == [Acknowledged(1)]
         message = await jetstream.get_msg("RA_RECORDS", 1)
-        assert set(message.headers) == {"Nats-Msg-Id", "Nats-Expected-Stream", "Nats-Expected-Last-Sequence"}
+        ours = {"Nats-Msg-Id", "Nats-Expected-Stream", "Nats-Expected-Last-Sequence", "traceparent"}
+        assert set(message.headers) == ours
+        assert trace_context(message.headers["traceparent"])
 
 
 async def test_an_event_that_is_larger_than_the_broker_takes_costs_no_connection(nats_url: str):

@@ -3,7 +3,9 @@
 import json
 from datetime import UTC, datetime
 
-from cdv_core.domain.events import media_finalized, record_created
+import pytest
+
+from cdv_core.domain.events import media_finalized, record_created, trace_context
 from cdv_core.domain.identifiers import AssetId, Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import NewRecord
@@ -33,6 +35,32 @@ def test_a_created_record_is_told_with_the_contracts_envelope_and_payload():
             "indexedAt": "2026-11-24T02:53:29.000005Z",
         },
     }
+
+
+@pytest.mark.parametrize("flags", ["00", "01", "ff"])
+def test_a_trace_context_goes_with_the_event(flags: str):
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-{flags}"
+    assert trace_context(traceparent) == traceparent
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        None,
+        "",
+        "junk",
+        "junk01",
+        f"00-{'a' * 32}-{'b' * 16}-01\r\nNats-Rollup: all",
+        f"00-{'A' * 32}-{'b' * 16}-01",
+        f"00-{'0' * 32}-{'b' * 16}-01",
+        f"00-{'a' * 32}-{'0' * 16}-01",
+        f"01-{'a' * 32}-{'b' * 16}-01",
+    ],
+)
+def test_what_is_no_trace_context_does_not(junk: str | None):
+    uri = RecordUri(Did("did:plc:a"), Nsid("com.example.post"), RecordKey("01KAV3XG8J0000000000000000"))
+    record = NewRecord(uri, "bafy", b"{}", NOW, "1.2.0")
+    assert record_created(record, event_id="01E", correlation_id="c-1", traceparent=junk).traceparent is None
 
 
 def test_a_finalised_asset_is_told_with_the_proved_checksum():
