@@ -20,7 +20,8 @@ _COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, trac
 _LEASE: Final = """
 INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, %(owner)s, %(expires_at)s)
 ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
-WHERE relay_lease.owner = excluded.owner OR relay_lease.expires_at <= %(now)s"""
+WHERE relay_lease.owner = excluded.owner
+    OR relay_lease.expires_at <= %(now)s OR relay_lease.expires_at > %(latest)s"""
 _WAITING: Final = f"SELECT {_COLUMNS} FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT %s"
 # Locks the lease until the commit, so that nobody takes it over in the middle of what its holder does.
 _HELD: Final = "WITH held AS (SELECT id FROM relay_lease WHERE owner = %(owner)s FOR UPDATE)"
@@ -65,7 +66,9 @@ class PostgresOutbox(Outbox):
         self._database = database
 
     async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
-        if not await self._database.run(_LEASE, {"owner": owner, "now": now, "expires_at": expires_at}):
+        latest = expires_at + (expires_at - now)
+        lease = {"owner": owner, "now": now, "expires_at": expires_at, "latest": latest}
+        if not await self._database.run(_LEASE, lease):
             return None
         # A second statement: the first may have waited for a release, and would not see what was marked before it.
         return [_entry(row) for row in await self._database.rows(_WAITING, (limit,))]

@@ -27,8 +27,9 @@ class SqliteOutbox(Outbox):
             taken = connection.execute(
                 "INSERT INTO relay_lease (id, owner, expires_at) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE"
                 " SET owner = excluded.owner, expires_at = excluded.expires_at"
-                " WHERE relay_lease.owner = excluded.owner OR relay_lease.expires_at <= ?",
-                (owner, to_micros(expires_at), to_micros(now)),
+                " WHERE relay_lease.owner = excluded.owner"
+                " OR relay_lease.expires_at <= ? OR relay_lease.expires_at > ?",
+                (owner, to_micros(expires_at), to_micros(now), to_micros(expires_at + (expires_at - now))),
             ).rowcount
             if not taken:
                 return None

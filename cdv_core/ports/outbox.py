@@ -59,8 +59,9 @@ class Outbox(Protocol):
         """Return up to `limit` unpublished entries in op-log order; None while another owner's lease is live.
 
         Takes or extends the one lease to `expires_at`, also when nothing waits ([]) and when `limit` is 0. Nothing is
-        locked when this returns. An entry that commits late, with a lower sequence than others already published, is
-        returned by a later call.
+        locked when this returns. A lease that would end later than `expires_at` by more than its life is not live: a
+        clock ran ahead, and the owner may be gone. An entry that commits late, with a lower sequence than others
+        already published, is returned by a later call.
         """
         ...
 

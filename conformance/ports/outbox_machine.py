@@ -54,7 +54,8 @@ class OutboxModel:
         return [(self.events[it], *self.published.get(it, (None, None))) for it in event_ids]
 
     def lease(self, owner: str, limit: int, now: datetime, expires_at: datetime) -> list[Seen] | None:
-        if self.owner not in {None, owner} and self.leased_until is not None and now < self.leased_until:
+        latest = expires_at + (expires_at - now)
+        if self.owner not in {None, owner} and self.leased_until is not None and now < self.leased_until <= latest:
             return None
         self.owner, self.leased_until = owner, expires_at
         return self.entries([it for it in self.events if it not in self.published][:limit])

@@ -29,7 +29,7 @@ class FakeOutbox(Outbox):
 
     async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
         self._check()
-        if self._lease is not None and self._lease[0] != owner and now < self._lease[1]:
+        if self._lease is not None and self._lease[0] != owner and now < self._lease[1] <= 2 * (expires_at - now) + now:
             return None
         self._lease = (owner, expires_at)
         return self._unpublished()[:limit]
