@@ -154,6 +154,9 @@ class UrlSchemas:
             self._fail(str(failed))
         except CatalogueRefused as refused:
             self._refuse(refused)
+        except Exception as error:  # noqa: BLE001 - a defect that a document brings about must not stop the service
+            logger.exception("the schema catalogue cannot be built")
+            self._fail(f"a defect: {error!r}")
         else:
             if catalogue is None or published is None:
                 self._state = replace(self._state, outcome="unchanged", reason=None, problems=())

@@ -17,7 +17,7 @@ import libipld
 import msgspec
 
 from cdv_core.domain.characters import own_characters
-from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, NESTING_MAX, RECORD_MAX_BYTES
+from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, RECORD_MAX_BYTES, RECORD_NESTING_MAX
 from cdv_core.errors import InvalidField
 
 # Below it a double that is an integer is the very integer that was written; from it on, neighbours round together.
@@ -43,7 +43,7 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
     if not isinstance(value, Mapping):
         raise InvalidField(field, "not an object, which has members by name")
     try:
-        normal = _normal(value, NESTING_MAX)
+        normal = _normal(value, RECORD_NESTING_MAX)
     except _Refused as refused:
         pointer = "".join("/" + _step(key).replace("~", "~0").replace("/", "~1") for key in reversed(refused.path))
         raise InvalidField(field + _printable(pointer), refused.reason) from None
@@ -111,7 +111,7 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
 
 def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
     if levels == 0:
-        raise _Refused(f"nested more than {NESTING_MAX} levels deep")
+        raise _Refused(f"nested more than {RECORD_NESTING_MAX} levels deep")
     normal: dict[str, Any] = {}
     for key, member in value.items():
         try:
@@ -125,7 +125,7 @@ def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
 
 def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list[Any]:
     if levels == 0:
-        raise _Refused(f"nested more than {NESTING_MAX} levels deep")
+        raise _Refused(f"nested more than {RECORD_NESTING_MAX} levels deep")
     normal: list[Any] = []
     for index, element in enumerate(value):
         try:

@@ -18,7 +18,7 @@ from cdv_core.domain.patterns import PatternRefused, compile_pattern
 SchemaNode: TypeAlias = "bool | dict[str, Any]"
 
 TYPES: Final = ("null", "boolean", "integer", "number", "string", "array", "object")
-NESTING_MAX: Final = 64  # ours: schemas within schemas; records nest 32 deep
+SCHEMA_NESTING_MAX: Final = 64  # ours: schemas within schemas; records nest 32 deep
 
 _DRAFT: Final = re.compile(r"https?://json-schema\.org/draft-07/schema#?", re.ASCII)
 _MULTIPLE_MAX_DECIMALS: Final = 8  # ours: with 64-bit integers, the 28 digits of the validator's decimals stay exact
@@ -183,8 +183,8 @@ class _Reader:
     def read(self, node: object, pointer: str, depth: int) -> SchemaNode:
         """Return `node`, which stands at `pointer`, in normal form."""
         normal: dict[str, Any] = {}
-        if depth > NESTING_MAX:
-            self._refuse(pointer, f"nests more than {NESTING_MAX} schemas")
+        if depth > SCHEMA_NESTING_MAX:
+            self._refuse(pointer, f"nests more than {SCHEMA_NESTING_MAX} schemas")
         elif isinstance(node, dict):
             for name, operand in node.items():
                 self._keyword(normal, name, operand, f"{pointer}/{escape(name)}", depth + 1)

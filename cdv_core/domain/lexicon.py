@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from cdv_core.domain.identifiers import Nsid
-from cdv_core.domain.json_schema import SchemaRefused, escape
+from cdv_core.domain.json_schema import SCHEMA_NESTING_MAX, SchemaRefused, escape
 from cdv_core.errors import InvalidField
 
 Json = dict[str, Any]
@@ -57,6 +57,7 @@ class _Translation:
         self._id = collection
         self._others = others
         self._reasons: list[str] = []
+        self._depth = 0
         self._definitions: dict[str, Json] = {}
         self._waiting: list[tuple[str, Nsid, Any, str]] = []
 
@@ -106,7 +107,13 @@ class _Translation:
         translator = self._TRANSLATORS.get(kind) if isinstance(kind, str) else None
         if translator is None or not isinstance(field, dict):
             return self._refuse(where, f"has the type {kind!r}, which cannot be expressed")
-        return translator(self, field, home, where)
+        if self._depth == SCHEMA_NESTING_MAX:
+            return self._refuse(where, f"nests more than {SCHEMA_NESTING_MAX} fields")
+        self._depth += 1
+        try:
+            return translator(self, field, home, where)
+        finally:
+            self._depth -= 1
 
     def _only(self, field: Json, where: str, *allowed: str) -> None:
         """Refuse members of `field` that are not understood."""

@@ -8,7 +8,7 @@ NSID_MAX_CHARS: Final = 317  # AT Protocol NSID syntax: 253 for the domain, a do
 RECORD_KEY_MAX_CHARS: Final = 512  # AT Protocol record key syntax
 
 RECORD_MAX_BYTES: Final = 256 * 1024  # spec: rate limits, sizes; measured on the stored JSON
-NESTING_MAX: Final = 32  # spec: rate limits, sizes; containers, the record itself counted
+RECORD_NESTING_MAX: Final = 32  # spec: rate limits, sizes; containers, the record itself counted
 INTEGER_MIN: Final = -(2**63)  # spec: domain, CID: integers are 64-bit
 INTEGER_MAX: Final = 2**63 - 1
 

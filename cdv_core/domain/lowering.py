@@ -18,7 +18,7 @@ from cdv_core.domain.patterns import Pattern, compile_pattern
 StringCheck = Callable[[str], bool]
 
 # Python allows 20 nested blocks, and one schema takes up to four: deeper ones become functions of their own.
-_NESTING_MAX: Final = 3
+_BLOCK_NESTING_MAX: Final = 3
 
 # Keywords that the generator translates one to one.
 _KEPT: Final = (
@@ -65,7 +65,7 @@ class _Lowering:
         if "$ref" in node:
             target = self._document.resolve(node)
             return target if isinstance(target, bool) else self._function(target)
-        if depth > _NESTING_MAX:
+        if depth > _BLOCK_NESTING_MAX:
             return self._function(node)
         lowered: dict[str, Any] = {name: node[name] for name in _KEPT if name in node}
         for name in ONE_SCHEMA:

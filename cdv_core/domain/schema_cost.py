@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any, Final
 
 from cdv_core.domain.json_schema import ASSERTIONS, SchemaDocument, SchemaNode, SchemaRefused
-from cdv_core.domain.limits import NESTING_MAX
+from cdv_core.domain.limits import RECORD_NESTING_MAX
 from cdv_core.domain.patterns import compile_pattern
 
 STEPS_MAX: Final = 250  # ours: applied one within the other, a few Python frames each, of the thousand there are
@@ -26,13 +26,13 @@ def check_cost(document: SchemaDocument) -> None:
     try:
         for node in [document.root, *document.refs.values()]:
             cost.refuse_loops(node, ())
-        steps = cost.steps(document.root, NESTING_MAX)
+        steps = cost.steps(document.root, RECORD_NESTING_MAX)
     except RecursionError:
         steps = STEPS_MAX + 1
     if steps > STEPS_MAX:
         raise SchemaRefused([f"the document applies more than {STEPS_MAX} schemas, one within the other"])
     # Where nothing applies any more, nothing applies further down.
-    costs = takewhile(bool, (cost.at(document.root, depth) for depth in range(NESTING_MAX + 1)))
+    costs = takewhile(bool, (cost.at(document.root, depth) for depth in range(RECORD_NESTING_MAX + 1)))
     worst = max(costs, default=0)
     if worst > COST_MAX:
         raise SchemaRefused([f"the document can cost {worst} steps for one value, over the limit of {COST_MAX}"])

@@ -231,6 +231,20 @@ async def test_a_bad_update_is_refused_with_a_report_naming_document_and_reason(
     assert (problem.document, "'nonsense' is not a format" in problem.reason) == (f"{POST}/1.1.0.json", True)
 
 
+async def test_a_defect_that_an_update_brings_about_is_a_failure_like_any_other(
+    server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = await _following(server, tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RecursionError("a defect")
+
+    monkeypatch.setattr("cdv_adapters.schemas.url.build_catalogue", fail)
+    await source.refresh()
+    assert (versions(source), source.state.outcome, source.state.failures) == (["1.0.0"], "failed", 1)
+    assert "a defect" in str(source.state.reason)
+
+
 async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.publish(catalogue_of("1.0.0", "1.1.0", digests=True))

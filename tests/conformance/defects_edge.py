@@ -231,12 +231,12 @@ LIMITS: list[Defect] = [
         "deep-nesting",
         "Nesting has no end.",
         "LIMIT-010",
-        (CORE_LIMITS, "NESTING_MAX: Final = 32 ", "NESTING_MAX: Final = 10**6 "),
+        (CORE_LIMITS, "RECORD_NESTING_MAX: Final = 32 ", "RECORD_NESTING_MAX: Final = 10**6 "),
     ),
     defect(
         "flat-records-only",
         "Nesting ends at 8 levels.",
         "LIMIT-011",
-        (CORE_LIMITS, "NESTING_MAX: Final = 32 ", "NESTING_MAX: Final = 8 "),
+        (CORE_LIMITS, "RECORD_NESTING_MAX: Final = 32 ", "RECORD_NESTING_MAX: Final = 8 "),
     ),
 ]

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdv_core.domain.canonical import canonical_record, cid_of, parse_number
-from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, NESTING_MAX, RECORD_MAX_BYTES
+from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, RECORD_MAX_BYTES, RECORD_NESTING_MAX
 from cdv_core.errors import InvalidField
 
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
@@ -147,15 +147,15 @@ def nested(levels):
 
 
 def test_nesting_is_bounded_with_the_record_as_the_first_level():
-    assert canonical_record(nested(NESTING_MAX)).value == nested(NESTING_MAX)
+    assert canonical_record(nested(RECORD_NESTING_MAX)).value == nested(RECORD_NESTING_MAX)
     with pytest.raises(InvalidField, match="nested more than 32 levels deep") as caught:
-        canonical_record(nested(NESTING_MAX + 1))
+        canonical_record(nested(RECORD_NESTING_MAX + 1))
     assert len(caught.value.field) < 300
 
 
 def test_a_list_counts_as_a_level_too():
     value: object = []
-    for _ in range(NESTING_MAX - 2):
+    for _ in range(RECORD_NESTING_MAX - 2):
         value = [value]
     assert canonical_record({"a": value})
     with pytest.raises(InvalidField) as caught:

@@ -209,6 +209,10 @@ def test_an_open_union_of_nothing_takes_any_typed_object():
 # What is refused
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    return {"type": "array", "items": _nested(levels - 1) if levels else {"type": "string"}}
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
@@ -249,6 +253,7 @@ def test_an_open_union_of_nothing_takes_any_typed_object():
         (_lexicon({"type": "union", "refs": ["#gone"], "closed": True}), "'#gone' is not in the catalogue"),
         (_lexicon({"type": "ref", "ref": "#t"}, t={"type": "token"}), "'token', which cannot be expressed"),
         (_lexicon({"type": "ref", "ref": "#loop"}, loop={"type": "ref", "ref": "#loop"}), "leads back to itself"),
+        (_lexicon(_nested(600)), "nests more than 64 fields"),
         (_lexicon({"type": "string", "maxLength": -1}), "whole number"),
         (_lexicon({"type": "integer", "minimum": "x"}), "is not a number"),
     ],
