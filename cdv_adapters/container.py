@@ -158,7 +158,7 @@ def _postgres_outbox(database: PostgresDatabase) -> Outbox:
 
 
 def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3BlobStore:
-    from cdv_adapters.blobs.s3 import S3BlobStore
+    from cdv_adapters.blobs.s3 import S3BlobStore, copy_seconds
 
     assert settings.s3_endpoint is not None, "selected only with an endpoint"  # noqa: S101
     assert settings.s3_bucket is not None, "the settings require it with an endpoint"  # noqa: S101
@@ -177,6 +177,7 @@ def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3
         ca_file=settings.s3_ca,
         keys=None if access is None else keys,
         answered_within_seconds=_STORE_ANSWERED_SECONDS,
+        copy_timeout_seconds=copy_seconds(settings.max_media_size),
     )
 
 

@@ -152,7 +152,9 @@ class Settings(BaseSettings):
     trusted_proxies: Names = Field((), description="addresses or networks whose forwarding headers are believed")
     workers: int = Field(1, ge=1, le=256, description="worker processes")
     max_in_flight: int = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
-    request_timeout: Seconds = Field(30.0, le=3600, description="seconds a request may take")
+    request_timeout: Seconds = Field(
+        30.0, le=3600, description="seconds a request may take; finalize reads and copies the object in that time"
+    )
     shutdown_grace: Seconds = Field(25.0, le=3600, description="seconds that requests in flight get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="`debug`, `info`, `warning` or `error`: lines below it are not written"

@@ -52,6 +52,8 @@ _KEYS_REFUSED: Final = frozenset(
 # The last two are what the client raises for an answer that it cannot read.
 _FAILURES: Final = (MinioException, HTTPError, OSError, ParseError, ValueError)
 
+COPY_SECONDS: Final = 20.0  # ours: for what the store does before and after it copies
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -64,6 +66,11 @@ class _Holder(Provider):
     def retrieve(self) -> Credentials:
         assert self.credentials is not None, "keys are read before each call"  # noqa: S101
         return self.credentials
+
+
+def copy_seconds(size_bytes: int) -> float:
+    """Return how long copying so much may take: without versions it is copied twice, and read in between."""
+    return COPY_SECONDS + 3 * size_bytes / _SLOWEST_BYTES_PER_SECOND
 
 
 class S3BlobStore:
@@ -93,7 +100,7 @@ class S3BlobStore:
         connect_timeout_seconds: float = 2.0,
         read_timeout_seconds: float = 5.0,
         call_timeout_seconds: float = 10.0,
-        copy_timeout_seconds: float = 20.0,
+        copy_timeout_seconds: float = COPY_SECONDS,
         keys_life_seconds: float = 60.0,
         answered_within_seconds: float | None = None,
         max_threads: int = 16,

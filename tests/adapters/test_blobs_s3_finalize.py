@@ -1,11 +1,14 @@
 """Finalize on a real object store that is killed between any two of its steps."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from cdv_adapters.container import wire
+from cdv_adapters.settings import Settings
 from cdv_core.domain.limits import SWEEP_GRACE
 from cdv_core.domain.media import AssetState
 from cdv_core.errors import Unavailable
@@ -42,6 +45,15 @@ class KilledAround:
             return answer
 
         return call
+
+
+def test_the_largest_object_that_may_be_uploaded_may_also_be_copied(tmp_path: Path):
+    largest = 2 * 1024**3
+    told = {"s3_endpoint": "https://s3.example.com", "s3_bucket": "media", "max_media_size": largest}
+    store = wire(Settings.embedded(tmp_path).model_copy(update=told)).blobs()
+    store.close()
+    mb_per_second = 5  # slower than any store that is well
+    assert store._copy_seconds > 3 * largest / (mb_per_second * 1e6)  # copied, read back, copied again
 
 
 async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copies(s3_bucket: Bucket):
