@@ -35,7 +35,8 @@ class Grouping(Generic[Question, Answer]):
 
     `answer`: returns the answers in the order of the questions, or raises for all of them. `membership`: called for
     each group, gives what says of one question after the other whether it joins, of the first always; one that does not
-    waits for the next group.
+    waits for the next group. `each_alone_after`: says of a failure of the whole group whether to ask each question once
+    more, by itself; only for questions that change nothing.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Grouping(Generic[Question, Answer]):
         membership: Callable[[], Callable[[Question], bool]],
         *,
         most: int,
+        each_alone_after: Callable[[Unavailable], bool] = lambda _: False,
     ) -> None:
+        self._each_alone_after = each_alone_after
         self._answer = answer
         self._membership = membership
         self._most = most
@@ -113,6 +116,10 @@ class Grouping(Generic[Question, Answer]):
         try:
             answers = await self._answer(questions)
         except Unavailable as error:
+            if len(questions) > 1 and self._each_alone_after(error):
+                alone = (self._ask([question], [result]) for question, result in zip(questions, results, strict=True))
+                await asyncio.gather(*alone)
+                return
             # Of a write, nobody knows whether it is stored: to try again is for those who have keys.
             for result in results:
                 if not result.done():

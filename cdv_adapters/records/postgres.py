@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 import msgspec
+import psycopg
 from msgspec.structs import replace
 
 from cdv_adapters.database.group_commit import GroupCommit, Row
@@ -19,7 +20,7 @@ from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import PAGE_MAX_BYTES
 from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord
-from cdv_core.errors import IdempotencyConflict
+from cdv_core.errors import IdempotencyConflict, Unavailable
 from cdv_core.ports.records import RecordStore, Retryable
 
 # One statement for any number of creates, so that they share a round trip, a plan and a commit, and happen all or not
@@ -162,7 +163,7 @@ class PostgresRecordStore(RecordStore):
         self._database = database
         self._group = GroupCommit(self._write)
         self._finds = Grouping(self._find_all, _anyone, most=_FINDS_MAX)
-        self._listings = Grouping(self._list_all, _alike, most=_LISTINGS_MAX)
+        self._listings = Grouping(self._list_all, _alike, most=_LISTINGS_MAX, each_alone_after=_took_too_long)
 
     async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
         if await self._group.stored(_row(record, event, retryable)):
@@ -263,6 +264,11 @@ def _asked(listing: Listing) -> _Asked:
 
 def _anyone() -> Callable[[object], bool]:
     return lambda _: True
+
+
+def _took_too_long(error: Unavailable) -> bool:
+    """Whether one listing may have cost all of its group their answer: of someone with very much that is hidden."""
+    return isinstance(error.__cause__, psycopg.errors.QueryCanceled)
 
 
 def _alike() -> Callable[[Listing], bool]:

@@ -1,16 +1,36 @@
 """Pages of large records: Postgres sends no more of them than have room, and is asked a bounded number of times."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from cdv_adapters.database.postgres import Parameters, migrate
+from cdv_adapters.database.postgres import Parameters, PostgresOptions, migrate
 from cdv_core.domain.limits import PAGE_MAX_BYTES, RECORD_MAX_BYTES
-from cdv_core.domain.records import Listing
-from conformance.ports.stores import ALICE, a_record, its_event
+from cdv_core.domain.records import Found, Listing
+from cdv_core.errors import Unavailable
+from conformance.ports.stores import ALICE, BOB, a_record, its_event
 from tests.adapters.postgres_stores import open_postgres
 
 QUERIES_MAX = 7  # half of 100, again and again
+
+
+async def test_a_page_that_takes_too_long_costs_no_other_its_answer(postgres_dsn: str, monkeypatch):
+    await migrate(postgres_dsn)
+    async with open_postgres(postgres_dsn, PostgresOptions(statement_seconds=0.2)) as stores:
+        ask = stores.database.rows
+
+        async def slow_for_bob(query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+            return await ask("SELECT pg_sleep(20)" if BOB in str(parameters) else query, parameters)
+
+        record = a_record(1)
+        await stores.records.create(record, its_event(record))
+        monkeypatch.setattr(stores.database, "rows", slow_for_bob)
+        asked = (stores.records.list(Listing(did, 10)) for did in (ALICE, BOB, ALICE))
+        first, slow, last = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert isinstance(slow, Unavailable)
+    assert [len(it.records) for it in (first, last) if isinstance(it, Found)] == [1, 1]
 
 
 @pytest.mark.parametrize("large", [5, 100])
