@@ -31,6 +31,7 @@ from cdv_core.ports.outbox import OpLogEntry
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _MESSAGE_NOT_FOUND: Final = 10037
+_TOO_LARGE: Final = 10054
 _WRONG_LAST_SEQUENCE: Final = 10071
 _GARBAGE: Final = (ValueError, LookupError, TypeError, AttributeError)  # what reading an answer of no sense raises
 _SENT_AT_ONCE: Final = 50  # ours: then requests have their turn
@@ -76,6 +77,7 @@ class Publication:
         self._client = connection.client
         self._deadline = asyncio.get_running_loop().time() + timeout_seconds
         self._acknowledged: dict[int, Acknowledged] = {}
+        self._too_large: set[int] = set()  # entries, by their sequence
 
     async def of(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
         """Add the entries to their streams.
@@ -98,6 +100,7 @@ class Publication:
     async def _add(self, end: _End, sent: Sequence[OpLogEntry]) -> None:
         """Add the stream's part of what is sent, until one is not acknowledged.
 
+        One that the stream will never take, being too large, holds up only what comes after it of the same DID.
         As a batch, if it takes it. Otherwise one by one as long as the stream recognises them, for then it must be
         asked whether it still holds them; from the first that is new to it on, all at once.
         """
@@ -106,11 +109,14 @@ class Publication:
             return
         place = 0
         while place < len(entries):
-            recognised = await self._add_one(end, entries[place])
-            if recognised is None:
+            entry = entries[place]
+            recognised = await self._add_one(end, entry)
+            if recognised is None and entry.sequence not in self._too_large:
                 return
             place += 1
-            if not recognised:
+            if recognised is None:
+                entries[place:] = [it for it in entries[place:] if it.event.did != entry.event.did]
+            elif not recognised:
                 place += await self._add_all(end, entries[place:])
 
     async def _add_one(self, end: _End, entry: OpLogEntry) -> bool | None:
@@ -179,6 +185,8 @@ class Publication:
             except nats.errors.Error as error:
                 if all(acks):  # those after the first fail because it did
                     _tell(end, error)
+                if len(messages) == 1 and _is_too_large(error):
+                    self._too_large.add(messages[0][0].sequence)
                 acks.append(None)
         return acks
 
@@ -302,6 +310,13 @@ def _ack(answer: Msg | nats.errors.Error) -> _Ack:
         return _Ack(int(said["seq"]), bool(said.get("duplicate", False)))
     except _GARBAGE as error:
         raise nats.errors.Error("an answer of no sense") from error
+
+
+def _is_too_large(problem: nats.errors.Error) -> bool:
+    """Say whether the broker takes no message, or the stream none, that is as large."""
+    return isinstance(problem, nats.errors.MaxPayloadError) or (
+        isinstance(problem, APIError) and problem.err_code == _TOO_LARGE
+    )
 
 
 def _tell(end: _End, problem: nats.errors.Error) -> None:

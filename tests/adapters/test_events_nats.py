@@ -25,7 +25,7 @@ from cdv_adapters.spans import Tracing
 from cdv_core.domain.events import trace_context
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import Acknowledged
-from conformance.ports.events import an_entry, ids_of
+from conformance.ports.events import DIDS, an_entry, ids_of
 from tests.adapters.nats_relaying import connected, operator
 from tests.servers import FaultProxy, NatsServer
 from tests.servers.nats import configuration
@@ -98,6 +98,21 @@ async def test_a_trace_context_that_is_none_writes_no_headers_and_stops_nothing(
         ours = {"Nats-Msg-Id", "Nats-Expected-Stream", "Nats-Expected-Last-Sequence", "traceparent"}
         assert set(message.headers) == ours
         assert trace_context(message.headers["traceparent"])
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_an_event_that_a_stream_never_takes_holds_up_its_did_alone(nats_url: str, many: bool):
+    async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
+        config = (await jetstream.stream_info("RA_RECORDS")).config
+        await jetstream.update_stream(config.evolve(max_msg_size=4096))
+        entries = [an_entry(number, DIDS[number % 3]) for number in range(1, 25 if many else 7)]
+        large = entries[3]
+        entries[3] = replace(large, event=replace(large.event, envelope=b'{"x": "%b"}' % (b"x" * 5000)))
+        answers = await bus.publish(entries, await bus.streams())
+        held_up = [entry.sequence for entry, answer in zip(entries, answers, strict=True) if answer is None]
+        assert held_up == [it.sequence for it in entries[3:] if it.event.did == large.event.did]
+        (state, _) = await bus.streams()
+        assert state.last_sequence == len(entries) - len(held_up)
 
 
 async def test_an_event_that_is_larger_than_the_broker_takes_costs_no_connection(nats_url: str):
