@@ -40,8 +40,16 @@ def open_sqlite(tmp_path: Path) -> OpenStores:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Stores]:
-        async with SqliteDatabase(tmp_path / str(next(numbers)) / "vault.sqlite3") as database:
-            yield Stores(SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database))
+        file = tmp_path / str(next(numbers)) / "vault.sqlite3"
+
+        @asynccontextmanager
+        async def again() -> AsyncIterator[Stores]:
+            async with SqliteDatabase(file) as database:
+                stores = SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database)
+                yield Stores(*stores, again=again)
+
+        async with again() as stores:
+            yield stores
 
     return opened
 
@@ -60,8 +68,15 @@ def open_postgres(postgres_server: PostgresServer, migrated_database: str) -> Op
     @asynccontextmanager
     async def opened() -> AsyncIterator[Stores]:
         dsn = postgres_server.create_database(template=migrated_database)
-        async with PostgresDatabase(dsn) as database:
-            yield Stores(PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database))
+
+        @asynccontextmanager
+        async def again() -> AsyncIterator[Stores]:
+            async with PostgresDatabase(dsn) as database:
+                stores = PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database)
+                yield Stores(*stores, again=again)
+
+        async with again() as stores:
+            yield stores
         postgres_server.drop_database(dsn)
 
     return opened

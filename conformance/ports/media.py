@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -54,30 +55,35 @@ class MediaStoreContract(DatabaseContract):
 
         assert await stores.media.find(asset.asset_id) == asset
 
-    async def test_of_different_claims_at_once_one_wins_for_all(self, stores: Stores):
+    async def test_of_different_claims_at_once_one_wins_for_all(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
         asset = an_asset(1)
         await stores.media.add(asset)
 
-        results = await asyncio.gather(*(stores.media.claim(asset.asset_id, f"{n:064x}") for n in range(24)))
+        results = await asyncio.gather(*(nodes[n % 2].media.claim(asset.asset_id, f"{n:064x}") for n in range(24)))
 
         assert {None if it is None else it.checksum for it in results} == {results[0] and results[0].checksum}
         assert await stores.media.find(asset.asset_id) == results[0]
 
-    async def test_24_finalisations_at_once_give_one_answer_and_one_event(self, stores: Stores):
+    async def test_24_finalisations_at_once_give_one_answer_and_one_event(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
         asset = await claimed(stores)
         events = [its_event(asset, 100 + number) for number in range(24)]
 
-        results = await asyncio.gather(*(stores.media.finalize(asset.asset_id, event) for event in events))
+        results = await asyncio.gather(
+            *(nodes[n % 2].media.finalize(asset.asset_id, event) for n, event in enumerate(events))
+        )
 
         assert {it and it.state for it in results} == {AssetState.FINALIZED}
         assert results == [results[0]] * 24
         (told,) = await op_log(stores)
         assert told in events
 
-    async def test_an_asset_is_either_finalised_or_expired_whoever_is_first(self, stores: Stores):
+    async def test_an_asset_is_either_finalised_or_expired_whoever_is_first(self, nodes: Sequence[Stores]):
+        stores, other = nodes
         assets = [await claimed(stores, number) for number in range(40)]
         finalising = (stores.media.finalize(asset.asset_id, its_event(asset)) for asset in assets)
-        expiring = (stores.media.expire(PAST, 7) for _ in range(3))
+        expiring = (other.media.expire(PAST, 7) for _ in range(3))
 
         results = await asyncio.gather(*finalising, *expiring)
 
@@ -102,29 +108,46 @@ class MediaStoreContract(DatabaseContract):
         assert await stores.media.claim(unclaimed.asset_id, CHECKSUM) == expired[1]
         assert await op_log(stores) == []
 
-    async def test_any_number_may_sweep_at_once(self, stores: Stores):
+    async def test_any_number_may_sweep_at_once(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
         for number in range(30):
             asset = await claimed(stores, number)
             if number % 2:
                 await stores.media.finalize(asset.asset_id, its_event(asset))
 
-        async def sweep() -> None:
+        async def sweep(node: Stores) -> None:
             for _ in range(30):
-                batch = await stores.media.expire(PAST, 4)
-                await stores.media.swept([asset.asset_id for asset in batch])
+                batch = await node.media.expire(PAST, 4)
+                await node.media.swept([asset.asset_id for asset in batch])
 
-        await asyncio.gather(*(sweep() for _ in range(4)))
+        await asyncio.gather(*(sweep(nodes[number % 2]) for number in range(4)))
 
         assert await stores.media.expire(PAST, 4) == []
         found = [await stores.media.find(an_asset(number).asset_id) for number in range(30)]
         assert [it and it.state for it in found] == [None, AssetState.FINALIZED] * 15
 
-    async def test_40_first_uploads_at_once_by_new_creators_are_all_kept(self, stores: Stores):
-        assets = [an_asset(number, Did(f"did:plc:{number % 20}")) for number in range(40)]
+    async def test_40_first_uploads_at_once_by_new_creators_are_all_kept(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
+        assets = [an_asset(number, Did(f"did:plc:{number // 2}")) for number in range(40)]
 
-        await asyncio.gather(*(stores.media.add(asset) for asset in assets))
+        await asyncio.gather(*(nodes[number % 2].media.add(asset) for number, asset in enumerate(assets)))
 
         assert [await stores.media.find(asset.asset_id) for asset in assets] == assets
+
+    async def test_what_was_acknowledged_is_there_for_others_and_after_its_writer_has_gone(
+        self, stores: Stores, again: OpenStores
+    ):
+        async with again() as writer:
+            asset, pending = await claimed(writer), an_asset(2, BOB)
+            finalized = await writer.media.finalize(asset.asset_id, its_event(asset))
+            await writer.media.add(pending)
+            assert await stores.media.find(asset.asset_id) == finalized != asset
+            assert await stores.media.find(pending.asset_id) == pending
+            assert await op_log(stores) == [its_event(asset)]
+        async with again() as other:
+            assert await other.media.find(asset.asset_id) == finalized
+            assert await other.media.find(pending.asset_id) == pending
+            assert await op_log(other) == [its_event(asset)]
 
     async def test_a_finalisation_that_cannot_be_told_did_not_happen(self, stores: Stores):
         first, second = await claimed(stores, 1), await claimed(stores, 2, BOB)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import count
 
 from hypothesis.stateful import run_state_machine_as_test
 
 from cdv_core.domain.identifiers import Did
-from cdv_core.ports.outbox import Backlog, OpLogEntry
+from cdv_core.ports.outbox import Backlog, OpLogEntry, StreamMark
 from conformance.ports.outbox_machine import outbox_machine
 from conformance.ports.stores import (
     BOB,
@@ -46,36 +47,38 @@ class OutboxContract(DatabaseContract):
     def test_it_behaves_like_its_model(self, open_stores: OpenStores):
         run_state_machine_as_test(outbox_machine(open_stores), settings=BOUNDED)
 
-    async def test_of_relays_at_once_one_is_given_the_entries(self, stores: Stores):
-        await write(stores, 1)
+    async def test_of_relays_at_once_one_is_given_the_entries(self, nodes: Sequence[Stores]):
+        await write(nodes[0], 1)
 
-        results = await asyncio.gather(*(lease(stores, f"relay {number}") for number in range(10)))
+        results = await asyncio.gather(*(lease(nodes[number % 2], f"relay {number}") for number in range(10)))
 
         assert (
             sorted(map(ids, results), key=str) == [None] * 9 + [[ulid(1)]]
             or sorted(map(ids, results), key=lambda it: it is None) == [[ulid(1)]] + [None] * 9
         )
 
-    async def test_another_relay_takes_over_from_the_moment_the_lease_ends(self, stores: Stores):
+    async def test_another_relay_takes_over_from_the_moment_the_lease_ends(self, nodes: Sequence[Stores]):
+        stores, other = nodes
         await write(stores, 1)
         assert ids(await lease(stores, "first")) == [ulid(1)]
         end = START + LEASE
 
-        assert await lease(stores, "second", now=end - timedelta(microseconds=1)) is None
-        assert ids(await lease(stores, "second", now=end)) == [ulid(1)]
+        assert await lease(other, "second", now=end - timedelta(microseconds=1)) is None
+        assert ids(await lease(other, "second", now=end)) == [ulid(1)]
         assert await lease(stores, "first", now=end) is None
 
-    async def test_a_relay_that_was_overtaken_can_no_longer_change_anything(self, stores: Stores):
+    async def test_a_relay_that_was_overtaken_can_no_longer_change_anything(self, nodes: Sequence[Stores]):
+        stores, other = nodes
         await write(stores, 1)
         (entry,) = await lease(stores, "first") or []
-        await lease(stores, "second", now=START + LEASE)
+        await lease(other, "second", now=START + LEASE)
 
         assert not await stores.outbox.mark_published("first", [(entry.sequence, 1, START)])
         assert not await stores.outbox.requeue("first", [entry.sequence])
         await stores.outbox.release("first")
 
         assert await lease(stores, "third", now=START + LEASE) is None
-        assert ids(await lease(stores, "second", now=START + LEASE)) == [ulid(1)]
+        assert ids(await lease(other, "second", now=START + LEASE)) == [ulid(1)]
 
     async def test_a_lease_of_a_clock_that_ran_ahead_holds_nobody_up(self, stores: Stores):
         await write(stores, 1)
@@ -92,6 +95,27 @@ class OutboxContract(DatabaseContract):
 
         (entry,) = await stores.outbox.read(0, 10)
         assert entry.stream_sequence == 7
+
+    async def test_what_was_noted_is_there_for_others_and_after_its_relay_has_gone(
+        self, stores: Stores, again: OpenStores
+    ):
+        mark = StreamMark("RA_RECORDS", "2026-11-24T00:00:00Z", 7)
+        async with again() as relay:
+            for number in range(3):
+                await write(relay, number)
+            first, second, _ = await lease(relay, "first") or []
+            await relay.outbox.mark_published("first", [(it.sequence, 7, START) for it in (first, second)], [mark])
+            await relay.outbox.requeue("first", [second.sequence])
+            assert await lease(stores, "second") is None
+
+        async with again() as other:
+            for node in (stores, other):
+                assert await lease(node, "second") is None
+                assert [it.stream_sequence for it in await node.outbox.read(0, 10)] == [7, None, None]
+                assert await node.outbox.stream_marks() == [mark]
+                assert (await node.outbox.backlog()).count == 2
+            await other.outbox.release("first")
+            assert ids(await lease(stores, "second")) == [ulid(1), ulid(2)]
 
     async def test_an_entry_is_handed_out_until_it_is_marked(self, stores: Stores):
         for number in range(3):
@@ -130,17 +154,19 @@ class OutboxContract(DatabaseContract):
         assert ids(await lease(stores, "relay")) == [ulid(0)]
         assert await stores.outbox.backlog() == Backlog(1, a_record(0).indexed_at)
 
-    async def test_relays_that_race_with_writers_hand_out_everything_in_each_creators_order(self, stores: Stores):
+    async def test_relays_that_race_with_writers_hand_out_everything_in_each_creators_order(
+        self, nodes: Sequence[Stores]
+    ):
         dids = [Did(f"did:plc:{number}") for number in range(6)]
         stream: list[OpLogEntry] = []
         places = count(1)
         written = asyncio.Event()
 
-        async def writer(place: int, did: Did) -> None:
+        async def writer(place: int, did: Did, stores: Stores) -> None:
             for number in range(15):
                 await write(stores, 100 * place + number, did)
 
-        async def relay(owner: str) -> None:
+        async def relay(owner: str, stores: Stores) -> None:
             for _ in range(10_000):  # so that what never hands out everything fails, and does not hang
                 done = written.is_set()
                 entries = await lease(stores, owner, limit=4)
@@ -152,12 +178,18 @@ class OutboxContract(DatabaseContract):
                 await asyncio.sleep(0)  # a store in memory never gives way by itself
 
         async def writers() -> None:
-            await asyncio.gather(*(writer(place, did) for place, did in enumerate(dids)))
+            # Each DID is written to at both nodes at once.
+            await asyncio.gather(
+                *(writer(2 * place + n, did, node) for place, did in enumerate(dids) for n, node in enumerate(nodes))
+            )
             written.set()
 
-        await asyncio.gather(writers(), relay("a"), relay("b"), relay("c"))
+        await asyncio.gather(writers(), relay("a", nodes[0]), relay("b", nodes[1]), relay("c", nodes[0]))
 
-        assert sorted(it.event.event_id for it in stream) == sorted(it.event_id for it in await op_log(stores))
+        assert sorted(it.event.event_id for it in stream) == sorted(it.event_id for it in await op_log(nodes[0]))
         for place, did in enumerate(dids):
-            own = [it.event.event_id for it in stream if it.event.did == did]
-            assert own == [ulid(100 * place + number) for number in range(15)]
+            own = [it for it in stream if it.event.did == did]
+            assert [it.sequence for it in own] == sorted(it.sequence for it in own)
+            for writer_place in (2 * place, 2 * place + 1):
+                expected = [ulid(100 * writer_place + number) for number in range(15)]
+                assert [it.event.event_id for it in own if it.event.event_id in expected] == expected

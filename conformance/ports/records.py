@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from itertools import count, product
+from itertools import count, cycle, product
 from typing import Any
 
 import msgspec
@@ -63,6 +63,11 @@ async def answer(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
     return str(record.uri).encode() if earlier is None else earlier
 
 
+async def answers_at_once(nodes: Sequence[Stores], records: Iterable[NewRecord]) -> list[bytes]:
+    """Write the records under the key, at once and at both nodes, and return what their writers are told."""
+    return await asyncio.gather(*(answer(stores, record) for stores, record in zip(cycle(nodes), records)))
+
+
 async def create(stores: Stores, record: NewRecord) -> None:
     assert await stores.records.create(record, its_event(record)) is None
 
@@ -114,15 +119,17 @@ class RecordStoreContract(DatabaseContract):
     def numbers(self) -> Iterator[int]:
         return count()
 
-    async def test_24_writes_at_once_with_one_key_store_one_record_and_give_one_answer(self, stores: Stores):
-        answers = await asyncio.gather(*(answer(stores, a_record(number)) for number in range(24)))
+    async def test_24_writes_at_once_with_one_key_store_one_record_and_give_one_answer(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
+        answers = await answers_at_once(nodes, map(a_record, range(24)))
 
         (stored,) = await stored_uris(stores)
         assert answers == [str(stored).encode()] * 24
         assert await event_uris(stores) == [str(stored)]
 
-    async def test_of_different_requests_at_once_under_one_key_one_is_stored(self, stores: Stores):
-        attempts = (answer(stores, a_record(number), request=number) for number in range(24))
+    async def test_of_different_requests_at_once_under_one_key_one_is_stored(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
+        attempts = (answer(nodes[number % 2], a_record(number), request=number) for number in range(24))
 
         results = await asyncio.gather(*attempts, return_exceptions=True)
 
@@ -131,14 +138,15 @@ class RecordStoreContract(DatabaseContract):
         assert told == str(stored).encode()
         assert await event_uris(stores) == [str(stored)]
 
-    async def test_a_key_is_new_again_from_the_moment_its_life_ends(self, stores: Stores):
+    async def test_a_key_is_new_again_from_the_moment_its_life_ends(self, nodes: Sequence[Stores]):
+        stores, other = nodes
         first = a_record(1)
         end = first.indexed_at + LIFE
         await answer(stores, first)
         last_moment = end - timedelta(microseconds=1)
-        assert await answer(stores, a_record(2, at=last_moment)) == str(first.uri).encode()
+        assert await answer(other, a_record(2, at=last_moment)) == str(first.uri).encode()
 
-        answers = await asyncio.gather(*(answer(stores, a_record(number, at=end)) for number in range(3, 15)))
+        answers = await answers_at_once(nodes, (a_record(number, at=end) for number in range(3, 15)))
 
         assert len(set(answers)) == 1
         assert set(await stored_uris(stores)) == {first.uri, RecordUri.parse(answers[0].decode())}
@@ -152,38 +160,83 @@ class RecordStoreContract(DatabaseContract):
         with pytest.raises(IdempotencyConflict):
             await stores.records.find_reply(ALICE, KEY, bytes([2]) * 32, bobs.indexed_at)
 
-    async def test_100_creators_first_writes_at_once_are_all_kept(self, stores: Stores):
-        records = [a_record(number, Did(f"did:plc:{number}")) for number in range(100)]
+    async def test_100_creators_first_writes_at_once_are_all_kept(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
+        # Each is made at both nodes: two writes of a DID that neither has seen.
+        records = [a_record(number, Did(f"did:plc:{number // 2}")) for number in range(200)]
 
-        await asyncio.gather(*(create(stores, record) for record in records))
+        await asyncio.gather(*(create(nodes[number % 2], record) for number, record in enumerate(records)))
 
         assert set(await stored_uris(stores)) == {record.uri for record in records}
         assert set(await event_uris(stores)) == {str(record.uri) for record in records}
 
-    async def test_100_writes_at_once_by_one_new_creator_are_all_kept(self, stores: Stores):
+    async def test_100_writes_at_once_by_one_new_creator_are_all_kept(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
         records = [a_record(number) for number in range(100)]
 
-        await asyncio.gather(*(create(stores, record) for record in records))
+        await asyncio.gather(*(create(nodes[number % 2], record) for number, record in enumerate(records)))
 
         found = await listed(stores, Listing(ALICE, 1000))
         assert found == [as_stored(record) for record in reversed(records)]
         assert sorted(await event_uris(stores)) == sorted(str(record.uri) for record in records)
 
-    async def test_the_op_log_has_each_creators_writes_in_the_order_of_their_commits(self, stores: Stores):
+    async def test_the_op_log_has_each_creators_writes_in_the_order_of_their_commits(self, nodes: Sequence[Stores]):
         chains = [
             [a_record(100 * n + place, Did(f"did:plc:{n}"), at=later(-place)) for place in range(12)] for n in range(8)
         ]
 
         async def one_after_the_other(chain: list[NewRecord]) -> None:
-            for record in chain:
-                await create(stores, record)
+            for place, record in enumerate(chain):
+                await create(nodes[place % 2], record)
 
         await asyncio.gather(*map(one_after_the_other, chains))
 
-        events = await event_uris(stores)
+        events = await event_uris(nodes[0])
         for chain in chains:
             uris = [str(record.uri) for record in chain]
             assert [uri for uri in events if uri in uris] == uris
+
+    async def test_to_those_who_read_meanwhile_each_creators_op_log_grows_only_at_its_end(
+        self, nodes: Sequence[Stores]
+    ):
+        """Or a relay would publish the later one first. Large records at one node, as they take longer to commit."""
+        seen: list[str] = []
+        written = asyncio.Event()
+
+        async def writers() -> None:
+            for start in range(0, 60, 3):
+                records = large(start, 200_000), a_record(start + 1), a_record(start + 2)
+                await asyncio.gather(*(create(nodes[number > 0], record) for number, record in enumerate(records)))
+            written.set()
+
+        async def reader() -> None:
+            while not written.is_set():
+                events = await event_uris(nodes[1])
+                assert events[: len(seen)] == seen
+                seen[:] = events
+                await asyncio.sleep(0)  # a store in memory never gives way by itself
+
+        await asyncio.gather(writers(), reader())
+
+    async def test_what_was_acknowledged_is_there_for_others_and_after_its_writer_has_gone(
+        self, stores: Stores, again: OpenStores
+    ):
+        first, second = a_record(1), a_record(2, BOB)
+
+        async def all_there(node: Stores) -> None:
+            assert await node.records.find(first.uri) == as_stored(first)
+            assert await node.records.find(second.uri) == as_stored(second)
+            assert await listed(node, Listing(ALICE, 10)) == [as_stored(first)]
+            assert await node.records.find_reply(ALICE, KEY, b"\x00" * 32, first.indexed_at) == str(first.uri).encode()
+            assert await event_uris(node) == [str(first.uri), str(second.uri)]
+
+        async with again() as writer:
+            await answer(writer, first)
+            await create(writer, second)
+            await all_there(stores)
+        async with again() as other:
+            await all_there(other)
+        await all_there(stores)
 
     async def test_a_write_that_cannot_be_told_leaves_nothing(self, stores: Stores):
         await create(stores, a_record(1))
@@ -340,17 +393,18 @@ class RecordStoreContract(DatabaseContract):
         assert {it.uri for it in alone[1] if it} == {uri for uri in await stored_uris(stores) if uri.collection == POST}
         assert len({tuple(page.records) for page in alone[0]}) > 12
 
-    async def test_any_number_may_purge_at_once(self, stores: Stores):
+    async def test_any_number_may_purge_at_once(self, nodes: Sequence[Stores]):
+        stores, _ = nodes
         records = [a_record(number, Did(f"did:plc:{number}")) for number in range(30)]
         for record in records:
             await answer(stores, record)
         end = records[-1].indexed_at + LIFE
 
-        async def purge() -> int:
+        async def purge(node: Stores) -> int:
             now = end - timedelta(seconds=5)
-            return sum([await stores.records.purge_expired_replies(now, 4) for _ in range(10)])
+            return sum([await node.records.purge_expired_replies(now, 4) for _ in range(10)])
 
-        assert sum(await asyncio.gather(*(purge() for _ in range(5)))) == 25
+        assert sum(await asyncio.gather(*(purge(nodes[number % 2]) for number in range(5)))) == 25
         assert await stores.records.purge_expired_replies(end, 100) == 5
 
 

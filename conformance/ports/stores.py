@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
 
@@ -41,11 +41,15 @@ BOUNDED = settings(max_examples=25, stateful_step_count=30, deadline=None, suppr
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One database. What `records` and `media` commit is what `outbox` hands out."""
+    """One database. What `records` and `media` commit is what `outbox` hands out.
+
+    `again`: opens another instance on the same database, as another node would; None where there can be no other.
+    """
 
     records: RecordStore
     media: MediaStore
     outbox: Outbox
+    again: OpenStores | None = field(default=None, kw_only=True)
 
 
 OpenStores: TypeAlias = Callable[[], AbstractAsyncContextManager[Stores]]
@@ -59,6 +63,21 @@ class DatabaseContract:
     async def stores(self, open_stores: OpenStores):
         async with open_stores() as stores:
             yield stores
+
+    @pytest.fixture
+    async def nodes(self, stores: Stores):
+        """Two instances on one database, so that nothing may rest on what one of them knows."""
+        if stores.again is None:
+            yield stores, stores
+            return
+        async with stores.again() as other:
+            yield stores, other
+
+    @pytest.fixture
+    def again(self, stores: Stores) -> OpenStores:
+        if stores.again is None:
+            pytest.skip("this database has no second instance")
+        return stores.again
 
 
 def ulid(number: int) -> str:
