@@ -1,15 +1,15 @@
 """Our own databases, put to the contracts. `open_stores` is each of them in turn."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from cdv_adapters.database.postgres import PostgresDatabase, migrate
+from cdv_adapters.database.postgres import PostgresDatabase, PostgresOptions, migrate
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.media.postgres import PostgresMediaStore
 from cdv_adapters.media.sqlite import SqliteMediaStore
@@ -17,11 +17,14 @@ from cdv_adapters.outbox.postgres import PostgresOutbox
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.postgres import PostgresRecordStore
 from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_core.errors import Unavailable
 from conformance.ports.stores import OpenStores, Stores
 from tests.fakes.media import FakeMediaStore
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.records import FakeRecordStore
-from tests.servers import PostgresServer
+from tests.servers import FaultProxy, PostgresServer
+
+IMPATIENT = PostgresOptions(acquire_seconds=0.2)
 
 
 @pytest.fixture
@@ -29,7 +32,12 @@ def open_fake() -> OpenStores:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Stores]:
         outbox = FakeOutbox()
-        yield Stores(FakeRecordStore(outbox), FakeMediaStore(outbox), outbox)
+        records, media = FakeRecordStore(outbox), FakeMediaStore(outbox)
+
+        def away(gone: bool) -> None:
+            records.error = media.error = outbox.error = Unavailable("database") if gone else None
+
+        yield Stores(records, media, outbox, away=away)
 
     return opened
 
@@ -64,19 +72,26 @@ def migrated_database(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def open_postgres(postgres_server: PostgresServer, migrated_database: str) -> OpenStores:
+def open_postgres(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, migrated_database: str
+) -> OpenStores:
+    @asynccontextmanager
+    async def at(dsn: str, away: Callable[[bool], None] | None = None) -> AsyncIterator[Stores]:
+        async with PostgresDatabase(dsn, options=IMPATIENT if away else PostgresOptions()) as database:
+            stores = PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database)
+            yield Stores(*stores, again=lambda: at(dsn), away=away)
+
     @asynccontextmanager
     async def opened() -> AsyncIterator[Stores]:
         dsn = postgres_server.create_database(template=migrated_database)
-
-        @asynccontextmanager
-        async def again() -> AsyncIterator[Stores]:
-            async with PostgresDatabase(dsn) as database:
-                stores = PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database)
-                yield Stores(*stores, again=again)
-
-        async with again() as stores:
-            yield stores
+        with ExitStack() as exits:
+            if "away" in request.fixturenames:  # for the others a proxy would only be slower
+                proxy = exits.enter_context(FaultProxy(dsn))
+                stores = at(proxy.url, lambda gone: proxy.cut() if gone else proxy.heal())
+            else:
+                stores = at(dsn)
+            async with stores as opened:
+                yield opened
         postgres_server.drop_database(dsn)
 
     return opened

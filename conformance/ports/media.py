@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import count
 
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
@@ -26,6 +27,7 @@ from conformance.ports.stores import (
     its_event,
     op_log,
     ulid,
+    unavailable_until_back,
 )
 
 CHECKSUM = "c" * 64
@@ -148,6 +150,22 @@ class MediaStoreContract(DatabaseContract):
             assert await other.media.find(asset.asset_id) == finalized
             assert await other.media.find(pending.asset_id) == pending
             assert await op_log(other) == [its_event(asset)]
+
+    async def test_while_the_server_is_away_every_call_is_unavailable(
+        self, stores: Stores, away: Callable[[bool], None]
+    ):
+        asset = await claimed(stores, 0)
+        numbers = count(1)
+
+        await unavailable_until_back(
+            away,
+            lambda: stores.media.add(an_asset(next(numbers))),
+            lambda: stores.media.find(asset.asset_id),
+            lambda: stores.media.claim(asset.asset_id, CHECKSUM),
+            lambda: stores.media.finalize(asset.asset_id, its_event(asset)),
+            lambda: stores.media.expire(START, 10),
+            lambda: stores.media.swept([asset.asset_id]),
+        )
 
     async def test_a_finalisation_that_cannot_be_told_did_not_happen(self, stores: Stores):
         first, second = await claimed(stores, 1), await claimed(stores, 2, BOB)

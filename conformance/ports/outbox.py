@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -23,6 +23,7 @@ from conformance.ports.stores import (
     its_event,
     op_log,
     ulid,
+    unavailable_until_back,
 )
 
 LEASE = timedelta(seconds=30)
@@ -116,6 +117,20 @@ class OutboxContract(DatabaseContract):
                 assert (await node.outbox.backlog()).count == 2
             await other.outbox.release("first")
             assert ids(await lease(stores, "second")) == [ulid(1), ulid(2)]
+
+    async def test_while_the_server_is_away_every_call_is_unavailable(
+        self, stores: Stores, away: Callable[[bool], None]
+    ):
+        await unavailable_until_back(
+            away,
+            lambda: lease(stores, "relay"),
+            lambda: stores.outbox.mark_published("relay", [(1, 1, START)]),
+            lambda: stores.outbox.requeue("relay", [1]),
+            lambda: stores.outbox.release("another"),
+            lambda: stores.outbox.read(0, 10),
+            stores.outbox.backlog,
+            stores.outbox.stream_marks,
+        )
 
     async def test_an_entry_is_handed_out_until_it_is_marked(self, stores: Stores):
         for number in range(3):

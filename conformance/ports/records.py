@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import count, cycle, product
 from typing import Any
@@ -43,6 +43,7 @@ from conformance.ports.stores import (
     matching,
     op_log,
     ulid,
+    unavailable_until_back,
 )
 from conformance.strategies import COLLECTIONS, DIDS, JSON_OBJECTS, NSIDS, records_of
 
@@ -237,6 +238,24 @@ class RecordStoreContract(DatabaseContract):
         async with again() as other:
             await all_there(other)
         await all_there(stores)
+
+    async def test_while_the_server_is_away_every_call_is_unavailable(
+        self, stores: Stores, away: Callable[[bool], None]
+    ):
+        numbers = count()
+
+        async def scan() -> list[StoredRecord]:
+            return [record async for record in stores.records.scan()]
+
+        await unavailable_until_back(
+            away,
+            lambda: create(stores, a_record(next(numbers))),
+            lambda: stores.records.find(a_record(0).uri),
+            lambda: stores.records.find_reply(ALICE, KEY, b"\x00" * 32, START),
+            lambda: stores.records.list(Listing(ALICE, 10)),
+            lambda: stores.records.purge_expired_replies(START, 10),
+            scan,
+        )
 
     async def test_a_write_that_cannot_be_told_leaves_nothing(self, stores: Stores):
         await create(stores, a_record(1))

@@ -7,7 +7,7 @@ MediaStoreContract and OutboxContract; test_records.py beside this file shows ho
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from cdv_core.domain.events import Event, media_finalized, record_created
 from cdv_core.domain.identifiers import AssetId, Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import Listing, NewRecord, StoredRecord, read_record_json, record_json
-from cdv_core.errors import CdvError
+from cdv_core.errors import CdvError, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
@@ -35,6 +35,7 @@ POST, LIKE, FLAG = (
     Nsid("com.registryaccord.moderation.flag"),
 )
 START = datetime(2026, 11, 24, 2, 53, 29, 331656, tzinfo=UTC)
+_PATIENCE_SECONDS = 20  # more than any store should wait, and less than anybody would
 # What one run of a state machine may cost.
 BOUNDED = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -44,12 +45,14 @@ class Stores:
     """One database. What `records` and `media` commit is what `outbox` hands out.
 
     `again`: opens another instance on the same database, as another node would; None where there can be no other.
+    `away(True)` takes the server away and `away(False)` brings it back; None where there is nothing to take.
     """
 
     records: RecordStore
     media: MediaStore
     outbox: Outbox
     again: OpenStores | None = field(default=None, kw_only=True)
+    away: Callable[[bool], None] | None = field(default=None, kw_only=True)
 
 
 OpenStores: TypeAlias = Callable[[], AbstractAsyncContextManager[Stores]]
@@ -78,6 +81,14 @@ class DatabaseContract:
         if stores.again is None:
             pytest.skip("this database has no second instance")
         return stores.again
+
+    @pytest.fixture
+    def away(self, stores: Stores):
+        """The switch. Asked for by the tests that use it and by no other."""
+        if stores.away is None:
+            pytest.skip("this database has no server that could be away")
+        yield stores.away
+        stores.away(False)
 
 
 def ulid(number: int) -> str:
@@ -148,6 +159,29 @@ def its_event(thing: NewRecord | Asset, number: int | None = None) -> Event:
 async def op_log(stores: Stores) -> list[Event]:
     """Return every event committed so far, in op-log order."""
     return [entry.event for entry in await stores.outbox.read(0, 1_000_000)]
+
+
+async def unavailable_until_back(away: Callable[[bool], None], *calls: Callable[[], Awaitable[Any]]) -> None:
+    """See that each call works, raises Unavailable and nothing else while the server is away, and works again then."""
+    for call in calls:
+        await _once_available(call)  # it may still be connecting
+    away(True)
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        refusals = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+    assert [type(it) for it in refusals] == [Unavailable] * len(calls)
+    away(False)
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        await asyncio.gather(*map(_once_available, calls))
+
+
+async def _once_available(call: Callable[[], Awaitable[Any]]) -> None:
+    while True:
+        try:
+            await call()
+        except Unavailable:
+            await asyncio.sleep(0.01)  # to be asked again and again costs a store that refuses at once all its time
+        else:
+            return
 
 
 class StoresMachine(RuleBasedStateMachine):
