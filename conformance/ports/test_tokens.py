@@ -1,20 +1,27 @@
 """The verifiers, put to the contract."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cdv_adapters.tokens.jwks import JwksTokenVerifier
-from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys
+from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys, KeysNotFetched
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
 from cdv_core.domain.identifiers import Did
+from cdv_core.ports.clock import Clock
+from cdv_core.ports.tokens import TokenVerifier
 from conformance.ports.tokens import Rig, TokenVerifierContract
+from tests.adapters.minted_tokens import AUDIENCE, CLAIMS, HEADER, ISSUER, OWN, PRIVATE, PUBLIC, okp_jwk, text, token
 from tests.fakes.clock import FakeClock
 from tests.fakes.tokens import FakeTokenVerifier
 
-ISSUER = "https://identity.example"
+PEM = PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+PUBLIC_FORMS = (PUBLIC, PUBLIC.hex().encode(), PEM, text(okp_jwk(PUBLIC, OWN.kid)), text(OWN.jwks()))
 
 
 @pytest.fixture
@@ -22,33 +29,45 @@ def clock() -> FakeClock:
     return FakeClock(datetime(2026, 11, 24, 2, 53, 29, tzinfo=UTC))
 
 
-def issuer_in(directory: Path) -> LocalIssuer:
-    return LocalIssuer.open(directory, issuer=ISSUER, audience="cdv")
+def changed(members: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**members, **changes}.items() if value is not ...}
+
+
+def rig_of(verifier: TokenVerifier, clock: Clock, elsewhere: Path) -> Rig:
+    other = LocalIssuer.open(elsewhere, issuer=ISSUER, audience=AUDIENCE)
+    return Rig(
+        verifier,
+        lambda did, ttl: OWN.issue(Did(did), ttl, clock.now()),
+        lambda did, ttl: other.issue(Did(did), ttl, clock.now()),
+        clock,
+        lambda claims, header: token(changed(HEADER, header), changed(CLAIMS, claims)),
+        PUBLIC_FORMS,
+    )
 
 
 class TestLocalKey(TokenVerifierContract):
     @pytest.fixture
     def rig(self, clock: FakeClock, tmp_path: Path) -> Rig:
-        issuer, other = issuer_in(tmp_path / "ours"), issuer_in(tmp_path / "theirs")
-        return Rig(
-            LocalKeyTokenVerifier(issuer, clock),
-            lambda did, ttl: issuer.issue(Did(did), ttl, clock.now()),
-            lambda did, ttl: other.issue(Did(did), ttl, clock.now()),
-            clock,
-        )
+        return rig_of(LocalKeyTokenVerifier(OWN, clock), clock, tmp_path)
 
 
 class TestJwks(TokenVerifierContract):
     @pytest.fixture
     def rig(self, clock: FakeClock, tmp_path: Path) -> Rig:
-        issuer, other = issuer_in(tmp_path / "ours"), issuer_in(tmp_path / "theirs")
-        keys = IssuerKeys(lambda: FetchedDocument(msgspec.json.encode(issuer.jwks())))
-        return Rig(
-            JwksTokenVerifier(keys, issuer=ISSUER, audience="cdv", clock=clock),
-            lambda did, ttl: issuer.issue(Did(did), ttl, clock.now()),
-            lambda did, ttl: other.issue(Did(did), ttl, clock.now()),
-            clock,
-        )
+        gone = False
+
+        def away(now: bool) -> None:
+            nonlocal gone
+            gone = now
+
+        def fetch() -> FetchedDocument:
+            if gone:
+                raise KeysNotFetched("away")
+            return FetchedDocument(msgspec.json.encode(OWN.jwks()))
+
+        keys = IssuerKeys(fetch, retry_seconds=0)
+        verifier = JwksTokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
+        return replace(rig_of(verifier, clock, tmp_path), away=away)
 
 
 class TestFake(TokenVerifierContract):

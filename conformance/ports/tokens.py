@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hmac
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 
 from cdv_core.domain.limits import CLOCK_SKEW
 from cdv_core.domain.tokens import base64url
-from cdv_core.errors import TokenExpired, TokenInvalid, TokenMalformed
+from cdv_core.errors import TokenExpired, TokenInvalid, TokenMalformed, Unavailable
 from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
 
 SUBJECT = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
@@ -48,18 +52,86 @@ MALFORMED = {
     "a kid that is null": _headed(b'{"alg":"EdDSA","kid":null}'),
 }
 
+# What a token may claim, and it is refused. ISSUER and AUDIENCE stand for those of a good one.
+REFUSED_CLAIMS: list[tuple[str, Any]] = [
+    *(("iss", it) for it in (..., None, 1, "", "https://elsewhere.example", "ISSUER/", "xISSUER", ["ISSUER"])),
+    *(
+        ("aud", it)
+        for it in (..., None, 1, "", "elsewhere", "AUDIENCEx", "AUDIENCE ", [], ["elsewhere"], [["AUDIENCE"]])
+    ),
+    ("aud", {"AUDIENCE": 1}),
+    *(
+        ("sub", it)
+        for it in (..., None, 1, "", "ada", "did:", "did:example", "DID:example:a", "did:example:a b", [SUBJECT])
+    ),
+    *(("exp", it) for it in (..., None, True, "soon", "99999999999", [1])),
+    *(("nbf", it) for it in (None, "x", True)),
+    *(("iat", it) for it in (None, "x", True)),
+]
+# Nor may it choose how it is verified. What is the issuer's own algorithm is passed over.
+REFUSED_HEADERS: list[tuple[str, Any]] = [
+    *(
+        ("alg", it)
+        for it in (..., None, 1, "", "none", "None", "HS256", "HS512", "RS256", "ES256", "Ed448", "eddsa", ["EdDSA"])
+    ),
+    ("crit", ["exp"]),
+    ("kid", "unknown"),
+    ("kid", "../../../dev/null"),
+]
+
 _BASE64URL = st.text(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 _SHAPED = st.builds("{}.{}.{}".format, _BASE64URL, _BASE64URL, _BASE64URL)
 
 
+Members: TypeAlias = dict[str, Any]
+"""Of a JSON object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A verifier, and the world it lives in: who issues its tokens, who else does, and a clock to move."""
+    """A verifier, and the world it lives in: who issues its tokens, who else does, and a clock to move.
+
+    `mint(claims, header)` signs, with the issuer's key, a good token for SUBJECT but for these members; one whose value
+    is `...` is left out. `public_key`: in each form in which an attacker may have it, to be tried as an HMAC secret.
+    `away(True)` takes away what the keys are fetched from. All three may be left out, where there is no such thing.
+    """
 
     verifier: TokenVerifier
     issue: Callable[[str, int], str]
     issue_elsewhere: Callable[[str, int], str]
     clock: Any  # the tests' clock: now() and advance(seconds)
+    mint: Callable[[Members, Members], str] | None = None
+    public_key: tuple[bytes, ...] = ()
+    away: Callable[[bool], None] | None = None
+
+    def minted(self, claims: Members | None = None, header: Members | None = None) -> str:
+        if self.mint is None:
+            pytest.skip("tokens of this issuer cannot be made by hand")
+        return self.mint(claims or {}, header or {})
+
+    def moment(self, seconds: float) -> float:
+        """Return the number that stands for so many seconds from now."""
+        now: datetime = self.clock.now()
+        return now.timestamp() + seconds
+
+
+def parts_of(token: str) -> tuple[Members, Members, bytes]:
+    """Return a token's header, claims and signature."""
+    header, claims, signature = (base64.urlsafe_b64decode(it + "=" * (-len(it) % 4)) for it in token.split("."))
+    return json.loads(header), json.loads(claims), signature
+
+
+def _compact(header: Members, claims: Members, signature: bytes) -> str:
+    return ".".join(map(base64url, (json.dumps(header).encode(), json.dumps(claims).encode(), signature)))
+
+
+async def _once_available(verifier: TokenVerifier, token: str) -> VerifiedToken:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await verifier.verify(token)
+            except Unavailable:
+                await asyncio.sleep(0.01)
 
 
 class TokenVerifierContract:
@@ -106,12 +178,107 @@ class TokenVerifierContract:
             with pytest.raises(TokenInvalid):
                 await rig.verifier.verify(token)
 
+    async def test_an_expired_token_of_another_issuer_is_not_called_expired(self, rig: Rig):
+        token = rig.issue_elsewhere(SUBJECT, 600)
+        rig.clock.advance(3600)
+
+        with pytest.raises(TokenInvalid):
+            await rig.verifier.verify(token)
+
+    async def test_a_token_made_by_hand_is_as_good_as_another(self, rig: Rig):
+        _, good, _ = parts_of(rig.minted())
+        near = CLOCK_SKEW.total_seconds() - 1
+        for claims in (
+            {},
+            {"aud": ["elsewhere", good["aud"]]},
+            {"iat": ..., "nbf": ...},
+            {"nbf": rig.moment(near)},
+            {"iat": rig.moment(near)},
+            {"scope": "x", "extra": {"a": [1]}},
+        ):
+            assert (await rig.verifier.verify(rig.minted(claims))).subject == SUBJECT
+
+    @pytest.mark.parametrize(("name", "value"), REFUSED_CLAIMS)
+    async def test_a_claim_that_is_missing_or_wrong_is_refused(self, rig: Rig, name: str, value: object):
+        _, good, _ = parts_of(rig.minted())
+        if value is not ...:
+            value = json.loads(json.dumps(value).replace("ISSUER", good["iss"]).replace("AUDIENCE", good["aud"]))
+
+        with pytest.raises(TokenInvalid):
+            await rig.verifier.verify(rig.minted({name: value}))
+
+    @pytest.mark.parametrize("name", ["nbf", "iat"])
+    async def test_a_token_of_tomorrow_is_refused_today(self, rig: Rig, name: str):
+        ahead = CLOCK_SKEW.total_seconds() + 1
+        token = rig.minted({name: rig.moment(ahead), "exp": rig.moment(ahead + 600)})
+
+        with pytest.raises(TokenInvalid):
+            await rig.verifier.verify(token)
+
+        rig.clock.advance(ahead)
+        assert (await rig.verifier.verify(token)).subject == SUBJECT
+
+    async def test_an_expired_token_made_by_hand_is_told_so(self, rig: Rig):
+        with pytest.raises(TokenExpired):
+            await rig.verifier.verify(rig.minted({"exp": rig.moment(-CLOCK_SKEW.total_seconds())}))
+
+    @pytest.mark.parametrize(("name", "value"), REFUSED_HEADERS)
+    async def test_a_header_that_would_have_it_verified_otherwise_is_refused(self, rig: Rig, name: str, value: object):
+        if (name, value) == ("alg", parts_of(rig.minted())[0]["alg"]):
+            pytest.skip("that is the issuer's own")
+
+        with pytest.raises(TokenInvalid):
+            await rig.verifier.verify(rig.minted(header={name: value}))
+
+    @pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE", ""])
+    async def test_no_algorithm_is_no_signature(self, rig: Rig, alg: str):
+        header, claims, signature = parts_of(rig.issue(SUBJECT, 600))
+
+        with pytest.raises(TokenInvalid):
+            await rig.verifier.verify(_compact({**header, "alg": alg}, claims, signature))
+        # An empty signature is no base64url of anything: it may be called malformed as well.
+        with pytest.raises((TokenInvalid, TokenMalformed)):
+            await rig.verifier.verify(_compact({**header, "alg": alg}, claims, b""))
+
+    @pytest.mark.parametrize(("alg", "digest"), [("HS256", "sha256"), ("HS384", "sha384"), ("HS512", "sha512")])
+    async def test_the_public_key_is_no_secret_to_sign_with(self, rig: Rig, alg: str, digest: str):
+        header, claims, _ = parts_of(rig.issue(SUBJECT, 600))
+        for key in (b"", *rig.public_key):
+            for name in (alg, header["alg"]):
+                signing_input = _compact({**header, "alg": name}, claims, b"")[:-1]
+                signature = base64url(hmac.digest(key, signing_input.encode(), digest))
+                with pytest.raises(TokenInvalid):
+                    await rig.verifier.verify(f"{signing_input}.{signature}")
+
+    async def test_without_any_keys_it_is_unavailable_until_they_can_be_fetched(self, rig: Rig):
+        if rig.away is None:
+            pytest.skip("the keys of this issuer are not fetched")
+        token = rig.issue(SUBJECT, 600)
+        rig.away(True)
+        with pytest.raises(Unavailable):
+            await rig.verifier.verify(token)
+        rig.away(False)
+
+        assert (await _once_available(rig.verifier, token)).subject == SUBJECT
+
+    async def test_while_the_keys_are_known_their_issuer_may_be_away(self, rig: Rig):
+        if rig.away is None:
+            pytest.skip("the keys of this issuer are not fetched")
+        tokens = [rig.issue(SUBJECT, 600), rig.issue(SUBJECT, 601)]
+        await _once_available(rig.verifier, tokens[0])
+        rig.away(True)
+
+        for token in tokens:
+            assert (await rig.verifier.verify(token)).subject == SUBJECT
+
     async def test_a_token_with_another_signature_is_refused(self, rig: Rig):
         mine, other = rig.issue(SUBJECT, 600), rig.issue("did:web:other.example", 600)
         assert mine.rpartition(".")[2] != other.rpartition(".")[2]
 
         with pytest.raises(TokenInvalid):
             await rig.verifier.verify(f"{mine.rpartition('.')[0]}.{other.rpartition('.')[2]}")
+        with pytest.raises((TokenInvalid, TokenMalformed)):
+            await rig.verifier.verify(f"{mine.rpartition('.')[0]}.")
 
     @pytest.mark.parametrize("token", MALFORMED.values(), ids=MALFORMED)
     async def test_what_is_no_token_at_all_is_called_malformed(self, rig: Rig, token: str):
