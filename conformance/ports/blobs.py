@@ -20,13 +20,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multi
 
 from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.media import Asset, content_disposition, parse_filename
-from cdv_core.errors import InvalidField, MediaSizeMismatch, MediaTooLarge
+from cdv_core.errors import BlobUrlRefused, InvalidField, MediaSizeMismatch, MediaTooLarge
 from cdv_core.ports.blobs import BlobStore, StagedBlob
 from cdv_core.ports.clock import Clock
 from conformance.strategies import DIDS, TEXTS
 
 ENV = "test"
 TYPES = ("image/png", "image/jpeg", "video/mp4")
+UPLOAD_LIFE, DOWNLOAD_LIFE = timedelta(minutes=15), timedelta(minutes=5)
 
 
 class SystemClock:
@@ -34,6 +35,16 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+
+class SettableClock(SystemClock):
+    """Real time, but for what it is set back by: what a store signs now, it signed then."""
+
+    def __init__(self) -> None:
+        self.set_back = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() - self.set_back
 
 
 @dataclass(frozen=True)
@@ -46,17 +57,24 @@ class Download:
 
 
 class Subject(Protocol):
-    """A blob store, and the client's side of its URLs."""
+    """A blob store, and the client's side of its URLs.
+
+    `clock`: what the store signs its URLs by. A SettableClock, if the store can be given one: then their end is tried.
+    """
 
     store: BlobStore
     clock: Clock
 
     async def put(self, url: str, data: bytes) -> None:
-        """Send `data` to an upload URL. Raises MediaTooLarge where the store bounds uploads by the declared size."""
+        """Send `data` to a URL.
+
+        Raises: MediaTooLarge where the store bounds uploads by the declared size. BlobUrlRefused: it takes no upload at
+        this URL, a 403 for example.
+        """
         ...
 
     async def get(self, url: str) -> Download | None:
-        """Fetch a download URL; None if the object is gone."""
+        """Fetch a URL; None if the object is gone. Raises: BlobUrlRefused: it gives nothing at this URL."""
         ...
 
     async def head(self, url: str) -> int:
@@ -72,7 +90,7 @@ class Uploads:
         self.store = subject.store
 
     async def url(self, asset: Asset, size_bytes: int | None = None) -> str:
-        expires_at = self._subject.clock.now() + timedelta(minutes=15)
+        expires_at = self._subject.clock.now() + UPLOAD_LIFE
         size_bytes = asset.size_bytes if size_bytes is None else size_bytes
         return await self.store.upload_url(asset.staging_key, size_bytes=size_bytes, expires_at=expires_at)
 
@@ -101,20 +119,29 @@ class Uploads:
 
     async def final(self, asset: Asset) -> Download | None:
         """Download the permanent object as its asset describes it."""
-        return await self._subject.get(await self._download_url(asset))
+        return await self._subject.get(await self.download_url(asset))
 
     async def final_size(self, asset: Asset) -> int:
         """Return what a HEAD says of the permanent object."""
-        return await self._subject.head(await self._download_url(asset, head=True))
+        return await self._subject.head(await self.download_url(asset, head=True))
 
-    async def _download_url(self, asset: Asset, *, head: bool = False) -> str:
+    async def download_url(self, asset: Asset, *, head: bool = False) -> str:
         return await self.store.download_url(
             asset.final_key(ENV),
             mime_type=asset.mime_type,
             disposition=content_disposition(asset.mime_type, asset.filename),
-            expires_at=self._subject.clock.now() + timedelta(minutes=5),
+            expires_at=self._subject.clock.now() + DOWNLOAD_LIFE,
             head=head,
         )
+
+
+def forged(url: str, other: str) -> list[str]:
+    """Return what may be made of two good URLs: with another end, or beginning as the one and ending as the other."""
+    different = [place for place, (one, two) in enumerate(zip(url, other, strict=False)) if one != two]
+    # The first of these has what names the key from the one, and the signature from the other.
+    places = sorted({*different[1::16], *different[1:][-1:]})
+    last = "x" if url[-1] != "x" else "y"
+    return [url[:-1] + last, url[:-1], url + last, *(url[:place] + other[place:] for place in places)]
 
 
 def asset_named(
@@ -218,6 +245,62 @@ class BlobStoreContract:
         final = await uploads.final(asset)
         assert final is not None
         assert final.data == b"proof"
+
+    async def test_a_url_serves_until_its_end_and_no_longer(self, uploads: Uploads, subject: Subject):
+        if not isinstance(subject.clock, SettableClock):
+            pytest.skip("the clock of this store cannot be set back")
+        asset = asset_named(1, 5)
+        subject.clock.set_back = UPLOAD_LIFE - timedelta(minutes=1)
+        nearly, subject.clock.set_back = await uploads.url(asset), UPLOAD_LIFE
+        over, subject.clock.set_back = await uploads.url(asset), timedelta()
+        await subject.put(nearly, b"proof")
+        with pytest.raises(BlobUrlRefused):
+            await subject.put(over, b"other")
+        await uploads.promote(asset, await uploads.inspected(asset))
+
+        subject.clock.set_back = DOWNLOAD_LIFE - timedelta(minutes=1)
+        nearly, subject.clock.set_back = await uploads.download_url(asset), DOWNLOAD_LIFE
+        over, subject.clock.set_back = await uploads.download_url(asset), timedelta()
+        assert await subject.get(nearly) == await uploads.final(asset)
+        with pytest.raises(BlobUrlRefused):
+            await subject.get(over)
+
+    async def test_a_url_that_was_changed_is_refused(self, uploads: Uploads, subject: Subject):
+        assets = [asset_named(1, 5), asset_named(2, 5)]
+        for url in forged(*[await uploads.url(asset) for asset in assets]):
+            with pytest.raises(BlobUrlRefused):
+                await subject.put(url, b"other")
+        assert [await uploads.inspect(asset) for asset in assets] == [None, None]
+        for asset in assets:
+            await uploads.put(asset, b"proof")
+            await uploads.promote(asset, await uploads.inspected(asset))
+
+        for url in forged(*[await uploads.download_url(asset) for asset in assets]):
+            with pytest.raises(BlobUrlRefused):
+                await subject.get(url)
+
+    async def test_an_upload_url_is_for_its_key_and_for_writing_alone(self, uploads: Uploads, subject: Subject):
+        asset, other = asset_named(1, 5), asset_named(2, 5)
+        url = await uploads.put(asset, b"proof")
+
+        with pytest.raises(BlobUrlRefused):
+            await subject.get(url)
+
+        assert await uploads.inspect(other) is None
+        assert await uploads.final(asset) is None
+
+    async def test_a_download_url_is_for_its_key_and_for_reading_alone(self, uploads: Uploads, subject: Subject):
+        asset, other = asset_named(1, 5), asset_named(2, 5)
+        for each, data in ((asset, b"proof"), (other, b"other")):
+            await uploads.put(each, data)
+            await uploads.promote(each, await uploads.inspected(each))
+        url = await uploads.download_url(asset)
+
+        with pytest.raises(BlobUrlRefused):
+            await subject.put(url, b"wrong")
+
+        finals = [await subject.get(url), await uploads.final(other)]
+        assert [final.data for final in finals if final] == [b"proof", b"other"]
 
     async def test_many_may_promote_at_once(self, uploads: Uploads):
         data = b"x" * 300_000

@@ -14,10 +14,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from cdv_adapters.blobs.filesystem import FilesystemBlobStore
 from cdv_adapters.blobs.s3 import S3BlobStore
-from cdv_core.errors import AssetNotFound
+from cdv_core.errors import AssetNotFound, BlobUrlRefused
 from cdv_core.ports.blobs import BlobStore, ServedBlobStore
 from cdv_core.ports.clock import Clock
-from conformance.ports.blobs import BlobStoreContract, BlobStoreMachine, Download, Subject, SystemClock
+from conformance.ports.blobs import BlobStoreContract, BlobStoreMachine, Download, SettableClock, Subject, SystemClock
 from tests.fakes.blobs import FakeBlobStore
 from tests.servers import Bucket
 from tests.servers.s3 import AGAIN
@@ -26,18 +26,17 @@ from tests.servers.s3 import AGAIN
 class Served:
     """A store whose URLs lead to our own service."""
 
-    clock: Clock = SystemClock()
-
-    def __init__(self, store: ServedBlobStore) -> None:
+    def __init__(self, store: ServedBlobStore, clock: Clock) -> None:
         self._served = store
         self.store: BlobStore = store
+        self.clock = clock
 
     async def put(self, url: str, data: bytes) -> None:
-        await self._served.receive(url.removeprefix("/v1/blobs/upload/"), in_pieces(data))
+        await self._served.receive(token_of(url), in_pieces(data))
 
     async def get(self, url: str) -> Download | None:
         try:
-            content = await self._served.open(url.removeprefix("/v1/blobs/download/"))
+            content = await self._served.open(token_of(url))
         except AssetNotFound:
             return None
         data = b"".join([chunk async for chunk in content.chunks()])
@@ -45,8 +44,12 @@ class Served:
         return Download(data, content.mime_type, content.disposition)
 
     async def head(self, url: str) -> int:
-        content = await self._served.open(url.removeprefix("/v1/blobs/download/"))
+        content = await self._served.open(token_of(url))
         return content.size_bytes
+
+
+def token_of(url: str) -> str:
+    return url.rpartition("/")[2]
 
 
 async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
@@ -57,20 +60,21 @@ async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
 class Http:
     """A store with a server of its own, used as any HTTP client would."""
 
-    clock: Clock = SystemClock()
-
-    def __init__(self, store: BlobStore, http: urllib3.PoolManager) -> None:
+    def __init__(self, store: BlobStore, http: urllib3.PoolManager, clock: Clock) -> None:
         self.store = store
+        self.clock = clock
         self._http = http
 
     async def put(self, url: str, data: bytes) -> None:
         answer = await to_thread.run_sync(lambda: self._http.request("PUT", url, body=data))
+        refuse_403(answer)
         assert answer.status == 200, answer.data
 
     async def get(self, url: str) -> Download | None:
         answer = await to_thread.run_sync(lambda: self._http.request("GET", url))
         if answer.status == 404:
             return None
+        refuse_403(answer)
         assert answer.status == 200, answer.data
         return Download(answer.data, answer.headers["Content-Type"], answer.headers["Content-Disposition"])
 
@@ -80,6 +84,16 @@ class Http:
         return int(answer.headers["Content-Length"])
 
 
+def refuse_403(answer: urllib3.BaseHTTPResponse) -> None:
+    if answer.status == 403:
+        raise BlobUrlRefused("not_signed_by_us")
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
 @pytest.fixture
 def http() -> Iterator[urllib3.PoolManager]:
     with urllib3.PoolManager(timeout=10, retries=AGAIN, maxsize=8) as http:
@@ -87,58 +101,58 @@ def http() -> Iterator[urllib3.PoolManager]:
 
 
 @contextmanager
-def s3_store_in(bucket: Bucket) -> Iterator[S3BlobStore]:
+def s3_store_in(bucket: Bucket, clock: Clock) -> Iterator[S3BlobStore]:
     store = S3BlobStore(
         endpoint=bucket.endpoint,
         bucket=bucket.name,
         region=bucket.region,
         keys=lambda: (bucket.access_key, bucket.secret_key),
-        clock=SystemClock(),
+        clock=clock,
     )
     yield store
     store.close()
 
 
 @pytest.fixture
-def s3_store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
-    with s3_store_in(s3_bucket) as store:
+def s3_store(s3_bucket: Bucket, clock: SettableClock) -> Iterator[S3BlobStore]:
+    with s3_store_in(s3_bucket, clock) as store:
         yield store
 
 
 @pytest.fixture
-def versioned_s3_store(versioned_s3_bucket: Bucket) -> Iterator[S3BlobStore]:
-    with s3_store_in(versioned_s3_bucket) as store:
+def versioned_s3_store(versioned_s3_bucket: Bucket, clock: SettableClock) -> Iterator[S3BlobStore]:
+    with s3_store_in(versioned_s3_bucket, clock) as store:
         yield store
 
 
 class TestFake(BlobStoreContract):
     @pytest.fixture
-    def subject(self) -> Subject:
-        return Served(FakeBlobStore(SystemClock()))
+    def subject(self, clock: SettableClock) -> Subject:
+        return Served(FakeBlobStore(clock), clock)
 
 
 class TestFilesystem(BlobStoreContract):
     @pytest.fixture
-    def subject(self, tmp_path: Path) -> Subject:
-        return Served(FilesystemBlobStore(tmp_path / "media", SystemClock(), 10 * 1024**2))
+    def subject(self, tmp_path: Path, clock: SettableClock) -> Subject:
+        return Served(FilesystemBlobStore(tmp_path / "media", clock, 10 * 1024**2), clock)
 
 
 class TestS3(BlobStoreContract):
     @pytest.fixture
-    def subject(self, s3_store: S3BlobStore, http: urllib3.PoolManager) -> Subject:
-        return Http(s3_store, http)
+    def subject(self, s3_store: S3BlobStore, http: urllib3.PoolManager, clock: SettableClock) -> Subject:
+        return Http(s3_store, http, clock)
 
 
 class TestS3WithVersions(BlobStoreContract):
     @pytest.fixture
-    def subject(self, versioned_s3_store: S3BlobStore, http: urllib3.PoolManager) -> Subject:
-        return Http(versioned_s3_store, http)
+    def subject(self, versioned_s3_store: S3BlobStore, http: urllib3.PoolManager, clock: SettableClock) -> Subject:
+        return Http(versioned_s3_store, http, clock)
 
 
 def test_the_fake_agrees_with_a_dictionary():
     class Machine(BlobStoreMachine):
         def open_subject(self) -> Subject:
-            return Served(FakeBlobStore(SystemClock()))
+            return Served(FakeBlobStore(SystemClock()), SystemClock())
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=50, stateful_step_count=30, deadline=None))
 
@@ -146,7 +160,7 @@ def test_the_fake_agrees_with_a_dictionary():
 def test_files_agree_with_a_dictionary(tmp_path: Path):
     class Machine(BlobStoreMachine):
         def open_subject(self) -> Subject:
-            return Served(FilesystemBlobStore(tmp_path / "media", SystemClock(), 10 * 1024**2))
+            return Served(FilesystemBlobStore(tmp_path / "media", SystemClock(), 10 * 1024**2), SystemClock())
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=30, stateful_step_count=25, deadline=None))
 
@@ -154,7 +168,7 @@ def test_files_agree_with_a_dictionary(tmp_path: Path):
 def test_s3_agrees_with_a_dictionary(s3_store: S3BlobStore, http: urllib3.PoolManager):
     class Machine(BlobStoreMachine):
         def open_subject(self) -> Subject:
-            return Http(s3_store, http)
+            return Http(s3_store, http, SystemClock())
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
 
@@ -162,6 +176,6 @@ def test_s3_agrees_with_a_dictionary(s3_store: S3BlobStore, http: urllib3.PoolMa
 def test_s3_with_versions_agrees_with_a_dictionary(versioned_s3_store: S3BlobStore, http: urllib3.PoolManager):
     class Machine(BlobStoreMachine):
         def open_subject(self) -> Subject:
-            return Http(versioned_s3_store, http)
+            return Http(versioned_s3_store, http, SystemClock())
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
