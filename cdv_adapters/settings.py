@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CDV_", extra="ignore", frozen=True)
 
     env: Literal["dev", "staging", "prod"] = Field(
-        "dev", description="`dev`, `staging` or `prod`; media keys begin with it, so a vault keeps the one it began with"
+        "dev",
+        description="`dev`, `staging` or `prod`; media keys begin with it, so a vault keeps the one it began with",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(
