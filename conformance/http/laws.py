@@ -7,7 +7,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from conformance.http.exchanges import Exchange
 
@@ -39,24 +39,40 @@ _TRACE = re.compile(
 _JSON_ENDPOINT = re.compile(r"/v1/(repo/(record|listRecords)|media/(uploadInit|finalize|[^/]+/meta))$")
 _TIMES = {"indexedAt", "createdAt", "expiresAt"}
 
-Law = Callable[[Exchange, Any], str | None]
+Judge = Callable[[Exchange, Any], str | None]
+Applies = Callable[[Exchange, Any], bool]
+
+
+class Law(NamedTuple):
+    """`speaks_of`: whether it says anything of an answer. `wrong`: what is wrong with such an answer, None: nothing."""
+
+    speaks_of: Applies
+    wrong: Judge
+
+
 LAWS: dict[str, Law] = {}
 
 
-def law(requirement: str) -> Callable[[Law], Law]:
-    """Judge a requirement by every answer. A law returns what is wrong, None if nothing is."""
+def law(requirement: str, speaks_of: Applies) -> Callable[[Judge], Judge]:
+    """Judge a requirement by every answer that the law speaks of."""
 
-    def register(judge: Law) -> Law:
-        LAWS[requirement] = judge
-        return judge
+    def register(wrong: Judge) -> Judge:
+        LAWS[requirement] = Law(speaks_of, wrong)
+        return wrong
 
     return register
 
 
-@law("ERR-001")
+def _is_v1(exchange: Exchange, _: Any = None) -> bool:
+    return "/v1/" in exchange.url.partition("?")[0]
+
+
+def _is_refusal(exchange: Exchange, _: Any = None) -> bool:
+    return _is_v1(exchange) and _status(exchange) >= 400
+
+
+@law("ERR-001", lambda exchange, _: _is_refusal(exchange) and exchange.method != "HEAD")
 def the_error_envelope(exchange: Exchange, body: Any) -> str | None:
-    if not (_is_v1(exchange) and _status(exchange) >= 400) or exchange.method == "HEAD":
-        return None
     if not isinstance(body, dict) or set(body) != {"error"} or not isinstance(body["error"], dict):
         return "a refusal that is not {error: {...}}"
     error = body["error"]
@@ -67,40 +83,35 @@ def the_error_envelope(exchange: Exchange, body: Any) -> str | None:
     return None if isinstance(error.get("details", {}), dict | list) else "details that are no object or list"
 
 
-@law("ERR-002")
+@law("ERR-002", lambda exchange, body: _is_v1(exchange) and code_of(body) is not None)
 def codes_and_statuses(exchange: Exchange, body: Any) -> str | None:
-    code = code_of(body)
-    if not _is_v1(exchange) or code is None:
-        return None
+    code = code_of(body) or ""
     if code not in STATUS_OF_CODE:
         return f"an unknown code: {code}"
     status = _status(exchange)
     return None if status in STATUS_OF_CODE[code] else f"{code} with status {status}"
 
 
-@law("ERR-003")
+@law("ERR-003", lambda exchange, body: _is_v1(exchange) and body is not None and not _is_content(exchange))
 def json_is_called_json(exchange: Exchange, body: Any) -> str | None:
-    if not _is_v1(exchange) or body is None or _is_content(exchange):
-        return None
     kind = _header(exchange, "content-type").partition(";")[0].strip().lower()
     return None if kind == "application/json" else f"JSON called {kind or 'nothing'}"
 
 
-@law("ERR-004")
+def _is_json_success(exchange: Exchange, _: Any) -> bool:
+    found = _JSON_ENDPOINT.search(exchange.url.partition("?")[0])
+    return found is not None and _status(exchange) == 200 and exchange.method != "HEAD"
+
+
+@law("ERR-004", _is_json_success)
 def the_success_envelope(exchange: Exchange, body: Any) -> str | None:
-    if (
-        not _JSON_ENDPOINT.search(exchange.url.partition("?")[0])
-        or _status(exchange) != 200
-        or exchange.method == "HEAD"
-    ):
-        return None
     good = isinstance(body, dict) and {"data"} <= set(body) <= {"data", "meta"}
     if good and all(isinstance(member, dict) for member in body.values()):
         return None
     return "a success that is not {data: {...}, meta?: {...}}"
 
 
-@law("ERR-005")
+@law("ERR-005", lambda *_: True)
 def no_server_error(exchange: Exchange, body: Any) -> str | None:
     if exchange.answer is None:
         return "the connection was closed without an answer"
@@ -108,44 +119,34 @@ def no_server_error(exchange: Exchange, body: Any) -> str | None:
     return f"status {_status(exchange)}" if _status(exchange) in {500, 501, 505} else None
 
 
-@law("ERR-006")
+@law("ERR-006", _is_refusal)
 def no_stack_trace(exchange: Exchange, body: Any) -> str | None:
-    if not _is_v1(exchange) or _status(exchange) < 400 or exchange.answer is None:
-        return None
-    found = _TRACE.search(exchange.answer.text)
+    found = _TRACE.search(exchange.answer.text) if exchange.answer is not None else None
     return f"the answer shows {found.group()!r}" if found else None
 
 
-@law("ERR-007")
+@law("ERR-007", lambda exchange, body: _is_v1(exchange) and any(_times(_data(body))))
 def times_are_utc_with_microseconds(exchange: Exchange, body: Any) -> str | None:
-    if not isinstance(body, dict) or not _is_v1(exchange):
-        return None
-    for name, value in _times(body.get("data")):
+    for name, value in _times(_data(body)):
         if not isinstance(value, str) or not TIME.fullmatch(value):
             return f"{name} is {value!r}"
     return None
 
 
-@law("ERR-008")
+@law("ERR-008", lambda exchange, _: _is_v1(exchange) and _status(exchange) in {429, 503})
 def retry_after(exchange: Exchange, body: Any) -> str | None:
-    if not _is_v1(exchange) or _status(exchange) not in {429, 503}:
-        return None
     return None if _header(exchange, "retry-after") else f"{_status(exchange)} without Retry-After"
 
 
-@law("AUTH-023")
+@law("AUTH-023", lambda exchange, _: _is_v1(exchange) and _status(exchange) == 401)
 def challenges(exchange: Exchange, body: Any) -> str | None:
-    if not _is_v1(exchange) or _status(exchange) != 401:
-        return None
     found = _header(exchange, "www-authenticate")
     return None if found.split(" ")[0].lower() == "bearer" else f"401 with WWW-Authenticate: {found or 'missing'}"
 
 
-@law("OPS-001")
+@law("OPS-001", lambda exchange, _: exchange.answer is not None)
 def correlation(exchange: Exchange, body: Any) -> str | None:
-    if exchange.answer is None:
-        return None
-    found = exchange.answer.headers.get_list("x-correlation-id")
+    found = exchange.answer.headers.get_list("x-correlation-id") if exchange.answer is not None else []
     if len(found) != 1 or not CORRELATION_ID.fullmatch(found[0]):
         return f"X-Correlation-Id is {found}"
     error = body.get("error") if isinstance(body, dict) else None
@@ -155,7 +156,7 @@ def correlation(exchange: Exchange, body: Any) -> str | None:
 
 
 class Findings:
-    """How often each law was put to the question, and the first answer that broke it."""
+    """How many answers each law spoke of, and the first that broke it."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -166,8 +167,10 @@ class Findings:
         body = _json(exchange)
         with self._lock:
             for requirement, judged in LAWS.items():
+                if not judged.speaks_of(exchange, body):
+                    continue
                 self.asked[requirement] += 1
-                wrong = judged(exchange, body)
+                wrong = judged.wrong(exchange, body)
                 if wrong and requirement not in self.broken:
                     self.broken[requirement] = wrong, exchange
 
@@ -195,8 +198,8 @@ def _json(exchange: Exchange) -> Any:
         return None
 
 
-def _is_v1(exchange: Exchange) -> bool:
-    return "/v1/" in exchange.url.partition("?")[0]
+def _data(body: Any) -> Any:
+    return body.get("data") if isinstance(body, dict) else None
 
 
 def _is_content(exchange: Exchange) -> bool:

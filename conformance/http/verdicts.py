@@ -62,13 +62,15 @@ class Score:
 
 
 def outcomes_of_laws(findings: Findings) -> Iterable[Outcome]:
-    """Yield an outcome per law that any answer was put to."""
+    """Yield an outcome per law: of one that speaks of no answer that came, this run says nothing."""
     for requirement in LAWS:
         if requirement in findings.broken:
             wrong, exchange = findings.broken[requirement]
             yield Outcome(requirement, FAILED, "every answer", wrong, exchange.curl())
         elif findings.asked[requirement]:
             yield Outcome(requirement, PASSED, f"every answer ({findings.asked[requirement]})")
+        else:
+            yield Outcome(requirement, NOT_JUDGED, "every answer", "no answer came that it speaks of")
 
 
 def verdicts_of(outcomes: Iterable[Outcome]) -> list[Verdict]:

@@ -88,6 +88,15 @@ def test_a_spent_budget_is_waited_for(tmp_path: Path):
     assert judgement.code == 0
 
 
+def test_a_law_that_speaks_of_no_answer_of_the_run_is_not_judged(tmp_path: Path):
+    with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
+
+    assert judgement.ids("passed") == {"REC-011", *("ERR-001", "ERR-002", "ERR-003", "ERR-005", "ERR-006", "OPS-001")}
+    assert {"ERR-004", "ERR-007", "ERR-008", "AUTH-023"} <= judgement.ids("not judged")
+    assert judgement.verdict("ERR-008")["detail"] == "no answer came that it speaks of"
+
+
 def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
     with serving(lambda *_: (404, {"X-Correlation-Id": "c-1"}, {"oops": 1})) as stub:
         files = ("--html", str(tmp_path / "r.html"), "--junit", str(tmp_path / "r.xml"))
