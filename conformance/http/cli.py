@@ -21,6 +21,7 @@ from conformance.http.requirements import Undecided, as_markdown
 from conformance.http.servers import Issuer, serving
 from conformance.http.tokens import CommandTokens, Key, KeyTokens, NoTokens, TokenSource
 from conformance.http.transport import BoundedTransport
+from conformance.http.vault import AWAY
 from conformance.http.verdicts import OPEN, USAGE, exit_code, verdicts_of
 
 LOCAL_ISSUER = "urn:cdv:local-issuer"  # whose tokens a development vault trusts
@@ -184,18 +185,26 @@ def _trust(file: Path | None) -> ssl.SSLContext:
 
 
 def _meet(plan: Plan, wait_seconds: float) -> None:
-    """Wait for the target, try the tokens, and learn how far its clock is ahead. Raises httpx.HTTPError, NoTokens."""
+    """Wait for the target, try the tokens, and learn how far its clock is ahead.
+
+    Raises: httpx.HTTPError, Undecided: it is not there. NoTokens.
+    """
     deadline = time.monotonic() + wait_seconds
     transport = BoundedTransport(_HEALTH_SECONDS, verify=plan.trust)
     with httpx.Client(transport=transport, timeout=_HEALTH_SECONDS, trust_env=False) as client:
         while True:
             try:
                 answer = client.get(f"{plan.url}/healthz")
-                break
+                if not answer.is_server_error:
+                    break
+                if time.monotonic() > deadline:
+                    if answer.status_code in AWAY:
+                        raise Undecided(f"status {answer.status_code} of /healthz")
+                    break  # what it says of itself is for the run to judge
             except httpx.HTTPError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+            time.sleep(0.1)
         ahead = _ahead_seconds(answer)
         if isinstance(plan.tokens, KeyTokens) and abs(ahead) > SKEW_NOTICED_SECONDS:
             plan.tokens.server_ahead_seconds = ahead

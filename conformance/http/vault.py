@@ -33,6 +33,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20
 ANSWER_SECONDS = 35.0  # the contract's request timeout of 30 s, and the way there and back
 WAIT_MAX_SECONDS = 65.0  # for one answer: a window of a minute and its edges
 TRIES_MAX = 4
+AWAY = {502, 503, 504}  # what says that the target is not there, or not now
 REPLICAS_REACHED = 8  # by as many requests at once, each on a connection of its own
 SLOW_MAX = 3  # requests without an answer in time, before the rest of the run is not waited for
 Item = TypeVar("Item")
@@ -104,7 +105,7 @@ class Vault:
         for _ in range(TRIES_MAX):
             request = self._http.build_request(method, url, headers=sent, content=content, params=params)
             answer = self._exchange(request, own)
-            if not patient or answer.status_code not in {429, 502, 503, 504}:
+            if not patient or answer.status_code not in {429, *AWAY}:
                 return answer
             self._wait(answer)
         reason = "the rate limit" if answer.status_code == 429 else f"unavailable ({answer.status_code})"

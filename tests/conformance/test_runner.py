@@ -88,6 +88,43 @@ def test_a_spent_budget_is_waited_for(tmp_path: Path):
     assert judgement.code == 0
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_a_proxy_says_of_a_target_that_is_away_breaks_no_law(tmp_path: Path, status: int):
+    said: list[int] = []
+
+    def answer(*_: object) -> Answer:
+        said.append(status)
+        return refusal(404, "CDV_NOT_FOUND") if len(said) % 2 == 0 else (status, {"Retry-After": "0"}, "away")
+
+    with serving(answer) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
+
+    assert len(said) > 2
+    assert judgement.ids("failed") == set(), judgement.text
+    assert judgement.verdict("REC-011")["verdict"] == "passed"
+
+
+def test_a_503_of_the_service_itself_is_judged(tmp_path: Path):
+    with serving(lambda *_: (503, {"X-Correlation-Id": "c-1"}, {})) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
+
+    assert {"ERR-001", "ERR-008"} <= judgement.ids("failed"), judgement.text
+
+
+def test_a_target_is_there_when_its_proxy_no_longer_says_that_it_is_not(tmp_path: Path):
+    with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
+        away = iter([(502, {}, "away")] * 3)
+        stub.health = lambda: next(away, (200, {}, {}))
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
+        assert next(away, None) is None, "the run began while the target was away"
+        assert judgement.code == 0, judgement.text
+
+        stub.health = lambda: (502, {}, "away")
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011", "--wait", "0")
+        assert judgement.code == 3
+        assert "does not answer: status 502" in judgement.text
+
+
 def test_a_law_that_speaks_of_no_answer_of_the_run_is_not_judged(tmp_path: Path):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
