@@ -1,0 +1,77 @@
+"""The suite's own ear: what the target has not made is the target's, and a connection that is lost is nobody's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import nats
+import pytest
+
+from conformance.http import event_log
+from conformance.http.event_log import STREAMS, Event, EventLog
+from conformance.http.requirements import Undecided
+from tests.conformance.judging import judge
+from tests.conformance.stub import refusal, serving
+from tests.servers import FaultProxy
+
+
+def tell(url: str, subject: str = "", *, streams: bool = False) -> None:
+    """Make the streams, or publish on the subject."""
+
+    async def run() -> None:
+        connection = await nats.connect(url)
+        for name, subjects in STREAMS.items() if streams else ():
+            await connection.jetstream().add_stream(name=name, subjects=[subjects])
+        if subject:
+            await connection.jetstream().publish(subject, b"{}")
+        await connection.close()
+
+    # In a thread of its own: the test's event loop is not ours to use.
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    thread.join()
+
+
+def on(subject: str):
+    def matches(event: Event) -> bool:
+        return event.subject == subject
+
+    return matches
+
+
+def test_a_vault_without_streams_fails_what_asks_for_them(tmp_path: Path, nats_url: str):
+    token = ("--token-command", "echo e30.e30.e30")
+    with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
+        judgement = judge(tmp_path, stub.url, *token, "--only", "EVENT-00", "--nats", nats_url)
+
+    assert judgement.verdict("EVENT-001")["verdict"] == "failed", judgement.text
+    assert "there is no stream RA_RECORDS" in judgement.verdict("EVENT-001")["detail"]
+    assert {"EVENT-002", "EVENT-006"} <= judgement.ids("undecided")
+
+
+def test_a_connection_that_is_lost_accuses_nobody_and_is_made_again(nats_url: str, monkeypatch: pytest.MonkeyPatch):
+    tell(nats_url, streams=True)
+    with FaultProxy(nats_url) as proxy, EventLog(proxy.url) as events:
+        assert not events.problem
+        tell(nats_url, "cdv.records.a.created")
+        events.wait(on("cdv.records.a.created"))
+        monkeypatch.setattr(event_log, "ARRIVAL_SECONDS", 1.0)
+        with pytest.raises(AssertionError, match="no such event"):
+            events.wait(on("cdv.records.b.created"))
+
+        proxy.cut()
+        tell(nats_url, "cdv.records.b.created")
+        began = time.monotonic()
+        with pytest.raises(Undecided, match="was lost"):
+            events.wait(on("cdv.records.b.created"))
+        assert time.monotonic() - began < 10
+
+        proxy.heal()
+        monkeypatch.setattr(event_log, "ARRIVAL_SECONDS", 30.0)
+        tell(nats_url, "cdv.records.c.created")
+        heard = events.wait(on("cdv.records.c.created"))
+
+    assert [event.subject[12] for event in heard] == ["a", "b", "c"]
