@@ -11,7 +11,7 @@ from conformance.http.event_log import STREAMS, Event, EventLog
 from conformance.http.fixtures import newcomer
 from conformance.http.laws import TIME
 from conformance.http.requirements import Undecided, clause, judges
-from conformance.http.vault import FOLLOW, PROFILE, Creator, at_once, data, new_key, refused
+from conformance.http.vault import FOLLOW, PROFILE, Creator, at_once, data, new_key, receipt_of, refused
 
 CONSUMERS = {"GATEWAY_FANOUT", "DURABLE_DEVTOOLS"}  # domain, events
 
@@ -50,7 +50,7 @@ def test_streams_and_consumers_are_there(events: EventLog):
 def test_a_record_is_announced(events: EventLog, ada: Creator):
     for collection, record in ((PROFILE, {"displayName": "Ada"}), (FOLLOW, {"subject": "did:example:a"})):
         own = f"c-{secrets.token_hex(8)}"
-        receipt = data(ada.create({"X-Correlation-Id": own}, collection=collection, record=record))
+        receipt = receipt_of(ada.create({"X-Correlation-Id": own}, collection=collection, record=record))
 
         with clause("EVENT-002"):
             event = records_until(events, ada, receipt["uri"])[-1]

@@ -26,6 +26,7 @@ PROFILE = "com.registryaccord.profile"
 FOLLOW = "com.registryaccord.graph.follow"
 FLAG = "com.registryaccord.moderation.flag"
 ASSET = "com.registryaccord.media.asset"
+RECEIPT = ("uri", "cid", "indexedAt", "schemaVersion")  # http-api §3 record
 RECORD, LIST = "/v1/repo/record", "/v1/repo/listRecords"
 INIT, FINALIZE = "/v1/media/uploadInit", "/v1/media/finalize"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20
@@ -205,8 +206,8 @@ class Creator:
         return self.vault.send("POST", RECORD, by=self, headers=headers, body=self.body(**members))
 
     def created(self, **members: Any) -> dict[str, Any]:
-        """Create a record that must be accepted; return the answer's data."""
-        return data(self.create(**members))
+        """Create a record that must be accepted; return its receipt."""
+        return receipt_of(self.create(**members))
 
     def get(self, uri: str, **headers: str) -> httpx.Response:
         return self.vault.get(uri, self, **headers)
@@ -271,6 +272,12 @@ def data(answer: httpx.Response) -> dict[str, Any]:
     found = body.get("data")
     assert isinstance(found, dict), f"no data in {answer.text[:200]!r}"
     return found
+
+
+def receipt_of(answer: httpx.Response) -> dict[str, Any]:
+    """Return the members of a create's data that the contract names: what else is there is REC-002's to judge."""
+    found = data(answer)
+    return {name: found[name] for name in RECEIPT if name in found}
 
 
 def refused(answer: httpx.Response, status: int, *codes: str) -> dict[str, Any]:

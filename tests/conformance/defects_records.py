@@ -39,8 +39,9 @@ RECORDS: list[Defect] = [
         (
             BODIES,
             "    schema_version: _Version\n\n\nclass Warnings",
-            "    schema_version: _Version\n    rkey: str = ''\n\n\nclass Warnings",
+            "    schema_version: _Version\n    revision: str = ''\n\n\nclass Warnings",
         ),
+        only="REC-002 REC-009 REC-027 EVENT-004",
     ),
     defect(
         "key-in-lower-case",

@@ -28,10 +28,11 @@ AT_ONCE = 3  # and as many that wait for the suite's patience to end
 
 @dataclass(frozen=True)
 class Run:
-    """One defect's run. `missed`: what should have been reported as failed, and was not."""
+    """One defect's run. `missed`: what should have been reported as failed, and was not. `beyond`: what was besides."""
 
     defect: Defect
     missed: tuple[str, ...]
+    beyond: tuple[str, ...]
     seconds: float
     judgement: Judgement
 
@@ -43,7 +44,8 @@ def run(defect: Defect) -> Run:
         judgement = _judged(defect, Path(folder))
     failed = judgement.ids("failed") if judgement.report else set()
     missed = tuple(it for it in defect.caught_by if it not in failed)
-    return Run(defect, missed, time.monotonic() - began, judgement)
+    beyond = tuple(sorted(failed - {*defect.caught_by}))
+    return Run(defect, missed, beyond, time.monotonic() - began, judgement)
 
 
 def run_all(defects: list[Defect], at_once: int = AT_ONCE) -> Iterator[Run]:
@@ -101,6 +103,7 @@ def main() -> None:
     missed = []
     for number, each in enumerate(run_all(chosen, arguments.at_once), 1):
         outcome = "caught" if not each.missed else f"MISSED by {' '.join(each.missed)}"
+        outcome += f", failed besides: {' '.join(each.beyond)}" if each.beyond else ""
         requirements = " ".join(each.defect.caught_by)
         print(
             f"{number:>3}/{len(chosen)} {each.seconds:5.1f} s  {each.defect.name:<32} {requirements:<24} {outcome}",

@@ -61,6 +61,15 @@ def test_a_sample_of_defects_is_reported():
     assert_reported([it for it in DEFECTS if it.name in SAMPLE])
 
 
+def test_a_member_that_the_contract_does_not_name_fails_no_must():
+    (said_more,) = (it for it in DEFECTS if it.name == "receipt-says-more")
+
+    found = run(said_more)
+
+    assert (found.missed, found.beyond) == ((), ()), found.judgement.text
+    assert found.judgement.ids("undecided") == set()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_every_defect_is_reported():

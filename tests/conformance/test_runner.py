@@ -113,7 +113,7 @@ def test_a_503_of_the_service_itself_is_judged(tmp_path: Path):
 
 def test_a_target_is_there_when_its_proxy_no_longer_says_that_it_is_not(tmp_path: Path):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
-        away = iter([(502, {}, "away")] * 3)
+        away: Iterator[Answer] = iter([(502, {}, "away")] * 3)
         stub.health = lambda: next(away, (200, {}, {}))
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
         assert next(away, None) is None, "the run began while the target was away"
