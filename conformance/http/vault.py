@@ -8,6 +8,7 @@ import secrets
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ WAIT_MAX_SECONDS = 65.0  # for one answer: a window of a minute and its edges
 TRIES_MAX = 4
 AWAY = {502, 503, 504}  # what says that the target is not there, or not now
 REPLICAS_REACHED = 8  # by as many requests at once, each on a connection of its own
-SLOW_MAX = 3  # requests without an answer in time, before the rest of the run is not waited for
+SLOW_MAX = 3  # times in a row that an endpoint, or all of them, did not answer: then it is no longer waited for
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Headers = dict[str, str] | Sequence[tuple[str, str]]
@@ -55,6 +56,48 @@ class Upload:
         return hashlib.sha256(self.content).hexdigest()
 
 
+class Patience:
+    """How long a run has waited in all, and who no longer answers. Many threads may wait at once."""
+
+    def __init__(self, wait_seconds: float) -> None:
+        self.waited_seconds = 0.0
+        self._wait_seconds = wait_seconds
+        self._until = 0.0  # by when everybody who waits will have waited
+        self._slow: Counter[str] = Counter()  # by endpoint, and "" for all of them
+        self._gave_up: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def spend(self, seconds: float) -> bool:
+        """Take the seconds from what is left, but for those in which somebody waits already; False: too little is."""
+        with self._lock:
+            now = time.monotonic()
+            more = max(now + seconds - max(now, self._until), 0.0)
+            if self.waited_seconds + more > self._wait_seconds:
+                return False
+            self.waited_seconds += more
+            self._until = max(now + seconds, self._until)
+            return True
+
+    def ask(self, endpoint: str) -> None:
+        """Raises Undecided: it was not answered so often that it is not worth the time."""
+        with self._lock:
+            times = max(self._slow[endpoint], self._slow[""])
+        if times >= SLOW_MAX:
+            raise Undecided(f"slow: {times} times in a row there was no answer in {ANSWER_SECONDS:.0f} s")
+
+    def answered(self, endpoint: str) -> None:
+        with self._lock:
+            self._slow[endpoint] = self._slow[""] = 0
+
+    def gave_up(self, endpoint: str, began: float) -> None:
+        """Count a request without an answer; those that were under way together count once."""
+        with self._lock:
+            for name in (endpoint, ""):
+                if began >= self._gave_up.get(name, 0.0):
+                    self._slow[name] += 1
+                    self._gave_up[name] = time.monotonic()
+
+
 class Vault:
     """A running CDV at `url`."""
 
@@ -65,9 +108,7 @@ class Vault:
         self.trust = trust
         self.findings = Findings()
         self.down_since = 0.0
-        self._waited_seconds = 0.0
-        self._wait_seconds = wait_seconds
-        self._slow = 0
+        self._patience = Patience(wait_seconds)
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=2)
         transport = BoundedTransport(ANSWER_SECONDS, limits=limits, verify=trust)
         self._http = httpx.Client(timeout=ANSWER_SECONDS, transport=transport, trust_env=False, follow_redirects=False)
@@ -113,17 +154,19 @@ class Vault:
         raise Undecided(f"{reason}: {method} {path}")
 
     def _exchange(self, request: httpx.Request, own: bool) -> httpx.Response:
-        if self._slow >= SLOW_MAX:
-            raise Undecided(f"slow: {self._slow} requests had no answer in {ANSWER_SECONDS:.0f} s")
+        endpoint = f"{request.method} {request.url.path.rpartition('/')[2]}" if own else request.url.host
+        self._patience.ask(endpoint)
+        began = time.monotonic()
         speaker = self.tokens.speaker(request.headers.get("authorization", ""))
         answer: httpx.Response | None = None
         try:
             answer = self._http.send(request)
+            self._patience.answered(endpoint)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.down_since = self.down_since or time.monotonic()
             raise Undecided(f"down: no connection to {request.url.host}:{request.url.port} ({error})") from error
         except httpx.TimeoutException as error:
-            self._slow += 1
+            self._patience.gave_up(endpoint, began)
             raise Undecided(
                 f"slow: no answer to {request.method} {request.url.path} in {ANSWER_SECONDS:.0f} s"
             ) from error
@@ -166,10 +209,9 @@ class Vault:
     def _wait(self, answer: httpx.Response) -> None:
         asked = answer.headers.get("retry-after", "1")
         seconds = max(float(asked), 0.2) if asked.isdecimal() else 1.0
-        if seconds > WAIT_MAX_SECONDS or self._waited_seconds + seconds > self._wait_seconds:
-            waited = f"after {self._waited_seconds:.0f} s of waiting in this run"
+        if seconds > WAIT_MAX_SECONDS or not self._patience.spend(seconds):
+            waited = f"after {self._patience.waited_seconds:.0f} s of waiting in this run"
             raise Undecided(f"status {answer.status_code}, to come again in {asked} s, {waited}")
-        self._waited_seconds += seconds
         time.sleep(seconds)
 
     def creator(self, did: str = "") -> Creator:

@@ -35,11 +35,11 @@ def tell(url: str, subject: str = "", *, streams: bool = False) -> None:
     thread.join()
 
 
-def on(subject: str):
-    def matches(event: Event) -> bool:
-        return event.subject == subject
-
-    return matches
+def heard(events: EventLog, subject: str) -> list[Event]:
+    try:
+        return events.wait(lambda event: event.subject == subject)
+    except Undecided as skipped:  # which would be what becomes of the test
+        raise RuntimeError(str(skipped)) from skipped
 
 
 def test_a_vault_without_streams_fails_what_asks_for_them(tmp_path: Path, nats_url: str):
@@ -57,21 +57,21 @@ def test_a_connection_that_is_lost_accuses_nobody_and_is_made_again(nats_url: st
     with FaultProxy(nats_url) as proxy, EventLog(proxy.url) as events:
         assert not events.problem
         tell(nats_url, "cdv.records.a.created")
-        events.wait(on("cdv.records.a.created"))
+        heard(events, "cdv.records.a.created")
         monkeypatch.setattr(event_log, "ARRIVAL_SECONDS", 1.0)
         with pytest.raises(AssertionError, match="no such event"):
-            events.wait(on("cdv.records.b.created"))
+            heard(events, "cdv.records.b.created")
 
         proxy.cut()
         tell(nats_url, "cdv.records.b.created")
         began = time.monotonic()
-        with pytest.raises(Undecided, match="was lost"):
-            events.wait(on("cdv.records.b.created"))
+        with pytest.raises(RuntimeError, match="was lost"):
+            heard(events, "cdv.records.b.created")
         assert time.monotonic() - began < 10
 
         proxy.heal()
         monkeypatch.setattr(event_log, "ARRIVAL_SECONDS", 30.0)
         tell(nats_url, "cdv.records.c.created")
-        heard = events.wait(on("cdv.records.c.created"))
+        told = heard(events, "cdv.records.c.created")
 
-    assert [event.subject[12] for event in heard] == ["a", "b", "c"]
+    assert [event.subject[12] for event in told] == ["a", "b", "c"]
