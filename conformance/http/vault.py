@@ -130,7 +130,8 @@ class Vault:
     ) -> httpx.Response:
         """Return the answer. `by`: whose token to send. `body`: sent as JSON. `path`: or a whole URL.
 
-        A spent budget is waited for and an unavailable service asked again, within bounds, unless not `patient`.
+        A spent budget is waited for and an unavailable service asked again, within bounds, unless not `patient`. What
+        may have happened and would happen twice is not asked again: a record without an idempotency key.
         Raises: Undecided: slow or down. Nonconforming: the connection was closed without an answer.
         """
         sent = [*(headers.items() if isinstance(headers, dict) else headers)]
@@ -149,6 +150,8 @@ class Vault:
             answer = self._exchange(request, own)
             if not patient or answer.status_code not in {429, *AWAY}:
                 return answer
+            if answer.status_code in AWAY and own and _creates_anew(request):
+                raise Undecided(f"status {answer.status_code}: a write without a key, which may have happened")
             self._wait(answer)
         reason = "the rate limit" if answer.status_code == 429 else f"unavailable ({answer.status_code})"
         raise Undecided(f"{reason}: {method} {path}")
@@ -366,6 +369,13 @@ def json_of(answer: httpx.Response) -> Any:
 
 def _shown(answer: httpx.Response) -> str:
     return f"{answer.status_code} {code_of(json_of(answer)) or ''} {answer.text[:300]}"
+
+
+def _creates_anew(request: httpx.Request) -> bool:
+    """Tell whether a request makes a record each time that it is sent."""
+    if request.method != "POST" or not request.url.path.endswith(RECORD) or "idempotency-key" in request.headers:
+        return False
+    return b'"idempotencyKey"' not in _sent_bytes(request)
 
 
 def _sent_bytes(request: httpx.Request) -> bytes:
