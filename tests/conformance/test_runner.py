@@ -9,6 +9,7 @@ import signal
 import ssl
 import sys
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -231,6 +232,28 @@ def test_readiness_may_use_words_of_its_own(tmp_path: Path, state: dict[str, obj
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "OPS-005")
 
     assert judgement.verdict("OPS-005")["verdict"] == verdict, judgement.text
+
+
+@pytest.mark.parametrize(("counted", "verdict"), [(True, "passed"), (False, "failed")])
+def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted: bool, verdict: str):
+    bucket = {"left": 600.0, "at": time.monotonic()}
+    lock = threading.Lock()
+
+    def answer(*_: object) -> Answer:
+        time.sleep(0.05)  # which is how long it takes, and in which more than one comes back
+        with lock:
+            now = time.monotonic()
+            bucket["left"] = min(600.0, bucket["left"] + (now - bucket["at"]) * 50) - 1
+            bucket["at"] = now
+            left = str(int(bucket["left"])) if counted else "599"
+        status, headers, body = refusal(404, "CDV_NOT_FOUND")
+        told = {"X-RateLimit-Limit": "600", "X-RateLimit-Remaining": left, "X-RateLimit-Reset": "1"}
+        return status, {**headers, **told}, body
+
+    with serving(answer) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "LIMIT-002")
+
+    assert judgement.verdict("LIMIT-002")["verdict"] == verdict, judgement.text
 
 
 @contextmanager
