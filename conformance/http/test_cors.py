@@ -46,7 +46,7 @@ def test_an_origin_that_is_not_listed_gets_nothing(vault: Vault, plan: Plan, ada
 def test_a_preflight_needs_no_token(vault: Vault, plan: Plan):
     for path, method in ((RECORD, "POST"), (LIST, "GET"), (INIT, "POST"), (FINALIZE, "POST")):
         answer = preflight(vault, plan.cors_origin or "https://app.example", path, method)
-        assert answer.status_code not in {401, 403}, f"{path}: {answer.status_code}"
+        assert answer.status_code != 401, f"{path}: {answer.status_code}"  # 403 denies the origin, as many servers do
         if plan.cors_origin:
             assert answer.is_success, f"{path}: {answer.status_code}"
 
