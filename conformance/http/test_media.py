@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from datetime import datetime
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from hypothesis import strategies as st
 
 from conformance.http.profiles import for_all
-from conformance.http.requirements import clause, judges
-from conformance.http.vault import ASSET, FINALIZE, PNG, Creator, Vault, at_once, data, refused
+from conformance.http.requirements import clause, judges, not_judged
+from conformance.http.vault import ASSET, FINALIZE, PNG, Creator, Upload, Vault, at_once, data, refused
 
 MAGIC = {  # as these types begin
     "image/png": b"\x89PNG\r\n\x1a\n",
@@ -22,6 +23,14 @@ MAGIC = {  # as these types begin
     "video/mp4": b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom",
 }
 _CONTENTS = st.tuples(st.sampled_from([*MAGIC]), st.binary(max_size=300)).map(lambda it: (it[0], MAGIC[it[0]] + it[1]))
+OTHERS = {  # what no page should show, where a vault takes it at all
+    "application/pdf": b"%PDF-1.7\n",
+    "text/plain": b"hello, world\n",
+    "application/octet-stream": b"\x00\x01\x02",
+    "application/zip": b"PK\x05\x06" + bytes(18),
+    "text/csv": b"a,b\r\n",
+    "application/json": b"{}\n",
+}
 HUGE_BYTES = 2**50
 NOBODYS_ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -65,6 +74,37 @@ def test_what_was_uploaded_is_served(ada: Creator, bob: Creator, upload: tuple[s
             assert answer.content == content, "other bytes than were uploaded"
         with clause("MEDIA-019"):
             assert data(reader.meta(staged.asset_id)) == asset
+
+
+@judges("MEDIA-005")
+def test_a_download_url_counts_as_it_was_signed(ada: Creator):
+    asset = ada.finalized()
+    path = f"/v1/media/{asset['assetId']}/content"
+    answer = ada.vault.send("GET", path, by=ada)
+    if answer.status_code == 200:
+        not_judged("the bytes come directly, by no URL of their own")
+    assert answer.status_code == 307, answer.status_code
+    url = str(answer.url.join(answer.headers["location"]))
+
+    for other in forged(url):
+        assert PNG not in ada.vault.send("GET", other).content, "the bytes come without their URL's signature"
+
+
+_SIGNATURE = re.compile(r"(?i)((?:^|&)[^=&]*(?:signature|sig)=)([^&]+)")
+
+
+def forged(url: str) -> list[str]:
+    """Return the URL without what signs it, and with a character of that changed."""
+    whole, _, query = url.partition("?")
+    if not query:
+        return [f"{whole[:-4]}{_another(whole[-4])}{whole[-3:]}"]  # the last one's bits may not all count
+    found = _SIGNATURE.search(query)
+    place = found.start(2) if found else len(query) - 4
+    return [whole, f"{whole}?{query[:place]}{_another(query[place])}{query[place + 1 :]}"]
+
+
+def _another(character: str) -> str:
+    return "b" if character == "a" else "a"
 
 
 @judges("MEDIA-003")
@@ -326,3 +366,23 @@ def test_content_is_served_without_guessing(ada: Creator, kind: str):
     assert answer.headers.get("content-type", "").partition(";")[0] == kind
     first = ada.vault.send("GET", f"/v1/media/{asset['assetId']}/content", by=ada)
     assert first.headers.get("x-content-type-options", "").lower() == "nosniff"
+
+
+@judges("MEDIA-027")
+def test_what_no_page_should_show_is_an_attachment(ada: Creator):
+    taken = 0
+    for kind, content in OTHERS.items():
+        begun = ada.init(content, mimeType=kind, filename="a.html")
+        if begun.status_code == 400:
+            continue  # a type that this vault does not take
+        ticket = data(begun)
+        upload = Upload(ticket["assetId"], ticket["uploadUrl"], content)
+        if not ada.put(upload).is_success or ada.finalize(upload.asset_id, upload.sha256).status_code == 400:
+            continue  # taken for something else
+        taken += 1
+        answer = ada.content(upload.asset_id)
+        assert answer.status_code == 200, answer.status_code
+        shown = answer.headers.get("content-disposition", "")
+        assert shown.partition(";")[0].strip().lower() == "attachment", f"{kind}: Content-Disposition is {shown!r}"
+    if not taken:
+        not_judged(f"the target takes none of {', '.join(OTHERS)}")

@@ -63,6 +63,16 @@ MEDIA: list[Defect] = [
         (BLOBS, "0, content.size_bytes, 200", "0, content.size_bytes - 1, 200"),
     ),
     defect(
+        "download-urls-unsigned",
+        "The signature of a download URL is not looked at.",
+        "MEDIA-005",
+        (
+            "cdv_adapters/blobs/url_tokens.py",
+            "if not hmac.compare_digest(signature, self._signature(payload)):",
+            "if 0:",
+        ),
+    ),
+    defect(
         "finalize-once-only",
         "Finalising again is a conflict.",
         "MEDIA-006",
@@ -226,5 +236,12 @@ MEDIA: list[Defect] = [
         "Browsers may guess the type of content.",
         "MEDIA-026",
         ("cdv_http/middleware/exchange.py", '    (b"x-content-type-options", b"nosniff"),\n', ""),
+    ),
+    defect(
+        "documents-shown-inline",
+        "Browsers may show what is no image, audio or video.",
+        "MEDIA-027",
+        (DOMAIN, 'disposition = "inline" if shown else "attachment"', 'disposition = "inline"'),
+        settings={"CDV_ALLOWED_MIME_TYPES": "image/png,application/pdf"},
     ),
 ]

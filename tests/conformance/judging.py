@@ -57,6 +57,8 @@ def judge_with_everything(
         # Few enough to be spent by the quick profile, more than any of its creators writes.
         "CDV_RATE_LIMIT_WRITES": "140/minute",
         "CDV_RATE_LIMIT_READS": "1000000/minute",
+        # The usual ones, and one that no page should show.
+        "CDV_ALLOWED_MIME_TYPES": "image/jpeg,image/png,image/gif,video/mp4,application/pdf",
         "CDV_DATA_DIR": str(folder / "data"),
     }
     target = serving(folder, {**pointed, **settings})
