@@ -4,70 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import cdv_core.catalogue
 from cdv_core.domain.tokens import read_token
-from cdv_http.cli import main
 from cdv_http.openapi import openapi_document
+from tests.command_line import DID, Cdv, cdv, one_line, port
 from tests.http.running import CDV, environment
 from tests.leaks import printed
-from tests.servers.process import free_port
 
-DID = "did:example:ada"
+__all__ = ["cdv", "port"]  # the fixtures
 CATALOGUE = Path(cdv_core.catalogue.__path__[0])
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Cdv = Callable[..., Result]
-
-
-@pytest.fixture
-def cdv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdv:
-    """Run a command in this process, in an empty folder and an environment that sets nothing else."""
-    for name in environment(tmp_path):
-        if name.startswith("CDV_"):
-            monkeypatch.delenv(name, raising=False)
-    for name in ("CDV_ENV", "CDV_PORT", "CDV_HOST", "CDV_DATA_DIR", "PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, **settings: str) -> Result:
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            main(arguments)
-        for name in settings:
-            monkeypatch.delenv(name)
-        out, err = capfd.readouterr()
-        return Result(int(exited.value.code or 0), out, printed(err))
-
-    return run
-
-
-def one_line(result: Result, code: int, *words: str) -> None:
-    """Check that the command failed with one clear line on standard error and nothing else."""
-    assert result.code == code
-    assert result.out == ""
-    assert result.err.count("\n") == 1, result.err
-    assert result.err.startswith("cdv: ")
-    for word in words:
-        assert word in result.err
-    assert "Traceback" not in result.err
 
 
 def test_a_token_speaks_for_the_did_and_is_all_that_is_printed(cdv: Cdv, tmp_path: Path) -> None:
@@ -307,105 +258,6 @@ def test_migrate_says_what_it_did(cdv: Cdv, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / ".cdv" / "vault.sqlite3") as connection:
         assert connection.execute("PRAGMA user_version").fetchone()[0] >= 1
     connection.close()
-
-
-# What serving refuses to begin with: one clear line, and nothing damaged.
-
-
-@pytest.fixture
-def port() -> str:
-    return str(free_port())
-
-
-def test_a_port_in_use_is_one_line(cdv: Cdv) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        one_line(cdv("serve", "--port", port), 1, f"127.0.0.1:{port}", "in use", "--port")
-
-
-def test_an_address_that_is_not_ours_is_one_line(cdv: Cdv, port: str) -> None:
-    one_line(cdv("serve", "--port", port, "--host", "192.0.2.1"), 1, "192.0.2.1", "CDV_HOST")
-    one_line(cdv("serve", "--port", port, "--host", "no host"), 1, "no host", "CDV_HOST")
-
-
-def test_a_secret_that_is_not_there_is_told_by_its_setting(cdv: Cdv, port: str) -> None:
-    one_line(cdv("serve", CDV_PORT=port, CDV_RATE_LIMIT_STORAGE="file:/nope"), 1, "CDV_RATE_LIMIT_STORAGE", "/nope")
-    one_line(cdv("serve", CDV_PORT=port, CDV_DB_DSN="file:/nope"), 1, "CDV_DB_DSN", "/nope")
-    one_line(cdv("serve", CDV_PORT=port, CDV_DB_DSN="host=h password=file:nope"), 1, "CDV_DB_DSN")
-
-
-@pytest.mark.parametrize("command", [("serve",), ("check",), ("migrate",), ("token", "--did", DID)])
-@pytest.mark.parametrize("where", ["file", "file/below", "/proc/cdv", "/dev/null"])
-def test_a_data_directory_that_cannot_be_is_one_line(
-    cdv: Cdv, command: tuple[str, ...], where: str, tmp_path: Path, port: str
-) -> None:
-    (tmp_path / "file").write_text("kept")
-    result = cdv(*command, CDV_DATA_DIR=where, CDV_PORT=port)
-    result.out = result.out.removeprefix("ok   settings\n")
-    one_line(result, 1, where, "CDV_DATA_DIR")
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-@pytest.fixture
-def database(cdv: Cdv, tmp_path: Path) -> Path:
-    """A sound database, closed."""
-    assert cdv("migrate").code == 0
-    return tmp_path / ".cdv" / "vault.sqlite3"
-
-
-@pytest.mark.parametrize("damage", ["noise", "text", "first page", "middle", "cut off"])
-def test_a_damaged_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path, damage: str, port: str) -> None:
-    content = bytearray(database.read_bytes())
-    if damage == "noise":
-        content = bytearray(b"\x5a" * len(content))
-    elif damage == "text":
-        content = bytearray(b"this was a database once\n" * 400)
-    elif damage == "first page":
-        content[100:4096] = b"\xff" * 3996
-    elif damage == "middle":
-        content[8192 : 8192 + 4096] = b"\xff" * 4096
-    else:
-        content = content[: len(content) // 2]
-    database.write_bytes(content)
-    one_line(cdv("serve", "--port", port), 1, str(database.relative_to(database.parents[1])), "backup")
-    assert database.read_bytes() == content
-
-
-def test_a_newer_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path, port: str) -> None:
-    with sqlite3.connect(database) as connection:
-        connection.execute("PRAGMA user_version = 999")
-    connection.close()
-    content = database.read_bytes()
-    for command in (("serve", "--port", port), ("migrate",), ("check",)):
-        result = cdv(*command)
-        result.out = result.out.removeprefix("ok   settings\n").removeprefix("ok   object_store (not critical)\n")
-        one_line(result, 1, "999", "newer")
-    assert database.read_bytes() == content
-
-
-def test_a_damaged_issuer_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
-    cdv("token", "--did", DID)
-    key = tmp_path / ".cdv" / "issuer-key.json"
-    key.write_text("{}")
-    one_line(cdv("serve", "--port", port), 1, "issuer-key.json")
-    one_line(cdv("token", "--did", DID), 1, "issuer-key.json")
-    assert key.read_text() == "{}"
-
-
-def test_a_damaged_signing_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
-    assert cdv("check").code == 0
-    key = tmp_path / ".cdv" / "media" / "url-signing.key"
-    assert key.exists()
-    key.write_bytes(b"short")
-    one_line(cdv("serve", "--port", port), 1, "url-signing.key")
-    assert key.read_bytes() == b"short"
-
-
-def test_a_migration_that_cannot_reach_its_database_is_one_line(cdv: Cdv, port: str) -> None:
-    result = cdv("migrate", CDV_DB_DSN=f"postgresql://cdv@127.0.0.1:{port}/cdv?connect_timeout=1")
-    one_line(result, 1, "database")
 
 
 def test_every_setting_is_documented(cdv: Cdv) -> None:

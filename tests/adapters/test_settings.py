@@ -1,7 +1,5 @@
-"""The environment is read once, checked together and reported together."""
+"""The environment is read once: units, spellings, second names, the .env file, and what is shown of it."""
 
-import os
-import re
 from pathlib import Path
 
 import pytest
@@ -9,40 +7,14 @@ import pytest
 from cdv_adapters.settings import (
     LOCAL_ISSUER,
     Settings,
-    SettingsRefused,
     markdown_table,
     masked,
     read_settings,
     unknown_variables,
 )
+from tests.adapters.environments import PRODUCTION, clean_environment, environment, problems
 
-PRODUCTION = {
-    "CDV_ENV": "prod",
-    "CDV_DB_DSN": "file:/run/secrets/dsn",
-    "CDV_S3_ENDPOINT": "https://s3.example.com",
-    "CDV_S3_BUCKET": "media",
-    "CDV_JWT_ISSUER": "https://id.example.com",
-    "CDV_JWT_AUDIENCE": "cdv",
-}
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("CDV_") or name == "PORT":
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
-def environment(monkeypatch, **variables: str) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-
-def problems(**overrides: object) -> tuple[str, ...]:
-    with pytest.raises(SettingsRefused) as caught:
-        read_settings(**overrides)
-    return caught.value.problems
+__all__ = ["clean_environment"]  # the fixture
 
 
 def test_the_defaults_are_the_contracts():
@@ -122,119 +94,6 @@ def test_spaces_around_a_value_are_no_part_of_it_and_a_blank_one_is_unset(monkey
     assert (settings.s3_region, settings.read_auth, settings.port) == ("eu-west-1", "token", 9000)
 
 
-@pytest.mark.parametrize("name", sorted(set(PRODUCTION) - {"CDV_ENV"}))
-def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
-    environment(monkeypatch, **PRODUCTION | {name: " "})
-    assert problems() == (f"{name}: required when CDV_ENV is prod",)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("CDV_ENV", "production"),
-        ("CDV_PORT", "0"),
-        ("CDV_PORT", "65536"),
-        ("CDV_PORT", "http"),
-        ("CDV_MAX_BODY_BYTES", "lots"),
-        ("CDV_MAX_BODY_BYTES", "0"),
-        ("CDV_MAX_MEDIA_SIZE", "-1"),
-        ("CDV_MAX_MEDIA_SIZE", "5368709121"),
-        ("CDV_MAX_MEDIA_SIZE", "9223372036854775808"),
-        ("CDV_S3_BUCKET", "B_!/x"),
-        ("CDV_S3_BUCKET", "ab"),
-        ("CDV_S3_BUCKET", "media..x"),
-        ("CDV_S3_BUCKET", "-media"),
-        ("CDV_S3_BUCKET", "media.-x"),
-        ("CDV_S3_BUCKET", "192.168.0.1"),
-        ("CDV_RATE_LIMIT_WRITES", "600"),
-        ("CDV_RATE_LIMIT_READS", "0/minute"),
-        ("CDV_REQUEST_TIMEOUT", "0"),
-        ("CDV_SHUTDOWN_GRACE", "soon"),
-        ("CDV_SHUTDOWN_GRACE", "inf"),
-        ("CDV_SHUTDOWN_GRACE", "1e12"),
-        ("CDV_REQUEST_TIMEOUT", "nan"),
-        ("CDV_NATS_MAX_AGE", "inf"),
-        ("CDV_NATS_ACK_WAIT", "1e300"),
-        ("CDV_WORKERS", "0"),
-        ("CDV_NATS_REPLICAS", "2"),
-        ("CDV_NATS_REPLICAS", "three"),
-        ("CDV_READ_AUTH", "yes"),
-        ("CDV_REJECT_DEPRECATED_SCHEMAS", "perhaps"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "app.example.com"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://*"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://*.example.com"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://u:p@app.example.com"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://app example.com"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com:99999"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "https://app.example.com?"),
-        ("CDV_CORS_ALLOWED_ORIGINS", "ftp://app.example.com"),
-        ("CDV_ALLOWED_MIME_TYPES", ","),
-        ("CDV_ALLOWED_MIME_TYPES", "junk"),
-        ("CDV_ALLOWED_MIME_TYPES", "image/png,image/*"),
-        ("CDV_ALLOWED_MIME_TYPES", "text/plain; charset=utf-8"),
-        ("CDV_TRUSTED_PROXIES", "proxy.example.com"),
-        ("CDV_S3_ENDPOINT", "s3.example.com"),
-        ("CDV_S3_ENDPOINT", "http://s3.example.com:99999"),
-        ("CDV_S3_ENDPOINT", "http://[::1"),
-        ("CDV_S3_ENDPOINT", "https://s3.example.com/media"),
-        ("CDV_SPECS_URL", "https://[::1"),
-        ("CDV_SPECS_URL", "ftp://example.com/x"),
-        ("CDV_TLS_CERT", "/nowhere/cert.pem"),
-        ("CDV_S3_ACCESS_KEY", "alone"),
-        ("CDV_JWT_ISSUER", "junk"),
-        ("CDV_JWT_ISSUER", "urn:x"),
-        ("CDV_DB_DSN", "file:relative"),
-        ("CDV_NATS_CREDS", "file:"),
-    ],
-)
-def test_what_cannot_be_read_is_a_problem_that_names_the_variable(monkeypatch, name, value):
-    environment(monkeypatch, **{name: value})
-    assert any(problem.startswith(name) for problem in problems())
-
-
-@pytest.mark.parametrize("name", ["CDV_S3_ENDPOINT", "CDV_JWKS_URL", "CDV_SPECS_URL"])
-@pytest.mark.parametrize("user_info", ["hunter2", "u:hunter2", ":hunter2"])
-def test_an_address_holds_no_credentials_and_they_are_not_repeated(monkeypatch, name, user_info):
-    environment(monkeypatch, CDV_S3_BUCKET="media", CDV_JWT_ISSUER="https://id.example.com")
-    environment(monkeypatch, **{name: f"https://{user_info}@example.com"})
-    assert problems() == (f"{name}: an address with a user or a password in it; leave them out",)
-
-
-def test_one_start_shows_every_problem(monkeypatch):
-    environment(monkeypatch, CDV_ENV="prod", CDV_PORT="x", CDV_MAX_BODY_BYTES="y", CDV_CORS_ALLOWED_ORIGINS="*")
-    found = problems()
-    for name in ("CDV_PORT", "CDV_MAX_BODY_BYTES", "CDV_DB_DSN", "CDV_S3_ENDPOINT", "CDV_S3_BUCKET", "CDV_JWT_ISSUER",
-                 "CDV_JWT_AUDIENCE", "CDV_CORS_ALLOWED_ORIGINS"):  # fmt: skip
-        assert sum(re.match(f"{name}[:,]", problem) is not None for problem in found) == 1, name
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("CDV_S3_BUCKET", "b"), ("CDV_S3_ENDPOINT", "s3"), ("CDV_DB_DSN", "file:relative"), ("CDV_JWKS_URL", "ftp://x")],
-)
-def test_what_is_given_and_wrong_is_not_called_missing_as_well(monkeypatch, name, value):
-    environment(monkeypatch, **PRODUCTION | {"CDV_JWT_ISSUER": "https://id.example.com", name: value})
-    [problem] = problems()
-    assert problem.startswith(f"{name}: ")
-    assert "required" not in problem
-
-
-def test_addresses_that_nobody_would_follow_are_shown_together(monkeypatch):
-    environment(
-        monkeypatch,
-        CDV_DB_DSN="mysql://u:hunter2@db",
-        CDV_NATS_URL="nats://a, http://u:hunter2@b",
-        CDV_SPECS_URL="http://specs.example.com",
-    )
-    assert sorted(problems()) == [
-        "CDV_DB_DSN: not a connection string of Postgres",
-        "CDV_NATS_URL: not an address such as nats://host:4222",
-        "CDV_SPECS_URL: http:// is for this machine's own loopback; use https://",
-    ]
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -255,71 +114,6 @@ def test_addresses_that_nobody_would_follow_are_shown_together(monkeypatch):
 def test_addresses_that_are_followed_are_read(monkeypatch, name, value):
     environment(monkeypatch, **{name: value})
     assert read_settings()
-
-
-def test_outside_dev_nothing_falls_back_to_files_or_to_our_own_issuer(monkeypatch):
-    for env in ("staging", "prod"):
-        environment(monkeypatch, **PRODUCTION | {"CDV_ENV": env})
-        assert read_settings().env == env
-    for name in set(PRODUCTION) - {"CDV_ENV"}:
-        monkeypatch.delenv(name)
-        assert [problem.partition(":")[0] for problem in problems()] == [name]
-        monkeypatch.setenv(name, PRODUCTION[name])
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "refused"),
-    [
-        ("CDV_DB_DSN", "postgresql://cdv:hunter2@db/cdv", True),
-        ("CDV_DB_DSN", "postgresql://db/cdv?user=cdv&password=hunter2", True),
-        ("CDV_DB_DSN", "host=db user=cdv password = 'hunter2'", True),
-        ("CDV_DB_DSN", "postgresql://cdv@db/cdv?sslpassword=hunter2", True),
-        ("CDV_DB_DSN", "host=db sslpassword=hunter2", True),
-        ("CDV_DB_DSN", "postgresql://cdv@db/cdv", False),
-        ("CDV_DB_DSN", "postgresql://cdv:file%3A%2Frun%2Fdb@db/cdv", False),
-        ("CDV_DB_DSN", "host=db user=cdv password=file:/run/db", False),
-        ("CDV_DB_DSN", "vault:kv/cdv#dsn", False),
-        ("CDV_NATS_URL", "nats://nats:4222", False),
-        ("CDV_NATS_URL", "nats://a:4222,nats://cdv:hunter2@b:4222", True),
-        ("CDV_NATS_URL", "nats://hunter2@nats", True),
-        ("CDV_NATS_URL", "hunter2@nats", True),
-        ("CDV_NATS_URL", "a:4222, cdv:hunter2@b:4222", True),
-        ("CDV_NATS_URL", "a:4222,b:4222", False),
-        ("CDV_NATS_CREDS", "hunter2", True),
-        ("CDV_NATS_CREDS", "file:/run/nats.creds", False),
-        ("CDV_RATE_LIMIT_STORAGE", "redis://:hunter2@redis:6379", True),
-        ("CDV_RATE_LIMIT_STORAGE", "redis://redis:6379", False),
-        ("CDV_S3_ACCESS_KEY", "hunter2", True),
-    ],
-)
-def test_outside_dev_a_secret_in_plain_text_is_refused(monkeypatch, name, value, refused):
-    environment(
-        monkeypatch, **PRODUCTION | {"CDV_S3_ACCESS_KEY": "file:/a", "CDV_S3_SECRET_KEY": "awskms:aGk="} | {name: value}
-    )
-    if refused:
-        [problem] = problems()
-        assert problem.startswith(f"{name}: a secret in plain text")
-        assert "hunter2" not in problem
-    else:
-        assert read_settings().env == "prod"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "refused"),
-    [
-        ("CDV_S3_ENDPOINT", "http://s3.example.com", True),
-        ("CDV_S3_ENDPOINT", "http://127.0.0.1:9000", False),
-        ("CDV_JWT_ISSUER", "http://id.example.com", True),
-        ("CDV_JWKS_URL", "http://id.example.com/keys", True),
-        ("CDV_JWKS_URL", "https://id.example.com/keys", False),
-    ],
-)
-def test_outside_dev_what_matters_does_not_travel_in_the_clear(monkeypatch, name, value, refused):
-    environment(monkeypatch, **PRODUCTION | {name: value})
-    if refused:
-        assert problems() == (f"{name}: https:// is required when CDV_ENV is prod",)
-    else:
-        assert read_settings().env == "prod"
 
 
 @pytest.mark.parametrize(
@@ -346,19 +140,6 @@ def test_media_types_are_compared_in_lower_case(monkeypatch):
 def test_an_issuer_that_is_no_address_says_where_its_keys_are(monkeypatch):
     environment(monkeypatch, CDV_JWT_ISSUER="urn:x", CDV_JWKS_URL="https://id.example.com/keys")
     assert read_settings().issuer == "urn:x"
-
-
-def test_a_bad_port_is_told_by_both_its_names(monkeypatch):
-    environment(monkeypatch, PORT="http")
-    [problem] = problems()
-    assert problem.startswith("CDV_PORT, PORT: ")
-
-
-def test_any_origin_is_for_dev_only(monkeypatch):
-    environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS="*")
-    assert read_settings().cors_allowed_origins == ("*",)
-    environment(monkeypatch, **PRODUCTION)
-    assert [problem.partition(":")[0] for problem in problems()] == ["CDV_CORS_ALLOWED_ORIGINS"]
 
 
 def test_dotenv_is_read_in_dev_and_the_environment_wins(monkeypatch, tmp_path):
@@ -410,18 +191,6 @@ def test_secrets_are_masked(monkeypatch):
     assert shown["CDV_DB_DSN"] == "**********"
     assert shown["CDV_ALLOWED_MIME_TYPES"] == "image/png,image/gif"
     assert shown["CDV_SPECS_URL"] == ""
-
-
-def test_a_problem_does_not_repeat_a_secret(monkeypatch):
-    environment(monkeypatch, CDV_S3_ACCESS_KEY="hunter2", CDV_PORT="x")
-    assert "hunter2" not in " ".join(problems())
-
-
-@pytest.mark.parametrize("name", ["CDV_S3_CA", "CDV_NATS_CA", "CDV_JWKS_CA", "CDV_TLS_CLIENT_CA"])
-def test_authorities_that_are_none_are_a_problem_at_the_start(monkeypatch, tmp_path, name):
-    (tmp_path / "ca.pem").write_text("junk")
-    environment(monkeypatch, **{name: str(tmp_path / "ca.pem")})
-    assert f"{name}: {tmp_path}/ca.pem holds no certificates in PEM" in problems()
 
 
 def test_misspelt_variables_are_found():

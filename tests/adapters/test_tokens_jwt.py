@@ -1,0 +1,114 @@
+"""Tokens as their keys come, change and go, and what is remembered of those that were proved."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from cdv_adapters.tokens.ed25519 import PublicKey
+from cdv_adapters.tokens.jwks import JwksTokenVerifier
+from cdv_adapters.tokens.local_key import LocalIssuer
+from cdv_core.errors import TokenInvalid
+from tests.adapters.issuers import ISSUER, SUBJECT, World, settle, turns, world
+
+__all__ = ["world"]  # the fixture
+
+
+async def test_rotation_with_overlap_loses_no_request(world: World):
+    old = world.a.issue(SUBJECT, 36000, world.clock.now())
+    assert await world.accepts(world.a, old)
+
+    world.issuer.keys = [world.a, world.b]  # published and used at once
+    for _ in range(100):
+        assert await world.accepts(world.b)
+        assert await world.accepts(world.a, old)
+        world.now += 13
+
+    world.issuer.keys = [world.b]
+    for _ in range(100):
+        assert await world.accepts(world.b)
+        world.now += 13
+        await settle()
+
+
+async def test_a_withdrawn_key_ends_its_tokens_at_the_next_refresh_however_often_they_were_seen(world: World):
+    token = world.a.issue(SUBJECT, 36000, world.clock.now())
+    for _ in range(3):
+        assert await world.accepts(world.a, token)
+
+    world.issuer.keys = [world.b]
+    assert await world.accepts(world.b)  # unknown, and so fetched anew
+
+    assert not await world.accepts(world.a, token)
+
+
+async def test_a_key_replaced_under_its_old_name_ends_the_old_tokens(world: World):
+    token = world.a.issue(SUBJECT, 36000, world.clock.now())
+    assert await world.accepts(world.a, token)
+
+    (impostor,) = world.b.jwks()["keys"]
+    world.issuer.body = json.dumps({"keys": [{**impostor, "kid": world.a.kid}]}).encode()
+    world.now += 301
+
+    assert not await world.accepts(world.a, token)
+
+
+async def test_a_key_that_comes_back_makes_its_tokens_good_again(world: World):
+    token = world.a.issue(SUBJECT, 36000, world.clock.now())
+    for keys, good in ([world.a], True), ([], False), ([world.a], True):
+        world.issuer.keys = keys
+        world.now += 301
+        assert await world.accepts(world.a, token) is good
+
+
+async def test_tokens_that_are_not_for_us_do_not_reach_the_issuer(world: World, tmp_path: Path):
+    others = [
+        LocalIssuer.open(tmp_path / "a", issuer="https://other.example", audience="cdv"),
+        LocalIssuer.open(tmp_path / "a", issuer=ISSUER, audience="other"),
+    ]
+    for other in others:
+        assert not await world.accepts(other)
+    assert world.keys.state.fetches == 0
+
+
+async def test_what_is_remembered_is_bounded_and_holds_no_refusals(world: World):
+    verifier = JwksTokenVerifier(world.keys, issuer=ISSUER, audience="cdv", clock=world.clock)
+    verifier._remembered_tokens = 3
+    tokens = [world.a.issue(SUBJECT, 60, world.clock.now()) for _ in range(5)]
+    for token in [*tokens[:3], tokens[0], *tokens[3:], tokens[0]]:
+        await verifier.verify(token)
+        with pytest.raises(TokenInvalid):
+            await verifier.verify(world.stranger.issue(SUBJECT, 60, world.clock.now()))
+
+    assert len(verifier._remembered) == 3
+
+
+async def test_a_remembered_token_is_not_proved_again(world: World, monkeypatch: pytest.MonkeyPatch):
+    token = world.a.issue(SUBJECT, 60, world.clock.now())
+    first = await world.verifier.verify(token)
+    monkeypatch.setattr("cdv_adapters.tokens.jwt.read_token", None)
+
+    assert await world.verifier.verify(token) == first
+
+
+async def test_a_remembered_token_that_is_pushed_out_while_its_key_is_looked_up_still_counts(world: World):
+    old = world.a.issue(SUBJECT, 60, world.clock.now())
+    others = [world.a.issue(SUBJECT, 61 + n, world.clock.now()) for n in range(2)]
+    find = world.verifier._find_key
+    assert await world.accepts(world.a, old)
+    world.verifier._remembered_tokens = 1
+    looked_up = asyncio.Event()
+
+    async def slowly(kid: str) -> PublicKey | None:
+        await looked_up.wait()
+        return await find(kid)
+
+    world.verifier._find_key = slowly
+    asking = asyncio.create_task(world.verifier.verify(old))
+    await turns()
+    world.verifier._find_key = find
+    for other in others:
+        await world.verifier.verify(other)
+    looked_up.set()
+    assert (await asking).subject == SUBJECT

@@ -1,0 +1,139 @@
+"""An issuer that is down, hangs or publishes junk: the last keys serve for a bounded time, and nobody waits."""
+
+import pytest
+
+from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
+from cdv_core.errors import Unavailable
+from tests.adapters.issuers import World, finished, settle, turns, world
+
+__all__ = ["world"]  # the fixture
+
+
+async def test_an_outage_is_survived_on_the_last_keys_for_a_bounded_time_and_nobody_waits(world: World):
+    await world.accepts(world.a)
+    world.issuer.down = True
+    for age in [*range(50, 3900, 50), 3899]:  # the lifetime of 300 and the hour after it, but for a second
+        world.now = 1000 + age
+        for _ in range(3):
+            assert await world.accepts(world.a)
+            await settle()
+    assert world.keys.state.fetches == 1 + len(range(250, 3900, 50)) + 1
+
+    world.now += 1
+    with pytest.raises(Unavailable) as caught:
+        await world.accepts(world.a)
+    assert caught.value.dependency == "issuer"
+    assert isinstance(caught.value.__cause__, KeysNotFetched)
+
+    world.issuer.down = False
+    world.now += 5
+    assert await world.accepts(world.a)
+
+
+async def test_during_an_outage_a_hanging_issuer_holds_up_nobody(world: World):
+    await world.accepts(world.a)
+    world.issuer.down = True
+    world.now += 299
+    await world.accepts(world.a)
+    await settle()
+
+    world.issuer.gate.clear()
+    world.now += 60  # past the lifetime, and due for another try
+    assert await world.accepts(world.a)
+    await turns()
+    world.now += 10
+    assert await world.accepts(world.a)
+    await turns()
+    assert (world.keys.state.fetches, world.keys.state.failures) == (3, 1)  # the third is still waited for, by nobody
+
+
+async def test_an_unknown_key_during_an_outage_is_refused_and_not_asked_for_more_often(world: World):
+    await world.accepts(world.a)
+    world.issuer.down = True
+
+    for _ in range(10):
+        assert not await world.accepts(world.stranger)
+    assert world.keys.state.fetches == 2
+
+    world.now += 300
+    await world.accepts(world.a)
+    await settle()
+    assert world.keys.state.fetches == 3
+    assert not await world.accepts(world.stranger)  # the cool-down is over, and yet the issuer failed just now
+    assert world.keys.state.fetches == 3
+
+
+async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spared(world: World):
+    world.issuer.down = True
+    for tries in range(1, 4):
+        answers = await finished(*(world.accepts(world.a) for _ in range(50)))
+        assert {type(answer) for answer in answers} == {Unavailable}
+        world.now += 4
+        with pytest.raises(Unavailable) as caught:
+            await world.accepts(world.a)
+        assert caught.value.retry_after_seconds == 1
+        assert world.keys.state.fetches == tries
+        world.now += 1
+
+    world.issuer.down = False
+    assert await world.accepts(world.a)
+
+
+async def test_an_issuer_that_hangs_from_the_start_is_given_up_on(world: World):
+    keys = IssuerKeys(world.issuer, fetch_timeout_seconds=0.01)
+    world.issuer.gate.clear()
+    try:
+        with pytest.raises(Unavailable) as caught:
+            await keys.find(world.a.kid)
+        assert isinstance(caught.value.__cause__, TimeoutError)
+    finally:
+        world.issuer.gate.set()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"keys":{}}',
+        b'{"data":[]}',
+        b'{"data":{}}',
+        b'{"keys":[],"keys":[]}',
+        b"\xff",
+    ],
+)
+async def test_what_is_no_key_set_changes_nothing(world: World, body: bytes):
+    await world.accepts(world.a)
+    world.issuer.body = body
+    world.now += 299
+    await world.accepts(world.a)
+    await settle()
+
+    assert world.keys.state.failing
+    assert await world.accepts(world.a)
+
+
+async def test_state_and_check_tell_of_an_outage_that_requests_do_not_notice(world: World):
+    assert world.keys.state.age_seconds is None
+    await world.keys.check()
+    world.now += 240
+    world.issuer.down = True
+    await world.keys.check()
+    await settle()
+
+    with pytest.raises(Unavailable):
+        await world.keys.check()
+    assert await world.accepts(world.a)
+    state = world.keys.state
+    assert (state.keys, state.age_seconds, state.failing, state.fetches, state.failures) == (1, 240, True, 2, 1)
+
+    world.issuer.down = False
+    world.now += 5
+    with pytest.raises(Unavailable):  # what it knows so far; it has asked again
+        await world.keys.check()
+    await settle()
+    await world.keys.check()
+    assert world.keys.state.age_seconds == 0
