@@ -81,7 +81,7 @@ def test_nothing_stays_when_its_reader_goes_midway(cli: Cli, tmp_path: Path, mon
     connection.close()
 
 
-def test_other_media_types_do_as_well(cli: Cli, tmp_path: Path) -> None:
+def test_a_vault_that_takes_other_media_types_passes(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("doctor", data_dir=tmp_path / "vault", CDV_ALLOWED_MIME_TYPES="text/plain")
     assert (code, steps(out, "FAIL")) == (0, [])
 

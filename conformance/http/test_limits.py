@@ -167,7 +167,7 @@ def record_of(size: int, shape: str) -> dict[str, Any]:
 
 @judges("LIMIT-008")
 @for_all(cost=3, near=st.integers(1, 4000), shape=st.sampled_from(["text", "list"]))
-def test_a_record_has_a_size(ada: Creator, near: int, shape: str):
+def test_a_record_over_its_bound_is_refused(ada: Creator, near: int, shape: str):
     answer = ada.create(record=record_of(RECORD_MAX_BYTES + 4000 + near, shape))
 
     refused(answer, answer.status_code if answer.status_code in {400, 413} else 400)
@@ -175,7 +175,7 @@ def test_a_record_has_a_size(ada: Creator, near: int, shape: str):
 
 @judges("LIMIT-009")
 @for_all(cost=3, near=st.integers(1, 4000), shape=st.sampled_from(["text", "list"]))
-def test_a_record_within_the_size_is_accepted(plan: Plan, ada: Creator, near: int, shape: str):
+def test_a_record_within_its_bound_is_accepted(plan: Plan, ada: Creator, near: int, shape: str):
     if plan.max_body_bytes < RECORD_MAX_BYTES:
         not_judged(f"a body limit of {plan.max_body_bytes} bytes leaves no room for a record of 256 KiB")
     ada.created(record=record_of(RECORD_MAX_BYTES - 4000 - near, shape))

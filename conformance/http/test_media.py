@@ -113,7 +113,7 @@ def test_no_filename_is_invented(ada: Creator):
 
 
 @judges("MEDIA-006", "MEDIA-007")
-def test_finalising_again(ada: Creator):
+def test_finalising_again_gives_the_first_answer_or_a_conflict(ada: Creator):
     upload = ada.staged()
     first = ada.finalize(upload.asset_id, upload.sha256)
     data(first)
@@ -126,7 +126,7 @@ def test_finalising_again(ada: Creator):
 
 
 @judges("MEDIA-008")
-def test_nothing_uploaded_yet(ada: Creator):
+def test_finalising_what_was_not_uploaded_is_a_conflict(ada: Creator):
     upload = ada.upload()
 
     error = refused(ada.finalize(upload.asset_id, upload.sha256), 409, "CDV_CONFLICT")
@@ -281,7 +281,7 @@ def test_the_old_url_changes_nothing(ada: Creator, bob: Creator, other: bytes):
 
 @judges("MEDIA-022")
 @pytest.mark.parametrize("attempt", range(3))
-def test_an_upload_that_races_with_finalize(ada: Creator, attempt: int):
+def test_an_upload_that_races_with_finalize_never_changes_what_was_proved(ada: Creator, attempt: int):
     upload = ada.staged()
     others = [PNG[:-8] + secrets.token_bytes(8) for _ in range(4)]
 

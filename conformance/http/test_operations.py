@@ -89,7 +89,7 @@ def test_readiness_names_dependencies(vault: Vault):
 
 
 @judges("OPS-006")
-def test_metrics_move(vault: Vault, ada: Creator):
+def test_metrics_grow_with_the_requests(vault: Vault, ada: Creator):
     before = vault.send("GET", "/metrics")
     assert before.status_code == 200
     earlier = most_counted(vault)
@@ -109,7 +109,7 @@ def test_metrics_move(vault: Vault, ada: Creator):
 
 
 @judges("OPS-007")
-def test_it_describes_itself(vault: Vault):
+def test_the_openapi_document_names_every_endpoint_and_code(vault: Vault):
     answer = vault.send("GET", "/openapi.json")
 
     assert answer.status_code == 200

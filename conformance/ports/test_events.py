@@ -58,9 +58,9 @@ class TestEventBuses(EventBusContract):
 
 
 @pytest.mark.parametrize("name", ["open_memory", "open_fake"])
-def test_any_sequence_in_memory(name: str, request: pytest.FixtureRequest):
+def test_a_bus_in_memory_behaves_like_the_model_in_any_sequence(name: str, request: pytest.FixtureRequest):
     run_state_machine_as_test(event_bus_machine(request.getfixturevalue(name)), settings=BOUNDED)
 
 
-def test_any_sequence_in_nats(open_nats: OpenBus):
+def test_nats_behaves_like_the_model_in_any_sequence(open_nats: OpenBus):
     run_state_machine_as_test(event_bus_machine(open_nats), settings=ON_A_SERVER)

@@ -365,7 +365,7 @@ async def test_only_what_lets_everyone_in_is_taken_out_of_a_policy():
     assert Provisioned("private", Outcome.DONE, "3 policy statement(s) that let everyone in were removed") in report
 
 
-async def test_a_policy_of_nothing_else_goes():
+async def test_a_policy_that_only_lets_everyone_in_is_removed_whole():
     told = Told(policy=json.dumps({"Statement": PUBLIC[0]}))
 
     assert outcomes(await provision(told))["private"] is Outcome.DONE

@@ -212,7 +212,7 @@ async def test_without_credentials_there_is_no_connection_and_the_reason_is_told
     [({"user": "ada", "password": "p@ss/w%rd"}, "ada:p%40ss%2Fw%25rd"), ({"token": "t:k/n"}, "t%3Ak%2Fn")],
     ids=["user and password", "token"],
 )
-async def test_a_password_or_token_in_the_url(authorization: dict[str, str], userinfo: str):
+async def test_a_password_or_token_in_the_url_logs_in(authorization: dict[str, str], userinfo: str):
     with configured(authorization=authorization) as server:
         async with connected(NatsAccess(server.url.replace("//", f"//{userinfo}@"))) as bus:
             await bus.check()
@@ -232,7 +232,7 @@ async def test_of_several_servers_any_will_do(nats_url: str):
         await bus.check()
 
 
-async def test_tls_with_a_ca_of_ones_own(tmp_path: Path):
+async def test_a_server_is_trusted_by_a_ca_of_ones_own_and_not_without_it(tmp_path: Path):
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     ca, certificate, key = (tmp_path / f"{name}.pem" for name in ("ca", "certificate", "key"))

@@ -24,7 +24,7 @@ async def batches(jetstream: Any, sequences: Iterable[int]) -> list[str | None]:
     return [(message.headers or {}).get("Nats-Batch-Id") for message in messages]
 
 
-async def test_many_are_one_batch(nats_url: str):
+async def test_many_events_at_once_are_one_batch(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         for entries in (_MANY[:60], _MANY[60:]):
             acknowledged = [Acknowledged(entry.sequence) for entry in entries]
@@ -36,7 +36,7 @@ async def test_many_are_one_batch(nats_url: str):
         assert of_first != of_second
 
 
-async def test_few_are_no_batch(nats_url: str):
+async def test_few_events_are_published_without_a_batch(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         await bus.publish(_MANY[:3], await bus.streams())
         assert await batches(jetstream, (1, 2, 3)) == [None] * 3

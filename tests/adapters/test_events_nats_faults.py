@@ -78,7 +78,7 @@ async def test_a_network_that_hangs_is_given_up_and_what_arrives_late_does_no_ha
             await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_a_stream_that_is_deleted(nats_url: str):
+async def test_a_deleted_stream_is_made_again_with_every_event(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         vault.write(150)
@@ -106,7 +106,7 @@ async def test_a_stream_that_an_operator_makes_anew(nats_url: str):
 @pytest.mark.parametrize(
     "options", [{}, {"keep": 20}, {"seq": 30}], ids=["all", "all but twenty", "up to the thirtieth"]
 )
-async def test_a_stream_that_is_purged(nats_url: str, options: dict[str, int]):
+async def test_what_was_purged_between_two_runs_is_published_again(nats_url: str, options: dict[str, int]):
     async with open_vault(nats_url) as vault, operator(nats_url) as jetstream:
         await vault.bus.connected()
         async with vault.relaying():
@@ -122,7 +122,7 @@ async def test_a_stream_that_is_purged(nats_url: str, options: dict[str, int]):
             await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_a_stream_that_is_purged_while_events_are_under_way(nats_url: str):
+async def test_what_was_purged_while_events_are_under_way_is_published_again(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         for _ in range(3):
@@ -133,7 +133,7 @@ async def test_a_stream_that_is_purged_while_events_are_under_way(nats_url: str)
         assert sorted(await vault.held()) == sorted(vault.written)
 
 
-async def test_a_message_that_is_deleted(nats_url: str):
+async def test_a_deleted_message_is_published_again(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         vault.write(30)

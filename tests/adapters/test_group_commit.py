@@ -111,7 +111,7 @@ async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
     assert names == ["0", "3", "6"]
 
 
-async def test_a_group_has_an_end():
+async def test_a_group_is_bounded_in_rows_and_in_bytes():
     store = Store()
     await all_of(GroupCommit(store.write), [row(str(number)) for number in range(2 * GROUP_MAX + AT_ONCE)], store)
     assert max(map(len, store.groups)) == GROUP_MAX

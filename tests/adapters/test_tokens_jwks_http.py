@@ -106,7 +106,7 @@ def test_a_redirect_within_the_issuer_is_followed(status: int):
     "location",
     ["http://127.0.0.1:{other}/", "http://localhost:{port}/", "//127.0.0.2:{port}/", "http://[", "file:///etc/passwd"],
 )
-def test_a_redirect_to_anywhere_else_is_not(location: str):
+def test_a_redirect_to_anywhere_else_is_not_followed(location: str):
     with ScriptedServer(lambda _: DOCUMENT) as other:
         where = {"port": 0, "other": int(other.url.rpartition(":")[2])}
         with ScriptedServer(lambda _: Answer(302, b"", {"Location": location.format(**where)})) as server:

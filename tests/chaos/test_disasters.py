@@ -111,7 +111,9 @@ async def test_two_replicas_hold_as_one_while_they_are_killed(tmp_path, own_post
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-async def test_fifty_kills_of_the_service_under_load(tmp_path, own_postgres_server, own_nats_server):
+async def test_fifty_kills_of_the_service_under_load_lose_nothing_acknowledged(
+    tmp_path, own_postgres_server, own_nats_server
+):
     async with world(tmp_path, own_postgres_server, own_nats_server) as it:
         await _kill_the_service(it, rounds=50, acknowledged=5000)
 
@@ -236,7 +238,9 @@ async def test_a_stream_rolled_back_to_an_older_copy_of_its_files_is_whole_again
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_ten_kills_of_the_database_and_of_the_broker_under_load(tmp_path, own_postgres_server, own_nats_server):
+async def test_ten_kills_of_the_database_and_of_the_broker_are_recovered_from_without_loss(
+    tmp_path, own_postgres_server, own_nats_server
+):
     async with world(tmp_path, own_postgres_server, own_nats_server) as it:
         recoveries = []
         async with it.writers.writing():

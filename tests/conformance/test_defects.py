@@ -44,7 +44,7 @@ def test_every_requirement_is_broken_by_a_defect():
     assert {*requirements()} - {name for it in DEFECTS for name in it.caught_by} == set()
 
 
-def test_the_document_is_the_list():
+def test_the_page_of_defects_is_the_list_in_code():
     assert (ROOT / "docs/defects.md").read_text(encoding="utf-8") == as_markdown()
 
 

@@ -40,7 +40,7 @@ def test_reading_back_what_was_stored_changes_nothing(record):
 
 
 @given(RECORDS)
-def test_the_value_survives(record):
+def test_canonical_json_reads_as_the_same_value(record):
     assert json.loads(canonical_record(record).json) == json.loads(json.dumps(record))
 
 
@@ -78,7 +78,7 @@ def test_a_fraction_is_the_nearest_double_and_an_integer_if_that_is_one(whole, d
 
 
 @pytest.mark.parametrize("text", ["-0.0", "-0", "0e99", "1e-400"])
-def test_what_is_nothing_is_zero(text):
+def test_a_zero_is_written_as_0_however_it_is_spelt(text):
     assert canonical_record(DECODER.decode(f'{{"n": {text}}}'.encode())).json == b'{"n":0}'
 
 

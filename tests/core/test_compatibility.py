@@ -137,7 +137,7 @@ def test_what_may_refuse_a_record_is_major_and_says_where(new: object, reason: s
     assert any(reason in it for it in difference.reasons), difference.reasons
 
 
-def test_number_is_no_integer():
+def test_a_narrower_number_is_a_major_change_and_a_wider_one_is_minor():
     assert _change({"type": "number"}, {"type": "integer"}) == "major"
     assert _change({"type": "integer"}, {"type": "number"}) == "minor"
     assert _change({"type": "number", "multipleOf": 2}, {"type": "integer"}) == "minor"
@@ -296,7 +296,7 @@ def test_a_schema_is_compatible_with_itself(schema: object):
         ("1.0.0-rc.1", "1.0.0", "patch"),
     ],
 )
-def test_a_version_number_promises(old: str, new: str, change: str):
+def test_two_version_numbers_promise_how_much_changed(old: str, new: str, change: str):
     assert promised(Version.parse(old), Version.parse(new)) == change
 
 

@@ -45,7 +45,7 @@ def test_no_other_text_decodes(data):
 
 
 @given(st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
-def test_noise_is_refused(text):
+def test_text_that_is_no_cursor_is_refused(text):
     with pytest.raises(CursorInvalid):
         Cursor.decode(text)
 

@@ -46,7 +46,7 @@ def test_the_offset_of_created_at_does_not_count():
         {"schema_version": "1.0.1"},
     ],
 )
-def test_each_part_counts(other):
+def test_a_request_that_differs_in_any_part_has_another_fingerprint(other):
     assert request_fingerprint(**BASE | other) != request_fingerprint(**BASE)
 
 
@@ -56,7 +56,7 @@ def test_visible_ascii_is_a_key(text):
 
 
 @pytest.mark.parametrize("text", ["", " ", "a b", "a\n", "\x7f", "é", "a\x00", "a" * 256])
-def test_anything_else_is_not(text):
+def test_any_other_text_is_refused_as_a_key(text):
     with pytest.raises(InvalidField, match="1 to 255 visible ASCII characters") as caught:
         IdempotencyKey.parse(text)
     assert caught.value.field == "idempotencyKey"

@@ -87,12 +87,12 @@ def test_every_format_is_looked_at():
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FITTING.items() for text in texts])
-def test_it_fits(name: str, text: str):
+def test_text_of_its_format_is_accepted(name: str, text: str):
     assert FORMATS[name](text)
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FAILING.items() for text in texts])
-def test_it_does_not_fit(name: str, text: str):
+def test_text_of_another_format_is_refused(name: str, text: str):
     assert not FORMATS[name](text)
 
 

@@ -49,12 +49,12 @@ def alike(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
     return answer.status_code, headers, body.get("error", {}).get("message", sorted(body))
 
 
-async def test_the_answer_is_the_frameworks(ada: Creator) -> None:
+async def test_a_direct_answer_is_the_one_that_the_framework_gives(ada: Creator) -> None:
     for name, question in (await questions(ada)).items():
         assert alike(await asked(ada, question)) == alike(await asked(ada, question, "/")), name
 
 
-async def test_a_defect_is_answered_so_too(ada: Creator, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_is_answered_as_the_framework_answers_it(ada: Creator, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
@@ -66,7 +66,7 @@ async def test_a_defect_is_answered_so_too(ada: Creator, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["a b", "a/b"])
-async def test_a_host_that_is_none_is_refused_so_too(ada: Creator, host: str) -> None:
+async def test_a_host_that_is_none_is_refused_as_the_framework_refuses_it(ada: Creator, host: str) -> None:
     method, path, options = (await questions(ada))["a page"]
     question = (method, path, {**options, "headers": {**ada.auth, "Host": host}})
     direct = await asked(ada, question)

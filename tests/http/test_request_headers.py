@@ -17,7 +17,7 @@ def test_every_value_is_given_in_its_order() -> None:
     assert PLAIN.every(b"range") == []
 
 
-def test_one_of_several_is_no_only_one() -> None:
+def test_a_header_sent_more_than_once_has_no_only_value() -> None:
     assert SEVERAL.only(b"host") is None
     assert PLAIN.only(b"host") == b"a"
     assert PLAIN.only(b"range") is None

@@ -55,7 +55,7 @@ async def test_nobody_learns_whether_there_is_one(api: Api, ada: Creator, bob: C
     refused(await bob.list(did=ada.did, collection=FLAG), 403, "CDV_AUTHZ")
 
 
-async def test_a_tag_opens_nothing(ada: Creator, bob: Creator) -> None:
+async def test_if_none_match_opens_no_record_of_another(ada: Creator, bob: Creator) -> None:
     uri = await flag(ada)
     refused(await bob.get(uri, **{"If-None-Match": "*"}), 403, "CDV_AUTHZ")
     answer = await ada.get(uri)
