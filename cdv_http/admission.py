@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from time import monotonic, thread_time
-from typing import Any, Final
+from typing import Final
+
+from cdv_http.request_state import RequestState
 
 # Probes must get through a flood, or an orchestrator would kill what is merely busy.
 NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -86,10 +88,10 @@ class Admission:
             if not self._held[holder]:
                 del self._held[holder]
 
-    def waiting_for_the_client(self, state: dict[str, Any]) -> _Wait:
+    def waiting_for_the_client(self, state: RequestState) -> _Wait:
         """Say that a request does no work, once this takes long: it keeps its place, and nobody waits for it.
 
-        Adds the seconds that it took to the `waited` of the request's state.
+        Adds the seconds that it took to the `waited_seconds` of the request's state.
 
         Not at once, or all who arrive together would be let in while their bodies are fetched from the server below.
         """
@@ -148,7 +150,7 @@ class _Wait:
 
     __slots__ = ("_admission", "_state", "_waits", "since")
 
-    def __init__(self, admission: Admission, waits: dict[_Wait, None], state: dict[str, Any]) -> None:
+    def __init__(self, admission: Admission, waits: dict[_Wait, None], state: RequestState) -> None:
         self._admission = admission
         self._waits = waits
         self._state = state
@@ -159,7 +161,7 @@ class _Wait:
         self._waits[self] = None
 
     def __exit__(self, *_: object) -> None:
-        self._state["waited"] = self._state.get("waited", 0.0) + monotonic() - self.since
+        self._state.waited_seconds += monotonic() - self.since
         if self in self._waits:
             del self._waits[self]
         else:

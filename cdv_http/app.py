@@ -17,6 +17,7 @@ from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_http.admission import Admission
 from cdv_http.answered import tell_what_waits
+from cdv_http.app_state import AppState, keep_app_state
 from cdv_http.client_address import ClientAddresses
 from cdv_http.direct import DirectRoutes
 from cdv_http.error_responses import respond_to_error
@@ -58,19 +59,18 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             await stack.enter_async_context(doing(service.chores, observe_chore))
             if service.relay is not None:
                 service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
-            app.state["service"] = service
-            app.state["admission"] = admission
             service.readings.append(lambda: {"requests_under_way": admission.under_way})
             if chosen.tls_cert is not None:
                 # Of what this worker serves: a renewed one gets new workers.
                 service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))
-            app.state["states"] = await stack.enter_async_context(States(service))
-            limits = app.state["rate_limits"] = RateLimits(
+            states = await stack.enter_async_context(States(service))
+            limits = RateLimits(
                 writes=chosen.rate_limit_writes,
                 reads=chosen.rate_limit_reads,
                 storage_url=service.rate_limit_storage,
             )
             stack.push_async_callback(limits.close)
+            keep_app_state(app, AppState(service, admission, states, limits))
             started()
             yield
             admission.closing = True

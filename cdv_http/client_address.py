@@ -9,7 +9,7 @@ from typing import Final
 
 from litestar.types import Scope
 
-from cdv_http.request_headers import headers_of
+from cdv_http.request_state import state_of
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,7 +31,7 @@ class ClientAddresses:
         peer = scope.get("client")
         if not peer:
             return "unknown"
-        forwarded = b",".join(headers_of(scope).every(b"x-forwarded-for")) if self._trusts(peer[0]) else b""
+        forwarded = b",".join(state_of(scope).headers.every(b"x-forwarded-for")) if self._trusts(peer[0]) else b""
         client = self._remembered_client if len(forwarded) <= _REMEMBERED_MAX_BYTES else self._client
         return client(peer[0], forwarded)
 
@@ -40,7 +40,7 @@ class ClientAddresses:
         if scope["scheme"] == "https":
             return True
         peer = scope.get("client")
-        if not peer or headers_of(scope).only(b"x-forwarded-proto") != b"https":
+        if not peer or state_of(scope).headers.only(b"x-forwarded-proto") != b"https":
             return False
         return self._trusts(peer[0])
 

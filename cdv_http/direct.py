@@ -15,7 +15,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from cdv_http.error_responses import respond_to_error
-from cdv_http.request_headers import headers_of
+from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest, is_host
 
 _Handler = Callable[[AnyRequest], Awaitable[Response[bytes]]]
@@ -52,7 +52,7 @@ class DirectRoutes:
 
     def _handler_of(self, scope: HTTPScope) -> _Handler | None:
         handler = self._handlers.get((scope["method"], scope["path"]))
-        host = headers_of(scope).only(b"host") if handler else None
+        host = state_of(scope).headers.only(b"host") if handler else None
         # What hosts there may be otherwise, the framework knows.
         return handler if host is not None and is_host(host) else None
 

@@ -20,6 +20,7 @@ from cdv_core.errors import (
     Unavailable,
 )
 from cdv_http.metrics import schema_rejects_total
+from cdv_http.request_state import state_of
 
 # spec: error codes
 STATUS_OF_CODE: Final[dict[str, int]] = {
@@ -118,7 +119,6 @@ def _respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> R
         logger.warning("no schema: collection {}, version {}", _shown(error.collection), _shown(error.version))
     if isinstance(error, SchemaRejected):
         schema_rejects_total.labels(error.collection).inc()
-    request.scope["state"]["error_code"] = error.code
     return _response(request, status, error.code, str(error), error.details, headers)
 
 
@@ -133,14 +133,12 @@ def _respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPExce
         return _respond_to_defect(request, error)
     code, message = _OF_FRAMEWORK_STATUS[error.status_code]
     headers = {"Allow": allowed_methods(request)} if error.status_code == 405 else {}
-    request.scope["state"]["error_code"] = code
     return _response(request, error.status_code, code, message, None, headers)
 
 
 def _respond_to_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer 500, telling the client its correlation id only; the log has the rest."""
     logger.opt(exception=error).error("unhandled error")
-    request.scope["state"]["error_code"] = "CDV_INTERNAL"
     return _response(request, 500, "CDV_INTERNAL", "internal error; quote the correlation id", None, {})
 
 
@@ -169,5 +167,7 @@ def _response(
     details: dict[str, Any] | None,
     headers: dict[str, str],
 ) -> Response[bytes]:
-    content = error_bytes(code, message, request.scope["state"]["correlation_id"], details)
+    state = state_of(request.scope)
+    state.error_code = code
+    content = error_bytes(code, message, state.correlation_id, details)
     return Response(content, status_code=status, headers=headers, media_type="application/json")

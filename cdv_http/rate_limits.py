@@ -14,12 +14,12 @@ from limits.aio.storage import RedisStorage, Storage
 from limits.aio.storage.redis.redispy import RedispyBridge
 from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
-from litestar.types import Scope
 from loguru import logger
 
 from cdv_core.errors import CannotStart, RateLimited
 from cdv_core.ports.tokens import VerifiedToken
 from cdv_http.metrics import rate_limited_total
+from cdv_http.request_state import RequestState
 
 Budget = Literal["reads", "writes"]
 
@@ -41,12 +41,12 @@ class RateLimits:
         # Apart, so that whoever has many addresses makes no subject's counter be forgotten.
         self._own = {(budget, kind): OwnCounters() for budget in self._budgets for kind in ("did", "address")}
 
-    async def admit(self, scope: Scope, budget: Budget, token: VerifiedToken | None) -> None:
+    async def admit(self, state: RequestState, budget: Budget, token: VerifiedToken | None) -> None:
         """Count one request; leave in the request's state what its X-RateLimit headers say.
 
         Raises: RateLimited: the budget is spent until its window ends.
         """
-        kind, who = ("did", token.subject) if token else ("address", scope["state"]["client"])
+        kind, who = ("did", token.subject) if token else ("address", state.client)
         key = blake2b(f"{budget} {kind} {who}".encode(), digest_size=16).digest()  # a DID may be long
         limit = self._budgets[budget]
         now = time.time()
@@ -54,7 +54,7 @@ class RateLimits:
         count = None if self._shared is None else await self._shared.add(key, ends, now)
         if count is None:
             count = self._own[budget, kind].add(key, ends)
-        scope["state"]["rate_limit"] = (limit.amount, max(limit.amount - count, 0), math.ceil(ends))
+        state.rate_limit = (limit.amount, max(limit.amount - count, 0), math.ceil(ends))
         if count > limit.amount:
             rate_limited_total.labels(budget).inc()
             raise RateLimited(budget, max(math.ceil(ends - time.time()), 1))

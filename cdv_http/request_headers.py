@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from litestar.types import Scope
-
 
 class RequestHeaders:
     """Headers by name, in lower case, in the bytes that the client sent."""
@@ -40,9 +38,3 @@ class RequestHeaders:
         """Return how many bytes of body are announced, of a number its first 20 digits; -1 if it is no number."""
         said = self.last(b"content-length")
         return int(said[:20]) if said.isdigit() else -1
-
-
-def headers_of(scope: Scope) -> RequestHeaders:
-    """Return what the outermost layer has made of the request's headers."""
-    headers: RequestHeaders = scope["state"]["headers"]
-    return headers

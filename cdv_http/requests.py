@@ -14,9 +14,10 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CdvError, InvalidField, RateLimited, TokenMissing
 from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
 from cdv_core.use_cases.records import Viewer
+from cdv_http.app_state import app_state_of
 from cdv_http.error_responses import RequestRefused
-from cdv_http.rate_limits import Budget, RateLimits
-from cdv_http.request_headers import headers_of
+from cdv_http.rate_limits import Budget
+from cdv_http.request_state import state_of
 
 # RFC 3986, 3.2.2 without what no host of ours would be: a name, an IPv4 or an IPv6 address, and perhaps a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
@@ -33,7 +34,7 @@ async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_byt
         raw = await read_json(request, max_bytes)
     except RequestRefused:
         # Whoever sends what nobody reads has shown no token, and is counted all the same.
-        await _limits_of(request).admit(request.scope, "writes", None)
+        await app_state_of(request.app).rate_limits.admit(state_of(request.scope), "writes", None)
         raise
     subject = await authenticate(request, tokens)
     no_parameters(request)
@@ -46,7 +47,7 @@ async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
     Raises RequestRefused: 413 over `max_bytes`, whatever Content-Length says; 415 if it is not `application/json`, or
     compressed; 400 if it ends before it is whole.
     """
-    headers = headers_of(request.scope)
+    headers = state_of(request.scope).headers
     if headers.content_length() > max_bytes:
         raise _too_large(max_bytes)
     if not _is_json(headers.last(b"content-type")):
@@ -103,31 +104,27 @@ async def authenticate_if_present(
 
     Counts the request: on the subject's budget, or on the address's for whoever proved nothing.
     """
-    limits = _limits_of(request)
+    app, state = app_state_of(request.app), state_of(request.scope)
     budget: Budget = "reads" if request.method == "GET" else "writes"
     try:
         token = await _verified_token(request, tokens)
         if token is None and required:
             raise TokenMissing
     except CdvError:
-        await limits.admit(request.scope, budget, None)
+        await app.rate_limits.admit(state, budget, None)
         raise
-    await limits.admit(request.scope, budget, token)
+    await app.rate_limits.admit(state, budget, token)
     if token is None:
         return Viewer.ANONYMOUS
-    if not request.scope["state"]["hold"](token.subject):
+    if not app.admission.hold(token.subject):
         raise RateLimited("requests at once", 1)
-    request.scope["state"]["did"] = token.subject
+    state.holders.append(token.subject)
+    state.did = token.subject
     return token.subject
 
 
-def _limits_of(request: AnyRequest) -> RateLimits:
-    limits: RateLimits = request.app.state["rate_limits"]
-    return limits
-
-
 async def _verified_token(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken | None:
-    headers = headers_of(request.scope).every(b"authorization")
+    headers = state_of(request.scope).headers.every(b"authorization")
     if not headers:
         return None
     scheme, _, token = headers[0].decode("latin-1").partition(" ")
@@ -178,7 +175,7 @@ def absolute_url(request: AnyRequest, url: str) -> str:
     """
     if "://" in url:
         return url
-    host = headers_of(request.scope).only(b"host")
+    host = state_of(request.scope).headers.only(b"host")
     if host is None or not is_host(host):
         raise RequestRefused(400, "the Host header names no host")
     return f"{request.scope['scheme']}://{host.decode('ascii')}{url}"

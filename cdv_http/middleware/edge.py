@@ -24,7 +24,8 @@ from cdv_http.metrics import METHODS
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.exchange import Exchange
 from cdv_http.middleware.time_limits import TimeLimits
-from cdv_http.request_headers import RequestHeaders, headers_of
+from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import RequestState, state_of
 
 _MEDIA: Final = "/v1/blobs/"
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
@@ -55,27 +56,27 @@ class EdgeMiddleware:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        state, method, headers = scope["state"], scope["method"], headers_of(scope)
+        state, method = state_of(scope), scope["method"]
         if self._addresses.speak_https(scope):
             scope["scheme"] = "https"  # upload URLs are made from it
-        given = traceparent_of(headers)
+        given = traceparent_of(state.headers)
         probe = scope["path"] in NEVER_SHED
         # Probes come every few seconds, and nobody looks for their traces.
         with NO_SPAN if probe else span("request", "server", parent=given) as serving:
-            traceparent = state["traceparent"] = serving.traceparent or given
-            state["correlation_id"] = correlation_id(headers, traceparent)
+            traceparent = state.traceparent = serving.traceparent or given
+            state.correlation_id = correlation_id(state.headers, traceparent)
             exchange = Exchange(scope, receive, send, self._admission, self._allowed_origins)
             started = time.perf_counter()
-            with lines_of_request(state["correlation_id"], trace_id(traceparent)):
+            with lines_of_request(state.correlation_id, trace_id(traceparent)):
                 try:
-                    if self._allowed_origins.is_preflight(method, headers):
-                        await self._allowed_origins.answer_preflight(headers, exchange.send)
+                    if self._allowed_origins.is_preflight(method, state.headers):
+                        await self._allowed_origins.answer_preflight(state.headers, exchange.send)
                     elif probe:
                         await self._app(scope, exchange.receive, exchange.send)
                     else:
                         await self._answer_in_time(scope, exchange)
                 finally:
-                    self._tell(scope, method, exchange.status, time.perf_counter() - started, serving)
+                    self._tell(scope, state, method, exchange.status, time.perf_counter() - started, serving)
 
     async def _answer_in_time(self, scope: HTTPScope, exchange: Exchange) -> None:
         task = self._limits.begin()
@@ -95,10 +96,11 @@ class EdgeMiddleware:
         finally:
             self._limits.end(task)
 
-    def _tell(self, scope: HTTPScope, method: str, status: int, seconds: float, serving: Span) -> None:
+    def _tell(
+        self, scope: HTTPScope, state: RequestState, method: str, status: int, seconds: float, serving: Span
+    ) -> None:
         """Tell metrics, trace and log how it went."""
-        state = scope["state"]
-        route, error_code = scope.get("path_template") or "unmatched", state.get("error_code")
+        route, error_code = scope.get("path_template") or "unmatched", state.error_code
         if serving.traceparent is not None:
             known_method = method if method in METHODS else "_OTHER"
             attributes: dict[str, str | int] = {
@@ -112,7 +114,7 @@ class EdgeMiddleware:
         tell_soon(
             Answered(
                 *(method, scope.get("raw_path", b""), route, status, seconds),
-                *(state["correlation_id"], trace_id(state["traceparent"]), state.get("did"), error_code),
+                *(state.correlation_id, trace_id(state.traceparent), state.did, error_code),
             )
         )
 
@@ -151,9 +153,9 @@ async def _refuse_the_slow(scope: HTTPScope, send: Send) -> None:
 async def _send_error(
     scope: HTTPScope, send: Send, status: int, code: str, message: str, *more: tuple[bytes, bytes]
 ) -> None:
-    state = scope["state"]
-    state["error_code"] = code
-    content = error_bytes(code, message, state["correlation_id"])
+    state = state_of(scope)
+    state.error_code = code
+    content = error_bytes(code, message, state.correlation_id)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content, "more_body": False})

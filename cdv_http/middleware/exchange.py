@@ -11,7 +11,8 @@ from litestar.types import HTTPScope, Message, Receive, Send
 
 from cdv_http.admission import Admission
 from cdv_http.middleware.cors import AllowedOrigins
-from cdv_http.request_headers import RequestHeaders, headers_of
+from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import state_of
 
 # Answers are data: no browser may guess their type, frame them, run them, or tell others where they were linked from.
 _SAFE_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
@@ -62,8 +63,8 @@ class Exchange:
         self._send = send
         self._admission = admission
         self._allowed_origins = allowed_origins
-        self._state = scope["state"]
-        headers = headers_of(scope)
+        self._state = state_of(scope)
+        headers = self._state.headers
         self._awaited = -1 if b"transfer-encoding" in headers else headers.content_length()  # bytes; -1: unknown
         self._body_ended = False
         self._bodyless = scope["method"] == "HEAD"
@@ -73,7 +74,7 @@ class Exchange:
         self.moved: Callable[[], None] | None = None
         if self._bodyless:
             scope["method"] = "GET"
-            self._state["head"] = True
+            self._state.head = True
 
     async def receive(self) -> Any:  # noqa: ANN401 - the framework's types know no message to receive
         if self.status:  # the framework only listens for who goes away, while `send` waits
@@ -98,7 +99,7 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            if message["status"] >= 400 and not self._body_ended and _sends_a_body(headers_of(self._scope)):
+            if message["status"] >= 400 and not self._body_ended and _sends_a_body(self._state.headers):
                 await self._drain()
             self.status = message["status"]  # only now: until then, its time may run out
             message["headers"] = self._headers(message["headers"])
@@ -129,19 +130,19 @@ class Exchange:
         scope, state = self._scope, self._state
         headers = answer_headers(
             own,
-            state["correlation_id"].encode(),
+            state.correlation_id.encode(),
             secure=scope["scheme"] == "https",
             closing=self._admission.closing and scope["http_version"].startswith("1"),
         )
-        if "rate_limit" in state:
-            limit, remaining, reset = state["rate_limit"]
+        if state.rate_limit is not None:
+            limit, remaining, reset = state.rate_limit
             headers += (
                 (b"x-ratelimit-limit", b"%d" % limit),
                 (b"x-ratelimit-remaining", b"%d" % remaining),
                 (b"x-ratelimit-reset", b"%d" % reset),  # seconds since 1970
             )
         if self._allowed_origins:
-            headers += self._allowed_origins.granted(headers_of(scope))
+            headers += self._allowed_origins.granted(state.headers)
         return headers
 
     async def _drain(self) -> None:

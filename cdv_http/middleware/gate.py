@@ -23,6 +23,7 @@ from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import correlation_id, traceparent_of
 from cdv_http.middleware.exchange import answer_headers
 from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import begin_state
 
 _TELL_SECONDS: Final = 1.0  # ours: a line for each request turned away would cost more than turning it away
 _BEFORE_ID, _AFTER_ID = error_bytes(
@@ -34,8 +35,7 @@ _HEADERS: Final = ((b"content-type", b"application/json"), (b"retry-after", b"1"
 class GateMiddleware:
     """Lets in as many requests as `admission` has places for. The others leave counts, but no trace and no line each.
 
-    Leaves in the request's state `headers`, the `client` by its address, and `hold`, to be asked whether whoever it
-    proves to come from may have one more.
+    Gives every request its state (cdv_http/request_state.py).
     """
 
     def __init__(
@@ -53,30 +53,21 @@ class GateMiddleware:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        headers = RequestHeaders(scope["headers"])
-        state = scope["state"] = {**(scope.get("state") or {}), "headers": headers}
+        state = begin_state(scope)
         # A preflight costs less than to count it, and a browser would not show its page the 503.
-        if scope["path"] in NEVER_SHED or self._allowed_origins.is_preflight(scope["method"], headers):
+        if scope["path"] in NEVER_SHED or self._allowed_origins.is_preflight(scope["method"], state.headers):
             await self._app(scope, receive, send)
             return
-        client = state["client"] = self._addresses.of(scope)
+        client = state.client = self._addresses.of(scope)
         if not self.admission.enter(client):
-            await self._turn_away(scope, headers, send)
+            await self._turn_away(scope, state.headers, send)
             return
-        holders = [client]
-
-        def hold(who: str) -> bool:
-            held = self.admission.hold(who)
-            if held:
-                holders.append(who)
-            return held
-
-        state["hold"] = hold
+        state.holders.append(client)
         entered = time.monotonic()
         try:
             await self._app(scope, receive, send)
         finally:
-            self.admission.leave(holders, time.monotonic() - entered - state.get("waited", 0.0))
+            self.admission.leave(state.holders, time.monotonic() - entered - state.waited_seconds)
 
     async def _turn_away(self, scope: HTTPScope, headers: RequestHeaders, send: Send) -> None:
         self._note_turned_away(scope["method"])

@@ -9,10 +9,10 @@ from litestar import Response, get, put
 from litestar.response import Stream
 
 from cdv_core.ports.blobs import ServedBlobStore
+from cdv_http.app_state import service_of
 from cdv_http.error_responses import RequestRefused
-from cdv_http.request_headers import headers_of
+from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest, body_chunks
-from cdv_http.service import service_of
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 # A file from a stranger is shown, if at all, as if it came from nowhere.
@@ -31,7 +31,7 @@ async def download_blob(request: AnyRequest) -> Response[Any]:
     """Give the bytes of one object, or the part of them that a Range header names."""
     content = await _store_of(request).open(request.path_params["token"])
     headers = {**_SANDBOX, "Content-Disposition": content.disposition, "Accept-Ranges": "bytes"}
-    part = _part(headers_of(request.scope).last(b"range").decode("latin-1"), content.size_bytes)
+    part = _part(state_of(request.scope).headers.last(b"range").decode("latin-1"), content.size_bytes)
     if part is None:
         start, stop, status = 0, content.size_bytes, 200
     elif part.start >= part.stop:

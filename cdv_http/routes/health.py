@@ -8,12 +8,11 @@ import msgspec
 from litestar import Response, get
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from cdv_http.admission import Admission
 from cdv_http.answers import success
+from cdv_http.app_state import app_state_of, service_of
 from cdv_http.error_responses import error_bytes
-from cdv_http.exposition import States
+from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest
-from cdv_http.service import service_of
 
 
 class Liveness(msgspec.Struct):
@@ -42,11 +41,10 @@ async def healthz() -> Response[bytes]:
 @get("/readyz")
 async def readyz(request: AnyRequest) -> Response[bytes]:
     """Say whether requests can be served: 503 while a critical dependency is down, or when shutting down."""
-    observed: States = request.app.state["states"]
-    up = await observed.dependencies.up()
-    states = [DependencyState(it.name, up[it.name], it.critical) for it in service_of(request).dependencies]
-    admission: Admission = request.app.state["admission"]
-    if admission.closing:  # this process takes no new connections, though the service may go on in another
+    app = app_state_of(request.app)
+    up = await app.states.dependencies.up()
+    states = [DependencyState(it.name, up[it.name], it.critical) for it in app.service.dependencies]
+    if app.admission.closing:  # this process takes no new connections, though the service may go on in another
         status = "draining"
     elif any(state.critical and not state.up for state in states):
         status = "unavailable"
@@ -58,7 +56,7 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
     content = error_bytes(
         "CDV_UNAVAILABLE",
         f"not ready: {status}",
-        request.scope["state"]["correlation_id"],
+        state_of(request.scope).correlation_id,
         msgspec.to_builtins(readiness),
     )
     return Response(content, status_code=503, headers={"Retry-After": "1"}, media_type="application/json")
@@ -67,9 +65,9 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
 @get("/metrics")
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """Return the service's metrics in Prometheus's text form."""
-    states: States = request.app.state["states"]
+    exposition = await app_state_of(request.app).states.exposition()
     # Not as a media type: the framework would name the charset once more.
-    return Response(await states.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @get("/.well-known/jwks.json")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from litestar import Response, get, post
 
 from cdv_http.answers import success
+from cdv_http.app_state import service_of
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
 from cdv_http.metrics import counting_media
+from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest, absolute_url, authenticate, authenticated_json, no_parameters
-from cdv_http.service import service_of
 
 
 @post("/v1/media/uploadInit")
@@ -32,7 +33,7 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
 @post("/v1/media/finalize")
 async def finalize(request: AnyRequest) -> Response[bytes]:
     """Prove the uploaded bytes and make the asset permanent."""
-    service = service_of(request)
+    service, state = service_of(request), state_of(request.scope)
     raw, subject = await authenticated_json(request, service.tokens, service.settings.max_body_bytes)
     body = decode_body(raw, FinalizeBody)
     with counting_media("finalize"):
@@ -40,8 +41,8 @@ async def finalize(request: AnyRequest) -> Response[bytes]:
             asset_id=body.asset_id,
             sha256=body.sha256,
             subject=subject,
-            correlation_id=request.scope["state"]["correlation_id"],
-            traceparent=request.scope["state"]["traceparent"],
+            correlation_id=state.correlation_id,
+            traceparent=state.traceparent,
         )
     service.wrote()
     return success(asset_view(asset))
@@ -63,7 +64,5 @@ async def media_content(request: AnyRequest) -> Response[bytes]:
     await authenticate(request, service.tokens)
     no_parameters(request)
     # A HEAD follows with a HEAD, and a URL may be signed for one method.
-    url = await service.vault.media.content_url(
-        request.path_params["assetId"], head=request.scope["state"].get("head", False)
-    )
+    url = await service.vault.media.content_url(request.path_params["assetId"], head=state_of(request.scope).head)
     return Response(b"", status_code=307, headers={"Location": absolute_url(request, url)})

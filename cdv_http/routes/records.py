@@ -11,8 +11,9 @@ from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
 from cdv_core.domain.records import Receipt, record_json
 from cdv_core.errors import InvalidField
 from cdv_http.answers import success, success_json
+from cdv_http.app_state import service_of
 from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page_json, record_receipt
-from cdv_http.request_headers import headers_of
+from cdv_http.request_state import state_of
 from cdv_http.requests import (
     AnyRequest,
     authenticate,
@@ -21,7 +22,6 @@ from cdv_http.requests import (
     query_parameters,
     required,
 )
-from cdv_http.service import service_of
 
 _LIST_PARAMETERS = frozenset({"did", "collection", "limit", "cursor", "since", "until"})
 _GET_PARAMETERS = frozenset({"uri"})
@@ -31,7 +31,7 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 @post("/v1/repo/record")
 async def create_record(request: AnyRequest) -> Response[bytes]:
     """Store a record once, under the caller's DID."""
-    service = service_of(request)
+    service, state = service_of(request), state_of(request.scope)
     raw, subject = await authenticated_json(request, service.tokens, service.settings.max_body_bytes)
     body = decode_body(raw, CreateRecordBody)
     receipt = await service.vault.records.create(
@@ -43,8 +43,8 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
         schema_version=given(body.schema_version),
         cid=given(body.cid),
         subject=subject,
-        correlation_id=request.scope["state"]["correlation_id"],
-        traceparent=request.scope["state"]["traceparent"],
+        correlation_id=state.correlation_id,
+        traceparent=state.traceparent,
     )
     service.wrote()
     meta = Warnings([warning.as_json for warning in receipt.warnings]) if receipt.warnings else None
@@ -59,7 +59,7 @@ async def get_record(request: AnyRequest) -> Response[bytes]:
     uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
     record = await service.vault.records.get(uri, viewer=viewer)
     headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Origin"}
-    if _matches(headers_of(request.scope).every(b"if-none-match"), record.cid):
+    if _matches(state_of(request.scope).headers.every(b"if-none-match"), record.cid):
         return Response(b"", status_code=304, headers=headers)
     return success_json(record_json(record), headers)
 
@@ -83,7 +83,7 @@ async def list_records(request: AnyRequest) -> Response[bytes]:
 
 
 def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:
-    headers = [value.decode("latin-1") for value in headers_of(request.scope).every(b"idempotency-key")]
+    headers = [value.decode("latin-1") for value in state_of(request.scope).headers.every(b"idempotency-key")]
     if not headers:
         return member
     if len({*headers, *([] if member is None else [member])}) > 1:

@@ -299,9 +299,7 @@ AUTH: list[Defect] = [
             """    await authenticate(request, service.tokens)
     no_parameters(request)
     # A HEAD follows with a HEAD, and a URL may be signed for one method.
-    url = await service.vault.media.content_url(
-        request.path_params["assetId"], head=request.scope["state"].get("head", False)
-    )
+    url = await service.vault.media.content_url(request.path_params["assetId"], head=state_of(request.scope).head)
 """,
             """    try:
         url = await service.vault.media.content_url(request.path_params["assetId"])

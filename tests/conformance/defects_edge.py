@@ -21,7 +21,7 @@ OPERATIONS: list[Defect] = [
         "OPS-001",
         (
             RESPONSES,
-            'error_bytes(code, message, request.scope["state"]["correlation_id"], details)',
+            "error_bytes(code, message, state.correlation_id, details)",
             'error_bytes(code, message, "c-1", details)',
         ),
         only="ERR-009",
@@ -126,8 +126,8 @@ CORS: list[Defect] = [
         "CORS-003",
         (
             EXCHANGE,
-            "granted(headers_of(scope))",
-            "granted(headers_of(scope) if self.status < 400 else RequestHeaders(()))",
+            "granted(state.headers)",
+            "granted(state.headers if self.status < 400 else RequestHeaders(()))",
         ),
     ),
     defect(
@@ -165,7 +165,7 @@ LIMITS: list[Defect] = [
         "budgets-untold",
         "No answer tells of budgets.",
         "LIMIT-001",
-        (EXCHANGE, '        if "rate_limit" in state:', "        if False:"),
+        (EXCHANGE, "        if state.rate_limit is not None:", "        if False:"),
     ),
     defect(
         "nothing-counted",

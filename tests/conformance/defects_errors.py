@@ -67,10 +67,10 @@ ERRORS: list[Defect] = [
         "ERR-005",
         (
             EDGE,
-            "        given = traceparent_of(headers)\n",
+            "        given = traceparent_of(state.headers)\n",
             """        if any(name in _SHORT and len(it) > 30 for name, it in scope["headers"]):
             raise RuntimeError
-        given = traceparent_of(headers)
+        given = traceparent_of(state.headers)
 """,
         ),
         (EDGE, "_MEDIA: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_MEDIA: Final'),

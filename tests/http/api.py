@@ -28,6 +28,7 @@ from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
 from cdv_core.ports.schemas import SchemaSource
 from cdv_http.app import create_app
+from cdv_http.app_state import app_state_of
 from cdv_http.middleware.gate import GateMiddleware
 from tests.fakes.clock import FakeClock
 from tests.leaks import signed_url
@@ -56,8 +57,7 @@ class Api:
         inner: Any = self.app
         while not isinstance(inner, Litestar):
             inner = inner._app
-        service: Service = inner.state["service"]
-        return service
+        return app_state_of(inner).service
 
     def creator(self, did: str = "") -> Creator:
         """Return someone who has never written before, or who owns `did`."""

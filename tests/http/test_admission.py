@@ -16,6 +16,8 @@ from cdv_http.metrics import registry
 from cdv_http.middleware import gate as gate_middleware
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.gate import GateMiddleware
+from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import RequestState, state_of
 from tests.http.api import Api, data, refused, serving
 
 
@@ -59,11 +61,11 @@ async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeyp
     def serve(many: int, seconds: float, client_seconds: float = 0.0) -> None:
         for number in range(many):
             assert places.enter(f"client {number}")
-            state: dict[str, Any] = {}
+            state = RequestState(RequestHeaders(()))
             for _ in range(2):
                 with places.waiting_for_the_client(state):
                     moment.now += client_seconds
-            places.leave([f"client {number}"], seconds + 2 * client_seconds - state["waited"])
+            places.leave([f"client {number}"], seconds + 2 * client_seconds - state.waited_seconds)
 
     def crowd() -> int:
         """Return how many of a crowd are let in; leave none of them there."""
@@ -169,7 +171,7 @@ async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
             super().leave(holders, seconds)
 
     async def slow_client(scope: Any, *_: object) -> None:
-        with places.waiting_for_the_client(scope["state"]):
+        with places.waiting_for_the_client(state_of(scope)):
             await asyncio.sleep(0.2)
 
     places = Noting(10)
@@ -185,10 +187,10 @@ async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pyte
     assert enter(places, 11) == 10  # so that there is a crowd, and only four may be at work
     for number in range(6):
         places.leave([f"client {number}"], 0.001)
-    with places.waiting_for_the_client({}):
+    with places.waiting_for_the_client(RequestState(RequestHeaders(()))):
         assert not places.enter("another")  # the wait may be over in a moment
     monkeypatch.setattr(admission, "_SLOW_SECONDS", 0)
-    with places.waiting_for_the_client({}):
+    with places.waiting_for_the_client(RequestState(RequestHeaders(()))):
         await asyncio.sleep(0.001)
         assert places.enter("another")
     assert not places.enter("one more")

@@ -10,7 +10,7 @@ from cdv_http.admission import Admission
 from cdv_http.error_responses import RequestRefused
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.exchange import Exchange
-from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import begin_state
 from cdv_http.requests import AnyRequest, read_json
 
 PART = 256 * 1024
@@ -30,7 +30,9 @@ class InPieces:
     """As much of a request as reading its body takes. `taken`: how many pieces were asked for."""
 
     def __init__(self, pieces: int) -> None:
-        self.scope = {"state": {"headers": RequestHeaders([(b"content-type", b"application/json")])}}
+        scope: Any = {"headers": [(b"content-type", b"application/json")]}
+        begin_state(scope)
+        self.scope = scope
         self.pieces = pieces
         self.taken = 0
 
@@ -70,8 +72,8 @@ class Reader:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_large_answer_goes_in_parts_for_each_of_which_its_client_is_waited_for(size: int, method: str) -> None:
     reader, moved = Reader(), []
-    state = {"headers": RequestHeaders(()), "correlation_id": "x"}
-    scope = cast("Any", {"type": "http", "method": method, "state": state, "scheme": "http", "http_version": "1.1"})
+    scope: Any = {"type": "http", "method": method, "headers": (), "scheme": "http", "http_version": "1.1"}
+    begin_state(scope)
     exchange = Exchange(scope, Server().receive, reader.send, Admission(1), AllowedOrigins(()))
     exchange.moved = lambda: moved.append(len(reader.parts))
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
@@ -97,8 +99,8 @@ class Server:
         raise AssertionError(message)
 
     async def pieces_until_the_end(self, *headers: tuple[bytes, bytes]) -> list[bytes]:
-        state = {"headers": RequestHeaders(headers)}
-        scope = cast("Any", {"type": "http", "method": "POST", "state": state})
+        scope: Any = {"type": "http", "method": "POST", "headers": headers}
+        begin_state(scope)
         exchange = Exchange(scope, self.receive, self.send, Admission(1), AllowedOrigins(()))
         pieces, more = [], True
         while more:

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from cdv_http.client_address import ClientAddresses
-from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import begin_state
 
 PROXY = ("10.0.0.1", 40_000)
 
 
 def asked(client: tuple[str, int] | None, *forwarded: bytes) -> Any:
-    headers = RequestHeaders([(b"x-forwarded-for", each) for each in forwarded])
-    return {"type": "http", "client": client, "state": {"headers": headers}}
+    scope: Any = {"type": "http", "client": client, "headers": [(b"x-forwarded-for", each) for each in forwarded]}
+    begin_state(scope)
+    return scope
 
 
 @pytest.mark.parametrize(

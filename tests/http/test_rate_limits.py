@@ -16,7 +16,7 @@ import pytest
 
 from cdv_http.client_address import ClientAddresses
 from cdv_http.rate_limits import OwnCounters, RateLimits, _window_end
-from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import begin_state
 from tests.http.api import PNG, Api, data, refused, serving
 
 WRITES, READS = 4, 6
@@ -206,10 +206,11 @@ async def growth(addresses: int) -> int:
     before = process.memory_info().rss
     for number in range(addresses):
         client = (str(ipaddress.IPv4Address(number)), 1)
-        scope: Any = {"client": client, "state": {"headers": RequestHeaders(())}}
-        scope["state"]["client"] = known.of(scope)
-        await limits.admit(scope, "reads", None)
-        await limits.admit(scope, "writes", None)
+        scope: Any = {"client": client, "headers": ()}
+        state = begin_state(scope)
+        state.client = known.of(scope)
+        await limits.admit(state, "reads", None)
+        await limits.admit(state, "writes", None)
     grown: int = process.memory_info().rss - before
     await limits.close()
     return grown

@@ -12,7 +12,7 @@ from cdv_http.client_address import ClientAddresses
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import EdgeMiddleware
 from cdv_http.middleware.time_limits import TimeLimits
-from cdv_http.request_headers import RequestHeaders
+from cdv_http.request_state import begin_state
 
 
 async def limited(limits: TimeLimits, *waits: float) -> str:
@@ -137,9 +137,9 @@ async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again
         answered.append(message)
 
     headers = [(b"content-length", b"10")]
-    state = {"headers": RequestHeaders(headers)}
     scope: Any = {"type": "http", "method": "POST", "path": "/v1/repo/record", "scheme": "http", "headers": headers}
-    scope |= {"state": state, "http_version": "1.1"}
+    scope["http_version"] = "1.1"
+    begin_state(scope)
     edge = EdgeMiddleware(app, Admission(4), ClientAddresses(()), AllowedOrigins(()), TimeLimits(0.05))
     async with asyncio.timeout(5):
         await edge(scope, receive, send)
