@@ -86,6 +86,13 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
     )
     addresses = ClientAddresses(chosen.trusted_proxies)
     allowed_origins = AllowedOrigins(chosen.cors_allowed_origins)
+    # A request's layers, the outermost first; they are built from the inside.
+    #   worker    granian accepts the connection and reads the head (cdv_http/workers.py)
+    #   gate      gives the request its state, and a place or a 503; probes and preflights need no place
+    #   edge      gives it its ids and its time, answers preflights, and tells metrics, trace and log how it went
+    #   exchange  one for each request, made by the edge: what passes in and out (cdv_http/middleware/exchange.py)
+    #   direct    calls the handlers that are asked most; all else is for
+    #   Litestar  which routes to the same handlers, and to the others
     routed = DirectRoutes(app, _MOST_ASKED)
     edge = EdgeMiddleware(routed, admission, addresses, allowed_origins, TimeLimits(chosen.request_timeout))
     return GateMiddleware(edge, admission, addresses, allowed_origins)

@@ -1,4 +1,4 @@
-"""What every request gets, whoever answers it: a correlation id, safe headers, a time limit, one log line."""
+"""What every request that is let in gets, whoever answers it: ids, safe headers, a time limit, one log line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TRACEPARENT: Final = re.compile(
 
 
 class EdgeMiddleware:
-    """The outermost layer but for the gate: nothing of ours answers outside the two."""
+    """The layer within the gate (cdv_http/app.py). It sees every answer but the gate's own."""
 
     def __init__(
         self,

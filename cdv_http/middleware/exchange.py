@@ -38,7 +38,7 @@ _PART_BYTES: Final = 256 * 1024  # ours: a page of 25 goes at once; as much is s
 
 
 class Exchange:
-    """What every request and every answer passes through. One object, because each layer of closures costs.
+    """What every request that is let in, and its answer, pass through. One object: each layer of closures costs.
 
     `admission` is told while the request does no work but waits for its client. A refusal reaches who is still sending:
     what is left of the body is read, and thrown away, before it is answered; otherwise the server closes the connection

@@ -1,7 +1,7 @@
 """How many requests may be under way: beyond that, 503 at once rather than later for all.
 
-The outermost layer, and it answers by itself: while a crowd presses, turning it away is most of what the service does,
-and whoever is let in waits meanwhile.
+The outermost of our layers (cdv_http/app.py), and it answers by itself: while a crowd presses, turning it away is most
+of what the service does, and whoever is let in waits meanwhile.
 """
 
 from __future__ import annotations
