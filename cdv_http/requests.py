@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from litestar import Request
 
+from cdv_adapters.service import Service
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CdvError, InvalidField, RateLimited, TokenMissing
 from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
 from cdv_core.use_cases.records import Viewer
-from cdv_http.app_state import app_state_of
+from cdv_http.app_state import AppState, app_state_of
 from cdv_http.error_responses import RequestRefused
 from cdv_http.rate_limits import Budget
 from cdv_http.request_state import state_of
@@ -34,7 +35,7 @@ async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_byt
         raw = await read_json(request, max_bytes)
     except RequestRefused:
         # Whoever sends what nobody reads has shown no token, and is counted all the same.
-        await app_state_of(request.app).rate_limits.admit(state_of(request.scope), "writes", None)
+        await _charge(app_state_of(request.app), request, None)
         raise
     subject = await authenticate(request, tokens)
     no_parameters(request)
@@ -88,50 +89,70 @@ async def _body_chunk(request: AnyRequest) -> tuple[bytes, bool]:
 
 
 async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:
-    """Return the subject of the request's bearer token.
+    """Return the subject of the request's bearer token, once it is counted and takes one of the subject's places.
 
     Raises: TokenMissing, what the verifier raises, and RateLimited.
     """
-    subject = await authenticate_if_present(request, tokens, required=True)
-    assert isinstance(subject, Did), "a missing token was refused"  # noqa: S101
-    return subject
-
-
-async def authenticate_if_present(
-    request: AnyRequest, tokens: TokenVerifier, *, required: bool = False
-) -> Did | Viewer:
-    """Return the subject, or ANONYMOUS when no Authorization is sent and none is required. One sent must be good.
-
-    Counts the request: on the subject's budget, or on the address's for whoever proved nothing.
-    """
-    app, state = app_state_of(request.app), state_of(request.scope)
-    budget: Budget = "reads" if request.method == "GET" else "writes"
+    app = app_state_of(request.app)
     try:
-        token = await _verified_token(request, tokens)
-        if token is None and required:
-            raise TokenMissing
+        token = await _identify(request, tokens)
     except CdvError:
-        await app.rate_limits.admit(state, budget, None)
+        await _charge(app, request, None)  # whoever proves nothing is counted all the same
         raise
-    await app.rate_limits.admit(state, budget, token)
-    if token is None:
-        return Viewer.ANONYMOUS
-    if not app.admission.hold(token.subject):
-        raise RateLimited("requests at once", 1)
-    state.holders.append(token.subject)
-    state.did = token.subject
-    return token.subject
+    await _charge(app, request, token)
+    return _occupy(app, request, token.subject)
 
 
-async def _verified_token(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken | None:
-    headers = state_of(request.scope).headers.every(b"authorization")
-    if not headers:
-        return None
-    scheme, _, token = headers[0].decode("latin-1").partition(" ")
+def authenticate_reader(request: AnyRequest, service: Service) -> Awaitable[Did | Viewer]:
+    """Return the subject, or ANONYMOUS when no Authorization is sent and reads need none. One sent must be good.
+
+    Raises: as `authenticate`.
+    """
+    # Hands on what is to be awaited, instead of awaiting it once more for each read.
+    if service.reads_need_token or b"authorization" in state_of(request.scope).headers:
+        return authenticate(request, service.tokens)
+    return _anonymous(request)
+
+
+async def _anonymous(request: AnyRequest) -> Viewer:
+    """Return ANONYMOUS, once it is counted. Raises: RateLimited."""
+    await _charge(app_state_of(request.app), request, None)
+    return Viewer.ANONYMOUS
+
+
+async def _identify(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken:
+    """Return what the bearer token proves.
+
+    Raises: TokenMissing: there is none, or several Authorization headers; and what the verifier raises.
+    """
+    said = state_of(request.scope).headers.only(b"authorization") or b""
+    scheme, _, token = said.decode("latin-1").partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or len(headers) > 1:
+    if scheme.lower() != "bearer" or not token:
         raise TokenMissing
     return await tokens.verify(token)
+
+
+def _charge(app: AppState, request: AnyRequest, token: VerifiedToken | None) -> Awaitable[None]:
+    """Count the request on the budget of the token's subject, or without one on its address's.
+
+    Raises, when awaited: RateLimited: the budget is spent.
+    """
+    budget: Budget = "reads" if request.method == "GET" else "writes"
+    return app.rate_limits.admit(state_of(request.scope), budget, token)
+
+
+def _occupy(app: AppState, request: AnyRequest, subject: Did) -> Did:
+    """Have the request's place count as the subject's too; return them.
+
+    Raises: RateLimited: half of all places are theirs already.
+    """
+    if not app.admission.hold(subject):
+        raise RateLimited("requests at once", 1)
+    state = state_of(request.scope)
+    state.holders.append(subject)
+    state.did = subject
+    return subject
 
 
 def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, str]:

@@ -16,8 +16,7 @@ from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page
 from cdv_http.request_state import state_of
 from cdv_http.requests import (
     AnyRequest,
-    authenticate,
-    authenticate_if_present,
+    authenticate_reader,
     authenticated_json,
     query_parameters,
     required,
@@ -55,7 +54,7 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
 async def get_record(request: AnyRequest) -> Response[bytes]:
     """Return one record by its URI, with its CID as the entity tag."""
     service = service_of(request)
-    viewer = await (authenticate if service.reads_need_token else authenticate_if_present)(request, service.tokens)
+    viewer = await authenticate_reader(request, service)
     uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
     record = await service.vault.records.get(uri, viewer=viewer)
     headers = {"ETag": f'"{record.cid}"', "Cache-Control": "private, no-cache", "Vary": "Authorization, Origin"}
@@ -68,7 +67,7 @@ async def get_record(request: AnyRequest) -> Response[bytes]:
 async def list_records(request: AnyRequest) -> Response[bytes]:
     """Return a page of a DID's records, newest first."""
     service = service_of(request)
-    viewer = await (authenticate if service.reads_need_token else authenticate_if_present)(request, service.tokens)
+    viewer = await authenticate_reader(request, service)
     parameters = query_parameters(request, _LIST_PARAMETERS)
     page = await service.vault.records.list_json(
         did=required(parameters, "did"),

@@ -186,12 +186,10 @@ AUTH: list[Defect] = [
         "AUTH-020",
         (
             "cdv_http/routes/records.py",
-            '    uri = required(query_parameters(request, _GET_PARAMETERS), "uri")\n',
-            (
-                "    await authenticate(request, service.tokens)\n"
-                '    uri = required(query_parameters(request, _GET_PARAMETERS), "uri")\n'
-            ),
+            "    viewer = await authenticate_reader(request, service)\n    uri = ",
+            "    viewer = await authenticate(request, service.tokens)\n    uri = ",
         ),
+        ("cdv_http/routes/records.py", "    authenticate_reader,\n", "    authenticate,\n    authenticate_reader,\n"),
     ),
     defect(
         "private-records-shown",
