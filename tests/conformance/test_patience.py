@@ -18,7 +18,7 @@ from tests.conformance.stub import Answer, refusal, serving
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The only time there is, to be moved."""
     now = [100.0]
-    monkeypatch.setattr(vault.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("conformance.http.vault.time.monotonic", lambda: now[0])
     return now
 
 
