@@ -207,8 +207,15 @@ def _hear(loop: asyncio.AbstractEventLoop) -> WorkerSignal:
     """
     told = WorkerSignal()
     end = cache(told.set)
+
+    def hear(*_: object) -> None:
+        # Not the loop's own handlers: between its start-up and its serving the loop stands still, and uvloop loses what
+        # comes just then.
+        with suppress(RuntimeError):  # the loop is closed, and the worker at its end anyway
+            loop.call_soon_threadsafe(end)
+
     for number in _END:
-        loop.add_signal_handler(number, end)
+        signal.signal(number, hear)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_END, _ACCEPT_NO_MORE})
     return told
 

@@ -1,19 +1,23 @@
-"""What granian's main loop hears while it replaces workers."""
+"""What granian's main loop hears while it replaces workers, and a worker while it starts."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from granian.constants import Interfaces
 from granian.server.mp import MPServer
 from loguru import logger
 
-from cdv_http.workers import Workers
+from cdv_http.workers import Workers, _hear
 
 
 class Worker:
@@ -177,3 +181,26 @@ def test_what_a_worker_is_told_while_it_starts_waits_until_it_knows_what_to_do_t
         fleet._spawn_worker(0, None, None).start()
     assert held == [before | {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}]
     assert mask() == before
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_worker_hears_of_its_end_between_its_start_and_its_serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("cdv_http.workers.WorkerSignal", lambda: SimpleNamespace(set=lambda: told.append("end")))
+    loop = uvloop.new_event_loop()
+    _hear(loop)
+    loop.run_until_complete(asyncio.sleep(0))  # starts
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    loop.run_until_complete(asyncio.sleep(0))  # serves
+    assert told == ["end"]
+    loop.close()
+    os.kill(os.getpid(), signal.SIGTERM)  # and what comes later still does no harm
