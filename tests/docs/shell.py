@@ -20,11 +20,12 @@ BLOCK_SECONDS = 60
 POLL_SECONDS = 0.01
 # The vault that a page starts in a terminal of its own: started in the background, with what was exported until then.
 _SERVE = """
-if [ -n "${server:-}" ]; then kill "$server"; wait "$server" || true; fi
-.venv/bin/cdv serve >>server.log 2>&1 & server=$!
+if [ -n "${{server:-}}" ]; then kill "$server"; wait "$server" || true; fi
+{command} >>server.log 2>&1 & server=$!
 until curl -fsS "http://127.0.0.1:$CDV_PORT/readyz" >/dev/null 2>&1; do kill -0 "$server"; sleep 0.05; done
 """
-_SERVING = {"make run", ".venv/bin/cdv serve"}
+_SERVING = {"make run": ".venv/bin/cdv serve", ".venv/bin/cdv serve": ".venv/bin/cdv serve"}
+_SERVING_BY_HAND = ".venv/bin/granian "
 
 
 class Shell:
@@ -69,7 +70,7 @@ class Shell:
 
     def run(self, code: str) -> str:
         """Run the block to its end; return what it printed. It must succeed as a whole."""
-        lines = [_SERVE if line.strip() in _SERVING else line for line in self.local(code).splitlines()]
+        lines = [_in_the_background(line.strip()) or line for line in self.local(code).splitlines()]
         script = self.folder / "block.sh"
         script.write_text("\n".join(lines) + "\n", encoding="utf-8")
         before = len(self.said())
@@ -94,3 +95,9 @@ class Shell:
             os.killpg(self._process.pid, signal.SIGKILL)
         with self._process:
             pass
+
+
+def _in_the_background(line: str) -> str | None:
+    """Return what starts the server that the line starts, and waits for it; None if it is another command."""
+    command = line if line.startswith(_SERVING_BY_HAND) else _SERVING.get(line)
+    return None if command is None else _SERVE.format(command=command)
