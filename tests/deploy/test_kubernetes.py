@@ -14,6 +14,7 @@ import yaml
 
 from cdv_adapters.settings import Settings, read_settings, unknown_variables
 from tests.deploy.staging import moved_to, ready, secret_files, standing_in
+from tests.docs.pages import blocks
 from tests.servers import Bucket
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -68,6 +69,29 @@ def test_kustomize_puts_it_together(part: str) -> None:
     for container in pod["containers"]:
         assert container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
         assert re.fullmatch(r"creator-data-vault:\d+\.\d+\.\d+", container["image"])
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+@pytest.mark.parametrize("part", ["migration", "service"])
+def test_the_overlay_of_the_page_gives_its_names(part: str, tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "deploy" / "kubernetes")
+    for block in blocks("docs/deployment.md", "text"):
+        name, _, text = block.removeprefix("# ").partition("\n")
+        if name.endswith(".yaml"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    policy = yaml.safe_load((FOLDER / "config" / "networkpolicy.yaml").read_text(encoding="utf-8"))
+    policy["spec"]["ingress"] = policy["spec"]["ingress"][:1]
+    (tmp_path / "vault" / "common" / "networkpolicy.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")
+    ended = subprocess.run(["kubectl", "kustomize", tmp_path / "vault" / part], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    made = {it["kind"]: it for it in yaml.safe_load_all(ended.stdout)}
+    assert {it["metadata"]["namespace"] for it in made.values()} == {"vault"}
+    pod = made["Deployment" if part == "service" else "Job"]["spec"]["template"]["spec"]
+    assert [it["image"] for it in pod["containers"]] == ["registry.example.com/creator-data-vault:0.1.0"]
+    changed = {name: value for name, value in made["ConfigMap"]["data"].items() if SETTINGS[name] != value}
+    assert set(changed) == {"CDV_S3_ENDPOINT", "CDV_JWT_ISSUER", "CDV_TRUSTED_PROXIES"}
+    assert made["NetworkPolicy"]["spec"] == policy["spec"]
 
 
 @pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
@@ -162,6 +186,8 @@ def test_every_setting_is_one_and_every_secret_comes_from_a_file() -> None:
     for name in ("CDV_S3_ACCESS_KEY", "CDV_S3_SECRET_KEY", "CDV_NATS_CREDS", "CDV_RATE_LIMIT_STORAGE"):
         assert SETTINGS[name].startswith(f"file:{MOUNTED}")
     listed = (FOLDER.parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (command,) = (block for block in blocks("docs/deployment.md", "text") if "create secret" in block)
+    assert sorted(re.findall(r"--from-file=(\S+)", command)) == sorted(secret_files(SETTINGS, MOUNTED))
     for file in secret_files(SETTINGS, MOUNTED):
         assert f"`{file}`" in listed
 
