@@ -68,7 +68,7 @@ def test_a_stranger_walks_from_an_empty_folder_to_production(
 
 def run_pages(pages: list[str], folder: Path, request: pytest.FixtureRequest) -> None:
     parts = [block for page in pages for block in blocks_of(page) if is_run(block)]
-    addresses = production(folder, request) if any(block.production for block in parts) else {}
+    addresses = production(request) if any(block.production for block in parts) else {}
     names: dict[str, Any] = {}
     with Shell(folder, addresses) as shell, inside(folder):
         if any(map(needs_served_vault, pages)):
@@ -104,12 +104,12 @@ def inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def production(folder: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return what the pages call production's servers, and where they are here."""
+def production(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return what the pages call production's servers and keys, and what they are here."""
     bucket: Bucket = request.getfixturevalue("s3_bucket")
-    for name, key in (("access", bucket.access_key), ("secret", bucket.secret_key)):
-        (folder / f"s3-{name}-key").write_text(key)
     return {
+        "my-access-key": bucket.access_key,
+        "my-secret-key": bucket.secret_key,
         "postgresql://cdv@127.0.0.1:5432/cdv": request.getfixturevalue("postgres_dsn"),
         "nats://127.0.0.1:4222": request.getfixturevalue("nats_url"),
         "http://127.0.0.1:9000": bucket.endpoint,
