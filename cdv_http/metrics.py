@@ -46,18 +46,18 @@ def _common(name: str, what: str, *labels: str) -> Gauge:
 
 requests_total = _counter("cdv_requests", "Requests answered", "route", "method", "status")
 request_seconds = Histogram(
-    "cdv_request_seconds", "Time from a request's head to its answer's end", ["route", "method"], buckets=_SECONDS,
-    registry=registry,
+    "cdv_request_seconds", "Time from the head of a request to the end of its answer", ["route", "method"],
+    buckets=_SECONDS, registry=registry,
 )  # fmt: skip
 errors_total = _counter("cdv_errors", "Requests refused or failed", "route", "code")
 in_flight = _live("cdv_requests_in_flight", "Requests under way")
 shed_total = _counter("cdv_requests_shed", "Requests turned away at once because too many were under way")
-rate_limited_total = _counter("cdv_rate_limited", "Requests over a budget", "budget")
-schema_rejects_total = _counter("cdv_schema_rejects", "Records that break their schema", "collection")
-media_total = _counter("cdv_media", "Steps of uploads, by what came of them", "step", "outcome")
+rate_limited_total = _counter("cdv_rate_limited", "Requests refused because a rate limit was used up", "budget")
+schema_rejects_total = _counter("cdv_schema_rejects", "Records refused because they break their schema", "collection")
+media_total = _counter("cdv_media", "Steps of uploads, by result", "step", "outcome")
 
 chores_total = _counter("cdv_chores", "Rounds of background work", "chore", "outcome")
-chore_items_total = _counter("cdv_chore_items", "What background work has removed", "chore")
+chore_items_total = _counter("cdv_chore_items", "Items that background work has removed", "chore")
 
 
 def observe_chore(chore: Chore, outcome: str, removed: int) -> None:
@@ -66,36 +66,38 @@ def observe_chore(chore: Chore, outcome: str, removed: int) -> None:
     chore_items_total.labels(chore.name).inc(removed)
 
 
-relay_runs_total = _counter("cdv_relay_runs", "Runs of the relay, by what came of them", "outcome")
+relay_runs_total = _counter("cdv_relay_runs", "Runs of the relay, by result", "outcome")
 published_total = _counter("cdv_events_published", "Events acknowledged by a stream")
-requeued_total = _counter("cdv_events_requeued", "Events that a stream had lost, to be published again")
-backlog = _common("cdv_oplog_backlog", "Events that wait to be published")
-backlog_seconds = _common("cdv_oplog_oldest_seconds", "Age of the oldest event that waits")
-stream_differences = _live("cdv_stream_differences", "Settings of streams that are not as configured", mode="livemax")
+requeued_total = _counter("cdv_events_requeued", "Events that a stream had lost and that are published again")
+backlog = _common("cdv_oplog_backlog", "Events waiting to be published")
+backlog_seconds = _common("cdv_oplog_oldest_seconds", "Age of the oldest waiting event")
+stream_differences = _live(
+    "cdv_stream_differences", "Stream settings that differ from the configured ones", mode="livemax"
+)
 
-pool_connections = _live("cdv_database_connections", "Connections of the pool", "state")
-pool_max = _live("cdv_database_connections_max", "Most connections that the pool may have")
-pool_waiting = _live("cdv_database_waiting", "Requests that wait for a connection")
-pool_waits_total = _counter("cdv_database_waits", "Times that a connection had to be waited for")
+pool_connections = _live("cdv_database_connections", "Connections in the pool", "state")
+pool_max = _live("cdv_database_connections_max", "Largest number of connections that the pool may have")
+pool_waiting = _live("cdv_database_waiting", "Requests waiting for a connection")
+pool_waits_total = _counter("cdv_database_waits", "Times a connection was waited for")
 pool_wait_seconds_total = _counter("cdv_database_wait_seconds", "Time spent waiting for connections")
-pool_failures_total = _counter("cdv_database_wait_failures", "Times that no connection was free in time")
+pool_failures_total = _counter("cdv_database_wait_failures", "Times no connection became free in time")
 
-issuer_fetches_total = _counter("cdv_issuer_fetches", "Times that the issuer was asked for its keys")
-issuer_failures_total = _counter("cdv_issuer_fetch_failures", "Times that the issuer did not give its keys")
+issuer_fetches_total = _counter("cdv_issuer_fetches", "Times the issuer was asked for its keys")
+issuer_failures_total = _counter("cdv_issuer_fetch_failures", "Times fetching the issuer's keys failed")
 issuer_keys_seconds = _live("cdv_issuer_keys_age_seconds", "Time since the issuer's keys were fetched", mode="livemax")
-issuer_failing = _live("cdv_issuer_failing", "1 if the issuer did not answer the last time", mode="livemax")
+issuer_failing = _live("cdv_issuer_failing", "1 if the last fetch of the issuer's keys failed", mode="livemax")
 
 catalogue_generated = _live(
-    "cdv_catalogue_generated_timestamp_seconds", "When the catalogue in force was made: its version", mode="livemax"
+    "cdv_catalogue_generated_timestamp_seconds", "When the catalogue in use was made: its generatedAt", mode="livemax"
 )
-catalogue_collections = _live("cdv_catalogue_collections", "Collections of the catalogue in force", mode="livemax")
+catalogue_collections = _live("cdv_catalogue_collections", "Collections in the catalogue in use", mode="livemax")
 catalogue_failing = _live("cdv_catalogue_failing", "1 if the last refresh failed or was refused", mode="livemax")
-catalogue_refreshes_total = _counter("cdv_catalogue_refreshes", "Times that the catalogue's source was asked")
+catalogue_refreshes_total = _counter("cdv_catalogue_refreshes", "Times the catalogue's source was asked")
 catalogue_failures_total = _counter("cdv_catalogue_refresh_failures", "Refreshes that failed")
 catalogue_refusals_total = _counter("cdv_catalogue_refusals", "Catalogues that were refused as a whole")
 
 certificate_expiry = _live(
-    "cdv_tls_certificate_expiry_timestamp_seconds", "When the certificate being served ends", mode="livemax"
+    "cdv_tls_certificate_expiry_timestamp_seconds", "When the certificate in use expires", mode="livemax"
 )
 dependency_up = _common("cdv_dependency_up", "1 if the dependency answers in time", "dependency")
 
