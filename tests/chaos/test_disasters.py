@@ -26,7 +26,7 @@ from tests.servers import FaultProxy, NatsServer, PostgresServer
 from tests.servers.process import Process
 
 SEED = int(os.environ.get("CDV_TEST_SEED", "20261124"))
-RECOVERY_SECONDS = 5.0  # issue: the service recovers by itself within this
+RECOVERY_SECONDS = 5.0  # ours: the "within seconds" of docs/operations.md, after which nobody has had to do anything
 
 
 @dataclass
