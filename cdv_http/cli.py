@@ -97,18 +97,22 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("token", help="print a development token from the built-in issuer")
     command.add_argument("--did", required=True, help="the DID that the token speaks for")
-    command.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="life of the token (3600)")
+    command.add_argument(
+        "--ttl", type=int, default=3600, metavar="SECONDS", help="lifetime of the token (default 3600)"
+    )
     command.add_argument("--issuer-key", type=Path, metavar="FILE", help="sign with this Ed25519 key (JWK or PEM)")
     command.set_defaults(run=_token)
 
-    command = commands.add_parser("migrate", help="bring the database to the version that this code knows")
+    command = commands.add_parser("migrate", help="bring the database to the schema version of this code")
     command.set_defaults(run=_migrate)
 
     command = commands.add_parser("check", help="check the settings and try each dependency, without serving")
     command.set_defaults(run=_check)
 
     command = commands.add_parser("config", help="print the effective settings, secrets masked")
-    command.add_argument("--markdown", action="store_true", help="print all settings, their defaults and meanings")
+    command.add_argument(
+        "--markdown", action="store_true", help="print a table of all settings, with defaults and meanings"
+    )
     command.set_defaults(run=_config)
 
     command = commands.add_parser("openapi", help="print the OpenAPI document")

@@ -56,11 +56,11 @@ class _Manifest(msgspec.Struct, frozen=True, rename="camel"):
 
 def add_parsers(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa: ANN401 - argparse has no public name
     """Add `backup` and `restore` to the subparsers."""
-    command = commands.add_parser("backup", help="write the embedded vault, while it is served, to one file")
-    command.add_argument("file", type=Path, metavar="FILE", help="where to; it must not exist")
+    command = commands.add_parser("backup", help="write the embedded vault to one file, also while it is served")
+    command.add_argument("file", type=Path, metavar="FILE", help="the file to write; it must not exist")
     command.set_defaults(run=lambda arguments: _backup(settings(), arguments.file))
-    command = commands.add_parser("restore", help="make the data dir from a backup; there must be none yet")
-    command.add_argument("file", type=Path, metavar="FILE", help="what `cdv backup` wrote")
+    command = commands.add_parser("restore", help="restore a backup into a new or empty data dir")
+    command.add_argument("file", type=Path, metavar="FILE", help="a file written by `cdv backup`")
     command.set_defaults(run=lambda arguments: _restore(settings(), arguments.file))
 
 

@@ -48,15 +48,23 @@ Answer = TypeVar("Answer")
 
 def add_parser(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa: ANN401 - argparse has no public name
     """Add `doctor` to the subparsers."""
-    command = commands.add_parser("doctor", help="put a record and an asset through everything, and take them away")
-    command.add_argument(
-        "--url", type=_address, help="examine the vault served there, not the one these settings would serve"
+    command = commands.add_parser(
+        "doctor", help="write and read back a test record and asset through every dependency, then remove them"
     )
     command.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="a token of the issuer, to be verified or used"
+        "--url",
+        type=_address,
+        help="examine the vault served at this URL instead of the one these settings would serve",
     )
     command.add_argument(
-        "--timeout", type=_seconds, default=_STEP_SECONDS, metavar="SECONDS", help="for each step (15)"
+        "--token-file", type=Path, metavar="FILE", help="a file with a token of your issuer, to be verified and used"
+    )
+    command.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=_STEP_SECONDS,
+        metavar="SECONDS",
+        help="time limit of each step (default 15)",
     )
     command.set_defaults(run=lambda arguments: asyncio.run(_doctor(settings(), arguments)))
 

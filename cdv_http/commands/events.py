@@ -43,13 +43,15 @@ OpenEvents: TypeAlias = Callable[[], AbstractAsyncContextManager[EventsAccess]]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], open_events: OpenEvents) -> None:
     """Add `events` to the subparsers. `open_events`: opens the database, and the broker if there is one."""
-    parser = commands.add_parser("events", help="print and follow events, repair streams")
-    parser.add_argument("--follow", action="store_true", help="go on with what comes; without --from only with that")
-    parser.add_argument("--from", dest="first", type=_sequence, metavar="SEQ", help="begin with this op-log sequence")
+    parser = commands.add_parser("events", help="print or follow the events in the op log, repair streams")
+    parser.add_argument(
+        "--follow", action="store_true", help="go on printing events as they come; without --from, only those"
+    )
+    parser.add_argument("--from", dest="first", type=_sequence, metavar="SEQ", help="begin at this op-log sequence")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(run=lambda arguments: asyncio.run(print_events(arguments, open_events)))
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
-    reconciling = subcommands.add_parser("reconcile", help="find and publish again what a stream has lost")
+    reconciling = subcommands.add_parser("reconcile", help="find what a stream has lost, and publish it again")
     reconciling.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object per line")
 
     def run_reconcile(arguments: argparse.Namespace) -> int:

@@ -40,7 +40,9 @@ def add_parser(
     `specs_url`: the catalogue's URL by the settings, None for the bundled one. `open_records`: opens the store and
     gives every record in it.
     """
-    parser: argparse.ArgumentParser = commands.add_parser("schemas", help="look at the schema catalogue, judge changes")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "schemas", help="inspect the schema catalogue, and check changes to it"
+    )
     subcommands = parser.add_subparsers(title="subcommands", required=True, metavar="SUBCOMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -59,26 +61,36 @@ def add_parser(
     command.add_argument("collection", help="such as com.registryaccord.feed.post")
     command.add_argument("version", nargs="?", help="such as 1.0.0; without it, the latest stable one")
 
-    command = add("validate", lambda it: _validate(it, catalogue), "say whether a file is a schema that can be used")
+    command = add(
+        "validate",
+        lambda it: _validate(it, catalogue),
+        "say whether a file is a usable schema, or with --collection a valid record",
+    )
     _with_url(command)
-    command.add_argument("file", type=Path, help="a JSON Schema or a Lexicon")
-    command.add_argument("--collection", help="the file is a record instead: judge it by this collection's schema")
-    command.add_argument("--schema-version", metavar="VERSION", help="by this version, not the latest stable one")
+    command.add_argument("file", type=Path, help="a JSON Schema or a Lexicon; with --collection, a record")
+    command.add_argument("--collection", help="check the file as a record of this collection instead")
+    command.add_argument(
+        "--schema-version",
+        metavar="VERSION",
+        help="with --collection: check against this version, not the latest stable one",
+    )
 
-    command = add("diff", lambda it: diff(it.old, it.new), "say how much a new schema changes an old one, and why")
+    command = add(
+        "diff", lambda it: diff(it.old, it.new), "say whether a change to a schema is patch, minor or major, and why"
+    )
     command.add_argument("old", type=Path, metavar="OLD", help="schema document")
     command.add_argument("new", type=Path, metavar="NEW", help="schema document")
 
-    command = add("check", lambda it: check(it.directory), "judge a whole catalogue before it is published")
+    command = add("check", lambda it: check(it.directory), "check a whole catalogue before it is published")
     command.add_argument("directory", type=Path, metavar="DIR", help="the folder with SPEC_INDEX.json")
 
-    text = "judge the stored records by a catalogue before switching to it"
+    text = "count the stored records that a new catalogue would refuse"
     command = add("rehearse", lambda it: asyncio.run(rehearse(read_catalogue(it.specs_url), open_records)), text)
-    command.add_argument("--specs-url", required=True, metavar="URL", help="the candidate: https:// or file://")
+    command.add_argument("--specs-url", required=True, metavar="URL", help="the new catalogue: https:// or file://")
 
 
 def _with_url(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--specs-url", metavar="URL", help="the catalogue at this URL rather than CDV_SPECS_URL")
+    command.add_argument("--specs-url", metavar="URL", help="use the catalogue at this URL instead of CDV_SPECS_URL")
 
 
 def _reported(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
