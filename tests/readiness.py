@@ -27,7 +27,8 @@ _HEAD = """# Production readiness
 Each item has a command that proves it and what that command printed when `make readiness` last ran; that target runs
 them all and writes this page. An item is proved when its command succeeds, and partly proved when some of its tests
 were skipped, for want of something that the machine did not have. NOT PROVED means that the command failed in that run:
-a test or a measured goal missed, or the machine was too busy for a bound. Its last line is shown; run the command to see more.
+a test failed, or a measured goal was missed, perhaps because the machine was busy. Its last line is shown; the command
+itself shows more.
 
 """
 

@@ -104,11 +104,11 @@ def as_markdown() -> str:
         "What `cdv-conformance` judges. How verdicts come about: [conformance](conformance.md). This page is made from",
         "`conformance/http/requirements.toml` by `cdv-conformance requirements`; a test compares them.",
         "",
-        "The last column says which part of the contract a requirement comes from. The contract is not a document of this",
-        "repository; this page is its wording, clause by clause. `http-api` is the part on the HTTP API: §1 conventions, §2",
-        "authentication, §3 endpoints (with the endpoint's name), §4 error codes, §5 rate limits, sizes and CORS. `domain` is the",
-        "part on identifiers, records, idempotency, cursors, the schema catalogue, media and events. `traps` is a list of",
-        "mistakes that systems of this kind have made.",
+        "The last column says which part of the contract a requirement comes from. The contract is not a document of",
+        "this repository; this page is its wording, clause by clause. `http-api` is the part on the HTTP API: §1",
+        "conventions, §2 authentication, §3 endpoints (with the endpoint's name), §4 error codes, §5 rate limits,",
+        "sizes and CORS. `domain` is the part on identifiers, records, idempotency, cursors, the schema catalogue,",
+        "media and events. `traps` is a list of mistakes that systems of this kind have made.",
     ]
     for prefix, group in GROUPS.items():
         lines += ["", f"## {group[0].upper()}{group[1:]}", "", "| id | level | what | source |", "|---|---|---|---|"]
