@@ -9,14 +9,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import anyio
 import hypothesis.strategies as st
 import pytest
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.media import Asset, content_disposition, parse_filename
@@ -27,6 +37,7 @@ from conformance.strategies import DIDS, TEXTS
 
 ENV = "test"
 TYPES = ("image/png", "image/jpeg", "video/mp4")
+BOUNDED = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 UPLOAD_LIFE, DOWNLOAD_LIFE = timedelta(minutes=15), timedelta(minutes=5)
 
 
@@ -80,6 +91,10 @@ class Subject(Protocol):
     async def head(self, url: str) -> int:
         """Ask a download URL that was made for a HEAD; return how many bytes the object is said to have."""
         ...
+
+
+OpenSubject: TypeAlias = Callable[[], AbstractAsyncContextManager[Subject]]
+"""Opens a store; what earlier machines left in it does not matter."""
 
 
 class Uploads:
@@ -155,6 +170,19 @@ def asset_named(
 
 class BlobStoreContract:
     """Inherit, and give a `subject` fixture: a fresh, empty store."""
+
+    @pytest.fixture
+    def open_subject(self, subject: Subject) -> OpenSubject:
+        """What the state machine tries, in event loops of its own: override it for a store that is bound to one."""
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Subject]:
+            yield subject
+
+        return opened
+
+    def test_any_sequence_leaves_what_a_dictionary_would_hold(self, open_subject: OpenSubject):
+        run_state_machine_as_test(blob_store_machine(open_subject), settings=BOUNDED)
 
     @pytest.fixture
     def uploads(self, subject: Subject) -> Uploads:
@@ -377,17 +405,16 @@ class BlobStoreMachine(RuleBasedStateMachine):
     urls = Bundle("urls")
     blobs = Bundle("blobs")
 
+    opened_by: ClassVar[OpenSubject]
+
     def __init__(self) -> None:
         super().__init__()
         self._runner = asyncio.Runner()
-        self._subject = self.open_subject()
+        self._exits = AsyncExitStack()
+        self._subject = self._runner.run(self._exits.enter_async_context(type(self).opened_by()))
         self._uploads = Uploads(self._subject)
         self._staged: dict[Asset, bytes] = {}
         self._final: dict[Asset, bytes] = {}
-
-    def open_subject(self) -> Subject:
-        """Return the store to try; what earlier machines left in it does not matter."""
-        raise NotImplementedError
 
     @initialize(
         target=assets,
@@ -465,4 +492,9 @@ class BlobStoreMachine(RuleBasedStateMachine):
             for asset in set(self._staged) | set(self._final):
                 self.download(asset)
         finally:
+            self._runner.run(self._exits.aclose())
             self._runner.close()
+
+
+def blob_store_machine(open_subject: OpenSubject) -> type[BlobStoreMachine]:
+    return type("BlobStoreMachine", (BlobStoreMachine,), {"opened_by": staticmethod(open_subject)})

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
 
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
@@ -27,6 +28,7 @@ SUBJECTS = (
     "cdv.media.finalized",
 )
 RECORDS, MEDIA = STREAMS
+BOUNDED = settings(max_examples=6, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 AT = datetime(2026, 11, 24, 2, 53, 29, 331656, tzinfo=UTC)
 
 
@@ -147,6 +149,9 @@ class EventBusContract:
             times = [stored_at async for _, _, stored_at in ids]
         assert times == sorted(times)
         assert {stored_at.utcoffset() for stored_at in times} == {timedelta()}
+
+    def test_any_sequence_leaves_what_lists_would_hold(self, open_bus: OpenBus):
+        run_state_machine_as_test(event_bus_machine(open_bus), settings=BOUNDED)
 
     async def test_publishing_nothing_is_nothing(self, bus: EventBus):
         assert await bus.publish([], await bus.streams()) == []

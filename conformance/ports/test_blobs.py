@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import urllib3
 from anyio import to_thread
-from hypothesis import settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from cdv_adapters.blobs.filesystem import FilesystemBlobStore
 from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_core.errors import AssetNotFound, BlobUrlRefused
 from cdv_core.ports.blobs import BlobStore, ServedBlobStore
 from cdv_core.ports.clock import Clock
-from conformance.ports.blobs import BlobStoreContract, BlobStoreMachine, Download, SettableClock, Subject, SystemClock
+from conformance.ports.blobs import BlobStoreContract, Download, SettableClock, Subject
 from tests.fakes.blobs import FakeBlobStore
 from tests.servers import Bucket
 from tests.servers.s3 import AGAIN
@@ -147,35 +145,3 @@ class TestS3WithVersions(BlobStoreContract):
     @pytest.fixture
     def subject(self, versioned_s3_store: S3BlobStore, http: urllib3.PoolManager, clock: SettableClock) -> Subject:
         return Http(versioned_s3_store, http, clock)
-
-
-def test_the_fake_agrees_with_a_dictionary():
-    class Machine(BlobStoreMachine):
-        def open_subject(self) -> Subject:
-            return Served(FakeBlobStore(SystemClock()), SystemClock())
-
-    run_state_machine_as_test(Machine, settings=settings(max_examples=50, stateful_step_count=30, deadline=None))
-
-
-def test_files_agree_with_a_dictionary(tmp_path: Path):
-    class Machine(BlobStoreMachine):
-        def open_subject(self) -> Subject:
-            return Served(FilesystemBlobStore(tmp_path / "media", SystemClock(), 10 * 1024**2), SystemClock())
-
-    run_state_machine_as_test(Machine, settings=settings(max_examples=30, stateful_step_count=25, deadline=None))
-
-
-def test_s3_agrees_with_a_dictionary(s3_store: S3BlobStore, http: urllib3.PoolManager):
-    class Machine(BlobStoreMachine):
-        def open_subject(self) -> Subject:
-            return Http(s3_store, http, SystemClock())
-
-    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
-
-
-def test_s3_with_versions_agrees_with_a_dictionary(versioned_s3_store: S3BlobStore, http: urllib3.PoolManager):
-    class Machine(BlobStoreMachine):
-        def open_subject(self) -> Subject:
-            return Http(versioned_s3_store, http, SystemClock())
-
-    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))

@@ -4,20 +4,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.events.memory import MemoryEventBus
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
-from conformance.ports.events import EventBusContract, OpenBus, event_bus_machine
+from conformance.ports.events import BOUNDED, EventBusContract, OpenBus, event_bus_machine
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import FakeEventBus
 from tests.servers import NatsServer
 
-BOUNDED = settings(max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-ON_A_SERVER = settings(BOUNDED, max_examples=6)
+MORE = settings(BOUNDED, max_examples=30)
 
 
 @pytest.fixture
@@ -58,9 +57,5 @@ class TestEventBuses(EventBusContract):
 
 
 @pytest.mark.parametrize("name", ["open_memory", "open_fake"])
-def test_a_bus_in_memory_behaves_like_the_model_in_any_sequence(name: str, request: pytest.FixtureRequest):
-    run_state_machine_as_test(event_bus_machine(request.getfixturevalue(name)), settings=BOUNDED)
-
-
-def test_nats_behaves_like_the_model_in_any_sequence(open_nats: OpenBus):
-    run_state_machine_as_test(event_bus_machine(open_nats), settings=ON_A_SERVER)
+def test_a_bus_in_memory_behaves_like_the_model_in_more_sequences(name: str, request: pytest.FixtureRequest):
+    run_state_machine_as_test(event_bus_machine(request.getfixturevalue(name)), settings=MORE)
