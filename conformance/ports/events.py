@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
@@ -20,6 +20,9 @@ from cdv_core.ports.outbox import OpLogEntry
 
 OpenBus: TypeAlias = Callable[[], AbstractAsyncContextManager[EventBus]]
 """Opens a bus whose streams are empty; leaving the context closes it."""
+
+Received: TypeAlias = Callable[[EventBus], Awaitable[list[tuple[str, str, bytes]]]]
+"""What a consumer of the bus is given of both streams: (subject, event id, body) of each, in each stream's order."""
 
 DIDS = (Did("did:plc:alice"), Did("did:web:bob.example"), Did("did:plc:carol"))
 SUBJECTS = (
@@ -52,6 +55,26 @@ class EventBusContract:
     async def bus(self, open_bus: OpenBus):
         async with open_bus() as bus:
             yield bus
+
+    @pytest.fixture
+    def received(self) -> Received | None:
+        """The back door: override it where the streams can be read otherwise than through the bus."""
+        return None
+
+    async def test_a_consumer_gets_each_event_whole_and_under_its_subject(
+        self, bus: EventBus, received: Received | None
+    ):
+        if received is None:
+            pytest.skip("the streams of this bus cannot be read otherwise")
+        entries = [an_entry(number, DIDS[number % 3], SUBJECTS[number % 3]) for number in range(1, 10)]
+        await bus.publish(entries, await bus.streams())
+        await bus.publish(entries, await bus.streams())
+
+        got = await received(bus)
+
+        sent = [(it.event.subject, it.event.event_id, it.event.envelope) for it in entries]
+        assert [it for it in got if it[0] == SUBJECTS[2]] == [it for it in sent if it[0] == SUBJECTS[2]]
+        assert [it for it in got if it[0] != SUBJECTS[2]] == [it for it in sent if it[0] != SUBJECTS[2]]
 
     async def test_there_is_one_empty_stream_of_records_and_one_of_media(self, bus: EventBus):
         states = await bus.streams()

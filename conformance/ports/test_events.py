@@ -1,8 +1,9 @@
 """Our event buses, put to the contract."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
+import nats
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -11,7 +12,8 @@ from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.events.memory import MemoryEventBus
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
-from conformance.ports.events import BOUNDED, EventBusContract, OpenBus, event_bus_machine
+from cdv_core.ports.events import EventBus
+from conformance.ports.events import BOUNDED, EventBusContract, OpenBus, Received, event_bus_machine
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import FakeEventBus
 from tests.servers import NatsServer
@@ -49,11 +51,40 @@ def open_nats(nats_server: NatsServer) -> OpenBus:
     return opened
 
 
+async def followed(bus: EventBus) -> list[tuple[str, str, bytes]]:
+    assert isinstance(bus, MemoryEventBus)
+    found = []
+    for state in await bus.streams():
+        async with aclosing(bus.follow(state.name)) as messages:
+            events = [(await anext(messages)).event for _ in range(state.messages)]
+        found += [(it.subject, it.event_id, it.envelope) for it in events]
+    return found
+
+
 class TestEventBuses(EventBusContract):
     @pytest.fixture(params=["open_memory", "open_fake", "open_nats"])
     def open_bus(self, request: pytest.FixtureRequest) -> OpenBus:
         opened: OpenBus = request.getfixturevalue(request.param)
         return opened
+
+    @pytest.fixture
+    def received(self, open_bus: OpenBus, request: pytest.FixtureRequest) -> Received:
+        if "open_nats" not in request.fixturenames:
+            return followed
+        url = request.getfixturevalue("nats_server").url
+
+        async def got(bus: EventBus) -> list[tuple[str, str, bytes]]:
+            client = await nats.connect(url)
+            jetstream, found = client.jetstream(), []
+            for state in await bus.streams():
+                for sequence in range(state.first_sequence, state.last_sequence + 1):
+                    message = await jetstream.get_msg(state.name, sequence)
+                    event_id = (message.headers or {}).get("Nats-Msg-Id", "")
+                    found.append((message.subject or "", event_id, message.data or b""))
+            await client.close()
+            return found
+
+        return got
 
 
 @pytest.mark.parametrize("name", ["open_memory", "open_fake"])
