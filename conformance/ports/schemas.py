@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -27,6 +30,17 @@ FITTING: dict[str, dict[str, Any]] = {
     "com.registryaccord.moderation.flag": {"subject": "anything", "reason": "spam"},
     "com.registryaccord.media.asset": {"mimeType": "image/png", "size": 0, "checksum": "aB" * 32},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Swappable:
+    """A source with the bundled catalogue in force. `swap(documents)` has it meet another one.
+
+    It has these documents in place of bundled ones, by collection without `com.registryaccord.`, broken or not.
+    """
+
+    source: SchemaSource
+    swap: Callable[[Mapping[str, bytes]], Awaitable[None]]
 
 
 class SchemaSourceContract:
@@ -106,8 +120,49 @@ class SchemaSourceContract:
                 Nsid("com.registryaccord.profile"), "2.0.0", now=NOW, allow_drafts=True, reject_deprecated=False
             )
 
-    def test_a_request_keeps_the_catalogue_that_it_read(self, source: SchemaSource):
-        assert source.catalogue is source.catalogue
+    @pytest.fixture
+    def swappable(self) -> Swappable | None:
+        """A source of its own whose catalogue can be replaced: override it where there is such a source."""
+        return None
+
+    async def test_a_catalogue_is_replaced_whole_or_not_at_all(self, swappable: Swappable | None):
+        if swappable is None:
+            pytest.skip("the catalogue of this source never changes")
+        source, before = swappable.source, swappable.source.catalogue
+        longer = {name: _longer(name) for name in ("profile", "feed.comment")}
+
+        await swappable.swap({**longer, "feed.post": b"{"})
+        assert [_longest_name(source.catalogue), _longest_text(source.catalogue)] == [64, 2048]
+
+        await swappable.swap(longer)
+        assert [_longest_name(source.catalogue), _longest_text(source.catalogue)] == [65, 2049]
+        # Who read the catalogue before keeps what was read.
+        assert [_longest_name(before), _longest_text(before)] == [64, 2048]
+
+
+def _longer(name: str) -> bytes:
+    """Return the bundled document of a collection, with one character more in its first text."""
+    document = files("cdv_core.catalogue").joinpath(f"com.registryaccord.{name}", "1.0.0.json").read_text("utf-8")
+    return (
+        document.replace('"maxLength": 64', '"maxLength": 65')
+        .replace('"maxLength": 2048', '"maxLength": 2049')
+        .encode()
+    )
+
+
+def _longest_name(catalogue: Catalogue) -> int:
+    return _longest(catalogue, "com.registryaccord.profile", "displayName", 64)
+
+
+def _longest_text(catalogue: Catalogue) -> int:
+    return _longest(catalogue, "com.registryaccord.feed.comment", "text", 2048)
+
+
+def _longest(catalogue: Catalogue, name: str, member: str, least: int) -> int:
+    """Return the length of the longest text that is accepted: `least` or one more."""
+    schema = _latest(catalogue, name)
+    accepted = [it for it in (least, least + 1) if not schema.violations({**FITTING[name], member: "x" * it})]
+    return max(accepted)
 
 
 def _latest(catalogue: Catalogue, collection: str) -> Schema:

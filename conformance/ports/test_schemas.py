@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.schemas.url import UrlSchemas
 from cdv_core.ports.schemas import SchemaSource
-from conformance.ports.schemas import SchemaSourceContract
+from conformance.ports.schemas import SchemaSourceContract, Swappable
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,21 @@ class TestUrlSchemas(SchemaSourceContract):
     @pytest.fixture
     def source(self, followed: SchemaSource) -> SchemaSource:
         return followed
+
+    @pytest.fixture
+    async def swappable(self, tmp_path: Path) -> Swappable:
+        specs = tmp_path / "specs"
+        copy_catalogue(specs)
+        source = UrlSchemas.at(specs.as_uri(), tmp_path)
+        await source.open()
+
+        async def swap(documents: Mapping[str, bytes]) -> None:
+            copy_catalogue(specs)
+            for name, document in documents.items():
+                (specs / f"com.registryaccord.{name}" / "1.0.0.json").write_bytes(document)
+            await source.refresh()
+
+        return Swappable(source, swap)
 
 
 class TestUrlSchemasAfterARestartWithoutTheSource(SchemaSourceContract):
