@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from cdv_core.domain.events import record_created
 from cdv_core.errors import Unavailable
 from cdv_core.ports.outbox import OpLogEntry
+from cdv_core.use_cases.outbox import LEASE_LIFE
 from cdv_http.commands.events import EventsAccess, add_parser, follow, reconcile
 from conformance.ports.stores import a_record
 from tests.core.relaying import ADA, BOB, Setting, drain
@@ -172,7 +173,7 @@ def test_reconcile_without_a_broker_says_so(capsys: pytest.CaptureFixture[str]):
 
 async def test_reconcile_gives_up_when_another_relay_does_not_finish():
     setting = Setting()
-    later = setting.clock.now() + timedelta(hours=1)
+    later = setting.clock.now() + LEASE_LIFE
     await setting.outbox.lease("another", 0, now=setting.clock.now(), expires_at=later)
 
     @asynccontextmanager
