@@ -30,6 +30,7 @@ from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.secrets.references import SecretReferences
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
+from cdv_adapters.visibility.sqlite import SqliteOwnerOnlyStore
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.domain.schemas import Catalogue
@@ -37,6 +38,7 @@ from cdv_core.errors import CannotStart, InvalidField, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
+from cdv_core.ports.visibility import OwnerOnlyStore
 from cdv_core.use_cases.media import Media, MediaPolicy
 from cdv_core.use_cases.outbox import Relay
 from cdv_core.use_cases.records import Records, SchemaPolicy
@@ -157,6 +159,12 @@ def _postgres_outbox(database: PostgresDatabase) -> Outbox:
     return PostgresOutbox(database)
 
 
+def _postgres_owner_only(database: PostgresDatabase) -> OwnerOnlyStore:
+    from cdv_adapters.visibility.postgres import PostgresOwnerOnlyStore
+
+    return PostgresOwnerOnlyStore(database)
+
+
 def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3BlobStore:
     from cdv_adapters.blobs.s3 import S3BlobStore, copy_seconds
 
@@ -234,6 +242,11 @@ class Container(containers.DeclarativeContainer):
         _database,
         embedded=providers.Singleton(SqliteOutbox, sqlite),
         production=providers.Singleton(_postgres_outbox, postgres),
+    )
+    owner_only_store = providers.Selector(
+        _database,
+        embedded=providers.Singleton(SqliteOwnerOnlyStore, sqlite),
+        production=providers.Singleton(_postgres_owner_only, postgres),
     )
 
     blobs = providers.Selector(

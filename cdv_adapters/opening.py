@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from cdv_core.domain.media import Asset
 from cdv_core.domain.records import StoredRecord
 from cdv_core.errors import CannotStart, InvalidField, Unavailable
 from cdv_core.ports.schemas import SchemaSource
+from cdv_core.ports.visibility import OwnerOnlyStore
 from cdv_core.use_cases.served_media import ServedMedia
+from cdv_core.use_cases.visibility import recall, remember
 from cdv_core.vault import EmbeddedVault
 
 THROW_AWAY_DID = "did:example:cdv-doctor-"  # ours: what `cdv doctor` writes under, and may remove again
 _SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
-_SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well
+_SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well, and what other replicas know
 
 
 @asynccontextmanager
@@ -30,7 +32,8 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
     """Open the vault and what it depends on; close it all in reverse order.
 
     The database must be there; everything else may come later. `upgrade`: whether a Postgres schema of older code is
-    migrated; whoever only looks leaves it to the service. Raises: CannotStart: with what to do about it.
+    migrated, and what the catalogue says is its owner's only is noted; whoever only looks leaves both to the service.
+    Raises: CannotStart: with what to do about it.
     """
     container = wire(settings)
     async with AsyncExitStack() as stack:
@@ -38,7 +41,11 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
         if settings.db_dsn is not None:
             await reach_postgres(container, upgrade=upgrade)
         database = await stack.enter_async_context(container.database())
+        schemas, promises = container.schemas(), container.owner_only_store()
+        await _at_start(recall(schemas, promises))
         others = await stack.enter_async_context(_open_others(container))
+        if upgrade:
+            await _at_start(remember(schemas, promises))
         blobs, tokens = container.blobs(), container.tokens()
         service = Service(
             settings,
@@ -52,7 +59,7 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
                 Chore("sweep uploads", 60, container.media().sweep),
             ],
         )
-        service.readings.append(partial(_catalogue_readings, container.schemas()))
+        service.readings.append(partial(_catalogue_readings, schemas))
         for part in (service.vault.records, service.vault.media):
             trace_methods(part)
         for part in (database, blobs):
@@ -74,9 +81,13 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
             service.relay, service.bus = container.relay(), bus
             service.readings.append(lambda: {"stream_differences": len(bus.differences)})
         if settings.specs_url is not None:
-            schemas = container.schemas()
-            service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, schemas.refresh))
+            refresh = partial(_refresh, schemas.refresh, schemas, promises)
+            service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, refresh))
             service.readings.append(schemas.readings)
+        else:
+            # Replicas that follow a catalogue may be there already: in the rollout that sets its address, say.
+            learn = partial(remember, schemas, promises)
+            service.chores.append(Chore("recall the owner-only collections", _SPECS_EVERY_SECONDS, learn))
         if settings.rate_limit_storage is not None:
             address = settings.rate_limit_storage.get_secret_value()
             try:
@@ -198,6 +209,20 @@ async def migrate(settings: Settings) -> list[str]:
 async def _purge(container: Container) -> int:
     purged: int = await container.record_store().purge_expired_replies(container.clock().now(), limit=1000)
     return purged
+
+
+async def _at_start(step: Awaitable[None]) -> None:
+    try:
+        await step
+    except Unavailable as error:
+        reason, remedy = str(error.__cause__ or error), "see to it, and start again"
+        raise CannotStart("learn which collections are their owner's only", reason, remedy) from error
+
+
+async def _refresh(refresh: Callable[[], Awaitable[None]], schemas: SchemaSource, promises: OwnerOnlyStore) -> None:
+    """Raises: Unavailable: the catalogue is in force, and what it says is its owner's only is not noted yet."""
+    await refresh()
+    await remember(schemas, promises)
 
 
 def _catalogue_readings(schemas: SchemaSource) -> dict[str, float]:

@@ -6,19 +6,23 @@ from importlib.resources import files
 
 from cdv_core.domain.catalogue_build import build_catalogue
 from cdv_core.domain.catalogue_index import INDEX_NAME, read_index
+from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 
 
 class BundledSchemas:
-    """A SchemaSource that never changes."""
+    """A SchemaSource that has one catalogue for ever, which opens nothing that another said is its owner's only."""
 
     def __init__(self) -> None:
         """Compile the bundled catalogue: some milliseconds, once."""
-        self._catalogue = bundled_catalogue()
+        self._bundled = self._catalogue = bundled_catalogue()
 
     @property
     def catalogue(self) -> Catalogue:
         return self._catalogue
+
+    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
+        self._catalogue = self._bundled.keeping_to_owners(collections)
 
 
 def bundled_catalogue() -> Catalogue:

@@ -12,10 +12,12 @@ from loguru import logger
 from cdv_adapters.schemas.specs_url import CATALOGUE_MAX_BYTES, Stamp
 
 
-class CachedCatalogue(msgspec.Struct, frozen=True):
+class CachedCatalogue(msgspec.Struct, frozen=True, omit_defaults=True):
     """A catalogue as its source at `url` published it: the index and the documents by path, byte for byte.
 
-    `owner_only`: the collections that are their owner's only with it, of which an earlier one may have said so.
+    `owner_only`: read, and written no more: the collections that are their owner's only with it, of which an earlier
+    one may have said so. They stood here before the database had them (SQLite schema 4, Postgres migration 5); this can
+    go when no vault is upgraded from there any more.
     """
 
     url: str

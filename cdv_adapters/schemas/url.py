@@ -65,13 +65,19 @@ class UrlSchemas:
     def __init__(self, source: SpecsUrl, cache: CatalogueCache) -> None:
         self._source = source
         self._cache = cache
-        self._catalogue = bundled_catalogue()
+        # What the catalogue in force says by itself, with what this process has seen before it; what was promised
+        # elsewhere; and whether the source has said it when last asked.
+        self._said = bundled_catalogue()
+        self._promised: frozenset[Nsid] = frozenset()
+        self._is_confirmed = False
+        self._catalogue = self._said
         self._published: CachedCatalogue | None = None
         self._state = CatalogueState("bundled", self._catalogue.generated_at, len(self._catalogue))
         # In a thread of its own: the default threads are for requests.
         self._limiter = anyio.CapacityLimiter(1)
         # One refresh at a time, also when nobody waits for it any more: the older catalogue must not come last.
         self._refreshing = Lock()
+        self._settling = Lock()  # held for a moment only, by the event loop too
 
     @classmethod
     def at(cls, url: str, data_dir: Path) -> UrlSchemas:
@@ -85,6 +91,11 @@ class UrlSchemas:
     @property
     def catalogue(self) -> Catalogue:
         return self._catalogue
+
+    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
+        with self._settling:
+            self._promised = collections
+            self._settle()
 
     @property
     def state(self) -> CatalogueState:
@@ -131,8 +142,11 @@ class UrlSchemas:
         kept = self._cache.read()
         if kept is None:
             return
-        # First, and whichever URL it was: whatever comes of the copy, no promise about records is forgotten.
-        self._catalogue = self._catalogue.keeping_to_owners(map(Nsid, kept.owner_only))
+        # First, and whichever URL it was: whatever comes of the copy, no promise about records is forgotten. Who notes
+        # them elsewhere may have ended before the copy's were.
+        with self._settling:
+            self._said = self._said.keeping_to_owners(_promises(kept))
+            self._settle()
         if kept.url != self._source.url:
             return
         try:
@@ -159,19 +173,34 @@ class UrlSchemas:
             self._fail(f"a defect: {error!r}")
         else:
             if catalogue is None or published is None:
+                self._confirm()
                 self._state = replace(self._state, outcome="unchanged", reason=None, problems=())
                 return
             self._put_in_force(catalogue, published, "source")
             self._state = replace(self._state, outcome="updated")
-            self._cache.write(msgspec.structs.replace(published, owner_only=sorted(map(str, catalogue.owner_only))))
+            self._cache.write(published)
             logger.info("the schema catalogue of {} is in force", catalogue.generated_at)
 
+    def _confirm(self) -> None:
+        with self._settling:
+            if not self._is_confirmed:
+                self._is_confirmed = True
+                self._settle()
+
+    def _settle(self) -> None:
+        """Put in force what was said, and what was promised before. To be called with the lock."""
+        opened = self._said.public if self._is_confirmed else frozenset()
+        # One assignment: a request sees the old catalogue or the new one.
+        self._catalogue = self._said.keeping_to_owners(self._promised - opened)
+
     def _fail(self, reason: str) -> None:
+        self._is_confirmed = False
         logger.warning("the schema catalogue cannot be had, the last good one stays: {}", reason)
         failures = self._state.failures + 1
         self._state = replace(self._state, outcome="failed", reason=reason, problems=(), failures=failures)
 
     def _refuse(self, refused: CatalogueRefused) -> None:
+        self._is_confirmed = False
         reason = _summary(refused)
         logger.error("the new schema catalogue is refused, the last good one stays: {}", reason)
         refusals = self._state.refusals + 1
@@ -182,10 +211,11 @@ class UrlSchemas:
     def _put_in_force(
         self, catalogue: Catalogue, published: CachedCatalogue, origin: Literal["cache", "source"]
     ) -> None:
-        for version in _rewritten(self._catalogue, catalogue) if self._published else ():
+        for version in _rewritten(self._said, catalogue) if self._published else ():
             logger.warning("{} says something else now under the same number; it should have had a new one", version)
-        # One assignment: a request sees the old catalogue or the new one.
-        self._catalogue, self._published = catalogue, published
+        with self._settling:
+            self._said, self._published, self._is_confirmed = catalogue, published, origin == "source"
+            self._settle()
         self._state = replace(
             self._state,
             origin=origin,
@@ -224,15 +254,15 @@ class UrlSchemas:
         return build_catalogue(
             index,
             published.documents,
-            previous=self._catalogue,
-            owner_only=self._catalogue.owner_only,
+            previous=self._said,
+            owner_only=self._said.owner_only,
             codes=codes,
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )
 
     def _changed(self, index: Index, published: CachedCatalogue) -> int:
         """Return how many documents are not in force as they are published now."""
-        in_force = {schema.document for entry in self._catalogue for schema in entry.versions.values()}
+        in_force = {schema.document for entry in self._said for schema in entry.versions.values()}
         return sum(published.documents[it.path] not in in_force for it in index.documents())
 
 
@@ -247,6 +277,17 @@ def fetch_catalogue(url: str) -> Catalogue:
         return build_catalogue(index, source.documents(it.path for it in index.documents()))
     finally:
         source.close()
+
+
+def _promises(kept: CachedCatalogue) -> frozenset[Nsid]:
+    """Return what this copy says is its owner's only."""
+    try:
+        index = read_index(kept.index)
+    except CatalogueRefused:
+        said = frozenset[Nsid]()  # by rules that were others; `_restore` says so
+    else:
+        said = frozenset(it.name for it in index.collections if it.visibility == "owner")
+    return said.union(map(Nsid, kept.owner_only))
 
 
 def _rewritten(old: Catalogue, new: Catalogue) -> Iterator[str]:

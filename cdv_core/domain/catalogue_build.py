@@ -63,7 +63,8 @@ class _Build:
         shared = self._shared_lexicons()
         collections = {it.name: self._collection(it, shared) for it in self._index.collections}
         self._refuse_if_wrong()
-        return Catalogue(collections, self._index.generated_at, self._owner_only - collections.keys())
+        public = frozenset(it.name for it in self._index.collections if it.visibility == "public")
+        return Catalogue(collections, self._index.generated_at, self._owner_only - collections.keys(), public)
 
     def _refuse_if_wrong(self) -> None:
         if self._problems:

@@ -95,7 +95,8 @@ class Collection:
 class Catalogue:
     """Every collection that may be written, immutable. Built whole by cdv_core/domain/catalogue_build.py.
 
-    `owner_only`: whose records only their owner may read; some may be written no more.
+    `owner_only`: whose records only their owner may read; some may be written no more. `public`: those that anybody may
+    read because it says so in as many words, whatever was said before.
     """
 
     def __init__(
@@ -103,15 +104,18 @@ class Catalogue:
         collections: Mapping[Nsid, Collection],
         generated_at: datetime,
         owner_only_before: frozenset[Nsid] = frozenset(),
+        public: frozenset[Nsid] = frozenset(),
     ) -> None:
         """`owner_only_before`: those that are not among `collections` any more."""
         self.generated_at = generated_at
         self.owner_only = owner_only_before | {name for name, it in collections.items() if it.visibility == "owner"}
+        self.public = public
         self._collections = dict(collections)
 
     def keeping_to_owners(self, collections: Iterable[Nsid]) -> Catalogue:
         """Return this catalogue, with these being their owner's only too."""
-        return Catalogue(self._collections, self.generated_at, self.owner_only.union(collections))
+        owner_only = self.owner_only.union(collections)
+        return Catalogue(self._collections, self.generated_at, owner_only, self.public - owner_only)
 
     def __contains__(self, collection: object) -> bool:
         return collection in self._collections

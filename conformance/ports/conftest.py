@@ -17,11 +17,14 @@ from cdv_adapters.outbox.postgres import PostgresOutbox
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.postgres import PostgresRecordStore
 from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_adapters.visibility.postgres import PostgresOwnerOnlyStore
+from cdv_adapters.visibility.sqlite import SqliteOwnerOnlyStore
 from cdv_core.errors import Unavailable
 from conformance.ports.stores import OpenStores, Stores
 from tests.fakes.media import FakeMediaStore
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.records import FakeRecordStore
+from tests.fakes.visibility import FakeOwnerOnlyStore
 from tests.servers import FaultProxy, PostgresServer
 
 IMPATIENT = PostgresOptions(acquire_seconds=0.2)
@@ -32,12 +35,13 @@ def open_fake() -> OpenStores:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Stores]:
         outbox = FakeOutbox()
-        records, media = FakeRecordStore(outbox), FakeMediaStore(outbox)
+        records, media, owner_only = FakeRecordStore(outbox), FakeMediaStore(outbox), FakeOwnerOnlyStore()
 
         def away(gone: bool) -> None:
-            records.error = media.error = outbox.error = Unavailable("database") if gone else None
+            error = Unavailable("database") if gone else None
+            records.error = media.error = outbox.error = owner_only.error = error
 
-        yield Stores(records, media, outbox, away=away)
+        yield Stores(records, media, outbox, owner_only, away=away)
 
     return opened
 
@@ -53,8 +57,9 @@ def open_sqlite(tmp_path: Path) -> OpenStores:
         @asynccontextmanager
         async def again() -> AsyncIterator[Stores]:
             async with SqliteDatabase(file) as database:
-                stores = SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database)
-                yield Stores(*stores, again=again)
+                records, media = SqliteRecordStore(database), SqliteMediaStore(database)
+                outbox, owner_only = SqliteOutbox(database), SqliteOwnerOnlyStore(database)
+                yield Stores(records, media, outbox, owner_only, again=again)
 
         async with again() as stores:
             yield stores
@@ -78,8 +83,9 @@ def open_postgres(
     @asynccontextmanager
     async def at(dsn: str, away: Callable[[bool], None] | None = None) -> AsyncIterator[Stores]:
         async with PostgresDatabase(dsn, options=IMPATIENT if away else PostgresOptions()) as database:
-            stores = PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database)
-            yield Stores(*stores, again=lambda: at(dsn), away=away)
+            records, media = PostgresRecordStore(database), PostgresMediaStore(database)
+            outbox, owner_only = PostgresOutbox(database), PostgresOwnerOnlyStore(database)
+            yield Stores(records, media, outbox, owner_only, again=lambda: at(dsn), away=away)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Stores]:

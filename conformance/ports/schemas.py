@@ -120,6 +120,19 @@ class SchemaSourceContract:
                 Nsid("com.registryaccord.profile"), "2.0.0", now=NOW, allow_drafts=True, reject_deprecated=False
             )
 
+    def test_what_is_to_be_kept_to_its_owners_is_so_until_others_are_named(self, source: SchemaSource):
+        gone, post = Nsid("com.example.gone"), Nsid("com.registryaccord.feed.post")
+        before = source.catalogue
+        source.keep_to_owners(frozenset({gone, post}))
+        assert source.catalogue.owner_only == before.owner_only | {gone, post}
+        assert gone not in source.catalogue
+        assert {it.name for it in source.catalogue} == {it.name for it in before}
+        assert post not in before.owner_only  # which a request may still hold
+        source.keep_to_owners(frozenset({gone}))
+        assert source.catalogue.owner_only == before.owner_only | {gone}
+        source.keep_to_owners(frozenset())
+        assert source.catalogue.owner_only == before.owner_only
+
     @pytest.fixture
     def swappable(self) -> Swappable | None:
         """A source of its own whose catalogue can be replaced: override it where there is such a source."""

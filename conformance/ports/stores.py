@@ -1,7 +1,7 @@
-"""A database put to the test: three stores over one op log; what is written to it; and a machine that drives several.
+"""A database put to the test: its stores; what is written to it; and a machine that drives several.
 
 Whoever writes an adapter gives an `OpenStores` as the fixture `open_stores` and inherits RecordStoreContract,
-MediaStoreContract and OutboxContract; test_records.py beside this file shows how.
+MediaStoreContract, OutboxContract and OwnerOnlyContract; test_records.py beside this file shows how.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cdv_core.errors import CdvError, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
+from cdv_core.ports.visibility import OwnerOnlyStore
 
 ALICE, BOB, CAROL = Did("did:plc:alice"), Did("did:web:bob.example"), Did("did:plc:alicf")
 POST, LIKE, FLAG = (
@@ -51,6 +52,7 @@ class Stores:
     records: RecordStore
     media: MediaStore
     outbox: Outbox
+    owner_only: OwnerOnlyStore
     again: OpenStores | None = field(default=None, kw_only=True)
     away: Callable[[bool], None] | None = field(default=None, kw_only=True)
 
@@ -60,7 +62,7 @@ OpenStores: TypeAlias = Callable[[], AbstractAsyncContextManager[Stores]]
 
 
 class DatabaseContract:
-    """What the contracts of the three stores stand on."""
+    """What the contracts of the stores stand on."""
 
     @pytest.fixture
     async def stores(self, open_stores: OpenStores):

@@ -8,6 +8,7 @@ from cdv_adapters.database.postgres import Password, PostgresDatabase, PostgresO
 from cdv_adapters.media.postgres import PostgresMediaStore
 from cdv_adapters.outbox.postgres import PostgresOutbox
 from cdv_adapters.records.postgres import PostgresRecordStore
+from cdv_adapters.visibility.postgres import PostgresOwnerOnlyStore
 from conformance.ports.stores import Stores
 
 DEFAULT = PostgresOptions()
@@ -15,7 +16,7 @@ DEFAULT = PostgresOptions()
 
 @dataclass(frozen=True, slots=True)
 class PostgresStores(Stores):
-    """Three stores and the pool under them."""
+    """The stores and the pool under them."""
 
     database: PostgresDatabase
 
@@ -27,5 +28,9 @@ async def open_postgres(
     """Open the stores on a database that is migrated already."""
     async with PostgresDatabase(dsn, options=options, password=password) as database:
         yield PostgresStores(
-            PostgresRecordStore(database), PostgresMediaStore(database), PostgresOutbox(database), database
+            PostgresRecordStore(database),
+            PostgresMediaStore(database),
+            PostgresOutbox(database),
+            PostgresOwnerOnlyStore(database),
+            database,
         )

@@ -18,6 +18,7 @@ from cdv_adapters.ids.ulid import UlidSource
 from cdv_adapters.media.sqlite import SqliteMediaStore
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.sqlite import SqliteRecordStore
+from cdv_adapters.visibility.sqlite import SqliteOwnerOnlyStore
 from cdv_core.domain.identifiers import Did
 from cdv_core.use_cases.outbox import Relay
 from conformance.ports.events import ids_of
@@ -32,7 +33,12 @@ RECORDS = 60
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     if request.param == "sqlite":
         async with SqliteDatabase(tmp_path / "vault.sqlite3") as database:
-            yield Stores(SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database))
+            yield Stores(
+                SqliteRecordStore(database),
+                SqliteMediaStore(database),
+                SqliteOutbox(database),
+                SqliteOwnerOnlyStore(database),
+            )
     else:
         dsn = request.getfixturevalue("postgres_dsn")
         await migrate(dsn)

@@ -1,6 +1,7 @@
 """The schema comes up whole, once, and never over a newer one."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from urllib.parse import urlsplit
@@ -11,7 +12,9 @@ from psycopg import sql
 
 from cdv_adapters.database import postgres
 from cdv_adapters.database.migrations import read_migrations
-from cdv_adapters.database.postgres import migrate
+from cdv_adapters.database.postgres import PostgresDatabase, migrate
+from cdv_adapters.visibility.postgres import PostgresOwnerOnlyStore
+from cdv_core.domain.identifiers import Nsid
 from cdv_core.errors import CannotStart, Unavailable
 from tests.servers import PostgresServer
 from tests.servers.process import free_port
@@ -133,6 +136,26 @@ async def test_a_role_that_may_not_migrate_is_told_so(unprivileged_dsn: str):
 async def test_a_role_that_may_not_migrate_can_use_what_another_has_migrated(unprivileged_dsn: str, postgres_dsn: str):
     await migrate(postgres_dsn)
     assert await migrate(unprivileged_dsn) == []
+
+
+async def test_a_role_that_was_granted_the_tables_of_before_is_told_what_the_new_one_needs(
+    unprivileged_dsn: str, postgres_dsn: str
+):
+    await migrate(postgres_dsn)
+    role = urlsplit(unprivileged_dsn).username
+    query(postgres_dsn, f"REVOKE ALL ON owner_only FROM {role}")
+    async with PostgresDatabase(unprivileged_dsn) as database:
+        store = PostgresOwnerOnlyStore(database)
+        with pytest.raises(CannotStart, match="owner_only") as refused:
+            await store.owner_only()
+        with pytest.raises(CannotStart, match="owner_only"):
+            await store.note([Nsid("com.example.secret")], [])
+        grant = re.search("GRANT .* ON owner_only", refused.value.remedy)
+        assert grant
+        query(postgres_dsn, f"{grant[0]} TO {role}")
+        for _ in range(2):
+            await store.note([Nsid("com.example.secret")], [Nsid("com.example.opened")])
+        assert await store.owner_only() == {"com.example.secret"}
 
 
 async def test_a_server_that_is_not_there_is_unavailable():

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from loguru import logger
 from msgspec.structs import replace
 
-from cdv_adapters.schemas.cache import CatalogueCache
+from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
 from cdv_adapters.schemas.specs_url import SpecsUrl
 from cdv_adapters.schemas.url import UrlSchemas, fetch_catalogue
 from cdv_core.domain.identifiers import Nsid
+from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
 from tests.adapters.catalogue_server import CatalogueServer, catalogue_server, send
 from tests.core.catalogues import entry, index_bytes
@@ -181,11 +183,102 @@ async def test_what_was_its_owners_only_stays_so_when_the_source_forgets_it(serv
 
     others = index_bytes(entry("com.example.other", ["1.0.0"]))
     server.publish({"SPEC_INDEX.json": others, "com.example.other/1.0.0.json": b"{}"})
+    await first.refresh()
     again = UrlSchemas.at(server.url, tmp_path)
-    for source in (first, again, UrlSchemas.at(server.url, tmp_path)):
-        await source.open()
+    again.keep_to_owners(first.catalogue.owner_only)
+    await again.open()
+    for source in (first, again):
         assert POST not in source.catalogue
         assert source.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
+
+
+def said_to_be(visibility: str | None, files: dict[str, bytes]) -> dict[str, bytes]:
+    index = json.loads(files["SPEC_INDEX.json"])
+    index["schemas"][0]["visibility"] = visibility
+    if visibility is None:
+        del index["schemas"][0]["visibility"]
+    return {**files, "SPEC_INDEX.json": json.dumps(index).encode()}
+
+
+@pytest.mark.parametrize("visibility", [None, "owner"])
+async def test_what_was_promised_elsewhere_holds_whatever_is_in_force(visibility: str | None, tmp_path: Path):
+    promised = frozenset({POST, Nsid("com.example.gone")})
+    source = UrlSchemas.at((tmp_path / "specs").as_uri(), tmp_path / "data")
+    source.keep_to_owners(promised)
+    assert source.catalogue.owner_only > promised
+    await source.open()
+    assert versions(source) == []
+    assert source.catalogue.owner_only > promised
+    write(tmp_path / "specs", said_to_be(visibility, catalogue_of("1.0.0")))
+    await source.refresh()
+    assert versions(source) == ["1.0.0"]
+    assert source.catalogue.owner_only > promised
+
+
+async def test_only_a_source_that_says_so_now_opens_what_was_promised(tmp_path: Path):
+    promised = frozenset({POST})
+    url = write(tmp_path / "specs", said_to_be("public", catalogue_of("1.0.0")))
+    await UrlSchemas.at(url, tmp_path / "data").open()
+    index = (tmp_path / "specs" / "SPEC_INDEX.json").read_bytes()
+    (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
+
+    source = UrlSchemas.at(url, tmp_path / "data")
+    source.keep_to_owners(promised)
+    await source.open()
+    assert source.state.origin == "cache"
+    assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
+    (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(index)
+    await source.refresh()
+    assert source.state.outcome == "unchanged"
+    assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (False, True)
+
+    # What was stored after the source was last heard is newer than what it said.
+    for broken in (b"", None):
+        if broken is None:
+            (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
+        else:
+            (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(broken)
+        await source.refresh()
+        source.keep_to_owners(promised)
+        assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
+        (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(index)
+        await source.refresh()
+        assert POST not in source.catalogue.owner_only
+
+
+async def test_what_is_promised_while_a_catalogue_is_built_holds_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of("1.0.0")), tmp_path / "data")
+    build = source._build
+
+    def meanwhile(published: CachedCatalogue) -> Catalogue:
+        catalogue = build(published)
+        source.keep_to_owners(frozenset({POST}))
+        return catalogue
+
+    monkeypatch.setattr(source, "_build", meanwhile)
+    await source.open()
+    assert versions(source) == ["1.0.0"]
+    assert POST in source.catalogue.owner_only
+
+
+@pytest.mark.parametrize("url", ["the same", "another"])
+async def test_a_copy_that_earlier_code_kept_gives_its_marks_away_once(url: str, tmp_path: Path):
+    specs = write(tmp_path / "specs", catalogue_of("1.0.0"))
+    await UrlSchemas.at(specs, tmp_path / "data").open()
+    path = tmp_path / "data" / "catalogue.msgpack"
+    kept = msgspec.msgpack.decode(path.read_bytes())
+    assert "owner_only" not in kept
+    path.write_bytes(msgspec.msgpack.encode({**kept, "owner_only": [str(POST), "com.example.gone"]}))
+
+    source = UrlSchemas.at(specs if url == "the same" else (tmp_path / "none").as_uri(), tmp_path / "data")
+    await source.open()
+    assert source.state.origin == ("cache" if url == "the same" else "bundled")
+    assert source.catalogue.owner_only > {POST, "com.example.gone"}
+
+    write(tmp_path / ("specs" if url == "the same" else "none"), catalogue_of("1.0.0", "1.1.0"))
+    await source.refresh()
+    assert source.catalogue.owner_only > {POST, "com.example.gone"}
+    assert "owner_only" not in msgspec.msgpack.decode(path.read_bytes())
 
 
 @pytest.mark.parametrize("copy", ["of another URL", "that today's rules refuse"])

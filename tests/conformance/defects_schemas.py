@@ -108,7 +108,7 @@ SCHEMAS: list[Defect] = [
         *(
             (OPENING, f"        if settings.specs_url is not None:\n{then}", f"        if False:\n{then}")
             for then in (
-                "            schemas = container.schemas()\n            service.chores",
+                "            refresh = partial(_refresh,",
                 "            schemas = container.schemas()\n            stack.callback",
             )
         ),

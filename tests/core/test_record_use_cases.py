@@ -179,7 +179,7 @@ async def test_a_key_is_new_again_after_24_hours(world):
 
 
 async def test_a_replay_comes_before_the_schema_check(world):
-    class Moving:
+    class Moving(BundledSchemas):
         catalogue = BundledSchemas().catalogue
 
     schemas = Moving()

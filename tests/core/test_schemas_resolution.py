@@ -164,6 +164,18 @@ def test_what_was_its_owners_only_stays_so_unless_it_is_said_to_be_public():
         "com.example.new": "public",
     }
     assert "com.example.gone" not in catalogue
+    assert catalogue.public == {"com.example.opened"}
+
+
+def test_what_is_kept_to_its_owners_is_public_no_more():
+    index, documents = index_of(
+        entry("com.example.opened", ["1.0.0"], visibility="public"),
+        entry("com.example.open", ["1.0.0"], visibility="public"),
+        entry("com.example.new", ["1.0.0"]),
+    )
+    catalogue = build_catalogue(index, documents).keeping_to_owners([Nsid("com.example.opened")])
+    assert catalogue.owner_only == {"com.example.opened"}
+    assert catalogue.public == {"com.example.open"}
 
 
 def test_a_catalogue_knows_its_collections():

@@ -7,7 +7,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,6 @@ from pydantic import SecretStr
 
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.container import Container, local_issuer
-from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_adapters.service import Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tokens.local_key import LocalIssuer
@@ -186,10 +185,10 @@ async def serving(
     chosen = Settings.embedded(data_dir).model_copy(update={**plenty, **settings})
     app = create_app(chosen)
     async with AsyncExitStack() as stack:
-        with (
-            Container.clock.override(providers.Object(clock or SystemClock())),
-            Container.schemas.override(providers.Object(schemas or BundledSchemas())),
-        ):
+        with ExitStack() as overridden:
+            overridden.enter_context(Container.clock.override(providers.Object(clock or SystemClock())))
+            if schemas is not None:
+                overridden.enter_context(Container.schemas.override(providers.Object(schemas)))
             await stack.enter_async_context(_lifespan(app))
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # each has its own names for ASGI's types
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://vault.test"))

@@ -12,6 +12,7 @@ import pytest
 
 from cdv_core.domain.catalogue_build import build_catalogue
 from cdv_core.domain.catalogue_index import read_index
+from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 from tests.fakes.clock import FakeClock
 from tests.http.api import Api, Creator, data, refused, serving
@@ -45,6 +46,9 @@ class FakeSchemas:
 
     def __init__(self, **changes: Any) -> None:
         self.catalogue = catalogue(**changes)
+
+    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
+        self.catalogue = self.catalogue.keeping_to_owners(collections)
 
 
 def catalogue(**changes: Any) -> Catalogue:
