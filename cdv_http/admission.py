@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from time import monotonic, thread_time
+from collections.abc import Callable
 from typing import Final
 
 from cdv_http.request_state import RequestState
@@ -32,11 +33,20 @@ class Admission:
     longer each waits for a database or a store in quiet times.
 
     `closing`: nobody comes in any more but over connections that are open, and each is told so with its last answer: to
-    ask again on one that is closed in that very moment would fail.
+    ask again on one that is closed in that very moment would fail. `monotonic`: the clock by which requests are timed;
+    `thread_time`: what this thread has taken of its core.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        thread_time: Callable[[], float] = time.thread_time,
+    ) -> None:
         self.closing = False
+        self.monotonic = monotonic
+        self._thread_time = thread_time
         self._most = most
         self._each = (most + 1) // 2
         self._limit = most
@@ -44,19 +54,19 @@ class Admission:
         self._working = 0
         self._waits: dict[_Wait, None] = {}  # the longest first; counted as work until they are slow
         self._held: Counter[str] = Counter()
-        self._interval_began = monotonic()
+        self._interval_began = self.monotonic()
         self._arrived = 0
         self._turned_away = 0
         self._crowded = False  # in the interval before
         self._served = 0
         self._work_seconds = 0.0
-        self._processor_began = thread_time()
+        self._processor_began = self._thread_time()
         self._normal_seconds: float | None = None  # that one request takes
         self._processor_seconds: float | None = None  # that one takes of the loop's core
 
     def enter(self, client: str) -> bool:
         """Take a place for this client, to be left again; False if there is none for it now."""
-        if monotonic() - self._interval_began >= _INTERVAL_SECONDS:
+        if self.monotonic() - self._interval_began >= _INTERVAL_SECONDS:
             self._end_interval()
         self._arrived += 1
         if self._working >= self._limit and not self._someone_is_slow():
@@ -108,7 +118,7 @@ class Admission:
 
     def _someone_is_slow(self) -> bool:
         """Count no longer as work what has become slow; return whether that makes room."""
-        until = monotonic() - _SLOW_SECONDS
+        until = self.monotonic() - _SLOW_SECONDS
         while self._waits:
             wait = next(iter(self._waits))
             if wait.since > until:
@@ -130,14 +140,14 @@ class Admission:
         # Not of a crowd's first: it came as a burst, of which many were served together and took little each.
         if self._served >= _JUDGED_BY and crowded <= self._crowded:
             # In a crowd it is more, for those who are turned away as well; if even so it is less, the core has room.
-            processor = (thread_time() - self._processor_began) / self._served
+            processor = (self._thread_time() - self._processor_began) / self._served
             self._processor_seconds = _least(self._processor_seconds, processor)
             if not crowded:
                 self._normal_seconds = _least(self._normal_seconds, self._work_seconds / self._served)
         if self._served >= _JUDGED_BY or crowded:
-            self._served, self._work_seconds, self._processor_began = 0, 0.0, thread_time()
+            self._served, self._work_seconds, self._processor_began = 0, 0.0, self._thread_time()
         self._crowded = crowded
-        self._interval_began, self._arrived, self._turned_away = monotonic(), 0, 0
+        self._interval_began, self._arrived, self._turned_away = self.monotonic(), 0, 0
 
 
 def _least(before: float | None, seconds: float) -> float:
@@ -157,11 +167,11 @@ class _Wait:
         self.since = 0.0
 
     def __enter__(self) -> None:
-        self.since = monotonic()
+        self.since = self._admission.monotonic()
         self._waits[self] = None
 
     def __exit__(self, *_: object) -> None:
-        self._state.waited_seconds += monotonic() - self.since
+        self._state.waited_seconds += self._admission.monotonic() - self.since
         if self in self._waits:
             del self._waits[self]
         else:

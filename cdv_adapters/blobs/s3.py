@@ -104,10 +104,12 @@ class S3BlobStore:
         keys_life_seconds: float = 60.0,
         answered_within_seconds: float | None = None,
         max_threads: int = 16,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bucket = bucket
         self._region = region
         self._clock = clock
+        self._monotonic = monotonic
         self._keys = keys
         self._keys_life_seconds = keys_life_seconds
         self._keys_fresh_until = 0.0
@@ -217,7 +219,7 @@ class S3BlobStore:
 
     async def _must_answer(self, within_seconds: float) -> None:
         """Raises Unavailable: a URL of a store that is down helps nobody. All who come meanwhile share one question."""
-        if time.monotonic() > self._answered_until:
+        if self._monotonic() > self._answered_until:
             if self._asking is None or self._asking.done():
                 self._asking = asyncio.create_task(self._ask(within_seconds))
             await asyncio.shield(self._asking)
@@ -230,7 +232,7 @@ class S3BlobStore:
             cause = unavailable.__cause__
             if not isinstance(cause, S3Error) or cause.code != "AccessDenied":
                 raise
-        self._answered_until = time.monotonic() + within_seconds
+        self._answered_until = self._monotonic() + within_seconds
 
     async def _call(self, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do blocking `work` with the present keys; once more with new ones if it is these that were refused."""
@@ -256,14 +258,14 @@ class S3BlobStore:
 
     async def _read_keys(self) -> Credentials:
         """Return the keys to sign with, read again when their life is over. Raises: Unavailable."""
-        if time.monotonic() >= self._keys_fresh_until:
+        if self._monotonic() >= self._keys_fresh_until:
             try:
                 self._holder.credentials = await self._fetch_keys()
             except Unavailable:
                 if self._holder.credentials is None:
                     raise
                 # Else go on with those in hand: if they are no good any more, the store will say so.
-            self._keys_fresh_until = time.monotonic() + self._keys_life_seconds
+            self._keys_fresh_until = self._monotonic() + self._keys_life_seconds
         return self._holder.retrieve()
 
     async def _fetch_keys(self) -> Credentials:

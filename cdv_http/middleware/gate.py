@@ -7,7 +7,6 @@ of what the service does, and whoever is let in waits meanwhile.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from typing import Final
 
@@ -63,11 +62,11 @@ class GateMiddleware:
             await self._turn_away(scope, state.headers, send)
             return
         state.holders.append(client)
-        entered = time.monotonic()
+        entered = self.admission.monotonic()
         try:
             await self._app(scope, receive, send)
         finally:
-            self.admission.leave(state.holders, time.monotonic() - entered - state.waited_seconds)
+            self.admission.leave(state.holders, self.admission.monotonic() - entered - state.waited_seconds)
 
     async def _turn_away(self, scope: HTTPScope, headers: RequestHeaders, send: Send) -> None:
         self._note_turned_away(scope["method"])
@@ -94,6 +93,6 @@ class GateMiddleware:
         turned_away, self._turned_away = self._turned_away, Counter()  # first: whatever becomes of them, the next count
         self._untold += turned_away.total()
         observe_turned_away(turned_away)
-        if time.monotonic() >= self._tell_at:
+        if self.admission.monotonic() >= self._tell_at:
             logger.warning("too many requests are under way; {} turned away", self._untold)
-            self._untold, self._tell_at = 0, time.monotonic() + _TELL_SECONDS
+            self._untold, self._tell_at = 0, self.admission.monotonic() + _TELL_SECONDS

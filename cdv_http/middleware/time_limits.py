@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 _Task = asyncio.Task[Any]
+
+
+class Timer(Protocol):
+    """What is asked of the running loop."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object: ...
 
 
 class TimeLimits:
@@ -14,11 +23,12 @@ class TimeLimits:
     A timer for each, as asyncio.timeout sets it, costs 7 % of a create (docs/adr/012-fewer-instructions.md).
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, running_loop: Callable[[], Timer] = asyncio.get_running_loop) -> None:
         self.seconds = seconds
+        self._running_loop = running_loop
         self._began: dict[_Task, float] = {}  # by the loop's clock, the oldest first
         self._over: set[_Task] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: object | None = None
 
     def begin(self) -> _Task:
         """Limit the task that calls this, which is returned, until `end`."""
@@ -43,10 +53,10 @@ class TimeLimits:
         return task in self._over and task.uncancel() == 0
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._running_loop().time()
 
     def _wait(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+        self._timer = self._running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._timer = None

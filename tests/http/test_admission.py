@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cdv_http import admission
+from cdv_http import app
 from cdv_http.admission import Admission
 from cdv_http.client_address import ClientAddresses
 from cdv_http.metrics import registry
@@ -24,11 +24,13 @@ from tests.http.api import Api, data, refused, serving
 class Moment:
     """A clock and a processor that stand still until told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 100.0
         self.processor = 1.0
-        monkeypatch.setattr(admission, "monotonic", lambda: self.now)
-        monkeypatch.setattr(admission, "thread_time", lambda: self.processor)
+        self.clocks: Any = {"monotonic": lambda: self.now, "thread_time": lambda: self.processor}
+
+    def places(self, most: int) -> Admission:
+        return Admission(most, **self.clocks)
 
 
 def enter(places: Admission, many: int, first: int = 0) -> int:
@@ -36,9 +38,9 @@ def enter(places: Admission, many: int, first: int = 0) -> int:
     return sum(places.enter(f"client {number}") for number in range(first, first + many))
 
 
-async def test_a_burst_takes_all_places_and_a_crowd_gets_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = Moment(monkeypatch)
-    places = Admission(100)
+async def test_a_burst_takes_all_places_and_a_crowd_gets_few() -> None:
+    moment = Moment()
+    places = moment.places(100)
     assert enter(places, 100) == 100
     assert enter(places, 50, 100) == 0
     for number in range(100):
@@ -54,9 +56,9 @@ async def test_a_burst_takes_all_places_and_a_crowd_gets_few(monkeypatch: pytest
     assert enter(places, 80, 4) == 80
 
 
-async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = Moment(monkeypatch)
-    places = Admission(100)
+async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in() -> None:
+    moment = Moment()
+    places = moment.places(100)
 
     def serve(many: int, seconds: float, client_seconds: float = 0.0) -> None:
         for number in range(many):
@@ -93,9 +95,9 @@ async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in(monkeyp
     assert crowd() == 12  # it may have been busy for a moment
 
 
-async def test_a_slow_processor_is_kept_busy_by_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = Moment(monkeypatch)
-    places = Admission(100)
+async def test_a_slow_processor_is_kept_busy_by_fewer() -> None:
+    moment = Moment()
+    places = moment.places(100)
 
     def let_in(processor_seconds: float) -> int:
         """Serve twenty that take 10 ms each, and so much of it of the processor; return how many of a crowd get in."""
@@ -119,9 +121,9 @@ async def test_a_slow_processor_is_kept_busy_by_fewer(monkeypatch: pytest.Monkey
     assert let_in(0.0001) == 25
 
 
-async def test_more_of_a_crowd_are_let_in_where_it_leaves_the_processor_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = Moment(monkeypatch)
-    places = Admission(100)
+async def test_more_of_a_crowd_are_let_in_where_it_leaves_the_processor_idle() -> None:
+    moment = Moment()
+    places = moment.places(100)
 
     def serve(rounds: int) -> int:
         """Return how many of a crowd get in each time."""
@@ -145,9 +147,9 @@ async def test_more_of_a_crowd_are_let_in_where_it_leaves_the_processor_idle(mon
     assert serve(10) == 12
 
 
-async def test_what_few_of_a_crowd_took_is_not_taken_for_normal(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = Moment(monkeypatch)
-    places = Admission(10)
+async def test_what_few_of_a_crowd_took_is_not_taken_for_normal() -> None:
+    moment = Moment()
+    places = moment.places(10)
     assert enter(places, 12) == 10
     for number in range(10):
         places.leave([f"client {number}"], 9.0)
@@ -163,35 +165,38 @@ async def test_what_few_of_a_crowd_took_is_not_taken_for_normal(monkeypatch: pyt
 
 
 async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
+    moment = Moment()
+
     class Noting(Admission):
-        seconds = 1.0
+        seconds = 0.0
 
         def leave(self, holders: list[str], seconds: float) -> None:
             self.seconds = seconds
             super().leave(holders, seconds)
 
     async def slow_client(scope: Any, *_: object) -> None:
+        moment.now += 0.25
         with places.waiting_for_the_client(state_of(scope)):
-            await asyncio.sleep(0.2)
+            moment.now += 60
+        moment.now += 0.5
 
-    places = Noting(10)
+    places = Noting(10, **moment.clocks)
     gate = GateMiddleware(slow_client, places, ClientAddresses(()), AllowedOrigins(()))
     scope: Any = {"type": "http", "method": "GET", "path": "/v1/x", "headers": [], "client": ("192.0.2.1", 1)}
     await gate(scope, receive=None, send=None)  # type: ignore[arg-type]
-    assert places.seconds < 0.1
+    assert places.seconds == 0.75
 
 
-async def test_who_waits_long_for_its_client_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    Moment(monkeypatch)
-    places = Admission(10)
+async def test_who_waits_long_for_its_client_is_in_nobodys_way() -> None:
+    moment = Moment()
+    places = moment.places(10)
     assert enter(places, 11) == 10  # so that there is a crowd, and only four may be at work
     for number in range(6):
         places.leave([f"client {number}"], 0.001)
     with places.waiting_for_the_client(RequestState(RequestHeaders(()))):
         assert not places.enter("another")  # the wait may be over in a moment
-    monkeypatch.setattr(admission, "_SLOW_SECONDS", 0)
     with places.waiting_for_the_client(RequestState(RequestHeaders(()))):
-        await asyncio.sleep(0.001)
+        moment.now += 0.25
         assert places.enter("another")
     assert not places.enter("one more")
 
@@ -267,7 +272,7 @@ async def test_one_subjects_slow_requests_leave_places_for_others(api: Api, monk
 async def test_those_who_arrive_together_in_a_crowd_are_not_all_let_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Moment(monkeypatch)
+    monkeypatch.setattr(app, "Admission", Moment().places)
     async with serving(tmp_path, max_in_flight=20, trusted_proxies=("127.0.0.1",)) as crowded:
         records, gone, inside = crowded.service.vault.records, asyncio.Event(), 0
         create = records.create
@@ -358,6 +363,7 @@ async def test_who_is_turned_away_is_counted_and_told_of_once(
             registry.get_sample_value("cdv_errors_total", {**labels, "code": "CDV_UNAVAILABLE"}),
         )
 
+    monkeypatch.setattr(app, "Admission", Moment().places)
     async with serving(tmp_path) as full:
         monkeypatch.setattr(Admission, "enter", lambda *_: False)
         await full.http.get("/v1/nope")
