@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import httpx
 
 from conformance.http import page, profiles, report, runner
 from conformance.http.catalogue import Catalogue
+from conformance.http.event_log import NoEvents, try_connection
+from conformance.http.laws import LAWS, TESTED_TOO
 from conformance.http.plan import Plan
-from conformance.http.requirements import Undecided, as_markdown
+from conformance.http.requirements import GROUPS, Undecided, as_markdown, requirements
 from conformance.http.servers import Issuer, serving
 from conformance.http.tokens import CommandTokens, Key, KeyTokens, NoTokens, TokenSource
 from conformance.http.transport import BoundedTransport
@@ -70,7 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--profile", choices=profiles.PROFILES, default="default", help="how long to look (default)")
     how.add_argument("--seed", type=int, help="repeat the examples of another run")
     how.add_argument(
-        "--only", action="append", default=[], metavar="ID", help="ids that begin so, such as MEDIA; repeatable"
+        "--only",
+        type=_beginning,
+        action="append",
+        default=[],
+        metavar="ID",
+        help="ids that begin so, such as MEDIA; repeatable",
     )
     how.add_argument("--min", type=float, default=100, metavar="PERCENT", help="of MUST, for exit code 0 (100)")
     how.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="for the target to answer (60)")
@@ -87,6 +95,21 @@ def _address(text: str) -> str:
         url = httpx.URL()
     if url.scheme not in {"http", "https"} or not url.host:
         raise argparse.ArgumentTypeError("not an http:// or https:// address")
+    return text
+
+
+def _beginning(text: str) -> str:
+    found = {name for name in requirements() if name.startswith(text)}
+    if not found:
+        named = [*GROUPS, *requirements()]
+        near = (
+            get_close_matches(text.upper(), named, n=3) or [it for it in named if it.startswith(text.upper()[:2])][:3]
+        )
+        raise argparse.ArgumentTypeError(f"no requirement begins with {text!r}; near it: {', '.join(near or GROUPS)}")
+    if found <= {*LAWS} - TESTED_TOO:
+        raise argparse.ArgumentTypeError(
+            f"{text} is judged over all answers, whichever are asked for: leave --only out"
+        )
     return text
 
 
@@ -117,10 +140,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{plan.url}: profile {plan.profile}, seed {plan.seed}", file=sys.stderr)
         try:
             _meet(plan, arguments.wait)
+            if plan.nats_url:
+                try_connection(plan.nats_url)
         except (httpx.HTTPError, Undecided) as error:
             print(f"cdv-conformance: undecided: {plan.url} does not answer: {error}", file=sys.stderr)
             return OPEN
-        except NoTokens as error:
+        except (NoTokens, NoEvents) as error:
             return _misused(str(error))
         began = time.monotonic()
         verdicts = verdicts_of(runner.run(plan, runner.Progress(live=sys.stderr.isatty())))

@@ -38,6 +38,15 @@ class Event:
         return payload if isinstance(payload, dict) else {}
 
 
+def try_connection(url: str) -> None:
+    """Find out before a run whether there is NATS to listen to. Raises NoEvents."""
+
+    async def connect() -> None:
+        await (await _connected(url)).close()
+
+    asyncio.run(connect())
+
+
 class EventLog:
     """Listens from the moment it is opened, in a thread of its own, and again after each loss of its connection."""
 

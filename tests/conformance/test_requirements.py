@@ -8,7 +8,7 @@ import pytest
 
 from conformance.http import runner
 from conformance.http.cids import cid_of
-from conformance.http.laws import LAWS
+from conformance.http.laws import LAWS, TESTED_TOO
 from conformance.http.requirements import GROUPS, LEVELS, as_markdown, requirements
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,6 +29,10 @@ def test_every_requirement_has_a_test_or_a_law():
     judged = {it for ids in marked().values() for it in ids} | {*LAWS}
 
     assert {*requirements()} - judged == set()
+
+
+def test_laws_that_are_tested_too_are_known():
+    assert {it for ids in marked().values() for it in ids} & {*LAWS} == TESTED_TOO
 
 
 def test_every_test_and_every_law_has_a_requirement():

@@ -22,7 +22,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from conformance.http.cli import _KNOCK as KNOCK
 from conformance.http.cli import _ahead_seconds
+from conformance.http.event_log import NoEvents, try_connection
 from conformance.http.requirements import requirements
 from tests.conformance.defects_model import ROOT
 from tests.conformance.judging import finished, judge, started
@@ -390,6 +392,33 @@ def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, 
 
     assert judgement.code == 2, judgement.text
     assert "Traceback" not in judgement.text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--only", "ERR-001"), "ERR-001 is judged over all answers, whichever are asked for: leave --only out"),
+        (("--only", "media"), "near it: MEDIA"),
+        (("--only", "REC", "--only", "LIST-070"), "near it: LIST-0"),
+        (("--only", "REC-001", "--nats", "nats://127.0.0.1:1"), "no connection to nats://127.0.0.1:1"),
+    ],
+)
+def test_what_would_judge_nothing_is_said_before_the_run(tmp_path: Path, options: tuple[str, ...], said: str):
+    with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
+        judgement = judge(tmp_path, stub.url, *TOKENS, *options)
+
+    assert judgement.code == 2, judgement.text
+    assert said in judgement.text
+    assert "Traceback" not in judgement.text
+    assert not judgement.report
+    assert {path for _, path, _ in stub.asked} <= {KNOCK}, "the run had begun"
+
+
+def test_without_nats_py_a_run_does_not_begin(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "nats", None)
+
+    with pytest.raises(NoEvents, match="nats-py is not installed"):
+        try_connection("nats://127.0.0.1:4222")
 
 
 def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
