@@ -11,6 +11,7 @@ NAMESPACE = "org.conformance.test"
 DEPRECATED, SUNSET, RETIRED, LATEST, LEXICON, PRIVATE = (
     f"{NAMESPACE}.{name}" for name in ("deprecated", "sunset", "retired", "latest", "lexicon", "private")
 )
+INDEX = "/SPEC_INDEX.json"  # domain, schema catalogue
 DAY_SECONDS = 86400
 LEXICON_BYTES_MAX, LEXICON_GRAPHEMES_MAX = 40, 5
 
@@ -71,6 +72,20 @@ class Catalogue(Documents):
         main = {"type": "record", "key": "tid", "record": record}
         self._add(LEXICON, {"1.0.0": {"lexicon": 1, "id": LEXICON, "defs": {"main": main}}})
 
+    def unfit(self) -> str:
+        """Return why a target may have no use for it, which the contract would allow; empty if it was fetched.
+
+        The contract names SPEC_INDEX.json, and neither where the documents lie nor that http:// will do.
+        """
+        with self.lock:
+            asked = {*self.asked}
+        unknown = sorted(asked - {*self.documents})
+        if unknown:
+            return f"the catalogue lies at paths of its own, and the target asked for {', '.join(unknown[:5])}"
+        if not asked - {INDEX}:
+            return f"of the catalogue the target asked for {', '.join(sorted(asked)) or 'nothing'} alone"
+        return ""
+
     def _add(
         self,
         collection: str,
@@ -82,7 +97,7 @@ class Catalogue(Documents):
         namespace, _, name = collection.rpartition(".")
         versions = [{"version": version, **(states or {}).get(version, {})} for version in documents]
         entry = {"namespace": namespace, "name": name, "versions": versions, "latestStable": [*documents][-1]}
-        index = self.documents.setdefault("/SPEC_INDEX.json", {"generatedAt": _time(int(time.time())), "schemas": []})
+        index = self.documents.setdefault(INDEX, {"generatedAt": _time(int(time.time())), "schemas": []})
         index["schemas"].append({**entry, "status": "stable", "visibility": visibility})
         for version, document in documents.items():
             self.documents[f"/{collection}/{version}.json"] = document

@@ -11,7 +11,7 @@ import pytest
 from conformance.http.catalogue import LATEST, Catalogue
 from conformance.http.event_log import EventLog
 from conformance.http.plan import Plan
-from conformance.http.requirements import not_judged
+from conformance.http.requirements import Undecided, not_judged
 from conformance.http.servers import Issuer
 from conformance.http.tokens import KeyTokens
 from conformance.http.vault import FOLLOW, PROFILE, REPLICAS_REACHED, Creator, Vault
@@ -76,9 +76,10 @@ def catalogue(plan: Plan, vault: Vault) -> Catalogue:
         if in_a_row:
             continue
         if time.monotonic() > deadline:
-            # Whoever says --catalogue has pointed the target to it: one that does not look there ignores its setting.
-            did = "fetched" if plan.catalogue.asked else f"not asked for in {IN_FORCE_SECONDS:.0f} s"
-            raise AssertionError(f"the catalogue was {did} and is not in force")
+            unfit = plan.catalogue.unfit()
+            if unfit:
+                raise Undecided(unfit)
+            raise AssertionError("the catalogue was fetched and is not in force")
         time.sleep(0.2)
     return plan.catalogue
 

@@ -6,7 +6,6 @@ from tests.conformance.defects_model import Defect, defect
 
 DOMAIN = "cdv_core/domain/schemas.py"
 CONTAINER = "cdv_adapters/container.py"
-OPENING = "cdv_adapters/opening.py"
 _FOUND = "return self.validator.violations(value)"
 
 
@@ -102,15 +101,12 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "catalogue-setting-ignored",
-        "The bundled versions stay, wherever CDV_SPECS_URL points.",
+        "The bundled versions stay, whatever was fetched from CDV_SPECS_URL.",
         "SCHEMA-011",
-        (CONTAINER, "providers.Callable(_which, settings.provided.specs_url)", "providers.Callable(_which, None)"),
-        *(
-            (OPENING, f"        if settings.specs_url is not None:\n{then}", f"        if False:\n{then}")
-            for then in (
-                "            refresh = partial(_refresh,",
-                "            schemas = container.schemas()\n            stack.callback",
-            )
+        (
+            "cdv_adapters/schemas/url.py",
+            'self._said, self._published, self._is_confirmed = catalogue, published, origin == "source"',
+            'self._published, self._is_confirmed = published, origin == "source"',
         ),
         trap="Versions hardcoded while the setting for their source does nothing",
         waits=True,
