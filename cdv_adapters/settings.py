@@ -6,15 +6,13 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
-    AnyHttpUrl,
-    AnyUrl,
     BeforeValidator,
     ByteSize,
     Field,
@@ -33,10 +31,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from cdv_adapters.addresses import (
+    SECRET_REFERENCES,
+    holds_plaintext,
+    is_readable_by_others,
+    require_address,
+    require_origin,
+)
+
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _MIME_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")  # spec: RFC 6838, 4.2
-_NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
 _CENTURY_SECONDS: Final = 100 * 365 * 86400  # ours: NATS counts nanoseconds in 64 bits, some three centuries
 _MEDIA_BYTES_MAX: Final = 5 * 1024**3  # S3: what one PUT and one copy can carry
 # S3: neither dots beside dots or hyphens, nor an IP address.
@@ -44,10 +49,8 @@ _BUCKET: Final = re.compile(r"(?!.*(\.\.|\.-|-\.))(?!\d+(\.\d+){3}$)[a-z0-9][a-z
 _PORT: Final = ("CDV_PORT", "PORT")
 _ENV_FILE: Final = ".env"
 _SECRETS: Final = ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage")
-SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
 _DSN: Final = re.compile(r"postgres(?:ql)?://|\w+\s*=")  # how one begins, as an address or as pairs
 _NATS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
-_DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
 
 Source = TypeVar("Source", bound=EnvSettingsSource)
@@ -251,14 +254,14 @@ class Settings(BaseSettings):
     def _is_specs_url(cls, value: str | None) -> str | None:
         if value is not None:
             require_address(value, {"http", "https", "file"}, "not an https:// or file:// address")
-            if _is_readable_by_others(value):
+            if is_readable_by_others(value):
                 raise PydanticCustomError("url", "http:// is for this machine's own loopback; use https://")
         return value
 
     @field_validator("cors_allowed_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(origin if origin == "*" else _origin(origin) for origin in value)
+        return tuple(origin if origin == "*" else require_origin(origin) for origin in value)
 
     @field_validator("allowed_mime_types")
     @classmethod
@@ -303,7 +306,7 @@ class Settings(BaseSettings):
                 if value is None:
                     yield f"{name}: required when CDV_ENV is {self.env}"
             for name in _SECRETS:
-                if _holds_plaintext(name, getattr(self, name)):
+                if holds_plaintext(name, getattr(self, name)):
                     yield (
                         f"CDV_{name.upper()}: a secret in plain text is refused when CDV_ENV is {self.env}; "
                         f"give a reference ({', '.join(SECRET_REFERENCES)})"
@@ -311,7 +314,7 @@ class Settings(BaseSettings):
             keys_at = "jwt_issuer" if self.jwks_url is None else "jwks_url"
             for name in (keys_at, "s3_endpoint"):
                 address = getattr(self, name)
-                if address is not None and _is_readable_by_others(address):
+                if address is not None and is_readable_by_others(address):
                     yield f"CDV_{name.upper()}: https:// is required when CDV_ENV is {self.env}"
             if "*" in self.cors_allowed_origins:
                 yield "CDV_CORS_ALLOWED_ORIGINS: * is for CDV_ENV=dev only; list exact origins"
@@ -382,100 +385,12 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsRefused(problems) from error
 
 
-def require_address(value: str, schemes: Collection[str], otherwise: str) -> None:
-    """Return if the value is a URL with such a scheme, a host where it needs one, and neither user nor password.
-
-    Raises: PydanticCustomError, a ValueError: `otherwise` says that it is not. The value is not repeated.
-    """
-    try:
-        url = AnyUrl(value)
-    except ValidationError:
-        url = None
-    if url is None or url.scheme not in schemes or (not url.host and url.scheme != "file"):
-        raise PydanticCustomError("url", otherwise)
-    if url.username is not None or url.password is not None:
-        raise PydanticCustomError("url", "an address with a user or a password in it; leave them out")
-
-
-def _origin(value: str) -> str:
-    """Return the origin as browsers send it. Raises: PydanticCustomError: it can be none."""
-    try:
-        url = AnyHttpUrl(value)
-    except ValidationError:
-        url = None
-    if url is None or value.count("/") != 2 or set(value) & set("*@?#\\"):
-        shown = value.rpartition("@")[2]  # what stands before it may be a password
-        raise PydanticCustomError(
-            "origin", "{origin} is not an origin such as https://app.example.com", {"origin": shown}
-        )
-    default = {"http": 80, "https": 443}[url.scheme]
-    return f"{url.scheme}://{url.host}{'' if url.port == default else f':{url.port}'}"
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that begin like ours and are none of them: a misspelt setting does nothing, unseen."""
-    known = {f"CDV_{name.upper()}" for name in Settings.model_fields}
-    return sorted(
-        name for name in environ if name.startswith("CDV_") and name not in known and not name.startswith(_NOT_SETTINGS)
-    )
-
-
-def masked(settings: Settings) -> dict[str, str]:
-    """Return each variable with its effective value, secrets as asterisks."""
-    shown = {}
-    for name in Settings.model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, tuple):
-            value = ",".join(value)
-        shown[f"CDV_{name.upper()}"] = "" if value is None else str(value)
-    return shown
-
-
-def markdown_table() -> str:
-    """Return the settings as a table for the docs: variable, default, meaning."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        value = field.default
-        if isinstance(value, tuple):
-            value = ",".join(value)
-        default = "" if value in {None, ""} else f"`{value}`"
-        rows.append(f"| `CDV_{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(rows) + "\n"
-
-
 def _holds_authorities(path: Path) -> bool:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except OSError:  # ssl.SSLError is one
         return False
     return True
-
-
-def _is_readable_by_others(address: str) -> bool:
-    """Say whether what goes to that address could be read, or changed, on the way."""
-    parts = urlsplit(address)
-    try:
-        is_here = ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        is_here = parts.hostname == "localhost"
-    return parts.scheme == "http" and not is_here
-
-
-def _holds_plaintext(name: str, value: SecretStr | None) -> bool:
-    """Say whether a secret stands in the setting itself: all of it, or the password of an address."""
-    if value is None or value.get_secret_value().startswith(SECRET_REFERENCES):
-        return False
-    if name in {"s3_access_key", "s3_secret_key", "nats_creds"}:
-        return True
-    address = value.get_secret_value()
-    passwords = [unquote(part) for part in _DSN_PASSWORD.findall(address)]
-    for each in address.split(",") if "://" in address or name == "nats_url" else ():  # which needs no scheme
-        user_info, at, _ = each.rpartition("@")
-        user, colon, password = user_info.rpartition("//")[2].partition(":")
-        if at:
-            # An address of NATS may hold a token where others hold a name.
-            passwords.append(unquote(password) if colon else unquote(user) if name == "nats_url" else "")
-    return any(password and not password.startswith(SECRET_REFERENCES) for password in passwords)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -21,7 +21,8 @@ from cdv_adapters.container import has_vault, local_issuer
 from cdv_adapters.opening import migrate as migrate_database
 from cdv_adapters.opening import open_others, open_records, open_service
 from cdv_adapters.service import Dependency
-from cdv_adapters.settings import Settings, SettingsRefused, markdown_table, masked, read_settings, unknown_variables
+from cdv_adapters.settings import Settings, SettingsRefused, read_settings
+from cdv_adapters.settings_listing import markdown_table, masked, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CdvError, Unavailable
 from cdv_http.commands import backup, doctor, events, schemas

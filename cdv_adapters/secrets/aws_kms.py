@@ -73,7 +73,7 @@ def _client(attempts: int) -> Any:  # noqa: ANN401 - botocore makes its clients'
         from botocore.session import get_session
     except ImportError as error:
         raise InvalidField(
-            "secret reference", "awskms: needs the extra: pip install creator-data-vault[aws]"
+            "secret reference", "awskms: botocore is not installed: pip install botocore (the extra aws has it)"
         ) from error
     # botocore's own retries, which know AWS's errors.
     retries = {"mode": "standard", "total_max_attempts": attempts}

@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+from cdv_adapters.addresses import require_address
 from cdv_adapters.container import local_issuer, open_bus
 from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
 from cdv_adapters.service import Service
-from cdv_adapters.settings import Settings, require_address
+from cdv_adapters.settings import Settings
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.tokens import read_token
 from cdv_core.errors import CannotStart, CdvError, TokenExpired, TokenInvalid, TokenMalformed, Unavailable

@@ -186,7 +186,7 @@ async def _connected(url: str, lost: Any = _nothing, again: Any = _nothing) -> A
     try:
         import nats
     except ImportError as error:
-        raise NoEvents("nats-py is not installed: pip install 'cdv-conformance[nats]'") from error
+        raise NoEvents("nats-py is not installed: pip install nats-py") from error
     try:
         # Without an end to its attempts it would not give up on the first connection either.
         return await asyncio.wait_for(

@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cdv_adapters.settings import (
-    LOCAL_ISSUER,
-    Settings,
-    markdown_table,
-    masked,
-    read_settings,
-    unknown_variables,
-)
+from cdv_adapters.settings import LOCAL_ISSUER, Settings, read_settings
+from cdv_adapters.settings_listing import markdown_table, masked, unknown_variables
 from tests.adapters.environments import PRODUCTION, clean_environment, environment, problems
 
 __all__ = ["clean_environment"]  # the fixture

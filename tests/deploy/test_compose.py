@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cdv_adapters.settings import read_settings, unknown_variables
+from cdv_adapters.settings import read_settings
+from cdv_adapters.settings_listing import unknown_variables
 from deploy.development_secrets import ISSUER, make
 from tests.deploy.staging import moved_to, ready, secret_files, standing_in, write
 from tests.http.running import CDV

@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cdv_adapters.settings import Settings, read_settings, unknown_variables
+from cdv_adapters.settings import Settings, read_settings
+from cdv_adapters.settings_listing import unknown_variables
 from tests.deploy.staging import moved_to, ready, secret_files, standing_in
 from tests.docs.pages import blocks
 from tests.servers import Bucket

@@ -1,0 +1,41 @@
+"""The settings listed, for people: what is set, what is misspelt, and the table of the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from cdv_adapters.settings import Settings
+
+_NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that begin like ours and are none of them: a misspelt setting does nothing, unseen."""
+    known = {f"CDV_{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name for name in environ if name.startswith("CDV_") and name not in known and not name.startswith(_NOT_SETTINGS)
+    )
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """Return each variable with its effective value, secrets as asterisks."""
+    shown = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        shown[f"CDV_{name.upper()}"] = "" if value is None else str(value)
+    return shown
+
+
+def markdown_table() -> str:
+    """Return the settings as a table for the docs: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        value = field.default
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        default = "" if value in {None, ""} else f"`{value}`"
+        rows.append(f"| `CDV_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
