@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from cdv_adapters.database.grouping import Grouping
+from cdv_adapters.database.batching import Batcher
 from cdv_adapters.tracing import span
 
 GROUP_MAX: Final = 100  # ours: some 130 KiB of ordinary rows, far more than a commit's share of each
@@ -54,7 +54,7 @@ class GroupCommit:
 
     def __init__(self, write: Write) -> None:
         self._write = write
-        self._grouping = Grouping(self._commit, _membership, most=GROUP_MAX)
+        self._batcher = Batcher(self._commit, _membership, most=GROUP_MAX)
 
     async def stored(self, row: Row) -> bool:
         """Return whether the row is stored now; False if its key has an answer already.
@@ -62,7 +62,7 @@ class GroupCommit:
         Of a caller who no longer waits the row may or may not be stored. Raises: IdTaken, Unavailable: as
         RecordStore.create.
         """
-        return await self._grouping.ask(row)
+        return await self._batcher.ask(row)
 
     async def _commit(self, rows: Sequence[Row]) -> list[bool]:
         # One statement has one place: in the trace of one of them, with links to the others'.

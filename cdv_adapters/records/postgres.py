@@ -12,8 +12,8 @@ import msgspec
 import psycopg
 from msgspec.structs import replace
 
+from cdv_adapters.database.batching import Batcher
 from cdv_adapters.database.group_commit import GroupCommit, Row
-from cdv_adapters.database.grouping import Grouping
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
@@ -162,8 +162,8 @@ class PostgresRecordStore(RecordStore):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._group = GroupCommit(self._write)
-        self._finds = Grouping(self._find_all, _anyone, most=_FINDS_MAX)
-        self._listings = Grouping(self._list_all, _alike, most=_LISTINGS_MAX, each_alone_after=_took_too_long)
+        self._finds = Batcher(self._find_all, _anyone, most=_FINDS_MAX)
+        self._listings = Batcher(self._list_all, _alike, most=_LISTINGS_MAX, each_alone_after=_took_too_long)
 
     async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
         if await self._group.stored(_row(record, event, retryable)):

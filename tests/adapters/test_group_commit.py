@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from cdv_adapters.database.batching import AT_ONCE, Batcher
 from cdv_adapters.database.group_commit import GROUP_MAX, GROUP_MAX_BYTES, GroupCommit, Row
-from cdv_adapters.database.grouping import AT_ONCE, Grouping
 from cdv_core.errors import IdTaken, Unavailable
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -100,11 +100,11 @@ async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
         await asyncio.sleep(0)
         return questions
 
-    grouping: Grouping[str, str] = Grouping(answer, lambda: lambda _: True, most=3)
+    batcher: Batcher[str, str] = Batcher(answer, lambda: lambda _: True, most=3)
 
     async def ask(name: str) -> str:
         asker.set(name)
-        return await grouping.ask(name)
+        return await batcher.ask(name)
 
     asked = [str(number) for number in range(9)]
     assert await asyncio.gather(*map(ask, asked)) == asked

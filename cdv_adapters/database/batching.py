@@ -30,7 +30,7 @@ class _Waiting(Generic[Question, Answer]):
     is_recorded: bool
 
 
-class Grouping(Generic[Question, Answer]):
+class Batcher(Generic[Question, Answer]):
     """Asks questions in groups. One that comes alone waits for no others but those that the event loop has already.
 
     `answer`: returns the answers in the order of the questions, or raises for all of them. `membership`: called for
@@ -69,7 +69,7 @@ class Grouping(Generic[Question, Answer]):
         if self._waiting and not self._gathering and len(self._working) < AT_ONCE:
             self._gathering = True
             context = self._waiting[0].context
-            self._working.add(asyncio.create_task(self._work(context), name="grouping", context=context))
+            self._working.add(asyncio.create_task(self._work(context), name="batch", context=context))
 
     async def _work(self, own: Context) -> None:
         try:
