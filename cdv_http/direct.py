@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from litestar import Litestar, Request, Response
 from litestar.enums import ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
@@ -24,7 +25,8 @@ _Handler = Callable[[AnyRequest], Awaitable[Response[bytes]]]
 class DirectRoutes:
     """Answers what is asked of `handlers`, exactly at their paths; all the rest is for `app`, which has them too.
 
-    `handlers`: of paths without parameters. They take the request, and nothing else.
+    `handlers`: of paths without parameters. They take the request, and nothing else. A path with needless slashes is
+    none: the framework overlooks them, and so would pass whatever a proxy in front keeps away by its path.
     """
 
     def __init__(self, app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> None:
@@ -39,7 +41,7 @@ class DirectRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._handler_of(scope) if scope["type"] == ScopeType.HTTP else None
         if handler is None:
-            await self._app(scope, receive, send)
+            await (_not_found if _has_needless_slashes(scope) else self._app)(scope, receive, send)
             return
         scope["app"] = scope["litestar_app"] = self._app
         scope["path_template"] = scope["path"]
@@ -55,6 +57,15 @@ class DirectRoutes:
         host = state_of(scope).headers.only(b"host") if handler else None
         # What hosts there may be otherwise, the framework knows.
         return handler if host is not None and is_host(host) else None
+
+
+def _has_needless_slashes(scope: Scope) -> bool:
+    return scope["type"] == ScopeType.HTTP and ("//" in scope["path"] or scope["path"][1:].endswith("/"))
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    request: AnyRequest = Request(scope, receive, send)
+    await respond_to_error(request, NotFoundException()).to_asgi_response(None, request)(scope, receive, send)
 
 
 class _Asked(Request[Any, Any, Any]):

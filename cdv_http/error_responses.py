@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import msgspec
@@ -144,7 +143,7 @@ def _respond_to_defect(request: Request[Any, Any, Any], error: Exception) -> Res
 
 def allowed_methods(request: Request[Any, Any, Any]) -> str:
     """Return the Allow header for the request's path: what its route answers, and HEAD where it answers GET."""
-    path = re.sub("/+", "/", request.scope["path"]).rstrip("/") or "/"  # as the router reads it
+    path = request.scope["path"]
     for route in request.app.routes:
         if route.path_format == path or _matches(route.path_format, path):
             methods = {str(method) for method in getattr(route, "methods", ())}

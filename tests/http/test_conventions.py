@@ -71,10 +71,13 @@ async def test_a_method_that_is_not_answered_is_refused_with_those_that_are(
     assert set(response.headers["allow"].split(", ")) == ROUTES[path]
 
 
-async def test_a_path_with_needless_slashes_names_its_methods_too(http: httpx.AsyncClient) -> None:
-    response = await http.delete("http://vault/v1//repo/record/")
-    refused(response, 405, "CDV_BAD_REQUEST")
-    assert set(response.headers["allow"].split(", ")) == ROUTES["/v1/repo/record"]
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics/", "//metrics", "/readyz%2F", "/v1//repo/record", "/v1/repo/record/", "/v1/media/01JEXAMPLE/meta/"],
+)
+async def test_a_path_with_needless_slashes_is_unknown(http: httpx.AsyncClient, method: str, path: str) -> None:
+    refused(await http.request(method, f"http://vault{path}"), 404, "CDV_NOT_FOUND")
 
 
 async def test_every_answer_may_differ_by_origin(http: httpx.AsyncClient, ada: Creator) -> None:
