@@ -194,6 +194,8 @@ def test_a_run_that_is_interrupted_is_undecided(tmp_path: Path):
         asked.append(path)
         if len(asked) == 3:
             running.send_signal(signal.SIGINT)
+            running.wait(timeout=60)  # an answer that came before the signal could be the last
+            raise ConnectionAbortedError
         return refusal(404, "CDV_NOT_FOUND")
 
     with serving(answer) as stub:
