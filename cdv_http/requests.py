@@ -160,10 +160,10 @@ def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, 
 
     Raises InvalidField: an unknown one (a misspelt `limit` must not be silently ignored), one given twice, or no UTF-8.
     """
+    # A plus sign is one (RFC 3986), as before an offset. Forms alone write a space so, and no value of ours has one.
+    query = request.scope["query_string"].replace(b"+", b"%2B")
     try:
-        pairs = parse_qsl(
-            request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50
-        )
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError as error:
         raise InvalidField("query", "not a valid query string") from error
     parameters: dict[str, str] = {}

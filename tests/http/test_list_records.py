@@ -269,6 +269,14 @@ async def test_bounds_are_read_with_any_offset(ada: Creator) -> None:
         assert names(data(await ada.list(since=text, until=text))["records"]) == ["a"]
 
 
+async def test_a_plus_sign_in_a_bound_need_not_be_percent_encoded(ada: Creator) -> None:
+    await named(ada, "a")
+    for sign in ("+", "%2B", "%2b"):
+        bounds = f"since=2026-01-01T01:30:00{sign}01:30&until=9999-12-31T00:00:00{sign}00:00"
+        answer = await ada.api.http.get(f"/v1/repo/listRecords?did={ada.did}&{bounds}")
+        assert names(data(answer)["records"]) == ["a"], sign
+
+
 async def test_bounds_at_the_ends_of_the_calendar_are_bounds(ada: Creator) -> None:
     await named(ada, "a")
     everything = {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59.999999Z"}
