@@ -50,6 +50,9 @@ _PORT: Final = ("CDV_PORT", "PORT")
 _ENV_FILE: Final = ".env"
 _SECRETS: Final = ("db_dsn", "s3_access_key", "s3_secret_key", "nats_url", "nats_creds", "rate_limit_storage")
 _DSN: Final = re.compile(r"postgres(?:ql)?://|\w+\s*=")  # how one begins, as an address or as pairs
+_VAULT_PLACE: Final = re.compile(r"[^/#\s]+/[^#\s]+#[^#\s]+")
+_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)")
+_STORE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NATS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 LOCAL_ISSUER: Final = "urn:cdv:local-issuer"
 
@@ -201,10 +204,14 @@ class Settings(BaseSettings):
 
     @field_validator(*_SECRETS)
     @classmethod
-    def _refers_to_a_file(cls, value: SecretStr | None) -> SecretStr | None:
-        kind, _, path = ("" if value is None else value.get_secret_value()).partition(":")
-        if kind == "file" and not Path(path).is_absolute():
+    def _can_be_followed(cls, value: SecretStr | None) -> SecretStr | None:
+        kind, _, place = ("" if value is None else value.get_secret_value()).partition(":")
+        if kind == "file" and not Path(place).is_absolute():
             raise PydanticCustomError("reference", "file: needs an absolute path after it")
+        if kind == "vault" and not _VAULT_PLACE.fullmatch(place):
+            raise PydanticCustomError("reference", "vault: needs <mount>/<path>#<field> after it")
+        if kind == "awskms" and not _BASE64.fullmatch(place):
+            raise PydanticCustomError("reference", "awskms: needs a ciphertext in base64 after it")
         return value
 
     @field_validator("db_dsn")
@@ -222,6 +229,14 @@ class Settings(BaseSettings):
             scheme, mark, _ = each.strip().partition("://")
             if mark and scheme not in _NATS_SCHEMES:
                 raise PydanticCustomError("url", "not an address such as nats://host:4222")
+        return value
+
+    @field_validator("rate_limit_storage")
+    @classmethod
+    def _is_store(cls, value: SecretStr | None) -> SecretStr | None:
+        text = "" if value is None else value.get_secret_value()
+        if text and not text.startswith(SECRET_REFERENCES) and not _STORE.match(text):
+            raise PydanticCustomError("store", "not an address such as redis://host:6379")
         return value
 
     @field_validator("s3_bucket")

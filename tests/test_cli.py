@@ -244,7 +244,7 @@ def test_check_goes_on_when_something_is_not_there(cdv: Cdv, tmp_path: Path, por
 
 
 def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None:
-    result = cdv("check", CDV_RATE_LIMIT_STORAGE="junk")
+    result = cdv("check", CDV_RATE_LIMIT_STORAGE="junk://host")
     assert result.code == 1
     assert "cannot use CDV_RATE_LIMIT_STORAGE" in result.err
     assert "ok   database" in result.out

@@ -75,6 +75,13 @@ def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
         ("CDV_JWT_ISSUER", "urn:x"),
         ("CDV_DB_DSN", "file:relative"),
         ("CDV_NATS_CREDS", "file:"),
+        ("CDV_DB_DSN", "vault:"),
+        ("CDV_NATS_URL", "vault:kv/cdv"),
+        ("CDV_S3_SECRET_KEY", "vault:kv#field"),
+        ("CDV_S3_SECRET_KEY", "awskms:"),
+        ("CDV_RATE_LIMIT_STORAGE", "awskms:junk!"),
+        ("CDV_RATE_LIMIT_STORAGE", "junk"),
+        ("CDV_RATE_LIMIT_STORAGE", "redis"),
     ],
 )
 def test_what_cannot_be_read_is_a_problem_that_names_the_variable(monkeypatch, name, value):
