@@ -12,7 +12,11 @@ from pydantic import AnyHttpUrl, AnyUrl, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
-_DSN_PASSWORD: Final = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=\s*'?([^\s'&]+)", re.IGNORECASE)
+# Every parameter of libpq that is a secret.
+_DSN_PASSWORD: Final = re.compile(
+    r"(?:^|[\s?&])(?:(?:ssl)?password|oauth_client_secret|scram_(?:client|server)_key)\s*=\s*'?([^\s'&]+)",
+    re.IGNORECASE,
+)
 
 
 def require_address(value: str, schemes: Collection[str], otherwise: str) -> None:
@@ -62,7 +66,8 @@ def holds_plaintext(name: str, value: SecretStr | None) -> bool:
     if name in {"s3_access_key", "s3_secret_key", "nats_creds"}:
         return True
     address = value.get_secret_value()
-    passwords = [unquote(part) for part in _DSN_PASSWORD.findall(address)]
+    # Of a URL, the parameters' names may be percent-encoded too.
+    passwords = _DSN_PASSWORD.findall(unquote(address) if "://" in address else address)
     for each in address.split(",") if "://" in address or name == "nats_url" else ():  # which needs no scheme
         user_info, at, _ = each.rpartition("@")
         user, colon, password = user_info.rpartition("//")[2].partition(":")
