@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cdv_http.admission import NEVER_SHED
 from cdv_http.endpoints import ENDPOINTS, TEXT, Endpoint, Parameter
 from cdv_http.error_responses import STATUS_OF_CODE, ErrorEnvelope
 
@@ -42,6 +43,12 @@ _HEADERS: Final[Json] = {
 _CORRELATION: Final = Parameter(
     "X-Correlation-Id",
     "1 to 128 of A-Z a-z 0-9 . _ : -, echoed, logged and put into events; replaced by a fresh one if unfit.",
+    TEXT,
+    "header",
+)
+_TRACE: Final = Parameter(
+    "traceparent",
+    "the trace that the request belongs to (W3C Trace Context); its id is the correlation id unless one is sent",
     TEXT,
     "header",
 )
@@ -83,7 +90,7 @@ def codes_of(endpoint: Endpoint) -> tuple[str, ...]:
         codes += ["CDV_BAD_REQUEST", "CDV_VALIDATION"]
     elif endpoint.limited:  # each of them refuses query parameters that it does not have
         codes.append("CDV_VALIDATION")
-    if endpoint.path.startswith("/v1/"):
+    if endpoint.path not in NEVER_SHED:
         codes.append("CDV_UNAVAILABLE")  # too many are under way, or it took too long
     return tuple(sorted({*codes, "CDV_INTERNAL"}, key=list(STATUS_OF_CODE).index))
 
@@ -97,7 +104,7 @@ def _operation(endpoint: Endpoint) -> Json:
         "operationId": endpoint.operation_id,
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
-        "parameters": [_parameter(parameter) for parameter in (*endpoint.parameters, _CORRELATION)],
+        "parameters": [_parameter(parameter) for parameter in (*endpoint.parameters, _CORRELATION, _TRACE)],
         "responses": dict(sorted(_responses(endpoint).items())),
         "security": {True: [{"bearer": []}], False: [], None: [{}, {"bearer": []}]}[endpoint.needs_token],
     }

@@ -113,6 +113,17 @@ def test_every_answer_names_the_headers_that_it_has() -> None:
         assert ("429" in operation["responses"]) == (path.startswith(("/v1/repo", "/v1/media")))
 
 
+def test_every_operation_takes_the_ids_that_join_what_is_said_of_a_request() -> None:
+    for _, path, operation in OPERATIONS:
+        headers = {it["name"] for it in operation["parameters"] if it["in"] == "header"}
+        assert {"X-Correlation-Id", "traceparent"} <= headers, path
+
+
+def test_whatever_may_be_turned_away_in_a_crowd_says_so() -> None:
+    for _, path, operation in OPERATIONS:
+        assert "503" in operation["responses"] or path in {"/healthz", "/metrics"}, path
+
+
 def test_every_reference_leads_somewhere() -> None:
     for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(DOCUMENT)):
         part: Any = DOCUMENT
