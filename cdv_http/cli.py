@@ -30,6 +30,7 @@ from cdv_http.logs import set_up_logs
 
 # What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
 _FAILED, _MISUSED = 1, 2
+_TTL_MAX_SECONDS = 100 * 365 * 86400  # ours: what expires beyond the calendar's end, no service takes
 _CANNOT_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _TRUST = {
     "database": "sslrootcert in CDV_DB_DSN",
@@ -155,8 +156,8 @@ def _token(arguments: argparse.Namespace) -> int:
     if settings.env == "prod":
         print("cdv: development tokens are refused when CDV_ENV is prod", file=sys.stderr)
         return _MISUSED
-    if arguments.ttl < 1:
-        print("cdv: --ttl: at least 1 second", file=sys.stderr)
+    if not 1 <= arguments.ttl <= _TTL_MAX_SECONDS:
+        print(f"cdv: --ttl: between 1 and {_TTL_MAX_SECONDS} seconds", file=sys.stderr)
         return _MISUSED
     if settings.jwt_issuer is not None and arguments.issuer_key is None:
         note = (
