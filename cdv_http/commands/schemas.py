@@ -43,7 +43,8 @@ def add_parser(
     parser: argparse.ArgumentParser = commands.add_parser(
         "schemas", help="inspect the schema catalogue, and check changes to it"
     )
-    subcommands = parser.add_subparsers(title="subcommands", required=True, metavar="SUBCOMMAND")
+    parser.set_defaults(run=lambda it: _reported(lambda _: list_schemas(read_catalogue(specs_url())), it))
+    subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", description="without one: list")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = subcommands.add_parser(name, help=text, description=text)

@@ -55,6 +55,14 @@ def _file(path: Path, document: Any) -> str:
     return str(path)
 
 
+def test_without_a_subcommand_the_catalogue_is_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    for specs_url in (None, write(tmp_path, catalogue_of("1.0.0"))):
+        assert run("list", specs_url=specs_url) == 0
+        listed = capsys.readouterr().out
+        assert run(specs_url=specs_url) == 0
+        assert capsys.readouterr().out == listed != ""
+
+
 def test_list_marks_the_version_that_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     files = catalogue_of("1.0.0", "1.1.0")
     files["SPEC_INDEX.json"] = index_bytes(
