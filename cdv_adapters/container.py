@@ -200,9 +200,9 @@ def _jwks(settings: Settings, clock: SystemClock) -> JwksTokenVerifier:
     from cdv_adapters.tokens.jwks import JwksTokenVerifier, JwksUrl
     from cdv_adapters.tokens.key_set import IssuerKeys
 
-    url = settings.jwks_url or f"{settings.issuer.rstrip('/')}/.well-known/jwks.json"
+    assert settings.keys_url is not None, "selected only with an issuer"  # noqa: S101
     return JwksTokenVerifier(
-        IssuerKeys(JwksUrl(url, ca_file=settings.jwks_ca)),
+        IssuerKeys(JwksUrl(settings.keys_url, ca_file=settings.jwks_ca)),
         issuer=settings.issuer,
         audience=settings.audience,
         clock=clock,

@@ -373,6 +373,13 @@ class Settings(BaseSettings):
     def audience(self) -> str:
         return self.jwt_audience or "cdv"
 
+    @property
+    def keys_url(self) -> str | None:
+        """Where the issuer's keys are; None with the built-in issuer."""
+        if self.jwks_url is not None or self.jwt_issuer is None:
+            return self.jwks_url
+        return f"{self.jwt_issuer.rstrip('/')}/.well-known/jwks.json"
+
 
 def read_settings(**overrides: object) -> Settings:
     """Return the settings of the process environment (and `.env` in dev), `overrides` first.

@@ -20,9 +20,11 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 def masked(settings: Settings) -> dict[str, str]:
     """Return each variable with its effective value, secrets as asterisks."""
+    # Those that follow from others. The built-in issuer is none to be set.
+    derived = {"jwt_audience": settings.audience, "jwks_url": settings.keys_url}
     shown = {}
     for name in Settings.model_fields:
-        value = getattr(settings, name)
+        value = derived.get(name, getattr(settings, name))
         if isinstance(value, tuple):
             value = ",".join(value)
         shown[f"CDV_{name.upper()}"] = "" if value is None else str(value)

@@ -118,5 +118,5 @@ def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "botocore"]:
         monkeypatch.setitem(sys.modules, name, None)
 
-    with pytest.raises(InvalidField, match=r"pip install creator-data-vault\[aws\]"):
+    with pytest.raises(InvalidField, match="pip install botocore"):
         KmsSecrets({})

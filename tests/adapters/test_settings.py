@@ -187,6 +187,17 @@ def test_secrets_are_masked(monkeypatch):
     assert shown["CDV_SPECS_URL"] == ""
 
 
+def test_what_follows_from_other_settings_is_shown(monkeypatch):
+    assert [masked(read_settings())[name] for name in ("CDV_JWT_AUDIENCE", "CDV_JWKS_URL")] == ["cdv", ""]
+
+    environment(monkeypatch, CDV_JWT_ISSUER="https://issuer.example/")
+    assert masked(read_settings())["CDV_JWKS_URL"] == "https://issuer.example/.well-known/jwks.json"
+
+    environment(monkeypatch, CDV_JWKS_URL="https://issuer.example/keys", CDV_JWT_AUDIENCE="theirs")
+    shown = masked(read_settings())
+    assert [shown["CDV_JWT_AUDIENCE"], shown["CDV_JWKS_URL"]] == ["theirs", "https://issuer.example/keys"]
+
+
 def test_misspelt_variables_are_found():
     names = {"CDV_PORT": "", "CDV_MAX_BODY_BYTE": "", "PATH": "", "CDV_TEST_NATS_URL": "", "CDVX": ""}
     assert unknown_variables(names) == ["CDV_MAX_BODY_BYTE"]
