@@ -12,6 +12,7 @@ REQUESTS = "cdv_http/requests.py"
 CANONICAL = "cdv_core/domain/canonical.py"
 RATES = "cdv_http/rate_limits.py"
 CORE_LIMITS = "cdv_core/domain/limits.py"
+_REJECTS_UNCOUNTED = (RESPONSES, "        schema_rejects_total.labels(error.collection).inc()", "        pass")
 _FEW = {"CDV_RATE_LIMIT_WRITES": "60/minute"}
 
 OPERATIONS: list[Defect] = [
@@ -59,8 +60,19 @@ OPERATIONS: list[Defect] = [
         "Metrics are declared and never recorded.",
         "OPS-006",
         ("cdv_http/answered.py", "    observe_requests(", "    (lambda *_: None)("),
-        ("cdv_http/error_responses.py", "        schema_rejects_total.labels(error.collection).inc()", "        pass"),
+        _REJECTS_UNCOUNTED,
         trap="Metrics declared, never recorded",
+    ),
+    defect(
+        "only-metrics-counted",
+        "Of all requests only those for /metrics are counted.",
+        "OPS-006",
+        (
+            "cdv_http/answered.py",
+            "    observe_requests(requests)",
+            '    observe_requests(it for it in requests if it.route == "/metrics")',
+        ),
+        _REJECTS_UNCOUNTED,
     ),
     defect(
         "endpoint-undescribed",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, dict[str, str], Any]  # status, headers, a JSON value
+Answer = tuple[int, dict[str, str], Any]  # status, headers, a JSON value; or bytes, which are sent as they are
 
 
 class Stub:
@@ -49,7 +49,7 @@ def serving(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Stub]:
                     self.close_connection = True
                     return
             status, headers, value = answered
-            content = json.dumps(value).encode()
+            content = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             for name, text in {
                 "Content-Type": "application/json",

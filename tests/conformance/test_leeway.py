@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.http import fixtures
+from conformance.http import fixtures, test_operations
 from conformance.http.catalogue import INDEX, Catalogue
 from conformance.http.plan import Plan
 from conformance.http.requirements import Undecided
@@ -17,7 +20,7 @@ from conformance.http.test_events import assert_enveloped
 from conformance.http.tokens import Key, KeyTokens
 from conformance.http.vault import Vault
 from tests.conformance.judging import judge
-from tests.conformance.stub import refusal, serving
+from tests.conformance.stub import Answer, refusal, serving
 from tests.http.running import RunningVault
 
 TOKENS = ("--token-command", f"{sys.executable} -c \"print('e30.e30.e30')\"")
@@ -87,4 +90,65 @@ def test_only_a_catalogue_that_was_fetched_must_come_into_force(
         expected = Undecided if verdict == "undecided" else AssertionError
         with pytest.raises(expected, match=r"nothing alone|not in force"):
             inspect.unwrap(fixtures.catalogue)(plan, target)
+        target.close()
+
+
+class Counting:
+    """A vault that takes every record but an empty one, and counts. Its time goes on with each create."""
+
+    def __init__(self, shown: Callable[[Counting], str]) -> None:
+        self.seen: Counter[str] = Counter()
+        self._now = 0.0
+        self._shown = shown
+
+    def answer(self, method: str, path: str, body: bytes) -> Answer:
+        if path == "/metrics":
+            self.seen["looks"] += 1
+            return 200, {"X-Correlation-Id": "c-1", "Content-Type": "text/plain"}, self._shown(self).encode()
+        self.seen["creates"] += 1
+        self._now += 0.01
+        if b'"record":{}' in body.replace(b" ", b""):
+            return refusal(400, "CDV_SCHEMA_REJECT")
+        return 200, {"X-Correlation-Id": "c-1"}, {"data": {}}
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
+def counter(name: str, value: float) -> str:
+    return f"# TYPE {name} counter\n{name}_total {value}\n"
+
+
+METRICS: dict[str, tuple[str, Callable[[Counting], str]]] = {
+    "creates": ("passed", lambda it: counter("creates", it.seen["creates"])),
+    "all requests together": ("passed", lambda it: counter("requests", it.seen.total())),
+    "looks at metrics alone": ("failed", lambda it: counter("requests", it.seen["looks"])),
+    "seconds": ("failed", lambda it: counter("ticks", it.monotonic() * 1000)),
+    "what Go counts": ("failed", lambda it: counter("go_memstats_mallocs", it.seen["creates"])),
+}
+
+
+@pytest.mark.parametrize("counted", METRICS)
+def test_a_counter_counts_requests_however_it_puts_them_together(monkeypatch: pytest.MonkeyPatch, counted: str):
+    verdict, shown = METRICS[counted]
+    vault = Counting(shown)
+    monkeypatch.setattr(test_operations, "time", vault)
+    with asked(vault.answer) as target:
+        if verdict == "passed":
+            test_operations.test_metrics_grow_with_the_requests(target, target.creator())
+        else:
+            with pytest.raises(AssertionError, match="no counter of the service grew"):
+                test_operations.test_metrics_grow_with_the_requests(target, target.creator())
+
+
+@contextmanager
+def asked(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
+    """Serve these answers, to be judged by one test of the suite."""
+    tokens = KeyTokens(Key.new(), issuer="x", audience="cdv")
+    with serving(answer) as stub:
+        target = Vault(stub.url, tokens, 0, Plan(stub.url, tokens).trust)
+        yield target
         target.close()
