@@ -15,6 +15,14 @@ CORE_LIMITS = "cdv_core/domain/limits.py"
 _REJECTS_UNCOUNTED = (RESPONSES, "        schema_rejects_total.labels(error.collection).inc()", "        pass")
 _FEW = {"CDV_RATE_LIMIT_WRITES": "60/minute"}
 
+
+def _described_with(*changes: str) -> tuple[str, str, str]:
+    """An edit that changes /openapi.json, the `document`."""
+    lines = ["document = openapi_document()", *changes, "return msgspec.json.encode(document)"]
+    new = "\n".join(f"    {line}" for line in lines)
+    return "cdv_http/routes/docs.py", "    return msgspec.json.encode(openapi_document())", new
+
+
 OPERATIONS: list[Defect] = [
     defect(
         "two-correlation-ids",
@@ -78,13 +86,22 @@ OPERATIONS: list[Defect] = [
         "endpoint-undescribed",
         "/openapi.json leaves an endpoint out.",
         "OPS-007",
-        (
-            "cdv_http/routes/docs.py",
-            "    return msgspec.json.encode(openapi_document())",
-            """    document = openapi_document()
-    del document["paths"]["/v1/media/finalize"]
-    return msgspec.json.encode(document)""",
+        _described_with('del document["paths"]["/v1/media/finalize"]'),
+    ),
+    defect(
+        "parameter-undescribed",
+        "/openapi.json leaves a parameter out.",
+        "OPS-007",
+        _described_with(
+            'operation = document["paths"]["/v1/repo/listRecords"]["get"]',
+            'operation["parameters"] = [it for it in operation["parameters"] if it["name"] != "cursor"]',
         ),
+    ),
+    defect(
+        "answer-undescribed",
+        "/openapi.json leaves an answer out.",
+        "OPS-007",
+        _described_with('del document["paths"]["/v1/media/finalize"]["post"]["responses"]["409"]'),
     ),
     defect(
         "page-of-many-hosts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,11 +15,13 @@ import pytest
 
 from conformance.http import fixtures, test_operations
 from conformance.http.catalogue import INDEX, Catalogue
+from conformance.http.openapi import undescribed
 from conformance.http.plan import Plan
 from conformance.http.requirements import Undecided
 from conformance.http.test_events import assert_enveloped
 from conformance.http.tokens import Key, KeyTokens
 from conformance.http.vault import Vault
+from tests.conformance.defects_model import ROOT
 from tests.conformance.judging import judge
 from tests.conformance.stub import Answer, refusal, serving
 from tests.http.running import RunningVault
@@ -152,3 +155,64 @@ def asked(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
         target = Vault(stub.url, tokens, 0, Plan(stub.url, tokens).trust)
         yield target
         target.close()
+
+
+def referring(document: dict[str, Any]) -> None:
+    """Have each path keep the parameters of its operations, as references."""
+    kept = document["components"]["parameters"] = {}
+    for number, item in enumerate(document["paths"].values()):
+        parameters = [it for operation in item.values() for it in operation.pop("parameters", [])]
+        for place, parameter in enumerate(parameters):
+            kept[f"{number}/{place}"] = parameter
+        item["parameters"] = [{"$ref": f"#/components/parameters/{number}~1{it}"} for it in range(len(parameters))]
+
+
+def refusing_otherwise(document: dict[str, Any]) -> None:
+    """Describe all refusals of an operation as its default, or those by the client as one."""
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            answers = {it: told for it, told in operation["responses"].items() if it < "400"}
+            refusals: dict[str, Any] = {"default": {}} if path.startswith("/v1/repo") else {"4XX": {}, "5xx": {}}
+            operation["responses"] = {**answers, **refusals}
+
+
+def under_a_server(document: dict[str, Any]) -> None:
+    document["servers"] = [{"url": "https://vault.example/v1"}]
+    paths = document["paths"]
+    for path in [it for it in paths if it.startswith("/v1/")]:
+        paths[path.removeprefix("/v1").replace("assetId", "id")] = paths.pop(path)
+    for path, item in paths.items():
+        if path in {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}:
+            item["servers"] = [{"url": "https://vault.example"}]
+
+
+def streaming(document: dict[str, Any]) -> None:
+    """Describe the content of a medium as an answer of its own, and nothing else that it does not need to."""
+    answers = document["paths"]["/v1/media/{assetId}/content"]["get"]["responses"]
+    answers["200"] = answers.pop("307")
+    for item in document["paths"].values():
+        for operation in item.values():
+            for status in ("413", "415", "429", "500"):
+                operation["responses"].pop(status, None)
+            operation["parameters"] = [it for it in operation["parameters"] if it["name"] != "X-Correlation-Id"]
+
+
+@pytest.mark.parametrize("written", [referring, refusing_otherwise, under_a_server, streaming])
+def test_an_openapi_document_may_say_it_in_its_own_way(written: Callable[[dict[str, Any]], None]):
+    document = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
+    written(document)
+
+    assert undescribed(document) == []
+
+
+def test_what_an_openapi_document_leaves_out_is_named():
+    document = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
+    del document["paths"]["/docs"]
+    del document["paths"]["/v1/repo/record"]["get"]["responses"]["304"]
+    del document["paths"]["/v1/media/{assetId}/meta"]["get"]["parameters"]
+
+    assert undescribed(document) == [
+        "GET /v1/repo/record: answer 304",
+        "GET /v1/media/{}/meta: parameter path",
+        "GET /docs",
+    ]
