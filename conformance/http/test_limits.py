@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ NESTING_MAX = 32  # http-api §5
 NESTING_SLACK = 2
 SPENT_MAX = {"quick": 150, "default": 700, "thorough": 5000}  # requests that may be made to spend a budget
 REQUESTS_COUNTED, ROUNDS_COUNTED = 12, 5
+CHUNK_BYTES = 65536
 LYING_ANSWER_SECONDS = 35  # the contract's request timeout, and the way there and back
 
 
@@ -91,20 +92,30 @@ def counted_by(call: Callable[[], httpx.Response], *between: Callable[[], httpx.
     return before - budget_of(call())[1]
 
 
-def _chunks(size: int) -> Iterator[bytes]:
-    yield b'{"x": "'
-    for _ in range(size // 65536 + 1):
-        yield b"x" * 65536
-    yield b'"}'
-
-
 @judges("LIMIT-006")
 @for_all(cost=3, beyond=st.integers(1, 70_000), declared=st.booleans())
 def test_a_body_over_the_limit_is_refused(vault: Vault, plan: Plan, ada: Creator, beyond: int, declared: bool):
-    size = plan.max_body_bytes + beyond
-    content: Any = b"".join(_chunks(size)) if declared else _chunks(size)
+    refused(_sent_padded(vault, ada, plan.max_body_bytes + beyond, declared), 413, "CDV_BAD_REQUEST")
 
-    refused(vault.send("POST", RECORD, by=ada, headers=JSON, content=content), 413, "CDV_BAD_REQUEST")
+
+@judges("LIMIT-006", "LIMIT-012")
+@for_all(every=True, declared=st.booleans())
+def test_the_limit_is_met_to_the_byte(vault: Vault, plan: Plan, ada: Creator, declared: bool):
+    with clause("LIMIT-012"):
+        answer = _sent_padded(vault, ada, plan.max_body_bytes, declared)
+        assert answer.status_code == 200, f"a body of {plan.max_body_bytes} bytes is answered {answer.status_code}"
+    with clause("LIMIT-006"):
+        refused(_sent_padded(vault, ada, plan.max_body_bytes + 1, declared), 413, "CDV_BAD_REQUEST")
+
+
+def _sent_padded(vault: Vault, creator: Creator, size: int, declared: bool) -> httpx.Response:
+    """Send a good create of that size, spaces at its end, with a Content-Length or in chunks."""
+    body = json.dumps(creator.body()).encode()
+    if len(body) > size:
+        not_judged(f"a body limit of {size} bytes leaves no room for a record")
+    padded = body.ljust(size)
+    content = padded if declared else [padded[at : at + CHUNK_BYTES] for at in range(0, size, CHUNK_BYTES)]
+    return vault.send("POST", RECORD, by=creator, headers=JSON, content=content)
 
 
 @judges("LIMIT-007")

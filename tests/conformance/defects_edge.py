@@ -230,6 +230,19 @@ LIMITS: list[Defect] = [
         (REQUESTS, " and len(grown) <= max_bytes", ""),
     ),
     defect(
+        "limit-is-too-much",
+        "A body of exactly the limit is refused.",
+        "LIMIT-012",
+        (REQUESTS, "    if len(body) > max_bytes:", "    if len(body) >= max_bytes:"),
+    ),
+    defect(
+        "limit-and-a-byte",
+        "A body of one byte more than the limit is accepted.",
+        "LIMIT-006",
+        (REQUESTS, "    if headers.content_length() > max_bytes:", "    if headers.content_length() > max_bytes + 1:"),
+        (REQUESTS, "    if len(body) > max_bytes:", "    if len(body) > max_bytes + 1:"),
+    ),
+    defect(
         "cut-off-is-whole",
         "A body that ends before its Content-Length is taken for whole.",
         "LIMIT-007",
