@@ -19,7 +19,7 @@ from conformance.http.fixtures import newcomer
 from conformance.http.plan import Plan
 from conformance.http.profiles import for_all
 from conformance.http.requirements import Undecided, clause, judges, not_judged
-from conformance.http.vault import LIST, RECORD, Creator, Vault, at_once, data, refused
+from conformance.http.vault import LIST, RECORD, Creator, Vault, at_once, data, new_key, refused
 
 JSON = {"Content-Type": "application/json"}
 RECORD_MAX_BYTES = 256 * 1024  # http-api §5
@@ -55,6 +55,22 @@ def test_budgets_are_told(ada: Creator):
     for answer in answers:
         limit, remaining, _ = budget_of(answer)
         assert 0 <= remaining <= limit
+
+
+@judges("LIMIT-001", "LIMIT-002")
+def test_budgets_are_told_without_a_token_too(vault: Vault, ada: Creator):
+    def listing() -> httpx.Response:  # of someone new each time, so that no cache on the way answers
+        return vault.send("GET", LIST, params={"did": f"did:example:{new_key()}"})
+
+    uri = ada.created()["uri"]
+    if listing().status_code == 401:
+        not_judged("reads need a token here, and what is refused need not be counted")
+    with clause("LIMIT-001"):
+        for answer in (listing(), vault.get(uri)):
+            limit, remaining, _ = budget_of(answer)
+            assert 0 <= remaining <= limit
+    with clause("LIMIT-002"):
+        assert any(len(remaining_at_once(listing)) > 1 for _ in range(ROUNDS_COUNTED)), "nothing is counted"
 
 
 @judges("LIMIT-002")

@@ -203,6 +203,22 @@ LIMITS: list[Defect] = [
         (RATES, "max(limit.amount - count, 0)", "limit.amount"),
     ),
     defect(
+        "budgets-of-nobody-untold",
+        "Answers to reads without a token tell of no budget.",
+        "LIMIT-001",
+        (
+            RATES,
+            "        if count > limit.amount:",
+            "        state.rate_limit = state.rate_limit if token else None\n        if count > limit.amount:",
+        ),
+    ),
+    defect(
+        "nobody-is-counted",
+        "Reads without a token have a whole budget each.",
+        "LIMIT-002",
+        (RATES, 'else ("address", state.client)', 'else ("address", __import__("secrets").token_hex())'),
+    ),
+    defect(
         "one-budget-for-both",
         "Reads spend the budget of writes.",
         "LIMIT-003",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conformance.http import fixtures, test_operations
+from conformance.http import fixtures, test_limits, test_operations
 from conformance.http.catalogue import INDEX, Catalogue
 from conformance.http.openapi import undescribed
 from conformance.http.plan import Plan
@@ -217,3 +217,13 @@ def test_what_an_openapi_document_leaves_out_is_named():
         "GET /v1/media/{}/meta: parameter path",
         "GET /docs",
     ]
+
+
+def test_what_is_refused_without_a_token_need_not_be_counted():
+    created = 200, {"X-Correlation-Id": "c-1"}, {"data": {"uri": "at://did:example:a/com.example.b/c"}}
+
+    def answer(method: str, path: str, body: bytes) -> Answer:
+        return created if method == "POST" else refusal(401, "CDV_AUTHN", WWW_Authenticate="Bearer")
+
+    with asked(answer) as target, pytest.raises(pytest.skip.Exception, match="need not be counted"):
+        test_limits.test_budgets_are_told_without_a_token_too(target, target.creator())
