@@ -37,6 +37,23 @@ AUTH: list[Defect] = [
         (TOKENS, '        raise TokenMalformed("no kid")', '        raise TokenInvalid("no kid")'),
     ),
     defect(
+        "only-the-header-is-base64url",
+        "A token whose claims or signature are no base64url is called invalid, not malformed.",
+        "AUTH-002",
+        (
+            TOKENS,
+            "    if not _COMPACT.fullmatch(text) or any(len(part) % 4 == 1 for part in parts):",
+            '    if len(parts) != 3 or not _COMPACT.fullmatch(f"{parts[0]}.."):',
+        ),
+        (
+            TOKENS,
+            '    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))',
+            """    part = re.sub("[^A-Za-z0-9_-]", "", part)
+    part = part[: len(part) - (len(part) % 4 == 1)]
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))""",
+        ),
+    ),
+    defect(
         "signatures-unchecked",
         "Signatures are not verified.",
         "AUTH-003 AUTH-007",
