@@ -250,7 +250,7 @@ def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted
             bucket["left"] = min(600.0, bucket["left"] + (now - bucket["at"]) * 50) - 1
             bucket["at"] = now
             left = str(int(bucket["left"])) if counted else "599"
-        found = 200, {}, {"data": {"uri": "at://did:example:ada/com.registryaccord.profile/1"}}
+        found: Answer = 200, {}, {"data": {"uri": "at://did:example:ada/com.registryaccord.profile/1"}}
         status, headers, body = found if method == "POST" else refusal(404, "CDV_NOT_FOUND")
         told = {"X-RateLimit-Limit": "600", "X-RateLimit-Remaining": left, "X-RateLimit-Reset": "1"}
         return status, {**headers, **told}, body
