@@ -15,7 +15,8 @@ from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_core.errors import AssetNotFound, BlobUrlRefused
 from cdv_core.ports.blobs import BlobStore, ServedBlobStore
 from cdv_core.ports.clock import Clock
-from conformance.ports.blobs import BlobStoreContract, Download, SettableClock, Subject
+from conformance.ports.blob_subject import Download, SettableClock, Subject
+from conformance.ports.blobs import BlobStoreContract
 from tests.fakes.blobs import FakeBlobStore
 from tests.servers import Bucket
 from tests.servers.s3 import AGAIN

@@ -11,7 +11,7 @@ import urllib3
 
 from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_core.errors import Unavailable
-from conformance.ports.blobs import SystemClock
+from conformance.ports.blob_subject import SystemClock
 from tests.fakes.s3 import Answer, Asked, ScriptedS3
 from tests.servers import Bucket
 from tests.servers.s3 import AGAIN

@@ -16,7 +16,7 @@ from minio.error import MinioException
 
 from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_core.errors import MediaSizeMismatch, Unavailable
-from conformance.ports.blobs import SystemClock
+from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import (
     IMPATIENT,
     PATIENCE_SECONDS,
@@ -280,7 +280,7 @@ async def test_inspecting_a_large_object_takes_little_memory(store: S3BlobStore,
         """
         import asyncio, resource, sys
         from cdv_adapters.blobs.s3 import S3BlobStore
-        from conformance.ports.blobs import SystemClock
+        from conformance.ports.blob_subject import SystemClock
 
         async def main(endpoint, bucket, *keys):
             store = S3BlobStore(endpoint=endpoint, bucket=bucket, clock=SystemClock(), keys=lambda: keys)

@@ -13,7 +13,7 @@ from cdv_core.domain.limits import SWEEP_GRACE
 from cdv_core.domain.media import AssetState
 from cdv_core.errors import Unavailable
 from cdv_core.use_cases.media import Media, MediaPolicy
-from conformance.ports.blobs import SystemClock
+from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import PATIENCE_SECONDS, STAGING, open_store, request, stage
 from tests.fakes.clock import FakeClock
 from tests.fakes.ids import FakeIdSource

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from urllib3.exceptions import SSLError
 
-from conformance.ports.blobs import SystemClock
+from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import open_store, unavailable
 from tests.fakes.s3 import Answer, ScriptedS3
 

@@ -11,7 +11,7 @@ from minio.error import S3Error
 
 from cdv_adapters.blobs.s3 import S3BlobStore
 from cdv_core.errors import Unavailable
-from conformance.ports.blobs import SystemClock
+from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import (
     FINAL,
     PATIENCE_SECONDS,
