@@ -76,8 +76,3 @@ async def test_an_escaped_did_is_escaped_in_its_uri(api: Api) -> None:
     assert data(await creator.get(receipt["uri"]))["uri"] == receipt["uri"]
     # Not escaped again, %3A is a colon: the URI of another DID.
     refused(await api.http.get(f"/v1/repo/record?uri={receipt['uri']}"), 404, "CDV_NOT_FOUND")
-
-
-async def test_a_trailing_slash_does_not_matter(api: Api, ada: Creator) -> None:
-    receipt = await ada.created()
-    assert data(await api.http.get("/v1/repo/record/", params={"uri": receipt["uri"]}))
