@@ -21,7 +21,8 @@ NSID_SYNTAX: Final = re.compile(
     r"\.[A-Za-z][A-Za-z0-9]{0,62}",
     re.ASCII,
 )
-RECORD_KEY_SYNTAX: Final = re.compile(r"[A-Za-z0-9._:~-]+", re.ASCII)
+# Neither a dot nor two: after up to two there is something else, or a third.
+RECORD_KEY_SYNTAX: Final = re.compile(r"(?:\.{0,2}[A-Za-z0-9_:~-]|\.{3})[A-Za-z0-9._:~-]*", re.ASCII)
 # 48 bits of milliseconds leave the first of 26 Crockford characters no higher than 7.
 ULID_SYNTAX: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
 
@@ -62,7 +63,7 @@ class RecordKey(str):
     @classmethod
     def parse(cls, text: str, field: str = "rkey") -> Self:
         """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
-        if len(text) > RECORD_KEY_MAX_CHARS or text == "." or text == ".." or not RECORD_KEY_SYNTAX.fullmatch(text):
+        if len(text) > RECORD_KEY_MAX_CHARS or not RECORD_KEY_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a record key")
         return cls(own_characters(text))
 
