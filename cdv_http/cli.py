@@ -24,7 +24,7 @@ from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, read_settings
 from cdv_adapters.settings_listing import markdown_table, masked, unknown_variables
 from cdv_core.domain.identifiers import Did
-from cdv_core.errors import CdvError, Unavailable
+from cdv_core.errors import CdvError, InvalidField, Unavailable
 from cdv_http.commands import backup, doctor, events, schemas
 from cdv_http.logs import set_up_logs
 
@@ -156,6 +156,11 @@ def _token(arguments: argparse.Namespace) -> int:
     if settings.env == "prod":
         print("cdv: development tokens are refused when CDV_ENV is prod", file=sys.stderr)
         return _MISUSED
+    try:
+        did = Did.parse(arguments.did, "--did")
+    except InvalidField as error:
+        print(_line(error), file=sys.stderr)
+        return _MISUSED
     if not 1 <= arguments.ttl <= _TTL_MAX_SECONDS:
         print(f"cdv: --ttl: between 1 and {_TTL_MAX_SECONDS} seconds", file=sys.stderr)
         return _MISUSED
@@ -165,7 +170,7 @@ def _token(arguments: argparse.Namespace) -> int:
         )
         print(note, file=sys.stderr)
     issuer = local_issuer(settings, arguments.issuer_key)
-    print(issuer.issue(Did.parse(arguments.did, "--did"), arguments.ttl, datetime.now(UTC)))
+    print(issuer.issue(did, arguments.ttl, datetime.now(UTC)))
     return 0
 
 

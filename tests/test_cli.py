@@ -74,7 +74,7 @@ def test_a_token_is_refused_in_production(cdv: Cdv, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("did", ["ada", "", "did:example:", "did:example:a b"])
 def test_a_token_is_for_a_did(cdv: Cdv, did: str) -> None:
-    one_line(cdv("token", "--did", did), 1, "--did")
+    one_line(cdv("token", "--did", did), 2, "--did")
 
 
 @pytest.mark.parametrize("ttl", ["0", "-1", "3153600001", "9" * 40])
