@@ -83,6 +83,9 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
         if settings.specs_url is not None:
             refresh = partial(_refresh, schemas.refresh, schemas, promises)
             service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, refresh))
+            if schemas.is_refreshing:
+                # What it says is its owner's only is not to wait for the next refresh to be noted.
+                service.chores.append(Chore("take over the late schemas", 30, refresh, until_done=True))
             service.readings.append(schemas.readings)
         else:
             # Replicas that follow a catalogue may be there already: in the rollout that sets its address, say.

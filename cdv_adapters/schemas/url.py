@@ -101,6 +101,11 @@ class UrlSchemas:
     def state(self) -> CatalogueState:
         return self._state
 
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether the source is being asked, perhaps for somebody who waits no longer."""
+        return self._refreshing.locked()
+
     def readings(self) -> dict[str, float]:
         """Return whether the last refresh failed, and how many there were, failed and were refused until now."""
         return {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ from cdv_adapters.opening import open_service
 from cdv_adapters.schemas.url import UrlSchemas
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart, Unavailable
+from tests.adapters.catalogue_server import catalogue_server
 from tests.core.catalogues import entry, index_bytes
 from tests.fakes.visibility import FakeOwnerOnlyStore
 from tests.http.api import PROFILE, Api, Creator, data, refused, serving
@@ -161,6 +164,33 @@ async def test_what_was_in_force_and_not_noted_when_a_replica_ended_is_noted_by_
     async with replica(publish(tmp_path / "open", secret=None)) as new:
         did, uri = await write(new)
         await is_its_owners_only(new, did, uri)
+
+
+async def test_a_catalogue_that_is_late_for_the_start_is_noted_once_it_is_there(
+    replica: StartReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdv_adapters.opening._SPECS_AT_START_SECONDS", 0.1)
+    publish(tmp_path / "specs", secret="owner")
+    began = threading.Event()
+    with catalogue_server() as server:
+        files = (tmp_path / "specs").rglob("*.json")
+        server.publish({str(it.relative_to(tmp_path / "specs")): it.read_bytes() for it in files})
+
+        def late(handler: BaseHTTPRequestHandler) -> None:
+            began.wait(5)
+            server.misbehave = None
+            server.answer(handler)
+
+        server.misbehave = late
+        async with replica(server.url) as told, replica(nowhere()) as blind:
+            refused(await told.creator().create(collection=SECRET), 400, "CDV_VALIDATION")
+            began.set()
+            await chore(told, "take over the late schemas")
+            did, uri = await write(told)
+            await is_its_owners_only(told, did, uri)
+            async with replica(nowhere()) as new:
+                await is_its_owners_only(new, did, uri)
+            assert [it.name for it in blind.service.chores if it.until_done] == []
 
 
 async def test_a_refresh_without_the_database_is_put_off_with_the_catalogue_in_force(tmp_path: Path) -> None:
