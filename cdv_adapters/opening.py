@@ -69,9 +69,8 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
         if settings.s3_endpoint is None:
             service.served_blobs = blobs
         else:
-            service.chores.append(
-                Chore("prepare the bucket", 10, partial(provision_bucket, blobs, settings), until_done=True)
-            )
+            prepare = partial(provision_bucket, blobs, settings)
+            service.chores.append(Chore("prepare the bucket", 10, prepare, until_done=True, prepares="object_store"))
         if settings.jwt_issuer is None:
             service.public_keys = container.issuer().jwks()
         else:

@@ -30,13 +30,14 @@ class Chore:
     """Work off the request path, to be done again and again. Safe with any number of replicas doing it.
 
     A number that `do` returns is how much it has removed; then it is done again at once, until it finds nothing.
-    `until_done`: it is begun at once, and not repeated after it has succeeded.
+    `until_done`: it is begun at once, and not repeated after it has succeeded. `prepares`: what works only after that.
     """
 
     name: str
     every_seconds: float
     do: Callable[[], Awaitable[object]]
     until_done: bool = False
+    prepares: Literal["object_store"] | None = None
 
 
 @dataclass(slots=True)

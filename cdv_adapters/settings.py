@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -38,6 +36,7 @@ from cdv_adapters.addresses import (
     require_address,
     require_origin,
 )
+from cdv_adapters.certificates import authority_problem, certificate_problem, key_problem
 
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
@@ -341,12 +340,7 @@ class Settings(BaseSettings):
             yield "CDV_TLS_CERT, CDV_TLS_KEY: give both or neither"
         if self.tls_client_ca is not None and self.tls_cert is None:
             yield "CDV_TLS_CLIENT_CA: needs CDV_TLS_CERT and CDV_TLS_KEY"
-        for name in ("tls_cert", "tls_key", "tls_client_ca", "nats_ca", "s3_ca", "jwks_ca"):
-            path = getattr(self, name)
-            if path is not None and not os.access(path, os.R_OK):
-                yield f"CDV_{name.upper()}: cannot read {path}"
-            elif path is not None and name.endswith("_ca") and not _holds_authorities(path):
-                yield f"CDV_{name.upper()}: {path} holds no certificates in PEM"
+        yield from self.unusable_certificates()
         if self.jwks_url is not None and self.jwt_issuer is None:
             yield "CDV_JWT_ISSUER: required with CDV_JWKS_URL"
         if self.jwt_issuer is not None and self.jwks_url is None:
@@ -354,6 +348,18 @@ class Settings(BaseSettings):
                 require_address(self.jwt_issuer, {"http", "https"}, "not an http:// or https:// address")
             except ValueError as error:
                 yield f"CDV_JWT_ISSUER: {error}, or set CDV_JWKS_URL to where its keys are"
+
+    def unusable_certificates(self) -> Iterator[str]:
+        """Yield the problem of each file of certificates or keys that cannot be used, as it is now."""
+        for name in ("tls_client_ca", "nats_ca", "s3_ca", "jwks_ca"):
+            if (path := getattr(self, name)) is not None and (problem := authority_problem(path)) is not None:
+                yield f"CDV_{name.upper()}: cannot use {path}: {problem}"
+        if self.tls_cert is None or self.tls_key is None:
+            return
+        if (problem := key_problem(self.tls_key)) is not None:
+            yield f"CDV_TLS_KEY: cannot use {self.tls_key}: {problem}"
+        elif (problem := certificate_problem(self.tls_cert, self.tls_key)) is not None:
+            yield f"CDV_TLS_CERT, CDV_TLS_KEY: cannot use {self.tls_cert}: {problem}"
 
     @classmethod
     def embedded(cls, data_dir: Path) -> Self:
@@ -405,14 +411,6 @@ def read_settings(**overrides: object) -> Settings:
             named = tuple(problem.partition(":")[0] for problem in problems)
             problems += tuple(it for it in _problems(across) if it.partition(":")[0] not in named)
         raise SettingsRefused(problems) from error
-
-
-def _holds_authorities(path: Path) -> bool:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except OSError:  # ssl.SSLError is one
-        return False
-    return True
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -189,13 +189,10 @@ def _check(_: argparse.Namespace) -> int:
 async def _try_all(settings: Settings) -> int:
     """Try all that `serve` needs, say what fails, and return the exit code."""
     from cdv_http.rate_limits import SharedCounters
-    from cdv_http.tls import prove_certificates
 
     problems: list[str] = []
     failed = False
     async with AsyncExitStack() as stack:
-        with _noting(problems):
-            prove_certificates(settings)
         dependencies: list[Dependency] = []
         with _noting(problems):
             service = await stack.enter_async_context(open_service(settings, upgrade=False))

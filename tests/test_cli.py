@@ -220,19 +220,15 @@ def test_check_tries_each_dependency(cdv: Cdv, tmp_path: Path) -> None:
     one_line(result, 1, "media")
 
 
-def test_check_goes_on_when_something_is_not_there(cdv: Cdv, tmp_path: Path, port: str) -> None:
-    (tmp_path / "junk.pem").write_text("junk")
+def test_check_goes_on_when_something_is_not_there(cdv: Cdv, port: str) -> None:
     result = cdv(
         "check",
         CDV_DB_DSN=f"postgresql://cdv@127.0.0.1:{port}/cdv?connect_timeout=1",
         CDV_JWT_ISSUER=f"http://127.0.0.1:{port}",
         CDV_NATS_URL=f"nats://127.0.0.1:{port}",
-        CDV_TLS_CERT="junk.pem",
-        CDV_TLS_KEY="junk.pem",
     )
     assert result.code == 1
-    for words in ("junk.pem", "reach the database"):
-        assert words in result.err
+    assert "reach the database" in result.err
     assert "; CDV_NATS_URL: start NATS" in result.out
     assert "; CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer" in result.out
     assert {line.split()[1]: line.split()[0] for line in result.out.splitlines()} == {

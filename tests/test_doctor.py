@@ -16,6 +16,7 @@ from minio import Minio
 
 from cdv_adapters.container import local_issuer
 from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
+from cdv_adapters.schemas.url import UrlSchemas
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import Unavailable
@@ -23,6 +24,7 @@ from cdv_http import cli as command_line
 from cdv_http.commands import doctor
 from tests.chaos.web_page import WebPages
 from tests.command_line import Cli
+from tests.core.catalogues import publish
 from tests.http.running import CDV, RunningVault, environment
 from tests.leaks import printed, secret
 from tests.servers import Bucket
@@ -84,6 +86,14 @@ def test_nothing_stays_when_its_reader_goes_midway(cli: Cli, tmp_path: Path, mon
 def test_a_vault_that_takes_other_media_types_passes(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("doctor", data_dir=tmp_path / "vault", CDV_ALLOWED_MIME_TYPES="text/plain")
     assert (code, steps(out, "FAIL")) == (0, [])
+
+
+def test_a_late_catalogue_is_none_of_its_steps(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UrlSchemas, "is_refreshing", True)
+    url = publish(tmp_path / "specs", secret="owner")
+    _, out, _ = cli("doctor", data_dir=tmp_path / "vault", CDV_SPECS_URL=url)
+    assert set(steps(out, "ok")) | set(steps(out, "FAIL")) <= {*STEPS, *END}
+    assert "upload init" in steps(out, "ok")
 
 
 def test_a_data_dir_that_cannot_be_used_is_named(cli: Cli, tmp_path: Path) -> None:

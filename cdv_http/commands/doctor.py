@@ -148,7 +148,7 @@ async def _examine_opened(settings: Settings, report: _Report, did: Did, token: 
         if service is None:
             return
         await report.step("token", lambda: _verify(service, token), depends_on="issuer")
-        bucket = [chore for chore in service.chores if chore.until_done]
+        bucket = [chore for chore in service.chores if chore.prepares == "object_store"]
         for chore in bucket:
             await report.step(chore.name, chore.do, depends_on="object store")
         before = await report.step("op log", lambda: end_of_log(service.outbox), depends_on="database")

@@ -221,4 +221,15 @@ def test_a_problem_does_not_repeat_a_secret(monkeypatch):
 def test_authorities_that_are_none_are_a_problem_at_the_start(monkeypatch, tmp_path, name):
     (tmp_path / "ca.pem").write_text("junk")
     environment(monkeypatch, **{name: str(tmp_path / "ca.pem")})
-    assert f"{name}: {tmp_path}/ca.pem holds no certificates in PEM" in problems()
+    assert f"{name}: cannot use {tmp_path}/ca.pem: it holds no certificates in PEM" in problems()
+
+
+def test_a_certificate_that_cannot_be_served_with_is_reported_with_all_else(monkeypatch, tmp_path):
+    (tmp_path / "cert.pem").write_text("junk")
+    files = {"CDV_TLS_CERT": str(tmp_path / "cert.pem"), "CDV_TLS_KEY": str(tmp_path / "cert.pem")}
+    environment(monkeypatch, **files, CDV_S3_CA="/nowhere/ca.pem", CDV_JWKS_URL="https://issuer.example/keys")
+    assert problems() == (
+        "CDV_S3_CA: cannot use /nowhere/ca.pem: No such file or directory",
+        f"CDV_TLS_KEY: cannot use {tmp_path}/cert.pem: it holds no private key in PEM",
+        "CDV_JWT_ISSUER: required with CDV_JWKS_URL",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cdv_core.domain.catalogue_index import Index, read_index
@@ -27,3 +28,15 @@ def index_of(*entries: Mapping[str, Any], document: object = True, **more: Any) 
     index = read_index(index_bytes(*entries, **more))
     text = json.dumps({"type": "object"} if document is True else document).encode()
     return index, {it.path: text for it in index.documents()}
+
+
+def publish(folder: Path, **visibility: str | None) -> str:
+    """Make `folder` a catalogue of these collections, by their last names; return its URL."""
+    entries = []
+    for name, it in visibility.items():
+        entries.append(entry(f"com.example.{name}", ["1.0.0"], **({"visibility": it} if it else {})))
+        document = folder / f"com.example.{name}" / "1.0.0.json"
+        document.parent.mkdir(parents=True, exist_ok=True)
+        document.write_text("{}")
+    (folder / "SPEC_INDEX.json").write_bytes(index_bytes(*entries))
+    return folder.as_uri()

@@ -20,24 +20,12 @@ from cdv_adapters.schemas.url import UrlSchemas
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart, Unavailable
 from tests.adapters.catalogue_server import catalogue_server
-from tests.core.catalogues import entry, index_bytes
+from tests.core.catalogues import publish
 from tests.fakes.visibility import FakeOwnerOnlyStore
 from tests.http.api import PROFILE, Api, Creator, data, refused, serving
 from tests.servers.process import free_port
 
 SECRET = "com.example.secret"
-
-
-def publish(folder: Path, **visibility: str | None) -> str:
-    """Make `folder` a catalogue of these collections, by their last names; return its URL."""
-    entries = []
-    for name, it in visibility.items():
-        entries.append(entry(f"com.example.{name}", ["1.0.0"], **({"visibility": it} if it else {})))
-        document = folder / f"com.example.{name}" / "1.0.0.json"
-        document.parent.mkdir(parents=True, exist_ok=True)
-        document.write_text("{}")
-    (folder / "SPEC_INDEX.json").write_bytes(index_bytes(*entries))
-    return folder.as_uri()
 
 
 class StartReplica(Protocol):
