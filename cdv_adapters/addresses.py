@@ -49,7 +49,7 @@ def require_origin(value: str) -> str:
     return f"{url.scheme}://{url.host}{'' if url.port == default else f':{url.port}'}"
 
 
-def is_readable_by_others(address: str) -> bool:
+def is_plain_http_to_remote(address: str) -> bool:
     """Say whether what goes to that address could be read, or changed, on the way."""
     parts = urlsplit(address)
     try:

@@ -26,17 +26,18 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
-    """Work off the request path, to be done again and again. Safe with any number of replicas doing it.
+class BackgroundTask:
+    """Recurring work off the request path. Safe to run on any number of replicas at once.
 
-    A number that `do` returns is how much it has removed; then it is done again at once, until it finds nothing.
-    `until_done`: it is begun at once, and not repeated after it has succeeded. `prepares`: what works only after that.
+    If `run` returns a number, it is how many items it removed; then it runs again at once, until nothing is left.
+    `until_success`: run at once, again at the interval while it fails, and never again once it has succeeded.
+    `prepares`: the dependency that cannot be used fully before the task has succeeded.
     """
 
     name: str
-    every_seconds: float
-    do: Callable[[], Awaitable[object]]
-    until_done: bool = False
+    interval_seconds: float
+    run: Callable[[], Awaitable[object]]
+    until_success: bool = False
     prepares: Literal["object_store"] | None = None
 
 
@@ -46,7 +47,7 @@ class Service:
 
     `relay`, `bus`: None when no broker is configured. `served_blobs`: set when media goes through the service itself.
     `public_keys`: the built-in issuer's JWKS, None when tokens come from elsewhere. `rate_limit_storage`: the address
-    of the budgets' shared store, None without one. `wrote`: to be called after a write, so that its event need not
+    of the budgets' shared store, None without one. `on_write`: to be called after a write, so that its event need not
     wait. `readings`: each gives present values of an adapter's state, by name, without I/O.
     """
 
@@ -56,13 +57,13 @@ class Service:
     outbox: Outbox
     clock: Clock
     dependencies: list[Dependency]
-    chores: list[Chore]
+    background_tasks: list[BackgroundTask]
     relay: Relay | None = None
     bus: EventBus | None = None
     served_blobs: ServedBlobStore | None = None
     public_keys: dict[str, Any] | None = None
     rate_limit_storage: str | None = None
-    wrote: Callable[[], None] = field(default=lambda: None)
+    on_write: Callable[[], None] = field(default=lambda: None)
     readings: list[Callable[[], dict[str, float]]] = field(default_factory=list)
 
     @property

@@ -32,7 +32,7 @@ from pydantic_settings import (
 from cdv_adapters.addresses import (
     SECRET_REFERENCES,
     holds_plaintext,
-    is_readable_by_others,
+    is_plain_http_to_remote,
     require_address,
     require_origin,
 )
@@ -268,7 +268,7 @@ class Settings(BaseSettings):
     def _is_specs_url(cls, value: str | None) -> str | None:
         if value is not None:
             require_address(value, {"http", "https", "file"}, "not an https:// or file:// address")
-            if is_readable_by_others(value):
+            if is_plain_http_to_remote(value):
                 raise PydanticCustomError("url", "http:// is for this machine's own loopback; use https://")
         return value
 
@@ -328,7 +328,7 @@ class Settings(BaseSettings):
             keys_at = "jwt_issuer" if self.jwks_url is None else "jwks_url"
             for name in (keys_at, "s3_endpoint"):
                 address = getattr(self, name)
-                if address is not None and is_readable_by_others(address):
+                if address is not None and is_plain_http_to_remote(address):
                     yield f"CDV_{name.upper()}: https:// is required when CDV_ENV is {self.env}"
             if "*" in self.cors_allowed_origins:
                 yield "CDV_CORS_ALLOWED_ORIGINS: * is for CDV_ENV=dev only; list exact origins"

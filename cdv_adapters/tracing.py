@@ -146,7 +146,7 @@ def trace_methods(part: object, kind: Kind = "internal") -> None:
 
 def _within_traces(name: str, kind: Kind, method: Method) -> Method:
     async def traced(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the method's own
-        # Chores and probes are no part of a trace, and each would be one of its own.
+        # Background tasks and probes are no part of a trace, and each would be one of its own.
         if not is_recorded():
             return await method(*arguments, **options)
         statement = arguments[0] if arguments and isinstance(arguments[0], str) and " " in arguments[0] else None

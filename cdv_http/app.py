@@ -12,21 +12,21 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from cdv_adapters import tracing
-from cdv_adapters.chores import doing
-from cdv_adapters.opening import open_service
+from cdv_adapters.background import run_in_background
+from cdv_adapters.bootstrap import open_service
 from cdv_adapters.settings import Settings, read_settings
 from cdv_http.admission import Admission
-from cdv_http.answered import tell_what_waits
 from cdv_http.app_state import AppState, keep_app_state
 from cdv_http.client_address import ClientAddresses
-from cdv_http.direct import DirectRoutes
+from cdv_http.completed_requests import record_pending
 from cdv_http.error_responses import respond_to_error
-from cdv_http.exposition import States
+from cdv_http.fast_routes import FastRoutes
 from cdv_http.logs import set_up_logs
-from cdv_http.metrics import observe_chore, observe_relay
+from cdv_http.metrics import observe_background_task, observe_relay
+from cdv_http.metrics_exporter import MetricsExporter
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import EdgeMiddleware
-from cdv_http.middleware.gate import GateMiddleware
+from cdv_http.middleware.load_shedding import LoadSheddingMiddleware
 from cdv_http.middleware.time_limits import TimeLimits
 from cdv_http.rate_limits import RateLimits
 from cdv_http.relay import relaying
@@ -34,13 +34,13 @@ from cdv_http.routes import blobs, docs, health, media, records
 from cdv_http.routes.options import options_of
 from cdv_http.tls import certificate_expiry
 
-_MOST_ASKED: Final = (
+_FAST_HANDLERS: Final = (
     *(records.create_record, records.get_record, records.list_records),
     *(media.upload_init, media.finalize),
 )
 
 
-def create_app(settings: Settings | None = None, started: Callable[[], None] = lambda: None) -> GateMiddleware:
+def create_app(settings: Settings | None = None, started: Callable[[], None] = lambda: None) -> LoadSheddingMiddleware:
     """Return the service as an ASGI application; its lifespan opens and closes everything it depends on.
 
     `settings`: those of the process environment if None. `started`: called when all is open. Raises: SettingsRefused.
@@ -53,24 +53,24 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
-            stack.callback(tell_what_waits)
+            stack.callback(record_pending)
             stack.push_async_callback(tracing.stop)
             service = await stack.enter_async_context(open_service(chosen))
-            await stack.enter_async_context(doing(service.chores, observe_chore))
+            await stack.enter_async_context(run_in_background(service.background_tasks, observe_background_task))
             if service.relay is not None:
-                service.wrote = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
+                service.on_write = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
             service.readings.append(lambda: {"requests_under_way": admission.under_way})
             if chosen.tls_cert is not None:
                 # Of what this worker serves: a renewed one gets new workers.
                 service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))
-            states = await stack.enter_async_context(States(service))
+            metrics = await stack.enter_async_context(MetricsExporter(service))
             limits = RateLimits(
                 writes=chosen.rate_limit_writes,
                 reads=chosen.rate_limit_reads,
                 storage_url=service.rate_limit_storage,
             )
             stack.push_async_callback(limits.close)
-            keep_app_state(app, AppState(service, admission, states, limits))
+            keep_app_state(app, AppState(service, admission, metrics, limits))
             started()
             yield
             admission.closing = True
@@ -88,14 +88,14 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
     allowed_origins = AllowedOrigins(chosen.cors_allowed_origins)
     # A request's layers, the outermost first; they are built from the inside.
     #   worker    granian accepts the connection and reads the head (cdv_http/workers.py)
-    #   gate      gives the request its state, and a place or a 503; probes and preflights need no place
+    #   shedding  gives the request its state, and a place or a 503; probes and preflights need no place
     #   edge      gives it its ids and its time, answers preflights, and tells metrics, trace and log how it went
     #   exchange  one for each request, made by the edge: what passes in and out (cdv_http/middleware/exchange.py)
-    #   direct    calls the handlers that are asked most; all else is for
-    #   Litestar  which routes to the same handlers, and to the others
-    routed = DirectRoutes(app, _MOST_ASKED)
+    #   fast      calls the most used handlers (cdv_http/fast_routes.py); everything else goes to
+    #   Litestar  which routes to the same handlers, and to all others
+    routed = FastRoutes(app, _FAST_HANDLERS)
     edge = EdgeMiddleware(routed, admission, addresses, allowed_origins, TimeLimits(chosen.request_timeout))
-    return GateMiddleware(edge, admission, addresses, allowed_origins)
+    return LoadSheddingMiddleware(edge, admission, addresses, allowed_origins)
 
 
 def _routes(settings: Settings) -> list[HTTPRouteHandler]:

@@ -9,7 +9,7 @@ from litestar import Litestar, Request
 
 from cdv_adapters.service import Service
 from cdv_http.admission import Admission
-from cdv_http.exposition import States
+from cdv_http.metrics_exporter import MetricsExporter
 from cdv_http.rate_limits import RateLimits
 
 _KEY: Final = "cdv"
@@ -17,11 +17,11 @@ _KEY: Final = "cdv"
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """One worker's. `admission`: the gate's own. `states`: what the metrics show besides counts."""
+    """One worker's. `admission`: as the load shedding uses it. `metrics`: what the metrics show besides counts."""
 
     service: Service
     admission: Admission
-    states: States
+    metrics: MetricsExporter
     rate_limits: RateLimits
 
 

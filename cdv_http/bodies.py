@@ -208,7 +208,7 @@ def given(value: str | UnsetType) -> str | None:
     return None if value is UNSET else value
 
 
-def whole_number(value: float, field: str) -> int:
+def to_int(value: float, field: str) -> int:
     """Return a number without a fractional part as the integer that it is: to JSON, 4 and 4.0 are the same.
 
     Raises InvalidField.

@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
+from cdv_adapters.bootstrap import migrate as migrate_database
+from cdv_adapters.bootstrap import open_dependencies_except_database, open_records, open_service
 from cdv_adapters.container import has_vault, local_issuer
-from cdv_adapters.opening import migrate as migrate_database
-from cdv_adapters.opening import open_others, open_records, open_service
 from cdv_adapters.service import Dependency
 from cdv_adapters.settings import Settings, SettingsRefused, read_settings
 from cdv_adapters.settings_listing import markdown_table, masked, unknown_variables
@@ -201,7 +201,7 @@ async def _try_all(settings: Settings) -> int:
                 SharedCounters(service.rate_limit_storage)
         if not dependencies:
             with _noting(problems):
-                dependencies = await stack.enter_async_context(open_others(settings))
+                dependencies = await stack.enter_async_context(open_dependencies_except_database(settings))
         for dependency in dependencies:
             problem = await _problem(dependency, settings)
             kind = "critical" if dependency.critical else "not critical"

@@ -22,7 +22,7 @@ from cdv_core.domain.times import format_time
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-    from cdv_http.answered import Answered
+    from cdv_http.completed_requests import CompletedRequest
 
 _READABLE = (
     "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message} <dim>{extra[correlation_id]}</dim>\n"
@@ -97,7 +97,7 @@ class lines_of_request:  # noqa: N801 - a block, as contextmanager makes them of
         _request.reset(self._token)
 
 
-def log_requests(requests: Iterable[Answered]) -> None:
+def log_requests(requests: Iterable[CompletedRequest]) -> None:
     """Write one line for each request that has been answered; of successes only the sample that is asked for."""
     if _Chosen.written:
         # All at once, for each write lets go of the interpreter's lock, and the loop waits to get it back; and past
@@ -107,14 +107,14 @@ def log_requests(requests: Iterable[Answered]) -> None:
         )
 
 
-def _is_chosen(request: Answered) -> bool:
+def _is_chosen(request: CompletedRequest) -> bool:
     return _Chosen.sample == 1 or not 0 < request.status < 400 or random.random() < _Chosen.sample  # noqa: S311 - no secret
 
 
-def _json_request() -> Callable[[Answered], str]:
+def _json_request() -> Callable[[CompletedRequest], str]:
     time = format_time(datetime.now(UTC))
 
-    def line(it: Answered) -> str:
+    def line(it: CompletedRequest) -> str:
         said = _RequestLine(
             *(time, _message(it), it.correlation_id, it.route, it.status, round(it.seconds * 1000, 3)),
             *(it.trace_id, it.did, it.error_code),
@@ -124,13 +124,13 @@ def _json_request() -> Callable[[Answered], str]:
     return line
 
 
-def _text_request() -> Callable[[Answered], str]:
+def _text_request() -> Callable[[CompletedRequest], str]:
     time = datetime.now().isoformat(timespec="milliseconds")[11:]  # noqa: DTZ005 - whoever reads it is here
     line = str(_Chosen.readable).format
     return lambda it: line(time=time, message=_message(it), id=it.correlation_id)
 
 
-def _message(it: Answered) -> str:
+def _message(it: CompletedRequest) -> str:
     # The path still percent-encoded: decoded, it could hold a line break and forge a line. Without the token of a
     # signed URL, which would let whoever reads the log use it.
     path = it.path.decode("ascii", "backslashreplace")

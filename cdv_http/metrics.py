@@ -1,4 +1,4 @@
-"""What a monitor may know of the service, in Prometheus's terms; cdv_http/exposition.py reads states and writes it out.
+"""The Prometheus metrics: counters, histograms and gauges, declared and observed (rendered in metrics_exporter.py).
 
 With several workers each writes its counts into files of a common folder (`PROMETHEUS_MULTIPROC_DIR`, set by
 `cdv_http/cli.py` before this is imported), and whichever is asked adds them up. Label values are ours: route
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from cdv_adapters.service import Chore
+from cdv_adapters.service import BackgroundTask
 from cdv_core.errors import CdvError
-from cdv_core.use_cases.outbox import Outcome
+from cdv_core.use_cases.outbox import RelayOutcome
 
 if TYPE_CHECKING:
-    from cdv_http.answered import Answered
+    from cdv_http.completed_requests import CompletedRequest
 
 # The promises of 200 and 300 ms are bounds themselves; finer below, where the service should be.
 _SECONDS: Final = (
@@ -56,14 +56,14 @@ rate_limited_total = _counter("cdv_rate_limited", "Requests refused because a ra
 schema_rejects_total = _counter("cdv_schema_rejects", "Records refused because they break their schema", "collection")
 media_total = _counter("cdv_media", "Steps of uploads, by result", "step", "outcome")
 
-chores_total = _counter("cdv_chores", "Rounds of background work", "chore", "outcome")
-chore_items_total = _counter("cdv_chore_items", "Items that background work has removed", "chore")
+background_tasks_total = _counter("cdv_background_tasks", "Rounds of background work", "task", "outcome")
+background_removals_total = _counter("cdv_background_removals", "Items that background work has removed", "task")
 
 
-def observe_chore(chore: Chore, outcome: str, removed: int) -> None:
+def observe_background_task(task: BackgroundTask, outcome: str, removed: int) -> None:
     """Count a round of background work, and what it has removed."""
-    chores_total.labels(chore.name, outcome).inc()
-    chore_items_total.labels(chore.name).inc(removed)
+    background_tasks_total.labels(task.name, outcome).inc()
+    background_removals_total.labels(task.name).inc(removed)
 
 
 relay_runs_total = _counter("cdv_relay_runs", "Runs of the relay, by result", "outcome")
@@ -128,7 +128,7 @@ COUNTERS: Final[dict[str, Counter]] = {
 }
 
 
-def observe_requests(requests: Iterable[Answered]) -> None:
+def observe_requests(requests: Iterable[CompletedRequest]) -> None:
     """Count requests that have been answered."""
     numbers: dict[Counter, int] = {}
     for it in requests:
@@ -141,15 +141,15 @@ def observe_requests(requests: Iterable[Answered]) -> None:
         count.inc(number)
 
 
-def observe_turned_away(by_method: Mapping[str, int]) -> None:
-    """Count requests turned away at the gate. They have no latency: it would hide that of the others."""
+def observe_shed(by_method: Mapping[str, int]) -> None:
+    """Count requests that were shed. They have no latency: it would hide that of the others."""
     for method, number in by_method.items():
-        for counter in (shed_total, *_of_turned_away(method)):
+        for counter in (shed_total, *_counters_of_shed(method)):
             counter.inc(number)
 
 
 @cache
-def _of_turned_away(method: str) -> tuple[Counter, Counter]:
+def _counters_of_shed(method: str) -> tuple[Counter, Counter]:
     return requests_total.labels("unmatched", method, "503"), errors_total.labels("unmatched", "CDV_UNAVAILABLE")
 
 
@@ -169,7 +169,7 @@ def counting_media(step: str) -> Iterator[None]:
     media_total.labels(step, "done").inc()
 
 
-def observe_relay(outcome: Outcome | None) -> None:
+def observe_relay(outcome: RelayOutcome | None) -> None:
     """Count what a run of the relay did; None: it failed."""
     relay_runs_total.labels(_name(outcome)).inc()
     if outcome is not None:
@@ -178,7 +178,7 @@ def observe_relay(outcome: Outcome | None) -> None:
             requeued_total.inc(comparison.requeued)
 
 
-def _name(outcome: Outcome | None) -> str:
+def _name(outcome: RelayOutcome | None) -> str:
     if outcome is None:
         return "failed"
     if not outcome.leased:

@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from cdv_http.admission import NEVER_SHED
-from cdv_http.endpoints import ENDPOINTS, TEXT, Endpoint, Parameter
 from cdv_http.error_responses import STATUS_OF_CODE, ErrorEnvelope
+from cdv_http.openapi_endpoints import ENDPOINTS, TEXT, Endpoint, Parameter
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from loguru import logger
 
 from cdv_adapters.cancellation import cancel_and_wait
 from cdv_core.errors import CdvError
-from cdv_core.use_cases.outbox import Outcome, Relay
+from cdv_core.use_cases.outbox import Relay, RelayOutcome
 
 _MANY: Final = 16  # ours: some hundreds of writes a second, then
 
@@ -35,7 +35,7 @@ class Pace:
 
 @asynccontextmanager
 async def relaying(
-    relay: Relay, *, observe: Callable[[Outcome | None], None] = lambda _: None, pace: Pace | None = None
+    relay: Relay, *, observe: Callable[[RelayOutcome | None], None] = lambda _: None, pace: Pace | None = None
 ) -> AsyncGenerator[Callable[[], None]]:
     """Relay while the block runs; what is then under way is cancelled, which loses and repeats nothing.
 
@@ -50,7 +50,9 @@ async def relaying(
         await cancel_and_wait(task)
 
 
-async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome | None], None], pace: Pace) -> None:
+async def _relay(
+    relay: Relay, woken: asyncio.Event, observe: Callable[[RelayOutcome | None], None], pace: Pace
+) -> None:
     pause = pace.first_pause_seconds
     while True:
         woken.clear()  # before the run: a write during it is not in it
@@ -72,7 +74,7 @@ async def _relay(relay: Relay, woken: asyncio.Event, observe: Callable[[Outcome 
                     await woken.wait()
 
 
-async def _run(relay: Relay) -> Outcome | None:
+async def _run(relay: Relay) -> RelayOutcome | None:
     try:
         outcome = await relay.run_once()
     except CdvError as error:

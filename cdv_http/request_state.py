@@ -16,9 +16,11 @@ _KEY: Final = "cdv"  # ours: the framework keeps things of its own beside it
 class RequestState(msgspec.Struct):
     """One request's, each field with who sets it. A struct: it has slots, and is made faster than a dataclass."""
 
-    headers: RequestHeaders  # by the gate
-    client: str = ""  # by the gate: an IPv4 address, an IPv6 /64 or `unknown`; empty for who needs no place
-    holders: list[str] = []  # by the gate and cdv_http/requests.py: whose place it takes: the client's, the subject's
+    headers: RequestHeaders  # by load shedding
+    client: str = ""  # by load shedding: an IPv4 address, an IPv6 /64 or `unknown`; empty for who needs no place
+    holders: list[
+        str
+    ] = []  # by load shedding and cdv_http/requests.py: whose place it takes: the client's, the subject's
     waited_seconds: float = 0.0  # by Admission's waits: how long nothing but its client kept it
     traceparent: str | None = None  # by the edge: W3C, version 00; our span's, or else the client's
     correlation_id: str = ""  # by the edge, before anything inside it runs

@@ -18,7 +18,7 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from loguru import logger
 
-from cdv_adapters.opening import open_service
+from cdv_adapters.bootstrap import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
 from cdv_http.rate_limits import SharedCounters

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from minio import Minio
 
+from cdv_adapters.bootstrap import DOCTOR_DID_PREFIX, open_service, remove_doctor_data
 from cdv_adapters.container import local_issuer
-from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
 from cdv_adapters.schemas.url import UrlSchemas
 from cdv_adapters.settings import Settings, read_settings
 from cdv_core.domain.identifiers import Did
@@ -124,7 +124,7 @@ def test_a_database_that_cannot_be_opened_says_itself_what_to_do(cli: Cli, tmp_p
 
 async def test_nothing_but_the_doctors_own_can_be_forgotten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="for ever"):
-        await forget(Settings.embedded(tmp_path), Did("did:example:ada"), [], [])
+        await remove_doctor_data(Settings.embedded(tmp_path), Did("did:example:ada"), [], [])
 
 
 # A vault that is served
@@ -303,15 +303,15 @@ async def test_an_asset_whose_bytes_cannot_be_removed_is_left_to_the_sweep(
 ) -> None:
     for name, value in {**production.settings, "CDV_DATA_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    settings, did = read_settings(), Did(f"{THROW_AWAY_DID}1")
+    settings, did = read_settings(), Did(f"{DOCTOR_DID_PREFIX}1")
     async with open_service(settings) as service:
         upload = await service.vault.media.init_upload(did=did, mime_type="image/png", size=1)
     production.proxies["object store"].cut()
     with pytest.raises(Unavailable):
-        await forget(settings, did, [upload.asset], [])
+        await remove_doctor_data(settings, did, [upload.asset], [])
     assert production.left() == {**dict.fromkeys([*TABLES, "objects"], 0), "assets": 1, "accounts": 1}
     production.proxies["object store"].heal()
-    await forget(settings, did, [upload.asset], [])
+    await remove_doctor_data(settings, did, [upload.asset], [])
     assert set(production.left().values()) == {0}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cdv_adapters import open_vault
-from cdv_adapters.service import Chore
+from cdv_adapters.service import BackgroundTask
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import (
     AssetNotFound,
@@ -208,10 +208,10 @@ async def test_an_open_vault_tidies_up(tmp_path: Path, monkeypatch: pytest.Monke
         connection.execute("UPDATE replies SET expires_at = 0")
     connection.close()
 
-    async def at_once(_: Chore) -> None:
+    async def at_once(_: BackgroundTask) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("cdv_adapters.chores._pause", at_once)
+    monkeypatch.setattr("cdv_adapters.background._pause", at_once)
     async with asyncio.timeout(20), open_vault(tmp_path):
         while _replies(tmp_path):
             await asyncio.sleep(0.01)

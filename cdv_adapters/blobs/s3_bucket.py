@@ -42,7 +42,7 @@ _DOWNLOADS_ID: Final = "cdv-downloads"
 _NOT_OFFERED: Final = frozenset({"NotImplemented", "XNotImplemented", "MethodNotAllowed", "KMSNotConfigured"})
 
 
-class Outcome(StrEnum):
+class ProvisionOutcome(StrEnum):
     DONE = "done"
     NOT_OFFERED = "not offered"
     FAILED = "failed"
@@ -53,7 +53,7 @@ class Provisioned:
     """What came of one feature. `detail` is a sentence for the operator."""
 
     feature: str
-    outcome: Outcome
+    outcome: ProvisionOutcome
     detail: str
 
 
@@ -79,12 +79,12 @@ def provision_bucket(client: Minio, bucket: str, allowed_origins: Sequence[str])
 
 def _attempt(feature: str, step: Callable[[], str]) -> Provisioned:
     try:
-        return Provisioned(feature, Outcome.DONE, step())
+        return Provisioned(feature, ProvisionOutcome.DONE, step())
     except S3Error as error:
-        outcome = Outcome.NOT_OFFERED if error.code in _NOT_OFFERED else Outcome.FAILED
+        outcome = ProvisionOutcome.NOT_OFFERED if error.code in _NOT_OFFERED else ProvisionOutcome.FAILED
         return Provisioned(feature, outcome, f"{error.code}: {error.message}")
     except (_LeftAlone, MinioException, ET.ParseError, ValueError) as error:
-        return Provisioned(feature, Outcome.FAILED, str(error))
+        return Provisioned(feature, ProvisionOutcome.FAILED, str(error))
 
 
 def _create(client: Minio, bucket: str) -> str:

@@ -15,22 +15,24 @@ from typing import Final, Generic, TypeVar
 from cdv_adapters.tracing import is_recorded
 from cdv_core.errors import Unavailable
 
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
-AT_ONCE: Final = 2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
+MAX_CONCURRENT_BATCHES: Final = (
+    2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
+)
 _QUIET_ROUNDS: Final = 3  # ours: of the event loop, in which a request that is on its way gets here
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[Question, Answer]):
-    question: Question
-    result: asyncio.Future[Answer]
+class _Waiting(Generic[Request, Result]):
+    question: Request
+    result: asyncio.Future[Result]
     context: Context
     is_recorded: bool
 
 
-class Batcher(Generic[Question, Answer]):
+class Batcher(Generic[Request, Result]):
     """Asks questions in groups. One that comes alone waits for no others but those that the event loop has already.
 
     `answer`: returns the answers in the order of the questions, or raises for all of them. `membership`: called for
@@ -41,8 +43,8 @@ class Batcher(Generic[Question, Answer]):
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]],
-        membership: Callable[[], Callable[[Question], bool]],
+        answer: Callable[[Sequence[Request]], Awaitable[Sequence[Result]]],
+        membership: Callable[[], Callable[[Request], bool]],
         *,
         most: int,
         each_alone_after: Callable[[Unavailable], bool] = lambda _: False,
@@ -51,22 +53,22 @@ class Batcher(Generic[Question, Answer]):
         self._answer = answer
         self._membership = membership
         self._most = most
-        self._waiting: deque[_Waiting[Question, Answer]] = deque()
+        self._waiting: deque[_Waiting[Request, Result]] = deque()
         self._working: set[asyncio.Task[None] | None] = set()
         self._gathering = False
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Request) -> Result:
         """Return the answer. A caller who no longer waits for it changes nothing for the others.
 
         Raises: what `answer` raises: Unavailable for the whole group; anything else only for whose question it was.
         """
-        result: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(question, result, copy_context(), is_recorded()))
         self._begin()
         return await result
 
     def _begin(self) -> None:
-        if self._waiting and not self._gathering and len(self._working) < AT_ONCE:
+        if self._waiting and not self._gathering and len(self._working) < MAX_CONCURRENT_BATCHES:
             self._gathering = True
             context = self._waiting[0].context
             self._working.add(asyncio.create_task(self._work(context), name="batch", context=context))
@@ -100,10 +102,10 @@ class Batcher(Generic[Question, Answer]):
             await asyncio.sleep(0)
             quiet_rounds = 0 if len(self._waiting) > waiting else quiet_rounds + 1
 
-    def _next_group(self) -> list[_Waiting[Question, Answer]]:
+    def _next_group(self) -> list[_Waiting[Request, Result]]:
         """Take from the front of the queue; who may not join keeps their place in it."""
-        group: list[_Waiting[Question, Answer]] = []
-        passed_over: list[_Waiting[Question, Answer]] = []
+        group: list[_Waiting[Request, Result]] = []
+        passed_over: list[_Waiting[Request, Result]] = []
         joins = self._membership()
         while self._waiting and len(group) < self._most and len(passed_over) < self._most:
             waiting = self._waiting.popleft()
@@ -112,7 +114,7 @@ class Batcher(Generic[Question, Answer]):
         self._waiting.extendleft(reversed(passed_over))
         return group
 
-    async def _ask(self, questions: Sequence[Question], results: Sequence[asyncio.Future[Answer]]) -> None:
+    async def _ask(self, questions: Sequence[Request], results: Sequence[asyncio.Future[Result]]) -> None:
         try:
             answers = await self._answer(questions)
         except Unavailable as error:

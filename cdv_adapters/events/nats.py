@@ -17,7 +17,13 @@ from nats.js.errors import APIError
 
 from cdv_adapters.events.nats_connection import API_TIMEOUT_SECONDS, NatsAccess, NatsConnection
 from cdv_adapters.events.nats_publication import Publication, event_id
-from cdv_adapters.events.nats_streams import CONSUMERS, Difference, StreamSettings, differences, stream_state
+from cdv_adapters.events.nats_streams import (
+    CONSUMERS,
+    StreamConfigDifference,
+    StreamSettings,
+    differences,
+    stream_state,
+)
 from cdv_adapters.tracing import span
 from cdv_core.errors import Unavailable
 from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamState
@@ -51,7 +57,7 @@ class NatsEventBus(EventBus):
         self._timeout_seconds = publish_timeout_seconds
         self._connection = NatsConnection(access, self._verify, f"STREAM.INFO.{next(iter(STREAMS))}")
         self._batching: frozenset[str] = frozenset()
-        self.differences: tuple[Difference, ...] = ()
+        self.differences: tuple[StreamConfigDifference, ...] = ()
 
     async def __aenter__(self) -> Self:
         await self._connection.__aenter__()
@@ -141,7 +147,7 @@ class NatsEventBus(EventBus):
 
     async def _verify(self, client: Client) -> None:
         """Make what is not there, and compare what is with what it should be."""
-        found: list[Difference] = []
+        found: list[StreamConfigDifference] = []
         for name in STREAMS:
             wanted = self._settings.stream(name, batching=_knows_batches(client))
             info = await self._existing(client, f"STREAM.INFO.{name}", _STREAM_NOT_FOUND)

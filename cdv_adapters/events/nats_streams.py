@@ -62,7 +62,7 @@ class StreamSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class StreamConfigDifference:
     """A setting that is not as it should be. `where`: the stream, or `stream/consumer`. JSON values, as the API's."""
 
     where: str
@@ -74,11 +74,11 @@ class Difference:
         return f"{self.where}: {self.setting} is {self.found!r}, not {self.wanted!r}"
 
 
-def differences(where: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
+def differences(where: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[StreamConfigDifference]:
     """Yield each setting of `wanted` that `found` has otherwise. What only `found` has is the server's business."""
     for setting, value in wanted.items():
         if found.get(setting) != value:
-            yield Difference(where, setting, value, found.get(setting))
+            yield StreamConfigDifference(where, setting, value, found.get(setting))
 
 
 def stream_state(info: Mapping[str, Any]) -> StreamState:

@@ -78,7 +78,7 @@ class PostgresMediaStore(MediaStore):
     async def expire(self, before: datetime, limit: int) -> list[Asset]:
         return [_asset(row) for row in await self._database.rows(_EXPIRE, (before, limit))]
 
-    async def swept(self, asset_ids: list[AssetId]) -> None:
+    async def mark_swept(self, asset_ids: list[AssetId]) -> None:
         await self._database.run(_SWEPT, {"asset_ids": asset_ids})
 
 

@@ -67,7 +67,7 @@ class SqliteMediaStore(MediaStore):
 
         return await self._database.write(work)
 
-    async def swept(self, asset_ids: list[AssetId]) -> None:
+    async def mark_swept(self, asset_ids: list[AssetId]) -> None:
         def work(connection: sqlite3.Connection) -> None:
             ids = [(asset_id,) for asset_id in asset_ids]
             connection.executemany("DELETE FROM assets WHERE asset_id = ? AND state = 'expired'", ids)

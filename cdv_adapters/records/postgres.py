@@ -19,9 +19,9 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import PAGE_MAX_BYTES
-from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord
+from cdv_core.domain.records import ListQuery, ListResult, NewRecord, StoredRecord
 from cdv_core.errors import IdempotencyConflict, Unavailable
-from cdv_core.ports.records import RecordStore, Retryable
+from cdv_core.ports.records import IdempotentReply, RecordStore
 
 # One statement for any number of creates, so that they share a round trip, a plan and a commit, and happen all or not
 # at all. `n` is the order of arrival. Accounts are locked in one order everywhere, so groups never wait for each other
@@ -165,7 +165,7 @@ class PostgresRecordStore(RecordStore):
         self._finds = Batcher(self._find_all, _anyone, most=_FINDS_MAX)
         self._listings = Batcher(self._list_all, _alike, most=_LISTINGS_MAX, each_alone_after=_took_too_long)
 
-    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+    async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
         if await self._group.stored(_row(record, event, retryable)):
             return None
         assert retryable is not None, "only what has a key can have been answered before"  # noqa: S101
@@ -194,16 +194,16 @@ class PostgresRecordStore(RecordStore):
         found = {n: _stored(row) for n, *row in rows}
         return [found.get(n) for n in range(1, len(uris) + 1)]
 
-    async def _list_all(self, listings: Sequence[Listing]) -> Sequence[_Answered]:
+    async def _list_all(self, listings: Sequence[ListQuery]) -> Sequence[_Answered]:
         rows = await self._database.rows(*listing_query(listings))
         found: dict[int, _Answered] = {n: (page, size) for n, page, size in rows}
         return [found[n] for n in range(1, len(listings) + 1)]
 
-    async def list(self, listing: Listing) -> Found:
+    async def list(self, listing: ListQuery) -> ListResult:
         while True:
             page, size = await self._listings.ask(listing)
             if page is not None:
-                return Found(page[: listing.limit], more=len(page) > listing.limit)
+                return ListResult(page[: listing.limit], more=len(page) > listing.limit)
             # As many of such a size as have room, and at most half: the first may be larger than those after them.
             fewer = min(listing.limit * PAGE_MAX_BYTES // size, listing.limit // 2)
             listing = replace(listing, limit=max(fewer, 1))
@@ -219,7 +219,7 @@ class PostgresRecordStore(RecordStore):
         return await self._database.run(_PURGE_REPLIES, (now, limit))
 
 
-def _row(record: NewRecord, event: Event, retryable: Retryable | None) -> Row:
+def _row(record: NewRecord, event: Event, retryable: IdempotentReply | None) -> Row:
     uri = record.uri
     return Row(
         str(uri.did),
@@ -242,7 +242,7 @@ def _row(record: NewRecord, event: Event, retryable: Retryable | None) -> Row:
     )
 
 
-def listing_query(listings: Sequence[Listing]) -> tuple[str, dict[str, Any]]:
+def listing_query(listings: Sequence[ListQuery]) -> tuple[str, dict[str, Any]]:
     """Return the query, for one more than each limit, and its parameters.
 
     For any number of listings it is one of two, so that both are prepared once.
@@ -253,7 +253,7 @@ def listing_query(listings: Sequence[Listing]) -> tuple[str, dict[str, Any]]:
     return query, {"hidden": list(first.hidden), "listings": asked}
 
 
-def _asked(listing: Listing) -> _Asked:
+def _asked(listing: ListQuery) -> _Asked:
     until, after = listing.until or _LATEST, listing.after
     before = (until, _ABOVE_EVERY_RKEY)
     if after is not None and after.indexed_at <= until:
@@ -271,12 +271,12 @@ def _took_too_long(error: Unavailable) -> bool:
     return isinstance(error.__cause__, psycopg.errors.QueryCanceled)
 
 
-def _alike() -> Callable[[Listing], bool]:
+def _alike() -> Callable[[ListQuery], bool]:
     """Let those into a group that one query answers, up to so many rows."""
     kind: tuple[bool, frozenset[Nsid]] | None = None
     rows = 0
 
-    def joins(listing: Listing) -> bool:
+    def joins(listing: ListQuery) -> bool:
         nonlocal kind, rows
         its_kind = (listing.collection is None, listing.hidden)
         if kind is not None and (its_kind != kind or rows + listing.limit > _ROWS_MAX):

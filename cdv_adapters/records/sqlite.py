@@ -12,9 +12,9 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import PAGE_MAX_BYTES
-from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord, record_json
+from cdv_core.domain.records import ListQuery, ListResult, NewRecord, StoredRecord, record_json
 from cdv_core.errors import IdempotencyConflict
-from cdv_core.ports.records import RecordStore, Retryable
+from cdv_core.ports.records import IdempotentReply, RecordStore
 
 _SELECT = "SELECT did, collection, rkey, cid, value, indexed_at, schema_version, created_at FROM records"
 
@@ -23,7 +23,7 @@ class SqliteRecordStore(RecordStore):
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+    async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
         def work(connection: sqlite3.Connection) -> bytes | None:
             did, now = record.uri.did, record.indexed_at
             if retryable is not None:
@@ -52,17 +52,17 @@ class SqliteRecordStore(RecordStore):
         )
         return _stored(rows[0]) if rows else None
 
-    async def list(self, listing: Listing) -> Found:
-        def work(connection: sqlite3.Connection) -> Found:
+    async def list(self, listing: ListQuery) -> ListResult:
+        def work(connection: sqlite3.Connection) -> ListResult:
             records: list[bytes] = []
             size = 0
             for row in connection.execute(*listing_query(listing)):
                 record = record_json(_stored(row))
                 size += len(record)
                 if records and (len(records) == listing.limit or size > PAGE_MAX_BYTES):
-                    return Found(records, more=True)
+                    return ListResult(records, more=True)
                 records.append(record)
-            return Found(records, more=False)
+            return ListResult(records, more=False)
 
         return await self._database.read(work)
 
@@ -88,7 +88,7 @@ class SqliteRecordStore(RecordStore):
         return await self._database.read(lambda connection: connection.execute(query, parameters).fetchall())
 
 
-def listing_query(listing: Listing) -> tuple[str, tuple[object, ...]]:
+def listing_query(listing: ListQuery) -> tuple[str, tuple[object, ...]]:
     """Return the query, for one more than the limit, and its parameters.
 
     Every form of it reads one index backwards and sorts nothing.

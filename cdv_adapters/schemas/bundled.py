@@ -21,8 +21,8 @@ class BundledSchemas:
     def catalogue(self) -> Catalogue:
         return self._catalogue
 
-    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
-        self._catalogue = self._bundled.keeping_to_owners(collections)
+    def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
+        self._catalogue = self._bundled.with_owner_only(collections)
 
 
 def bundled_catalogue() -> Catalogue:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
-from cdv_adapters.schemas.specs_url import CATALOGUE_MAX_BYTES, Stamp
+from cdv_adapters.schemas.specs_url import CATALOGUE_MAX_BYTES, HttpValidators
 
 
 class CachedCatalogue(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,7 +21,7 @@ class CachedCatalogue(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     url: str
-    stamp: Stamp
+    stamp: HttpValidators
     index: bytes
     documents: dict[str, bytes]
     owner_only: list[str] = []

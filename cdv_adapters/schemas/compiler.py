@@ -19,8 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused, Problem
 from cdv_core.domain.catalogue_index import read_index
-from cdv_core.domain.documents import CatalogueRefused, Problem
 
 COMPILE_MAX_SECONDS: Final = 300  # ours: ten times what we promise for five thousand documents
 _MEMORY_MAX_BYTES: Final = 2 * 1024**3  # ours: ten thousand documents take a tenth of it
@@ -34,7 +34,7 @@ class Job(msgspec.Struct):
     documents: dict[str, bytes]
 
 
-class Outcome(msgspec.Struct):
+class CompileResult(msgspec.Struct):
     """`codes`: by path, marshalled. `problems`: document and reason, when the catalogue is refused."""
 
     codes: dict[str, bytes] = {}
@@ -49,7 +49,7 @@ class NoProcess(Exception):
     """No process can be started on this system; the argument says why."""
 
 
-def compile_apart(
+def compile_in_subprocess(
     index: bytes, documents: Mapping[str, bytes], cancelled: Callable[[], bool] = lambda: False
 ) -> dict[str, CodeType]:
     """Return the code of every document of a collection, by path. Blocks, and asks `cancelled` now and then.
@@ -73,7 +73,7 @@ def compile_apart(
     if child.returncode != 0:
         raise CompilerFailed(f"it exited with {child.returncode}")
     try:
-        outcome = msgspec.msgpack.decode(output, type=Outcome)
+        outcome = msgspec.msgpack.decode(output, type=CompileResult)
         codes: dict[str, Any] = {path: marshal.loads(code) for path, code in outcome.codes.items()}  # noqa: S302 - our child
     except (msgspec.DecodeError, EOFError, ValueError, TypeError) as error:
         raise CompilerFailed(f"its answer cannot be read: {error}") from error
@@ -96,16 +96,16 @@ def _answer(child: subprocess.Popen[bytes], cancelled: Callable[[], bool]) -> by
     raise CompilerFailed(f"it took longer than {COMPILE_MAX_SECONDS} s")
 
 
-def _compiled(job: Job) -> Outcome:
+def _compiled(job: Job) -> CompileResult:
     try:
         catalogue = build_catalogue(read_index(job.index), job.documents)
     except CatalogueRefused as refused:
-        return Outcome(problems=[(it.document, it.reason) for it in refused.problems])
+        return CompileResult(problems=[(it.document, it.reason) for it in refused.problems])
     index = read_index(job.index)
     paths = {
         (it.name, str(version.version)): version.document.path for it in index.collections for version in it.versions
     }
-    return Outcome(
+    return CompileResult(
         {
             paths[collection.name, schema.version]: marshal.dumps(schema.validator.code)
             for collection in catalogue
@@ -114,7 +114,7 @@ def _compiled(job: Job) -> Outcome:
     )
 
 
-def _be_modest() -> None:
+def _limit_resources() -> None:
     """End rather than take all memory. Where a system has no such limit, go without."""
     try:
         import resource
@@ -126,7 +126,7 @@ def _be_modest() -> None:
 
 def main() -> None:
     """Read a job from standard input and write its outcome to standard output."""
-    _be_modest()
+    _limit_resources()
     gc.disable()  # syntax trees have no cycles, and this process does not live long
     job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
     sys.stdout.buffer.write(msgspec.msgpack.encode(_compiled(job)))

@@ -36,7 +36,7 @@ class FetchFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class HttpValidators:
     """What identifies one state of a file, for asking later whether it has changed."""
 
     etag: str | None = None
@@ -53,7 +53,7 @@ class Fetched:
     """`body` is None when the file is as the stamp said that it was."""
 
     body: bytes | None
-    stamp: Stamp
+    stamp: HttpValidators
 
 
 class SpecsUrl:
@@ -91,7 +91,7 @@ class SpecsUrl:
         self.closed = True
         self._pool.clear()
 
-    def index(self, known: Stamp) -> Fetched:
+    def index(self, known: HttpValidators) -> Fetched:
         """Return the index, unless it is what `known` says. Blocks. Raises: FetchFailed."""
         return self._fetch(self.url, INDEX_MAX_BYTES, _Budget(self), known)
 
@@ -100,7 +100,7 @@ class SpecsUrl:
         budget = _Budget(self)
 
         def fetch(path: str) -> tuple[str, bytes]:
-            body = self._fetch(urljoin(self.url, path), DOCUMENT_MAX_BYTES, budget, Stamp()).body
+            body = self._fetch(urljoin(self.url, path), DOCUMENT_MAX_BYTES, budget, HttpValidators()).body
             if body is None:
                 raise FetchFailed(f"{path}: not modified, and nobody asked")
             return path, body
@@ -113,7 +113,7 @@ class SpecsUrl:
                 budget.exhaust()  # after a failure the others give up as well
                 pool.shutdown(cancel_futures=True)
 
-    def _fetch(self, url: str, max_bytes: int, budget: _Budget, known: Stamp) -> Fetched:
+    def _fetch(self, url: str, max_bytes: int, budget: _Budget, known: HttpValidators) -> Fetched:
         try:
             return self._read(url, max_bytes, budget) if self.is_file else self._get(url, max_bytes, budget, known)
         except OSError as error:
@@ -126,9 +126,9 @@ class SpecsUrl:
         if not stat.S_ISREG(path.stat().st_mode):
             raise FetchFailed(f"{url}: not a regular file")
         with path.open("rb") as file:
-            return Fetched(budget.collect(url, iter(lambda: file.read(_CHUNK_BYTES), b""), max_bytes), Stamp())
+            return Fetched(budget.collect(url, iter(lambda: file.read(_CHUNK_BYTES), b""), max_bytes), HttpValidators())
 
-    def _get(self, url: str, max_bytes: int, budget: _Budget, known: Stamp) -> Fetched:
+    def _get(self, url: str, max_bytes: int, budget: _Budget, known: HttpValidators) -> Fetched:
         timeout = urllib3.Timeout(connect=self._pause_seconds, read=self._pause_seconds)
         response = self._pool.request(
             "GET",
@@ -149,7 +149,7 @@ class SpecsUrl:
             # What has arrived, and not a whole chunk: the clock is to be looked at even when bytes only trickle in.
             chunks = iter(lambda: response.read1(_CHUNK_BYTES, decode_content=False), b"")
             body = budget.collect(url, chunks, max_bytes)
-            return Fetched(body, Stamp(response.headers.get("ETag"), response.headers.get("Last-Modified")))
+            return Fetched(body, HttpValidators(response.headers.get("ETag"), response.headers.get("Last-Modified")))
 
 
 class _Budget:

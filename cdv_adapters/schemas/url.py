@@ -19,11 +19,11 @@ from loguru import logger
 
 from cdv_adapters.schemas.bundled import bundled_catalogue
 from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
-from cdv_adapters.schemas.compiler import CompilerFailed, NoProcess, compile_apart
-from cdv_adapters.schemas.specs_url import FetchFailed, SpecsUrl, Stamp
+from cdv_adapters.schemas.compiler import CompilerFailed, NoProcess, compile_in_subprocess
+from cdv_adapters.schemas.specs_url import FetchFailed, HttpValidators, SpecsUrl
 from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused, Problem
 from cdv_core.domain.catalogue_index import DocumentRef, Index, read_index
-from cdv_core.domain.documents import CatalogueRefused, Problem
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
@@ -35,7 +35,7 @@ _COMPILED_HERE_MAX: Final = 20  # ours: fewer documents than a process takes to 
 _PAUSE_SECONDS: Final = 0.0005
 _PROBLEMS_LOGGED: Final = 20
 
-Outcome = Literal["never", "updated", "unchanged", "failed", "refused"]
+RefreshOutcome = Literal["never", "updated", "unchanged", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class CatalogueState:
     origin: Literal["bundled", "cache", "source"]
     generated_at: datetime
     collections: int
-    outcome: Outcome = "never"
+    outcome: RefreshOutcome = "never"
     reason: str | None = None
     problems: tuple[Problem, ...] = ()
     refreshes: int = 0
@@ -67,17 +67,17 @@ class UrlSchemas:
         self._cache = cache
         # What the catalogue in force says by itself, with what this process has seen before it; what was promised
         # elsewhere; and whether the source has said it when last asked.
-        self._said = bundled_catalogue()
-        self._promised: frozenset[Nsid] = frozenset()
+        self._published_catalogue = bundled_catalogue()
+        self._restricted: frozenset[Nsid] = frozenset()
         self._is_confirmed = False
-        self._catalogue = self._said
+        self._catalogue = self._published_catalogue
         self._published: CachedCatalogue | None = None
         self._state = CatalogueState("bundled", self._catalogue.generated_at, len(self._catalogue))
         # In a thread of its own: the default threads are for requests.
         self._limiter = anyio.CapacityLimiter(1)
         # One refresh at a time, also when nobody waits for it any more: the older catalogue must not come last.
         self._refreshing = Lock()
-        self._settling = Lock()  # held for a moment only, by the event loop too
+        self._apply_lock = Lock()  # held for a moment only, by the event loop too
 
     @classmethod
     def at(cls, url: str, data_dir: Path) -> UrlSchemas:
@@ -92,10 +92,10 @@ class UrlSchemas:
     def catalogue(self) -> Catalogue:
         return self._catalogue
 
-    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
-        with self._settling:
-            self._promised = collections
-            self._settle()
+    def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
+        with self._apply_lock:
+            self._restricted = collections
+            self._apply_restrictions()
 
     @property
     def state(self) -> CatalogueState:
@@ -149,9 +149,9 @@ class UrlSchemas:
             return
         # First, and whichever URL it was: whatever comes of the copy, no promise about records is forgotten. Who notes
         # them elsewhere may have ended before the copy's were.
-        with self._settling:
-            self._said = self._said.keeping_to_owners(_promises(kept))
-            self._settle()
+        with self._apply_lock:
+            self._published_catalogue = self._published_catalogue.with_owner_only(_restrictions_of(kept))
+            self._apply_restrictions()
         if kept.url != self._source.url:
             return
         try:
@@ -178,7 +178,7 @@ class UrlSchemas:
             self._fail(f"a defect: {error!r}")
         else:
             if catalogue is None or published is None:
-                self._confirm()
+                self._mark_confirmed()
                 self._state = replace(self._state, outcome="unchanged", reason=None, problems=())
                 return
             self._put_in_force(catalogue, published, "source")
@@ -186,17 +186,17 @@ class UrlSchemas:
             self._cache.write(published)
             logger.info("the schema catalogue of {} is in force", catalogue.generated_at)
 
-    def _confirm(self) -> None:
-        with self._settling:
+    def _mark_confirmed(self) -> None:
+        with self._apply_lock:
             if not self._is_confirmed:
                 self._is_confirmed = True
-                self._settle()
+                self._apply_restrictions()
 
-    def _settle(self) -> None:
+    def _apply_restrictions(self) -> None:
         """Put in force what was said, and what was promised before. To be called with the lock."""
-        opened = self._said.public if self._is_confirmed else frozenset()
+        opened = self._published_catalogue.public if self._is_confirmed else frozenset()
         # One assignment: a request sees the old catalogue or the new one.
-        self._catalogue = self._said.keeping_to_owners(self._promised - opened)
+        self._catalogue = self._published_catalogue.with_owner_only(self._restricted - opened)
 
     def _fail(self, reason: str) -> None:
         self._is_confirmed = False
@@ -216,11 +216,11 @@ class UrlSchemas:
     def _put_in_force(
         self, catalogue: Catalogue, published: CachedCatalogue, origin: Literal["cache", "source"]
     ) -> None:
-        for version in _rewritten(self._said, catalogue) if self._published else ():
+        for version in _rewritten(self._published_catalogue, catalogue) if self._published else ():
             logger.warning("{} says something else now under the same number; it should have had a new one", version)
-        with self._settling:
-            self._said, self._published, self._is_confirmed = catalogue, published, origin == "source"
-            self._settle()
+        with self._apply_lock:
+            self._published_catalogue, self._published, self._is_confirmed = catalogue, published, origin == "source"
+            self._apply_restrictions()
         self._state = replace(
             self._state,
             origin=origin,
@@ -233,7 +233,7 @@ class UrlSchemas:
     def _fetch(self) -> CachedCatalogue | None:
         """Return what the source publishes, None if that is in force. Raises: FetchFailed, CatalogueRefused."""
         published = self._published
-        fetched = self._source.index(published.stamp if published else Stamp())
+        fetched = self._source.index(published.stamp if published else HttpValidators())
         if published and fetched.body in {None, published.index} and not self._source.is_file:
             self._published = msgspec.structs.replace(published, stamp=fetched.stamp)
             return None
@@ -253,21 +253,21 @@ class UrlSchemas:
         codes: dict[str, CodeType] = {}
         if self._changed(index, published) > _COMPILED_HERE_MAX:
             try:
-                codes = compile_apart(published.index, published.documents, lambda: self._source.closed)
+                codes = compile_in_subprocess(published.index, published.documents, lambda: self._source.closed)
             except NoProcess as failed:
                 logger.warning("the schema catalogue is compiled in this process: {}", failed)
         return build_catalogue(
             index,
             published.documents,
-            previous=self._said,
-            owner_only=self._said.owner_only,
+            previous=self._published_catalogue,
+            owner_only=self._published_catalogue.owner_only,
             codes=codes,
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )
 
     def _changed(self, index: Index, published: CachedCatalogue) -> int:
         """Return how many documents are not in force as they are published now."""
-        in_force = {schema.document for entry in self._said for schema in entry.versions.values()}
+        in_force = {schema.document for entry in self._published_catalogue for schema in entry.versions.values()}
         return sum(published.documents[it.path] not in in_force for it in index.documents())
 
 
@@ -278,13 +278,13 @@ def fetch_catalogue(url: str) -> Catalogue:
     """
     source = SpecsUrl(url)
     try:
-        index = read_index(source.index(Stamp()).body or b"")
+        index = read_index(source.index(HttpValidators()).body or b"")
         return build_catalogue(index, source.documents(it.path for it in index.documents()))
     finally:
         source.close()
 
 
-def _promises(kept: CachedCatalogue) -> frozenset[Nsid]:
+def _restrictions_of(kept: CachedCatalogue) -> frozenset[Nsid]:
     """Return what this copy says is its owner's only."""
     try:
         index = read_index(kept.index)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import libipld
 import msgspec
 
-from cdv_core.domain.characters import own_characters
+from cdv_core.domain.characters import plain_str
 from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, RECORD_MAX_BYTES, RECORD_NESTING_MAX
 from cdv_core.errors import InvalidField
 
@@ -103,7 +103,7 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
     if isinstance(value, Mapping):
         return _normal_object(value, levels)
     if isinstance(value, str):
-        return _text(own_characters(value))
+        return _text(plain_str(value))
     if isinstance(value, int):
         return _integer(int(value))
     raise _Refused(f"{kind.__name__} is no JSON type")
@@ -139,7 +139,7 @@ def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list
 def _member_name(key: object) -> str:
     if not isinstance(key, str):
         raise _Refused("member names are strings")
-    return _text(own_characters(key))
+    return _text(plain_str(key))
 
 
 def _integer(value: int) -> int:
@@ -165,4 +165,4 @@ def _printable(pointer: str) -> str:
 
 
 def _step(key: object) -> str:
-    return own_characters(key) if isinstance(key, str) else str(key)
+    return plain_str(key) if isinstance(key, str) else str(key)

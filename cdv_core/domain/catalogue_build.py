@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from types import CodeType, MappingProxyType
 
+from cdv_core.domain.catalogue_documents import CatalogueRefused, Problem, parse_document
 from cdv_core.domain.catalogue_index import CollectionEntry, DocumentRef, Index, VersionEntry
-from cdv_core.domain.documents import CatalogueRefused, Problem, parse_document
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.lexicon import is_lexicon, translate

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from cdv_core.domain.documents import CatalogueRefused, Problem, parse_document
+from cdv_core.domain.catalogue_documents import CatalogueRefused, Problem, parse_document
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Status, Visibility
 from cdv_core.domain.times import parse_time

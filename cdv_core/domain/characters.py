@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 # Not str(), which asks the value what it says of itself: of `class Kind(str, Enum)` that is "Kind.NOTE", not "note".
-own_characters: Final = str.__str__
+plain_str: Final = str.__str__

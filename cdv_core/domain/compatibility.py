@@ -23,7 +23,7 @@ _ORDER: Final[tuple[Change, ...]] = ("patch", "minor", "major")
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SchemaDifference:
     """How much changed, and why that much: a line for each reason, none for a patch.
 
     `added_members`: names that the new version describes and the old one left to anybody. That is a minor change by
@@ -43,29 +43,29 @@ class BrokenPromise:
     old: str
     new: str
     promised: Change
-    difference: Difference
+    difference: SchemaDifference
 
     def __str__(self) -> str:
         why = "; ".join(self.difference.reasons)
         return f"{self.collection} {self.new} is a {self.difference.change} change to {self.old}: {why}"
 
 
-def compare(old: SchemaDocument, new: SchemaDocument) -> Difference:
+def compare(old: SchemaDocument, new: SchemaDocument) -> SchemaDifference:
     """Return how much `new` differs from `old` in what it accepts; annotations do not count.
 
     What cannot be proved compatible is major: the answer errs to that side only.
     """
     if equal(old.root, new.root) and equal(dict(old.refs), dict(new.refs)):
-        return Difference("patch")
+        return SchemaDifference("patch")
     forward = Implication(old, new, optional_members=True)
     if not forward.prove():
-        return Difference("major", tuple(dict.fromkeys(forward.gaps)), frozenset(forward.added))
+        return SchemaDifference("major", tuple(dict.fromkeys(forward.gaps)), frozenset(forward.added))
     backward = Implication(new, old, optional_members=False)
     if backward.prove() and not forward.added:
-        return Difference("patch")
+        return SchemaDifference("patch")
     added = [f"the optional member {name!r} is new" for name in sorted(forward.added)]
     loosened = [f"loosened: {reason} in the version before" for reason in dict.fromkeys(backward.gaps)]
-    return Difference("minor", (*added, *loosened), frozenset(forward.added))
+    return SchemaDifference("minor", (*added, *loosened), frozenset(forward.added))
 
 
 def promised(old: Version, new: Version) -> Change:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from cdv_core.domain.characters import own_characters
+from cdv_core.domain.characters import plain_str
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import Asset
 from cdv_core.domain.records import NewRecord
@@ -75,7 +75,7 @@ def record_created(record: NewRecord, *, event_id: str, correlation_id: str, tra
         str(uri), record.cid, str(uri.did), str(uri.collection), str(uri.rkey), record.schema_version, at
     )
     subject = f"cdv.records.{uri.collection}.created"
-    envelope = msgspec.json.encode(_Envelope(subject, EVENT_VERSION, at, own_characters(correlation_id), payload))
+    envelope = msgspec.json.encode(_Envelope(subject, EVENT_VERSION, at, plain_str(correlation_id), payload))
     return Event(event_id, uri.did, subject, envelope, record.indexed_at, trace_context(traceparent))
 
 
@@ -99,7 +99,5 @@ def media_finalized(
         format_time(asset.created_at),
     )
     at = format_time(finalized_at)
-    envelope = msgspec.json.encode(
-        _Envelope(MEDIA_FINALIZED, EVENT_VERSION, at, own_characters(correlation_id), payload)
-    )
+    envelope = msgspec.json.encode(_Envelope(MEDIA_FINALIZED, EVENT_VERSION, at, plain_str(correlation_id), payload))
     return Event(event_id, asset.did, MEDIA_FINALIZED, envelope, finalized_at, trace_context(traceparent))

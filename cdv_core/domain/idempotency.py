@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import msgspec
 
-from cdv_core.domain.characters import own_characters
+from cdv_core.domain.characters import plain_str
 from cdv_core.domain.limits import IDEMPOTENCY_KEY_MAX_CHARS
 from cdv_core.domain.times import format_time
 from cdv_core.errors import InvalidField
@@ -27,7 +27,7 @@ class IdempotencyKey(str):
         """Raises InvalidField: empty, too long, or a character that is not visible ASCII."""
         if len(text) > IDEMPOTENCY_KEY_MAX_CHARS or not IDEMPOTENCY_KEY_SYNTAX.fullmatch(text):
             raise InvalidField(field, f"1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters")
-        return cls(own_characters(text))
+        return cls(plain_str(text))
 
 
 def request_fingerprint(*, collection: str, cid: str, created_at: datetime | None, schema_version: str | None) -> bytes:

@@ -7,7 +7,7 @@ from typing import Final, Self
 
 import msgspec
 
-from cdv_core.domain.characters import own_characters
+from cdv_core.domain.characters import plain_str
 from cdv_core.domain.limits import DID_MAX_CHARS, NSID_MAX_CHARS, RECORD_KEY_MAX_CHARS
 from cdv_core.errors import InvalidField
 
@@ -39,7 +39,7 @@ class Did(str):
             raise InvalidField(field, f"a DID has at most {DID_MAX_CHARS} characters")
         if not DID_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a DID (did:<method>:<id>)")
-        return cls(own_characters(text))
+        return cls(plain_str(text))
 
 
 class Nsid(str):
@@ -52,7 +52,7 @@ class Nsid(str):
         """Raises InvalidField: not an NSID."""
         if len(text) > NSID_MAX_CHARS or not NSID_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not an NSID (such as com.example.feed.post)")
-        return cls(own_characters(text))
+        return cls(plain_str(text))
 
 
 class RecordKey(str):
@@ -65,7 +65,7 @@ class RecordKey(str):
         """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
         if len(text) > RECORD_KEY_MAX_CHARS or not RECORD_KEY_SYNTAX.fullmatch(text):
             raise InvalidField(field, "not a record key")
-        return cls(own_characters(text))
+        return cls(plain_str(text))
 
 
 class AssetId(str):
@@ -78,7 +78,7 @@ class AssetId(str):
         """Raises InvalidField: not a ULID."""
         if not is_ulid(text):
             raise InvalidField(field, "not a media asset id (a ULID)")
-        return cls(own_characters(text))
+        return cls(plain_str(text))
 
 
 def is_ulid(text: str) -> bool:

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from cdv_core.domain.facts import (
+from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
+from cdv_core.domain.schema_constraints import (
     Node,
     bound_holds,
     finite_values,
@@ -21,7 +22,6 @@ from cdv_core.domain.facts import (
     unnamed_demands,
     widened,
 )
-from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
 from cdv_core.domain.violations import equal, find_violations
 
 # Which type of value a keyword looks at; the others look at every value.

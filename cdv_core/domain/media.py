@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final, Self
 from urllib.parse import quote
 
-from cdv_core.domain.characters import own_characters
+from cdv_core.domain.characters import plain_str
 from cdv_core.domain.identifiers import AssetId, Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import FILENAME_MAX_BYTES
 from cdv_core.errors import InvalidField
@@ -95,7 +95,7 @@ def parse_filename(text: str, field: str = "filename") -> str:
         raise InvalidField(field, "not a plain file name (no separators, control characters or dot segments)")
     if len(text.encode()) > FILENAME_MAX_BYTES:
         raise InvalidField(field, f"a file name has at most {FILENAME_MAX_BYTES} bytes")
-    return own_characters(text)
+    return plain_str(text)
 
 
 def content_disposition(mime_type: str, filename: str | None) -> str:

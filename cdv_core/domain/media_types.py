@@ -57,7 +57,7 @@ _COMPILED: Final = tuple((re.compile(begins, re.DOTALL), types) for begins, type
 _NAMED: Final = frozenset(it for _, types in _SIGNATURES for it in types)
 
 
-def other_type_shown(declared: str, head: bytes) -> str | None:
+def mismatched_type(declared: str, head: bytes) -> str | None:
     """Return the plainest type of a file beginning with `head` when it cannot be `declared`.
 
     None if it can be, and if the bytes do not show their type. `declared` is in lower case.

@@ -102,7 +102,7 @@ class Receipt(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-class Listing(msgspec.Struct, frozen=True):
+class ListQuery(msgspec.Struct, frozen=True):
     """Which records of a DID: in all collections if `collection` is None, apart from those in `hidden`.
 
     `since` and `until` bound `indexed_at`, both inclusive; `after` is where the page before ended.
@@ -117,7 +117,7 @@ class Listing(msgspec.Struct, frozen=True):
     after: Cursor | None = None
 
 
-class Found(msgspec.Struct, frozen=True):
+class ListResult(msgspec.Struct, frozen=True):
     """The first of the records that match a listing, as `record_json` writes them; `more`: others match after them."""
 
     records: list[bytes]

@@ -112,7 +112,7 @@ class Catalogue:
         self.public = public
         self._collections = dict(collections)
 
-    def keeping_to_owners(self, collections: Iterable[Nsid]) -> Catalogue:
+    def with_owner_only(self, collections: Iterable[Nsid]) -> Catalogue:
         """Return this catalogue, with these being their owner's only too."""
         owner_only = self.owner_only.union(collections)
         return Catalogue(self._collections, self.generated_at, owner_only, self.public - owner_only)

@@ -53,7 +53,7 @@ class MediaStore(Protocol):
         """
         ...
 
-    async def swept(self, asset_ids: list[AssetId]) -> None:
+    async def mark_swept(self, asset_ids: list[AssetId]) -> None:
         """Note that the staging objects are gone: expired assets are forgotten, finalised ones never come up again.
 
         Pending and unknown assets are passed over.

@@ -10,11 +10,11 @@ from typing import Protocol
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, RecordUri
-from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord
+from cdv_core.domain.records import ListQuery, ListResult, NewRecord, StoredRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Retryable:
+class IdempotentReply:
     """What makes a write retryable. `fingerprint`: 32 raw bytes. `reply`: the answer to give at every retry."""
 
     key: IdempotencyKey
@@ -31,7 +31,7 @@ class RecordStore(Protocol):
     one after the other, and their op-log sequence is that order, with any number of writers on any number of nodes.
     """
 
-    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+    async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
         """Store `record` and return None; or, if the key already answered this request, that reply, storing nothing.
 
         A key is live while the new record's `indexed_at` is before its `expires_at`; from then on it is new again.
@@ -54,7 +54,7 @@ class RecordStore(Protocol):
         """Return the record at `uri`, None if there is none. Raises: Unavailable."""
         ...
 
-    async def list(self, listing: Listing) -> Found:
+    async def list(self, listing: ListQuery) -> ListResult:
         """Return up to `limit` matching records, ordered by `indexed_at` and then `rkey`, both descending.
 
         Each is, byte for byte, what `record_json` (cdv_core/domain/records.py) writes; a store may write it itself.

@@ -16,7 +16,7 @@ class SchemaSource(Protocol):
         """Return the last good catalogue, without I/O."""
         ...
 
-    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
+    def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
         """Let these be their owner's only, now and in every catalogue to come, in place of those given before.
 
         But for what the source has said, when it was last asked, to be public: whoever is in charge has opened it. A

@@ -16,7 +16,7 @@ from cdv_core.domain.events import media_finalized
 from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.limits import DOWNLOAD_LIFE, SWEEP_GRACE, UPLOAD_LIFE
 from cdv_core.domain.media import Asset, AssetState, Sha256, content_disposition, parse_filename
-from cdv_core.domain.media_types import other_type_shown
+from cdv_core.domain.media_types import mismatched_type
 from cdv_core.errors import (
     AssetNotFound,
     ChecksumMismatch,
@@ -214,7 +214,7 @@ class Media:
                     break
             else:
                 removed.append(asset.asset_id)
-        await self._store.swept(removed)
+        await self._store.mark_swept(removed)
         if failures and not removed:
             raise failures[0]
         return len(removed)
@@ -238,7 +238,7 @@ def _prove(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
         raise ChecksumMismatch(expected=str(asset.announced_checksum), actual=checksum)
     if blob.sha256 != checksum:
         raise ChecksumMismatch(expected=checksum, actual=blob.sha256)
-    other = other_type_shown(asset.mime_type, blob.head)
+    other = mismatched_type(asset.mime_type, blob.head)
     if other is not None:
         raise MediaTypeMismatch(declared=asset.mime_type, detected=other)
 

@@ -40,7 +40,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RelayOutcome:
     """What a run did. `leased`: False when another relay is at work, then the rest is nothing.
 
     `published`: entries noted as kept by a stream. `waiting`: entries not acknowledged, to be tried again. `more`: the
@@ -83,15 +83,15 @@ class Relay:
         # Per incarnation of a stream, where it keeps the first that it must: while it begins no later, all is well.
         self._first_kept: dict[str, int] = {}
 
-    async def run_once(self) -> Outcome:
+    async def run_once(self) -> RelayOutcome:
         """Publish a batch of what waits, or requeue what a stream has lost. Raises: Unavailable: outbox or bus."""
         entries = await self._lease(self._batch_entries)
         if entries is None:
-            return Outcome(leased=False)
+            return RelayOutcome(leased=False)
         try:
             return await self._run(entries)
         except _Overtaken:
-            return Outcome(leased=False)
+            return RelayOutcome(leased=False)
         finally:
             await self._outbox.release(self._owner)
 
@@ -110,13 +110,13 @@ class Relay:
         finally:
             await self._outbox.release(self._owner)
 
-    async def _run(self, entries: list[OpLogEntry]) -> Outcome:
+    async def _run(self, entries: list[OpLogEntry]) -> RelayOutcome:
         states = await self._bus.streams()
         marks = await self._marks()
         lost = [state for state in states if await self._has_lost(state, marks.get(state.name))]
         if lost:
             comparisons = await self._compare(lost, marks)
-            return Outcome(leased=True, waiting=len(entries), more=True, comparisons=tuple(comparisons))
+            return RelayOutcome(leased=True, waiting=len(entries), more=True, comparisons=tuple(comparisons))
         kept = await self._kept_already(states, marks, entries)
         fresh = [entry for entry in entries if entry.sequence not in kept]
         published_at = self._clock.now()  # before it is: however long this stands still then, nothing seems younger
@@ -130,7 +130,7 @@ class Relay:
             await self._note([(sequence, *where) for sequence, where in sorted(kept.items())], changed)
         waiting = len(entries) - len(kept)
         more = len(entries) == self._batch_entries and bool(kept)
-        return Outcome(leased=True, published=len(kept), waiting=waiting, more=more)
+        return RelayOutcome(leased=True, published=len(kept), waiting=waiting, more=more)
 
     async def _kept_already(
         self, states: Sequence[StreamState], marks: Mapping[str, StreamMark], entries: Sequence[OpLogEntry]

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cdv_core.domain.canonical import CanonicalRecord, canonical_record
-from cdv_core.domain.characters import own_characters
+from cdv_core.domain.characters import plain_str
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.events import record_created
 from cdv_core.domain.idempotency import IdempotencyKey, request_fingerprint
@@ -20,7 +20,7 @@ from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import IDEMPOTENCY_LIFE, PAGE_DEFAULT, PAGE_MAX
 from cdv_core.domain.records import (
     JsonPage,
-    Listing,
+    ListQuery,
     NewRecord,
     Page,
     Receipt,
@@ -43,7 +43,7 @@ from cdv_core.errors import (
 )
 from cdv_core.ports.clock import Clock
 from cdv_core.ports.ids import IdSource
-from cdv_core.ports.records import RecordStore, Retryable
+from cdv_core.ports.records import IdempotentReply, RecordStore
 from cdv_core.ports.schemas import SchemaSource
 
 
@@ -123,7 +123,7 @@ class Records:
             Nsid.parse(collection),
             canonical_record(record),
             None if created_at is None else parse_time(created_at, "createdAt"),
-            None if schema_version is None else own_characters(schema_version),
+            None if schema_version is None else plain_str(schema_version),
             None if idempotency_key is None else IdempotencyKey.parse(idempotency_key),
         )
         _authorise(request, subject)
@@ -181,7 +181,7 @@ class Records:
         retryable = None
         if request.key is not None:
             reply = msgspec.json.encode(receipt, enc_hook=str)  # the hook is for names, subtypes of str
-            retryable = Retryable(request.key, request.fingerprint, reply, now + IDEMPOTENCY_LIFE)
+            retryable = IdempotentReply(request.key, request.fingerprint, reply, now + IDEMPOTENCY_LIFE)
         earlier = await self._store.create(record, event, retryable)
         return receipt if earlier is None else _decode_receipt(earlier)
 
@@ -276,10 +276,10 @@ def _parse_listing(
     cursor: str | None,
     since: str | datetime | None,
     until: str | datetime | None,
-) -> Listing:
+) -> ListQuery:
     if not 1 <= limit <= PAGE_MAX:
         raise InvalidField("limit", f"between 1 and {PAGE_MAX}")
-    listing = Listing(
+    listing = ListQuery(
         Did.parse(did),
         limit,
         None if collection is None else Nsid.parse(collection),

@@ -6,21 +6,21 @@ from cdv_core.ports.schemas import SchemaSource
 from cdv_core.ports.visibility import OwnerOnlyStore
 
 
-async def recall(schemas: SchemaSource, store: OwnerOnlyStore) -> None:
+async def load_restrictions(schemas: SchemaSource, store: OwnerOnlyStore) -> None:
     """Let every catalogue that `schemas` has or gets keep to what is stored. Raises: Unavailable."""
-    schemas.keep_to_owners(await store.owner_only())
+    schemas.restrict_to_owners(await store.owner_only())
 
 
-async def remember(schemas: SchemaSource, store: OwnerOnlyStore) -> None:
+async def sync_restrictions(schemas: SchemaSource, store: OwnerOnlyStore) -> None:
     """Learn what other replicas have stored, and store what the catalogue in force says beyond it.
 
     Nothing is written when nothing differs. Raises: Unavailable: to be done again.
     """
     stored = await store.owner_only()
-    schemas.keep_to_owners(stored)
+    schemas.restrict_to_owners(stored)
     # Only now: what another replica has learnt since counts for more than what our source said before it failed.
     catalogue = schemas.catalogue
     promised, opened = catalogue.owner_only - stored, catalogue.public & stored
     if promised or opened:
         await store.note(promised, opened)
-        schemas.keep_to_owners(stored - opened | promised)
+        schemas.restrict_to_owners(stored - opened | promised)

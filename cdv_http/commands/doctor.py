@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from cdv_adapters.addresses import require_address
+from cdv_adapters.bootstrap import DOCTOR_DID_PREFIX, open_service, remove_doctor_data
 from cdv_adapters.container import local_issuer, open_bus
-from cdv_adapters.opening import THROW_AWAY_DID, forget, open_service
 from cdv_adapters.service import Service
 from cdv_adapters.settings import Settings
 from cdv_core.domain.identifiers import Did
@@ -86,7 +86,7 @@ def _seconds(text: str) -> int:
 
 async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     report = _Report(settings, arguments.timeout)
-    did = Did(f"{THROW_AWAY_DID}{secrets.token_hex(8)}")
+    did = Did(f"{DOCTOR_DID_PREFIX}{secrets.token_hex(8)}")
     token = None if arguments.token_file is None else _read(arguments.token_file)
     if token is None and settings.jwt_issuer is None:
         token = local_issuer(settings).issue(did, _TOKEN_SECONDS, datetime.now(UTC))
@@ -148,16 +148,16 @@ async def _examine_opened(settings: Settings, report: _Report, did: Did, token: 
         if service is None:
             return
         await report.step("token", lambda: _verify(service, token), depends_on="issuer")
-        bucket = [chore for chore in service.chores if chore.prepares == "object_store"]
-        for chore in bucket:
-            await report.step(chore.name, chore.do, depends_on="object store")
+        bucket = [task for task in service.background_tasks if task.prepares == "object_store"]
+        for task in bucket:
+            await report.step(task.name, task.run, depends_on="object store")
         before = await report.step("op log", lambda: end_of_log(service.outbox), depends_on="database")
         if before is None:
             return
         vault = OpenedVault(service, did)
         try:
             await _examine_records(report, vault)
-            if all(chore.name in report.done for chore in bucket):
+            if all(task.name in report.done for task in bucket):
                 await _examine_media(report, vault, settings)
             events = ("record" in report.done) + ("finalize" in report.done)
             if service.bus is not None and events:
@@ -167,7 +167,9 @@ async def _examine_opened(settings: Settings, report: _Report, did: Did, token: 
             written = await report.step("entries", lambda: _entries(service, before, did), depends_on="database")
             published = sum(it.stream_sequence is not None for it in written or ())
             sequences = [it.sequence for it in written or ()]
-            await report.step("cleanup", lambda: forget(settings, did, vault.assets, sequences), depends_on="database")
+            await report.step(
+                "cleanup", lambda: remove_doctor_data(settings, did, vault.assets, sequences), depends_on="database"
+            )
             if published:
                 report.note(f"stays: {published} published events of {did}, until the streams let them go")
 

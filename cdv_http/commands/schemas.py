@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from cdv_adapters.container import read_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused, parse_document
 from cdv_core.domain.compatibility import broken_promises, compare
-from cdv_core.domain.documents import CatalogueRefused, parse_document
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.json_schema import SchemaDocument, SchemaRefused
 from cdv_core.domain.lexicon import is_lexicon, translate

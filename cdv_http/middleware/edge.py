@@ -16,8 +16,8 @@ from loguru import logger
 from cdv_adapters.tracing import NO_SPAN, Span, span
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
 from cdv_http.admission import NEVER_SHED, Admission
-from cdv_http.answered import Answered, tell_soon
 from cdv_http.client_address import ClientAddresses
+from cdv_http.completed_requests import CompletedRequest, record_soon
 from cdv_http.error_responses import error_bytes
 from cdv_http.logs import lines_of_request
 from cdv_http.metrics import METHODS
@@ -36,7 +36,7 @@ _TRACEPARENT: Final = re.compile(
 
 
 class EdgeMiddleware:
-    """The layer within the gate (cdv_http/app.py). It sees every answer but the gate's own."""
+    """The layer within load shedding (cdv_http/app.py). It sees every response but the 503 of that."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class EdgeMiddleware:
             if error_code is not None:
                 attributes["error.type"] = error_code
             serving.describe(attributes, name=f"{known_method} {route}", failed=not 0 < status < 500)
-        tell_soon(
-            Answered(
+        record_soon(
+            CompletedRequest(
                 *(method, scope.get("raw_path", b""), route, status, seconds),
                 *(state.correlation_id, trace_id(state.traceparent), state.did, error_code),
             )

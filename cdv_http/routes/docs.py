@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 from litestar import Response, get
 
+from cdv_http.api_reference import POLICY, reference_page
 from cdv_http.openapi import openapi_document
-from cdv_http.reference import POLICY, reference_page
 
 _CACHED: Final = {"Cache-Control": "public, max-age=300"}
 

@@ -8,11 +8,11 @@ import msgspec
 from litestar import Response, get
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from cdv_http.answers import success
 from cdv_http.app_state import app_state_of, service_of
 from cdv_http.error_responses import error_bytes
 from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest
+from cdv_http.responses import success
 
 
 class Liveness(msgspec.Struct):
@@ -42,7 +42,7 @@ async def healthz() -> Response[bytes]:
 async def readyz(request: AnyRequest) -> Response[bytes]:
     """Say whether requests can be served: 503 while a critical dependency is down, or when shutting down."""
     app = app_state_of(request.app)
-    up = await app.states.dependencies.up()
+    up = await app.metrics.dependencies.statuses()
     states = [DependencyState(it.name, up[it.name], it.critical) for it in app.service.dependencies]
     if app.admission.closing:  # this process takes no new connections, though the service may go on in another
         status = "draining"
@@ -65,7 +65,7 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
 @get("/metrics")
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """Return the service's metrics in Prometheus's text form."""
-    exposition = await app_state_of(request.app).states.exposition()
+    exposition = await app_state_of(request.app).metrics.exposition()
     # Not as a media type: the framework would name the charset once more.
     return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from litestar import Response, get, post
 
-from cdv_http.answers import success
 from cdv_http.app_state import service_of
-from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, upload_ticket, whole_number
+from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, to_int, upload_ticket
 from cdv_http.metrics import counting_media
 from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest, absolute_url, authenticate, authenticated_json, no_parameters
+from cdv_http.responses import success
 
 
 @post("/v1/media/uploadInit")
@@ -22,7 +22,7 @@ async def upload_init(request: AnyRequest) -> Response[bytes]:
         upload = await service.vault.media.init_upload(
             did=body.did,
             mime_type=body.mime_type,
-            size=whole_number(body.size, "size"),
+            size=to_int(body.size, "size"),
             sha256=given(body.sha256),
             filename=given(body.filename),
             subject=subject,
@@ -44,7 +44,7 @@ async def finalize(request: AnyRequest) -> Response[bytes]:
             correlation_id=state.correlation_id,
             traceparent=state.traceparent,
         )
-    service.wrote()
+    service.on_write()
     return success(asset_view(asset))
 
 

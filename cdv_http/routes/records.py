@@ -10,7 +10,6 @@ from litestar import Response, get, post
 from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
 from cdv_core.domain.records import Receipt, record_json
 from cdv_core.errors import InvalidField
-from cdv_http.answers import success, success_json
 from cdv_http.app_state import service_of
 from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page_json, record_receipt
 from cdv_http.request_state import state_of
@@ -21,6 +20,7 @@ from cdv_http.requests import (
     query_parameters,
     required,
 )
+from cdv_http.responses import success, success_json
 
 _LIST_PARAMETERS = frozenset({"did", "collection", "limit", "cursor", "since", "until"})
 _GET_PARAMETERS = frozenset({"uri"})
@@ -45,7 +45,7 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
         correlation_id=state.correlation_id,
         traceparent=state.traceparent,
     )
-    service.wrote()
+    service.on_write()
     meta = Warnings([warning.as_json for warning in receipt.warnings]) if receipt.warnings else None
     return success(record_receipt(receipt), meta, _receipt_headers(receipt))
 

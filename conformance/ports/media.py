@@ -120,7 +120,7 @@ class MediaStoreContract(DatabaseContract):
         async def sweep(node: Stores) -> None:
             for _ in range(30):
                 batch = await node.media.expire(PAST, 4)
-                await node.media.swept([asset.asset_id for asset in batch])
+                await node.media.mark_swept([asset.asset_id for asset in batch])
 
         await asyncio.gather(*(sweep(nodes[number % 2]) for number in range(4)))
 
@@ -164,7 +164,7 @@ class MediaStoreContract(DatabaseContract):
             lambda: stores.media.claim(asset.asset_id, CHECKSUM),
             lambda: stores.media.finalize(asset.asset_id, its_event(asset)),
             lambda: stores.media.expire(START, 10),
-            lambda: stores.media.swept([asset.asset_id]),
+            lambda: stores.media.mark_swept([asset.asset_id]),
         )
 
     async def test_a_finalisation_that_cannot_be_told_did_not_happen(self, stores: Stores):

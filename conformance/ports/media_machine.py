@@ -67,7 +67,7 @@ class MediaModel:
                 self.assets[asset_id] = replace(self.assets[asset_id], state=AssetState.EXPIRED)
         return [self.assets[asset_id] for asset_id in ids]
 
-    def swept(self, asset_ids: list[AssetId]) -> None:
+    def mark_swept(self, asset_ids: list[AssetId]) -> None:
         for asset_id in set(asset_ids) & set(self.assets):
             if self.assets[asset_id].state is AssetState.EXPIRED:
                 del self.assets[asset_id]
@@ -120,8 +120,8 @@ class MediaStoreMachine(StoresMachine):
         self.check(lambda stores: stores.media.expire(before, limit), lambda: self.model.expire(before, limit))
 
     @rule(asset_ids=st.lists(assets.map(lambda it: it.asset_id), max_size=3))
-    def swept(self, asset_ids):
-        self.check(lambda stores: stores.media.swept(asset_ids), lambda: self.model.swept(asset_ids))
+    def mark_swept(self, asset_ids):
+        self.check(lambda stores: stores.media.mark_swept(asset_ids), lambda: self.model.mark_swept(asset_ids))
 
     @invariant()
     def the_op_log_holds_each_finalisation_once_in_order(self):

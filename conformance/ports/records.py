@@ -19,9 +19,9 @@ from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.limits import PAGE_MAX_BYTES
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord, record_json
+from cdv_core.domain.records import ListQuery, NewRecord, StoredRecord, record_json
 from cdv_core.errors import IdempotencyConflict, IdTaken
-from cdv_core.ports.records import Retryable
+from cdv_core.ports.records import IdempotentReply
 from conformance.ports.records_machine import record_machine
 from conformance.ports.stores import (
     ALICE,
@@ -53,9 +53,9 @@ LIFE = timedelta(hours=24)
 _ONE_STORE_FOR_ALL = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
 
 
-def retryable(record: NewRecord, request: int = 0) -> Retryable:
+def retryable(record: NewRecord, request: int = 0) -> IdempotentReply:
     """Return what lets the write of `record` be repeated, as request number `request`. Its reply is the URI."""
-    return Retryable(KEY, bytes([request]) * 32, str(record.uri).encode(), record.indexed_at + LIFE)
+    return IdempotentReply(KEY, bytes([request]) * 32, str(record.uri).encode(), record.indexed_at + LIFE)
 
 
 async def answer(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
@@ -111,7 +111,7 @@ class RecordStoreContract(DatabaseContract):
         record = a_record(next(numbers), Did(did), Nsid(collection), value=value)
         await create(stores, record)
 
-        (found,) = await listed(stores, Listing(record.uri.did, 1))
+        (found,) = await listed(stores, ListQuery(record.uri.did, 1))
 
         assert found == as_stored(record) == await stores.records.find(record.uri)
         assert canonical_record(found.value).cid == record.cid
@@ -177,7 +177,7 @@ class RecordStoreContract(DatabaseContract):
 
         await asyncio.gather(*(create(nodes[number % 2], record) for number, record in enumerate(records)))
 
-        found = await listed(stores, Listing(ALICE, 1000))
+        found = await listed(stores, ListQuery(ALICE, 1000))
         assert found == [as_stored(record) for record in reversed(records)]
         assert sorted(await event_uris(stores)) == sorted(str(record.uri) for record in records)
 
@@ -227,7 +227,7 @@ class RecordStoreContract(DatabaseContract):
         async def all_there(node: Stores) -> None:
             assert await node.records.find(first.uri) == as_stored(first)
             assert await node.records.find(second.uri) == as_stored(second)
-            assert await listed(node, Listing(ALICE, 10)) == [as_stored(first)]
+            assert await listed(node, ListQuery(ALICE, 10)) == [as_stored(first)]
             assert await node.records.find_reply(ALICE, KEY, b"\x00" * 32, first.indexed_at) == str(first.uri).encode()
             assert await event_uris(node) == [str(first.uri), str(second.uri)]
 
@@ -252,7 +252,7 @@ class RecordStoreContract(DatabaseContract):
             lambda: create(stores, a_record(next(numbers))),
             lambda: stores.records.find(a_record(0).uri),
             lambda: stores.records.find_reply(ALICE, KEY, b"\x00" * 32, START),
-            lambda: stores.records.list(Listing(ALICE, 10)),
+            lambda: stores.records.list(ListQuery(ALICE, 10)),
             lambda: stores.records.purge_expired_replies(START, 10),
             scan,
         )
@@ -279,8 +279,8 @@ class RecordStoreContract(DatabaseContract):
         await stores.records.create(later_like, its_event(later_like, 3))
         await stores.records.create(bobs, its_event(bobs, 4))
 
-        assert await listed(stores, Listing(ALICE, 10)) == [as_stored(later_like), as_stored(post)]
-        assert await listed(stores, Listing(BOB, 10)) == [as_stored(bobs)]
+        assert await listed(stores, ListQuery(ALICE, 10)) == [as_stored(later_like), as_stored(post)]
+        assert await listed(stores, ListQuery(BOB, 10)) == [as_stored(bobs)]
 
     async def test_a_cancelled_write_is_there_whole_or_not_at_all(self, stores: Stores):
         records = [a_record(number, Did(f"did:plc:{number % 5}")) for number in range(40)]
@@ -317,7 +317,7 @@ class RecordStoreContract(DatabaseContract):
         walked: list[StoredRecord] = []
         after = None
 
-        while page := await listed(stores, Listing(ALICE, 7, collection, after=after)):
+        while page := await listed(stores, ListQuery(ALICE, 7, collection, after=after)):
             walked += page
             assert len({it.uri for it in walked}) == len(walked)
             after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)
@@ -337,7 +337,7 @@ class RecordStoreContract(DatabaseContract):
         cursors = [None, *(Cursor(record.indexed_at, record.uri.rkey) for record in records)]
 
         for collection, since, until, after in product((None, POST), moments, moments, cursors):
-            found = await listed(stores, Listing(ALICE, 100, collection, frozenset(), since, until, after))
+            found = await listed(stores, ListQuery(ALICE, 100, collection, frozenset(), since, until, after))
 
             assert [it.uri for it in found] == [
                 it.uri
@@ -358,7 +358,7 @@ class RecordStoreContract(DatabaseContract):
         more = True
         while more:
             after = Cursor(walked[-1].indexed_at, walked[-1].uri.rkey) if walked else None
-            page, more = await matching(stores, Listing(ALICE, limit, after=after))
+            page, more = await matching(stores, ListQuery(ALICE, limit, after=after))
             assert 1 <= len(page) <= limit
             assert sum(len(record_json(it)) for it in page) <= PAGE_MAX_BYTES
             walked += page
@@ -367,13 +367,13 @@ class RecordStoreContract(DatabaseContract):
     async def test_a_page_that_is_small_enough_is_whole(self, stores: Stores):
         for number in range(4):
             await create(stores, large(number, PAGE_MAX_BYTES // 4 - 1000))
-        assert [len((await matching(stores, Listing(ALICE, limit)))[0]) for limit in (3, 4, 100)] == [3, 4, 4]
+        assert [len((await matching(stores, ListQuery(ALICE, limit)))[0]) for limit in (3, 4, 100)] == [3, 4, 4]
 
     async def test_a_page_is_not_a_byte_too_large(self, stores: Stores):
         empty = len(record_json(as_stored(large(0, 0))))
         for number in range(4):
             await create(stores, large(number, PAGE_MAX_BYTES // 4 - empty + (number == 0)))
-        page, more = await matching(stores, Listing(ALICE, 100))
+        page, more = await matching(stores, ListQuery(ALICE, 100))
         assert (1 <= len(page) <= 3, more) == (True, True)
 
     async def test_a_record_larger_than_a_page_is_a_page(self, stores: Stores):
@@ -381,7 +381,7 @@ class RecordStoreContract(DatabaseContract):
         for number in range(2):
             await create(stores, large(number, PAGE_MAX_BYTES))
 
-        page, more = await matching(stores, Listing(ALICE, 100))
+        page, more = await matching(stores, ListQuery(ALICE, 100))
         assert ([it.uri.rkey for it in page], more) == ([ulid(1)], True)
 
     async def test_questions_asked_at_once_get_each_its_own_answer(self, stores: Stores):
@@ -390,7 +390,7 @@ class RecordStoreContract(DatabaseContract):
         for number, (did, collection) in enumerate(product(dids, (POST, LIKE, FLAG, POST))):
             await create(stores, a_record(number, did, collection))
         listings = [
-            Listing(did, limit, collection, hidden)
+            ListQuery(did, limit, collection, hidden)
             for did, limit, (collection, hidden) in product(
                 [*dids, Did("did:plc:nobody")],
                 (1, 3),
@@ -430,5 +430,5 @@ class RecordStoreContract(DatabaseContract):
 async def answer_under_own_key(stores: Stores, record: NewRecord) -> None:
     """Write `record` under a key that is its rkey."""
     key = IdempotencyKey(record.uri.rkey)
-    kept = Retryable(key, b"\x00" * 32, b"reply", record.indexed_at + LIFE)
+    kept = IdempotentReply(key, b"\x00" * 32, b"reply", record.indexed_at + LIFE)
     await stores.records.create(record, its_event(record), kept)

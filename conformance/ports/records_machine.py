@@ -11,9 +11,9 @@ from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, RecordUri
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord
+from cdv_core.domain.records import ListQuery, NewRecord, StoredRecord
 from cdv_core.errors import IdempotencyConflict, IdTaken
-from cdv_core.ports.records import Retryable
+from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import (
     ALICE,
     BOB,
@@ -48,10 +48,10 @@ class RecordsModel:
 
     def __init__(self) -> None:
         self.records: dict[RecordUri, StoredRecord] = {}
-        self.replies: dict[tuple[Did, IdempotencyKey], Retryable] = {}
+        self.replies: dict[tuple[Did, IdempotencyKey], IdempotentReply] = {}
         self.op_log: list[Event] = []
 
-    def create(self, record: NewRecord, event: Event, retryable: Retryable | None) -> bytes | None:
+    def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None) -> bytes | None:
         did = record.uri.did
         if retryable is not None:
             reply = self.find_reply(did, retryable.key, retryable.fingerprint, record.indexed_at)
@@ -78,7 +78,7 @@ class RecordsModel:
             raise IdempotencyConflict(key)
         return kept.reply
 
-    def list(self, listing: Listing) -> tuple[list[StoredRecord], bool]:
+    def list(self, listing: ListQuery) -> tuple[list[StoredRecord], bool]:
         found = [it for it in self.records.values() if it.uri.did == listing.did]
         if listing.collection is not None:
             found = [it for it in found if it.uri.collection == listing.collection]
@@ -124,7 +124,7 @@ class RecordStoreMachine(StoresMachine):
         if retry is not None:
             key, fingerprint, life = retry
             reply = f"{record.uri} {event}".encode()
-            retryable = Retryable(key, fingerprint, reply, at + timedelta(microseconds=life))
+            retryable = IdempotentReply(key, fingerprint, reply, at + timedelta(microseconds=life))
         told = its_event(record, event)
         self.check(
             lambda stores: stores.records.create(record, told, retryable),
@@ -153,20 +153,20 @@ class RecordStoreMachine(StoresMachine):
         after=st.none() | st.builds(Cursor, MOMENTS, NUMBERS.map(ulid)),
     )
     def list(self, did, limit, collection, hidden, since, until, after):
-        listing = Listing(did, limit, collection, hidden, since, until, after)
+        listing = ListQuery(did, limit, collection, hidden, since, until, after)
         self.check(lambda stores: matching(stores, listing), lambda: self.model.list(listing))
 
     @rule(did=DIDS, collection=st.none() | COLLECTIONS, limit=st.integers(1, 4))
     def walk(self, did, collection, limit):
         async def pages(stores: Stores):
             after, walked = None, []
-            while page := await listed(stores, Listing(did, limit, collection, after=after)):
+            while page := await listed(stores, ListQuery(did, limit, collection, after=after)):
                 walked += page
                 assert len(walked) <= len(self.model.records)
                 after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)
             return walked
 
-        self.check(pages, lambda: self.model.list(Listing(did, 1000, collection))[0])
+        self.check(pages, lambda: self.model.list(ListQuery(did, 1000, collection))[0])
 
     @rule(batch_size=st.integers(1, 5))
     def scan(self, batch_size):

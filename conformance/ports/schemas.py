@@ -123,14 +123,14 @@ class SchemaSourceContract:
     def test_what_is_to_be_kept_to_its_owners_is_so_until_others_are_named(self, source: SchemaSource):
         gone, post = Nsid("com.example.gone"), Nsid("com.registryaccord.feed.post")
         before = source.catalogue
-        source.keep_to_owners(frozenset({gone, post}))
+        source.restrict_to_owners(frozenset({gone, post}))
         assert source.catalogue.owner_only == before.owner_only | {gone, post}
         assert gone not in source.catalogue
         assert {it.name for it in source.catalogue} == {it.name for it in before}
         assert post not in before.owner_only  # which a request may still hold
-        source.keep_to_owners(frozenset({gone}))
+        source.restrict_to_owners(frozenset({gone}))
         assert source.catalogue.owner_only == before.owner_only | {gone}
-        source.keep_to_owners(frozenset())
+        source.restrict_to_owners(frozenset())
         assert source.catalogue.owner_only == before.owner_only
 
     @pytest.fixture

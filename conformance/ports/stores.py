@@ -22,7 +22,7 @@ from cdv_core.domain.canonical import canonical_record
 from cdv_core.domain.events import Event, media_finalized, record_created
 from cdv_core.domain.identifiers import AssetId, Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.media import Asset
-from cdv_core.domain.records import Listing, NewRecord, StoredRecord, read_record_json, record_json
+from cdv_core.domain.records import ListQuery, NewRecord, StoredRecord, read_record_json, record_json
 from cdv_core.errors import CdvError, Unavailable
 from cdv_core.ports.media import MediaStore
 from cdv_core.ports.outbox import Outbox
@@ -222,12 +222,12 @@ async def _outcome(call: Coroutine[Any, Any, Any]) -> Any:
         return type(refusal), refusal.details
 
 
-async def listed(stores: Stores, listing: Listing) -> list[StoredRecord]:
+async def listed(stores: Stores, listing: ListQuery) -> list[StoredRecord]:
     """Return the listing, decoded, once it was seen to be encoded as the domain does."""
     return (await matching(stores, listing))[0]
 
 
-async def matching(stores: Stores, listing: Listing) -> tuple[list[StoredRecord], bool]:
+async def matching(stores: Stores, listing: ListQuery) -> tuple[list[StoredRecord], bool]:
     """Return the same, and whether more match."""
     told = await stores.records.list(listing)
     records = [read_record_json(it) for it in told.records]

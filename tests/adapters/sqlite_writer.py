@@ -16,18 +16,18 @@ from cdv_core.domain.events import Event, record_created
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, Nsid, RecordKey, RecordUri
 from cdv_core.domain.records import NewRecord
-from cdv_core.ports.records import Retryable
+from cdv_core.ports.records import IdempotentReply
 
 NOW = datetime(2026, 11, 24, 2, 53, 29, tzinfo=UTC)
 
 
-def write_number(number: int) -> tuple[NewRecord, Event, Retryable]:
+def write_number(number: int) -> tuple[NewRecord, Event, IdempotentReply]:
     """Return everything that is written under `number`; the same whoever asks."""
     did, rkey = f"did:plc:{number % 7}", f"{number:026d}"
     canonical = canonical_record({"text": "x" * (number * 37 % 9000)})
     uri = RecordUri(Did(did), Nsid("com.registryaccord.feed.post"), RecordKey(rkey))
     record = NewRecord(uri, canonical.cid, canonical.json, NOW + timedelta(microseconds=number), "1.0.0")
-    retryable = Retryable(IdempotencyKey(rkey), rkey.encode(), rkey.encode(), NOW + timedelta(days=1))
+    retryable = IdempotentReply(IdempotencyKey(rkey), rkey.encode(), rkey.encode(), NOW + timedelta(days=1))
     return record, record_created(record, event_id=rkey, correlation_id="test"), retryable
 
 

@@ -11,7 +11,7 @@ import pytest
 import urllib3
 from minio.error import S3Error
 
-from cdv_adapters.blobs.s3_bucket import Outcome, Provisioned
+from cdv_adapters.blobs.s3_bucket import Provisioned, ProvisionOutcome
 from tests.adapters.s3_stores import FINAL, STAGING, mark_of, open_store, promote, request, scripted_store, stage
 from tests.fakes.s3 import Answer, Asked, refusal
 from tests.servers import Bucket, S3Server, VersionedS3Server
@@ -29,7 +29,7 @@ def new_bucket(s3_server: S3Server) -> Iterator[Bucket]:
     s3_server.drop_bucket(bucket)
 
 
-def outcomes(report: list[Provisioned]) -> dict[str, Outcome]:
+def outcomes(report: list[Provisioned]) -> dict[str, ProvisionOutcome]:
     assert [item.feature for item in report] == FEATURES
     assert all(item.detail for item in report)
     return {item.feature: item.outcome for item in report}
@@ -42,8 +42,12 @@ async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
     with open_store(new_bucket.endpoint, new_bucket) as store:
         told = outcomes(await store.provision([]))
 
-        assert (told["bucket"], told["private"], told["cors"]) == (Outcome.DONE, Outcome.DONE, Outcome.DONE)
-        assert set(told.values()) <= {Outcome.DONE, Outcome.NOT_OFFERED}
+        assert (told["bucket"], told["private"], told["cors"]) == (
+            ProvisionOutcome.DONE,
+            ProvisionOutcome.DONE,
+            ProvisionOutcome.DONE,
+        )
+        assert set(told.values()) <= {ProvisionOutcome.DONE, ProvisionOutcome.NOT_OFFERED}
         await store.check()
         await stage(store, b"bytes")
         assert await promote(store, await mark_of(store, 5))
@@ -52,7 +56,7 @@ async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
 async def test_every_protection_that_a_real_store_offers_is_switched_on(versioned_s3_server: VersionedS3Server):
     bucket = S3Server.create_bucket(versioned_s3_server)
     with open_store(bucket.endpoint, bucket) as store:
-        assert set(outcomes(await store.provision(ORIGINS)).values()) == {Outcome.DONE}
+        assert set(outcomes(await store.provision(ORIGINS)).values()) == {ProvisionOutcome.DONE}
         await stage(store, b"bytes")
         assert await promote(store, await mark_of(store, 5))
 
@@ -84,7 +88,7 @@ async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
         for _ in range(6):
             group.start_soon(start)
 
-    assert {outcomes(report)["bucket"] for report in reports} == {Outcome.DONE}
+    assert {outcomes(report)["bucket"] for report in reports} == {ProvisionOutcome.DONE}
 
 
 async def test_a_bucket_open_to_everyone_is_closed(s3_server: S3Server, s3_bucket: Bucket):
@@ -111,7 +115,7 @@ async def test_a_bucket_open_to_everyone_is_closed(s3_server: S3Server, s3_bucke
 
         told = outcomes(await store.provision([]))
 
-    assert told["private"] is Outcome.DONE
+    assert told["private"] is ProvisionOutcome.DONE
     assert request("GET", anonymous).status == 403
 
 
@@ -177,7 +181,7 @@ async def test_every_feature_that_is_offered_is_set():
 
     report = await provision(told)
 
-    assert set(outcomes(report).values()) == {Outcome.DONE}
+    assert set(outcomes(report).values()) == {ProvisionOutcome.DONE}
     assert "Enabled" in told.text("versioning")
     assert "AES256" in told.text("encryption")
     assert rules(told.text("lifecycle"), "Rule") == [
@@ -267,12 +271,12 @@ async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing(
     report = await provision(told)
 
     assert outcomes(report) == {
-        "bucket": Outcome.DONE,
-        "private": Outcome.DONE,
-        "versioning": Outcome.NOT_OFFERED,
-        "encryption": Outcome.FAILED,
-        "lifecycle": Outcome.FAILED,
-        "cors": Outcome.DONE,
+        "bucket": ProvisionOutcome.DONE,
+        "private": ProvisionOutcome.DONE,
+        "versioning": ProvisionOutcome.NOT_OFFERED,
+        "encryption": ProvisionOutcome.FAILED,
+        "lifecycle": ProvisionOutcome.FAILED,
+        "cors": ProvisionOutcome.DONE,
     }
     details = {item.feature: item.detail for item in report}
     assert details["lifecycle"] == "AccessDenied: told to"
@@ -290,15 +294,18 @@ async def test_encryption_that_keeps_the_store_from_writing_is_taken_back():
     with scripted_store(answer) as (store, _):
         report = await store.provision(ORIGINS)
 
-    assert outcomes(report)["encryption"] is Outcome.FAILED
+    assert outcomes(report)["encryption"] is ProvisionOutcome.FAILED
     assert "encryption" not in told.settings
     assert "writes no encrypted object" in next(item.detail for item in report if item.feature == "encryption")
 
 
 @pytest.mark.parametrize(
-    ("code", "outcome"), [("BucketAlreadyExists", Outcome.FAILED), ("BucketAlreadyOwnedByYou", Outcome.DONE)]
+    ("code", "outcome"),
+    [("BucketAlreadyExists", ProvisionOutcome.FAILED), ("BucketAlreadyOwnedByYou", ProvisionOutcome.DONE)],
 )
-async def test_a_bucket_made_by_someone_else_is_reported_and_by_another_replica_is_ours(code: str, outcome: Outcome):
+async def test_a_bucket_made_by_someone_else_is_reported_and_by_another_replica_is_ours(
+    code: str, outcome: ProvisionOutcome
+):
     told = Told()
 
     def answer(asked: Asked) -> Answer:
@@ -321,7 +328,7 @@ async def test_rules_of_the_operators_own_are_left_alone_and_named():
 
     assert (told.text("lifecycle"), told.text("cors")) == (LIFECYCLE, CORS)
     details = {item.feature: (item.outcome, item.detail) for item in report}
-    assert details["lifecycle"][0] is details["cors"][0] is Outcome.FAILED
+    assert details["lifecycle"][0] is details["cors"][0] is ProvisionOutcome.FAILED
     assert "theirs" in details["lifecycle"][1]
     assert "https://app.example" in details["cors"][1]
 
@@ -336,7 +343,7 @@ async def test_keys_of_the_operators_own_are_left_alone():
     report = await provision(told)
 
     assert told.text("encryption") == kms
-    assert Provisioned("encryption", Outcome.DONE, "objects are encrypted (aws:kms)") in report
+    assert Provisioned("encryption", ProvisionOutcome.DONE, "objects are encrypted (aws:kms)") in report
 
 
 def statement(effect: str, principal: object, **more: object) -> dict[str, object]:
@@ -362,13 +369,16 @@ async def test_only_what_lets_everyone_in_is_taken_out_of_a_policy():
     report = await provision(told)
 
     assert json.loads(told.text("policy")) == {"Version": "2012-10-17", "Statement": NOT_PUBLIC}
-    assert Provisioned("private", Outcome.DONE, "3 policy statement(s) that let everyone in were removed") in report
+    assert (
+        Provisioned("private", ProvisionOutcome.DONE, "3 policy statement(s) that let everyone in were removed")
+        in report
+    )
 
 
 async def test_a_policy_that_only_lets_everyone_in_is_removed_whole():
     told = Told(policy=json.dumps({"Statement": PUBLIC[0]}))
 
-    assert outcomes(await provision(told))["private"] is Outcome.DONE
+    assert outcomes(await provision(told))["private"] is ProvisionOutcome.DONE
 
     assert "policy" not in told.settings
 
@@ -376,4 +386,4 @@ async def test_a_policy_that_only_lets_everyone_in_is_removed_whole():
 async def test_a_policy_that_cannot_be_read_is_reported():
     told = Told(policy="{")
 
-    assert outcomes(await provision(told))["private"] is Outcome.FAILED
+    assert outcomes(await provision(told))["private"] is ProvisionOutcome.FAILED

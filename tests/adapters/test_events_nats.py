@@ -20,7 +20,7 @@ from cdv_adapters import tracing
 from cdv_adapters.clock.system import SystemClock
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess
-from cdv_adapters.events.nats_streams import Difference, StreamSettings
+from cdv_adapters.events.nats_streams import StreamConfigDifference, StreamSettings
 from cdv_adapters.spans import Tracing
 from cdv_core.domain.events import trace_context
 from cdv_core.errors import Unavailable
@@ -134,12 +134,12 @@ async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nat
         async with connected(NatsAccess(nats_url)) as bus:
             week, minute = 7 * 24 * 3600 * 10**9, 60 * 10**9
             assert set(bus.differences) == {
-                Difference("RA_RECORDS/GATEWAY_FANOUT", "ack_wait", 30 * 10**9, 99 * 10**9),
-                Difference("RA_MEDIA", "max_age", week, minute),
-                Difference("RA_MEDIA", "max_bytes", 1024**3, -1),
-                Difference("RA_MEDIA", "max_msgs", -1, 5),
-                Difference("RA_MEDIA", "duplicate_window", 2 * minute, minute),
-                Difference("RA_MEDIA", "allow_atomic", True, None),
+                StreamConfigDifference("RA_RECORDS/GATEWAY_FANOUT", "ack_wait", 30 * 10**9, 99 * 10**9),
+                StreamConfigDifference("RA_MEDIA", "max_age", week, minute),
+                StreamConfigDifference("RA_MEDIA", "max_bytes", 1024**3, -1),
+                StreamConfigDifference("RA_MEDIA", "max_msgs", -1, 5),
+                StreamConfigDifference("RA_MEDIA", "duplicate_window", 2 * minute, minute),
+                StreamConfigDifference("RA_MEDIA", "allow_atomic", True, None),
             }
             assert await bus.publish([an_entry(1)], await bus.streams()) == [Acknowledged(1)]
         assert (await jetstream.stream_info("RA_MEDIA")).config.max_age == 60
@@ -147,7 +147,7 @@ async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nat
 
 
 async def test_a_difference_says_where_what_and_how():
-    difference = Difference("RA_MEDIA", "max_age", 3, 4)
+    difference = StreamConfigDifference("RA_MEDIA", "max_age", 3, 4)
     assert str(difference) == "RA_MEDIA: max_age is 4, not 3"
 
 

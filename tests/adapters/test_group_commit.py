@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdv_adapters.database.batching import AT_ONCE, Batcher
+from cdv_adapters.database.batching import MAX_CONCURRENT_BATCHES, Batcher
 from cdv_adapters.database.group_commit import GROUP_MAX, GROUP_MAX_BYTES, GroupCommit, Row
 from cdv_core.errors import IdTaken, Unavailable
 
@@ -49,11 +49,11 @@ class Store:
 
 
 async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[Any]:
-    """Store `rows` at once, the first AT_ONCE of them alone; return their results and errors."""
+    """Store `rows` at once, the first MAX_CONCURRENT_BATCHES of them alone; return their results and errors."""
     tasks = []
     for it in rows:
         tasks.append(asyncio.create_task(group.stored(it)))
-        while len(store.groups) < min(len(tasks), AT_ONCE):
+        while len(store.groups) < min(len(tasks), MAX_CONCURRENT_BATCHES):
             await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
@@ -73,8 +73,8 @@ async def test_writes_that_come_meanwhile_go_together_in_their_order():
     store = Store()
     names = [str(number) for number in range(10)]
     assert await all_of(GroupCommit(store.write), [row(name) for name in names], store) == [True] * 10
-    assert store.groups[:AT_ONCE] == [[name] for name in names[:AT_ONCE]]
-    assert store.groups[AT_ONCE:] == [names[AT_ONCE:]]
+    assert store.groups[:MAX_CONCURRENT_BATCHES] == [[name] for name in names[:MAX_CONCURRENT_BATCHES]]
+    assert store.groups[MAX_CONCURRENT_BATCHES:] == [names[MAX_CONCURRENT_BATCHES:]]
 
 
 async def test_writes_that_are_on_their_way_are_waited_for():
@@ -113,7 +113,9 @@ async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
 
 async def test_a_group_is_bounded_in_rows_and_in_bytes():
     store = Store()
-    await all_of(GroupCommit(store.write), [row(str(number)) for number in range(2 * GROUP_MAX + AT_ONCE)], store)
+    await all_of(
+        GroupCommit(store.write), [row(str(number)) for number in range(2 * GROUP_MAX + MAX_CONCURRENT_BATCHES)], store
+    )
     assert max(map(len, store.groups)) == GROUP_MAX
     large = b'"' + b"x" * (GROUP_MAX_BYTES // 2) + b'"'
     again = Store()
@@ -125,7 +127,7 @@ async def test_two_of_one_key_never_share_a_group():
     store = Store()
     rows = [row("a"), row("b"), row("1", "key"), row("2", "key"), row("3", "key", did="did:plc:eve"), row("4", "other")]
     assert await all_of(GroupCommit(store.write), rows, store) == [True, True, True, False, True, True]
-    assert store.groups[AT_ONCE:] == [["1", "3", "4"], ["2"]]
+    assert store.groups[MAX_CONCURRENT_BATCHES:] == [["1", "3", "4"], ["2"]]
 
 
 async def test_who_may_not_join_does_not_wait_for_the_group_to_be_answered():
@@ -133,7 +135,7 @@ async def test_who_may_not_join_does_not_wait_for_the_group_to_be_answered():
     group = GroupCommit(store.write)
     tasks = [asyncio.create_task(group.stored(row(name, "key"))) for name in ("1", "2")]
     async with asyncio.timeout(30):
-        while len(store.groups) < AT_ONCE:
+        while len(store.groups) < MAX_CONCURRENT_BATCHES:
             await asyncio.sleep(0)
     store.let_go.set()
     assert await asyncio.gather(*tasks) == [True, False]

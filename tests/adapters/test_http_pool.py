@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from cdv_adapters.schemas.specs_url import FetchFailed, SpecsUrl, Stamp
+from cdv_adapters.schemas.specs_url import FetchFailed, HttpValidators, SpecsUrl
 from cdv_adapters.tokens import jwks
 from cdv_adapters.tokens.jwks import JwksUrl
 from cdv_adapters.tokens.key_set import KeysNotFetched
@@ -78,5 +78,5 @@ def test_a_catalogue_whose_head_trickles_is_given_up_on_and_hung_up():
     with trickling(None) as server:
         source = SpecsUrl(server.url, pause_seconds=0.3)
         with pytest.raises(FetchFailed, match="Read timed out"), closing(source):
-            source.index(Stamp())
+            source.index(HttpValidators())
         assert server.hung_up.wait(10)

@@ -14,10 +14,10 @@ from cdv_adapters.database.postgres import PostgresOptions, migrate
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import AssetState
-from cdv_core.domain.records import Listing
+from cdv_core.domain.records import ListQuery
 from cdv_core.errors import IdempotencyConflict
 from cdv_core.ports.outbox import StreamMark
-from cdv_core.ports.records import Retryable
+from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, BOB, START, Stores, a_record, an_asset, its_event
 from tests.adapters.postgres_stores import PostgresStores, open_postgres
 
@@ -44,7 +44,9 @@ async def operator(postgres_dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
         yield connection
 
 
-async def create(stores: Stores, number: int, did: Did = ALICE, retryable: Retryable | None = None) -> bytes | None:
+async def create(
+    stores: Stores, number: int, did: Did = ALICE, retryable: IdempotentReply | None = None
+) -> bytes | None:
     record = a_record(number, did)
     return await stores.records.create(record, replace(its_event(record), event_id=f"{did}{number}"), retryable)
 
@@ -111,12 +113,12 @@ async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
     ]
     calls += [stores.media.add(an_asset(number)) for number, stores in enumerate(replicas * 4)]
     await asyncio.gather(*calls)
-    assert len((await replicas[0].records.list(Listing(ALICE, 100))).records) == 16
+    assert len((await replicas[0].records.list(ListQuery(ALICE, 100))).records) == 16
 
 
 async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
     key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
-    offers = [Retryable(key, b"f" * 32, f"reply {number}".encode(), expires_at) for number in range(24)]
+    offers = [IdempotentReply(key, b"f" * 32, f"reply {number}".encode(), expires_at) for number in range(24)]
     answers = await asyncio.gather(
         *(create(stores, number, retryable=offers[number]) for number, stores in enumerate(replicas * 12))
     )
@@ -124,14 +126,14 @@ async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
     assert answers.count(None) == 1
     assert {answer for answer in answers if answer is not None} == {offers[winner].reply}
     assert await logged(replicas[0]) == [f"{ALICE}{winner}"]
-    assert len((await replicas[0].records.list(Listing(ALICE, 100))).records) == 1
+    assert len((await replicas[0].records.list(ListQuery(ALICE, 100))).records) == 1
 
 
 async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(replicas):
     key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
     outcomes = await asyncio.gather(
         *(
-            create(stores, number, retryable=Retryable(key, bytes([number]) * 32, b"reply", expires_at))
+            create(stores, number, retryable=IdempotentReply(key, bytes([number]) * 32, b"reply", expires_at))
             for number, stores in enumerate(replicas * 6)
         ),
         return_exceptions=True,
@@ -143,10 +145,10 @@ async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(
 
 async def test_an_expired_key_is_won_anew_by_one(replicas):
     key = IdempotencyKey("k")
-    await create(replicas[0], 0, retryable=Retryable(key, b"f" * 32, b"old", START + timedelta(seconds=1)))
+    await create(replicas[0], 0, retryable=IdempotentReply(key, b"f" * 32, b"old", START + timedelta(seconds=1)))
     answers = await asyncio.gather(
         *(
-            create(stores, number, retryable=Retryable(key, b"g" * 32, b"new", START + timedelta(days=1)))
+            create(stores, number, retryable=IdempotentReply(key, b"g" * 32, b"new", START + timedelta(days=1)))
             for number, stores in enumerate(replicas * 6, 1)
         )
     )
@@ -155,7 +157,7 @@ async def test_an_expired_key_is_won_anew_by_one(replicas):
 
 
 async def test_a_key_purged_while_its_write_waited_is_new(replicas, operator):
-    retryable = Retryable(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
+    retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     await create(replicas[0], 1, retryable=retryable)
     purge = (
         "CREATE FUNCTION purge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM replies; RETURN NULL; END $$"

@@ -14,9 +14,9 @@ import pytest
 
 from cdv_adapters.database.postgres import PostgresOptions, migrate
 from cdv_core.domain.idempotency import IdempotencyKey
-from cdv_core.domain.records import Listing
+from cdv_core.domain.records import ListQuery
 from cdv_core.errors import Unavailable
-from cdv_core.ports.records import Retryable
+from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, START, Stores, a_record, its_event
 from tests.adapters.postgres_stores import PostgresStores, open_postgres
 from tests.servers import PostgresServer
@@ -155,7 +155,7 @@ async def test_a_silent_network_is_unavailable_and_is_used_again(proxied):
     await create(stores, 1)
     proxy.hang()
     await asyncio.gather(*(refusal(create(stores, number)) for number in range(2, 10)))
-    await refusal(stores.records.list(Listing(ALICE, 10)))
+    await refusal(stores.records.list(ListQuery(ALICE, 10)))
     await refusal(stores.database.ping())
     proxy.heal()
     await recovered(lambda: create(stores, 10))
@@ -181,7 +181,7 @@ async def test_after_a_long_silence_the_pool_still_comes_back_at_once(proxied):
 async def test_a_write_whose_answer_was_lost_is_answered_when_it_is_tried_again(proxied):
     proxy, stores = proxied
     record = a_record(1)
-    retryable = Retryable(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
+    retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     proxy.hang_replies()
     await refusal(stores.records.create(record, its_event(record), retryable))
     proxy.heal()

@@ -7,7 +7,7 @@ import pytest
 
 from cdv_adapters.database.postgres import Parameters, PostgresOptions, migrate
 from cdv_core.domain.limits import PAGE_MAX_BYTES, RECORD_MAX_BYTES
-from cdv_core.domain.records import Found, Listing
+from cdv_core.domain.records import ListQuery, ListResult
 from cdv_core.errors import Unavailable
 from conformance.ports.stores import ALICE, BOB, a_record, its_event
 from tests.adapters.postgres_stores import open_postgres
@@ -26,11 +26,11 @@ async def test_a_page_that_takes_too_long_costs_no_other_its_answer(postgres_dsn
         record = a_record(1)
         await stores.records.create(record, its_event(record))
         monkeypatch.setattr(stores.database, "rows", slow_for_bob)
-        asked = (stores.records.list(Listing(did, 10)) for did in (ALICE, BOB, ALICE))
+        asked = (stores.records.list(ListQuery(did, 10)) for did in (ALICE, BOB, ALICE))
         first, slow, last = await asyncio.gather(*asked, return_exceptions=True)
 
     assert isinstance(slow, Unavailable)
-    assert [len(it.records) for it in (first, last) if isinstance(it, Found)] == [1, 1]
+    assert [len(it.records) for it in (first, last) if isinstance(it, ListResult)] == [1, 1]
 
 
 @pytest.mark.parametrize("large", [5, 100])
@@ -49,7 +49,7 @@ async def test_a_page_that_large_records_head_is_found_in_few_queries(postgres_d
             return rows
 
         monkeypatch.setattr(stores.database, "rows", counted)
-        found = await stores.records.list(Listing(ALICE, 100))
+        found = await stores.records.list(ListQuery(ALICE, 100))
 
     assert found.more
     assert found.records

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from pydantic import SecretStr
 
+from cdv_adapters.bootstrap import open_service
 from cdv_adapters.database.postgres import PostgresOptions, migrate
-from cdv_adapters.opening import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.domain.idempotency import IdempotencyKey
-from cdv_core.domain.records import Listing, record_json
-from cdv_core.ports.records import Retryable
+from cdv_core.domain.records import ListQuery, record_json
+from cdv_core.ports.records import IdempotentReply
 from conformance.ports.media_machine import media_machine
 from conformance.ports.outbox_machine import outbox_machine
 from conformance.ports.records_machine import record_machine
@@ -100,7 +100,7 @@ async def test_replicas_that_start_at_once_migrate_once(pooled_dsn: str):
 
 
 async def test_many_clients_share_two_sessions(stores: Stores, pooled_dsn: str):
-    retryable = Retryable(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
+    retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     records = [a_record(number) for number in range(40)]
     async with open_postgres(pooled_dsn, BEHIND_POOLER) as replica:
         plain = [stores.records.create(it, its_event(it)) for it in records[:20]]
@@ -108,7 +108,7 @@ async def test_many_clients_share_two_sessions(stores: Stores, pooled_dsn: str):
         answers = await asyncio.gather(*plain, *keyed)
         assert answers[:20] == [None] * 20
         assert sorted(answers[20:], key=str) == [None] + [b"reply"] * 19
-        assert len((await replica.records.list(Listing(ALICE, 100))).records) == 21
+        assert len((await replica.records.list(ListQuery(ALICE, 100))).records) == 21
 
 
 async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them(postgres_dsn: str, pooled_dsn: str):
@@ -121,7 +121,7 @@ async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them
     async with open_postgres(pooled_dsn, BEHIND_POOLER) as stores:
         for record in records:
             await stores.records.create(record, its_event(record))
-        reads = [stores.records.list(Listing(ALICE, 10)) for _ in range(10)]
+        reads = [stores.records.list(ListQuery(ALICE, 10)) for _ in range(10)]
         for found in await asyncio.gather(*reads):
             assert found.records == [record_json(as_stored(it)) for it in reversed(records)]
 

@@ -21,7 +21,7 @@ from cdv_adapters.records import postgres as records
 from cdv_adapters.records.postgres import listing_query
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.identifiers import Did
-from cdv_core.domain.records import Listing
+from cdv_core.domain.records import ListQuery
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, later
 from tests.servers import PostgresServer
 
@@ -54,18 +54,18 @@ PAGE_BLOCKS = 3 * PAGE
 
 MIDDLE, DEEP = later(30_000), Cursor(later(500), "0" * 23 + "500")
 LISTINGS = {
-    "the newest": Listing(ALICE, PAGE),
-    "of someone with few": Listing(Did("did:plc:7"), PAGE),
-    "of nobody": Listing(Did("did:plc:none"), PAGE),
-    "without the hidden": Listing(ALICE, PAGE, hidden=frozenset({FLAG})),
-    "after a cursor": Listing(ALICE, PAGE, after=DEEP),
-    "after a cursor, without the hidden": Listing(ALICE, PAGE, hidden=frozenset({FLAG}), after=DEEP),
-    "since": Listing(ALICE, PAGE, since=MIDDLE),
-    "until": Listing(ALICE, PAGE, until=MIDDLE),
-    "since and until": Listing(ALICE, PAGE, since=MIDDLE, until=later(30_010)),
-    "since and until, after a cursor": Listing(ALICE, PAGE, since=START, until=MIDDLE, after=DEEP),
-    "until before the cursor": Listing(ALICE, PAGE, until=later(400), after=DEEP),
-    "of nothing in between": Listing(ALICE, PAGE, since=later(99_999_999)),
+    "the newest": ListQuery(ALICE, PAGE),
+    "of someone with few": ListQuery(Did("did:plc:7"), PAGE),
+    "of nobody": ListQuery(Did("did:plc:none"), PAGE),
+    "without the hidden": ListQuery(ALICE, PAGE, hidden=frozenset({FLAG})),
+    "after a cursor": ListQuery(ALICE, PAGE, after=DEEP),
+    "after a cursor, without the hidden": ListQuery(ALICE, PAGE, hidden=frozenset({FLAG}), after=DEEP),
+    "since": ListQuery(ALICE, PAGE, since=MIDDLE),
+    "until": ListQuery(ALICE, PAGE, until=MIDDLE),
+    "since and until": ListQuery(ALICE, PAGE, since=MIDDLE, until=later(30_010)),
+    "since and until, after a cursor": ListQuery(ALICE, PAGE, since=START, until=MIDDLE, after=DEEP),
+    "until before the cursor": ListQuery(ALICE, PAGE, until=later(400), after=DEEP),
+    "of nothing in between": ListQuery(ALICE, PAGE, since=later(99_999_999)),
 }
 LISTINGS |= {f"{name}, in one collection": replace(it, collection=LIKE) for name, it in LISTINGS.items()}
 
@@ -115,7 +115,7 @@ both_ways = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic
 
 @both_ways
 @pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
-def test_a_listing_walks_an_index_and_no_further_than_its_page(database, listing: Listing, mode: str):
+def test_a_listing_walks_an_index_and_no_further_than_its_page(database, listing: ListQuery, mode: str):
     others = [replace(listing, did=Did(f"did:plc:{number}")) for number in range(7)]
     index = "records_by_time" if listing.collection is None else "records_by_collection"
     for group in ([listing], [*others, listing]):

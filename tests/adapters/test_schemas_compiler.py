@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from cdv_adapters.schemas import compiler, url
-from cdv_adapters.schemas.compiler import CompilerFailed, compile_apart
+from cdv_adapters.schemas.compiler import CompilerFailed, compile_in_subprocess
 from cdv_adapters.schemas.url import UrlSchemas
 from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused
 from cdv_core.domain.catalogue_index import read_index
-from cdv_core.domain.documents import CatalogueRefused
 from tests.adapters.test_schemas_url import POST, catalogue_of, versions, write
 
 MANY = [f"1.{minor}.0" for minor in range(25)]
@@ -27,7 +27,7 @@ def _parts(*numbers: str, **more: Any) -> tuple[bytes, dict[str, bytes]]:
 
 def test_what_comes_back_validates_as_what_is_compiled_here():
     index, documents = _parts("1.0.0", "1.1.0", most=1)
-    codes = compile_apart(index, documents)
+    codes = compile_in_subprocess(index, documents)
     assert codes.keys() == documents.keys()
     schema = build_catalogue(read_index(index), documents, codes=codes).collection(POST).versions["1.0.0"]
     assert schema.validator.code is codes[f"{POST}/1.0.0.json"]
@@ -39,7 +39,7 @@ def test_a_refusal_comes_back_with_document_and_reason():
     index, documents = _parts("1.0.0", "1.1.0")
     documents[f"{POST}/1.1.0.json"] = b'{"format": "odd"}'
     with pytest.raises(CatalogueRefused) as refused:
-        compile_apart(index, documents)
+        compile_in_subprocess(index, documents)
     assert [str(it) for it in refused.value.problems] == [
         f"{POST}/1.1.0.json: /format 'odd' is not a format that is enforced here"
     ]
@@ -50,7 +50,7 @@ def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiler, "COMPILE_MAX_SECONDS", compiler._PATIENCE_SECONDS)
     monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(CompilerFailed, match="longer than"):
-        compile_apart(*_parts("1.0.0"))
+        compile_in_subprocess(*_parts("1.0.0"))
     assert [it.poll() is not None for it in children] == [True]
 
 
@@ -58,7 +58,7 @@ def test_a_child_is_ended_when_nobody_wants_its_answer(monkeypatch: pytest.Monke
     children = _children(monkeypatch)
     monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(CompilerFailed, match="closing down"):
-        compile_apart(*_parts("1.0.0"), lambda: True)
+        compile_in_subprocess(*_parts("1.0.0"), lambda: True)
     assert [it.poll() is not None for it in children] == [True]
 
 
@@ -77,14 +77,14 @@ def test_a_child_is_ended_when_nobody_wants_its_answer(monkeypatch: pytest.Monke
 def test_a_child_that_answers_badly_is_not_believed(program: str, reason: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiler, "_CHILD", program)
     with pytest.raises(CompilerFailed, match=reason):
-        compile_apart(*_parts("1.0.0"))
+        compile_in_subprocess(*_parts("1.0.0"))
 
 
 def test_the_child_has_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CDV_DB_DSN", "postgres://u:secret@h/d")
     monkeypatch.setattr(compiler, "_CHILD", "import os; raise SystemExit(7 if 'CDV_DB_DSN' in os.environ else 8)")
     with pytest.raises(CompilerFailed, match="exited with 8"):
-        compile_apart(*_parts("1.0.0"))
+        compile_in_subprocess(*_parts("1.0.0"))
 
 
 async def test_a_large_catalogue_is_compiled_apart_and_a_small_change_here(
@@ -94,9 +94,9 @@ async def test_a_large_catalogue_is_compiled_apart_and_a_small_change_here(
 
     def spy(index: bytes, documents: dict[str, bytes], cancelled: Any) -> Any:
         calls.append(len(documents))
-        return compile_apart(index, documents, cancelled)
+        return compile_in_subprocess(index, documents, cancelled)
 
-    monkeypatch.setattr(url, "compile_apart", spy)
+    monkeypatch.setattr(url, "compile_in_subprocess", spy)
     source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of(*MANY)), tmp_path / "data")
     await source.open()
     assert (versions(source), calls) == (MANY, [25])

@@ -22,7 +22,7 @@ from cdv_adapters.schemas.url import UrlSchemas
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did, Nsid
 from cdv_core.domain.records import NewRecord
-from cdv_core.ports.records import Retryable
+from cdv_core.ports.records import IdempotentReply
 from cdv_core.use_cases.records import Records, SchemaPolicy
 from tests.adapters.catalogue_server import CatalogueServer, catalogue_server
 from tests.adapters.test_schemas_hostile_source import MISBEHAVIOURS
@@ -54,7 +54,7 @@ def _catalogue(collections: int, versions: int = 5) -> dict[str, bytes]:
 class _Nowhere(FakeRecordStore):
     """Takes records and keeps none, so that the last write costs what the first did."""
 
-    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+    async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
         return None
 
 

@@ -185,7 +185,7 @@ async def test_what_was_its_owners_only_stays_so_when_the_source_forgets_it(serv
     server.publish({"SPEC_INDEX.json": others, "com.example.other/1.0.0.json": b"{}"})
     await first.refresh()
     again = UrlSchemas.at(server.url, tmp_path)
-    again.keep_to_owners(first.catalogue.owner_only)
+    again.restrict_to_owners(first.catalogue.owner_only)
     await again.open()
     for source in (first, again):
         assert POST not in source.catalogue
@@ -204,7 +204,7 @@ def said_to_be(visibility: str | None, files: dict[str, bytes]) -> dict[str, byt
 async def test_what_was_promised_elsewhere_holds_whatever_is_in_force(visibility: str | None, tmp_path: Path):
     promised = frozenset({POST, Nsid("com.example.gone")})
     source = UrlSchemas.at((tmp_path / "specs").as_uri(), tmp_path / "data")
-    source.keep_to_owners(promised)
+    source.restrict_to_owners(promised)
     assert source.catalogue.owner_only > promised
     await source.open()
     assert versions(source) == []
@@ -223,7 +223,7 @@ async def test_only_a_source_that_says_so_now_opens_what_was_promised(tmp_path: 
     (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
 
     source = UrlSchemas.at(url, tmp_path / "data")
-    source.keep_to_owners(promised)
+    source.restrict_to_owners(promised)
     await source.open()
     assert source.state.origin == "cache"
     assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
@@ -239,7 +239,7 @@ async def test_only_a_source_that_says_so_now_opens_what_was_promised(tmp_path: 
         else:
             (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(broken)
         await source.refresh()
-        source.keep_to_owners(promised)
+        source.restrict_to_owners(promised)
         assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
         (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(index)
         await source.refresh()
@@ -252,7 +252,7 @@ async def test_what_is_promised_while_a_catalogue_is_built_holds_in_it(tmp_path:
 
     def meanwhile(published: CachedCatalogue) -> Catalogue:
         catalogue = build(published)
-        source.keep_to_owners(frozenset({POST}))
+        source.restrict_to_owners(frozenset({POST}))
         return catalogue
 
     monkeypatch.setattr(source, "_build", meanwhile)

@@ -13,8 +13,8 @@ from cdv_adapters.records.sqlite import SqliteRecordStore
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Nsid
-from cdv_core.domain.records import Listing
-from cdv_core.ports.records import Retryable
+from cdv_core.domain.records import ListQuery
+from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
 
 # Conditions of listings, and how SQLite says that it looks them up.
@@ -29,7 +29,7 @@ BOUNDS = {
 async def use_every_method(database: SqliteDatabase) -> None:
     records, media, outbox = SqliteRecordStore(database), SqliteMediaStore(database), SqliteOutbox(database)
     record, asset = a_record(1), an_asset(2)
-    retryable = Retryable(IdempotencyKey("key"), b"fingerprint", b"reply", START)
+    retryable = IdempotentReply(IdempotencyKey("key"), b"fingerprint", b"reply", START)
     await records.create(record, its_event(record), retryable)
     await records.find(record.uri)
     await records.find_reply(ALICE, retryable.key, b"fingerprint", START)
@@ -41,7 +41,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
     await media.claim(asset.asset_id, "c" * 64)
     await media.finalize(asset.asset_id, its_event(asset))
     await media.expire(START + timedelta(1), 10)
-    await media.swept([asset.asset_id])
+    await media.mark_swept([asset.asset_id])
     await outbox.lease("relay", 10, now=START, expires_at=START)
     await outbox.mark_published("relay", [(1, 1, START)])
     await outbox.requeue("relay", [1])
@@ -50,14 +50,14 @@ async def use_every_method(database: SqliteDatabase) -> None:
     await outbox.release("relay")
 
 
-def listings() -> Iterator[Listing]:
+def listings() -> Iterator[ListQuery]:
     """Yield a listing of every form that the query takes."""
     cursor = Cursor(START, ulid(5))
     collections = (None, frozenset[Nsid]()), (None, frozenset({FLAG, LIKE})), (POST, frozenset[Nsid]())
     earlier = START - timedelta(days=1)
     for collection, hidden in collections:
         for since, until, after in product((None, START), (None, earlier, START), (None, cursor)):
-            yield Listing(ALICE, 25, collection, hidden, since, until, after)
+            yield ListQuery(ALICE, 25, collection, hidden, since, until, after)
 
 
 def explain(connection: sqlite3.Connection, statements: set[str]) -> dict[str, str]:

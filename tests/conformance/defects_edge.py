@@ -67,7 +67,7 @@ OPERATIONS: list[Defect] = [
         "metrics-stand-still",
         "Metrics are declared and never recorded.",
         "OPS-006",
-        ("cdv_http/answered.py", "    observe_requests(", "    (lambda *_: None)("),
+        ("cdv_http/completed_requests.py", "    observe_requests(", "    (lambda *_: None)("),
         _REJECTS_UNCOUNTED,
         trap="Metrics declared, never recorded",
     ),
@@ -76,7 +76,7 @@ OPERATIONS: list[Defect] = [
         "Of all requests only those for /metrics are counted.",
         "OPS-006",
         (
-            "cdv_http/answered.py",
+            "cdv_http/completed_requests.py",
             "    observe_requests(requests)",
             '    observe_requests(it for it in requests if it.route == "/metrics")',
         ),

@@ -7,7 +7,7 @@ from tests.conformance.defects_model import Defect, defect
 RESPONSES = "cdv_http/error_responses.py"
 EDGE = "cdv_http/middleware/edge.py"
 REQUESTS = "cdv_http/requests.py"
-ANSWERS = "cdv_http/answers.py"
+ANSWERS = "cdv_http/responses.py"
 ROUTE = "cdv_http/routes/records.py"
 USE_CASE = "cdv_core/use_cases/records.py"
 
@@ -51,7 +51,7 @@ ERRORS: list[Defect] = [
         "success-without-envelope",
         "A listing is not in the envelope.",
         "ERR-004",
-        (ANSWERS, """    return _Json(b'{"data":%b}' % data, headers)""", "    return _Json(data, headers)"),
+        (ANSWERS, """    return _JsonResponse(b'{"data":%b}' % data, headers)""", "    return _Json(data, headers)"),
         only="LIST-013",
     ),
     defect(

@@ -127,8 +127,8 @@ IDEMPOTENCY: list[Defect] = [
         "IDEM-012 IDEM-013",
         (
             SQLITE,
-            "retryable: Retryable | None = None) -> bytes | None:\n",
-            """retryable: Retryable | None = None) -> bytes | None:
+            "retryable: IdempotentReply | None = None) -> bytes | None:\n",
+            """retryable: IdempotentReply | None = None) -> bytes | None:
         if retryable is not None:
             found = await self.find_reply(record.uri.did, retryable.key, retryable.fingerprint, record.indexed_at)
             if found is not None:

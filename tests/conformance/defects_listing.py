@@ -123,7 +123,11 @@ LISTING: list[Defect] = [
         "early-end-unsaid",
         "A page that ends before its limit, since its records are large, names no cursor.",
         "LIST-007",
-        (SQLITE, "return Found(records, more=True)", "return Found(records, more=len(records) == listing.limit)"),
+        (
+            SQLITE,
+            "return ListResult(records, more=True)",
+            "return ListResult(records, more=len(records) == listing.limit)",
+        ),
     ),
     defect(
         "pages-by-offset",

@@ -62,9 +62,9 @@ RECORDS: list[Defect] = [
         ),
         (
             SQLITE,
-            "retryable: Retryable | None = None) -> bytes | None:\n",
+            "retryable: IdempotentReply | None = None) -> bytes | None:\n",
             (
-                "retryable: Retryable | None = None) -> bytes | None:\n"
+                "retryable: IdempotentReply | None = None) -> bytes | None:\n"
                 '        known = await self._rows("SELECT 1 FROM accounts WHERE did = ?", (record.uri.did,))\n\n'
             ),
         ),

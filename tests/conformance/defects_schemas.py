@@ -105,7 +105,7 @@ SCHEMAS: list[Defect] = [
         "SCHEMA-011",
         (
             "cdv_adapters/schemas/url.py",
-            'self._said, self._published, self._is_confirmed = catalogue, published, origin == "source"',
+            'self._published_catalogue, self._published, self._is_confirmed = catalogue, published, origin == "source"',
             'self._published, self._is_confirmed = published, origin == "source"',
         ),
         trap="Versions hardcoded while the setting for their source does nothing",

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.use_cases.outbox import Outcome, Relay
+from cdv_core.use_cases.outbox import Relay, RelayOutcome
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import FakeEventBus
 from tests.fakes.ids import FakeIdSource
@@ -46,7 +46,7 @@ class Setting:
         return held
 
 
-async def drain(relay: Relay) -> list[Outcome]:
+async def drain(relay: Relay) -> list[RelayOutcome]:
     """Run until there is nothing to do at once; return what each run did."""
     outcomes = [await relay.run_once()]
     while outcomes[-1].more:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from cdv_adapters.schemas.bundled import bundled_catalogue
 from cdv_core.domain.canonical import cid_of
 from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused
 from cdv_core.domain.catalogue_index import read_index
-from cdv_core.domain.documents import CatalogueRefused
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.lexicon import is_lexicon, translate

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.media import Asset, Sha256, content_disposition, parse_filename
-from cdv_core.domain.media_types import other_type_shown
+from cdv_core.domain.media_types import mismatched_type
 from cdv_core.errors import InvalidField
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -155,9 +155,9 @@ SHOWN = [
 
 @pytest.mark.parametrize(("head", "mime_type"), SHOWN)
 def test_bytes_that_show_their_type_can_be_no_other(head, mime_type):
-    assert other_type_shown(mime_type, head) is None
+    assert mismatched_type(mime_type, head) is None
     for declared in {"image/png", "image/jpeg", "image/gif", "video/mp4", "audio/mpeg", "text/plain"} - {mime_type}:
-        assert other_type_shown(declared, head) == mime_type
+        assert mismatched_type(declared, head) == mime_type
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_bytes_that_show_their_type_can_be_no_other(head, mime_type):
     ],
 )
 def test_a_container_may_be_any_of_the_types_that_it_holds(head, mime_types):
-    assert {it: other_type_shown(it, head) for it in mime_types} == dict.fromkeys(mime_types)
+    assert {it: mismatched_type(it, head) for it in mime_types} == dict.fromkeys(mime_types)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_container_may_be_any_of_the_types_that_it_holds(head, mime_types):
     ],
 )
 def test_a_container_is_no_type_that_begins_otherwise(head, declared):
-    assert other_type_shown(declared, head) is not None
+    assert mismatched_type(declared, head) is not None
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_container_is_no_type_that_begins_otherwise(head, declared):
      b"ftypisom", b"BM\x00\x00", b"BM" + b"x" * 30, b"II*", b"MM"],
 )  # fmt: skip
 def test_bytes_that_show_nothing_are_no_evidence(head):
-    assert other_type_shown("image/png", head) is None
+    assert mismatched_type("image/png", head) is None
 
 
 @pytest.mark.parametrize("begins", ["MZ", "ID3", "BM", "II*", "MM", "PK", "OggS", "fLaC", "RIFF", "1234ftypisom"])
@@ -227,7 +227,7 @@ def test_bytes_that_show_nothing_are_no_evidence(head):
 def test_no_text_is_taken_for_what_it_begins_like(begins, rest):
     head = f"{begins}{rest}".encode("utf-8", "replace")[:64]
     for declared in ("text/plain", "text/csv", "application/javascript"):
-        assert other_type_shown(declared, head) is None
+        assert mismatched_type(declared, head) is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.outbox import Outcome, Relay
+from cdv_core.use_cases.outbox import Relay, RelayOutcome
 from tests.core.relaying import ADA, BOB, MEDIA, Setting, drain
 
 
@@ -19,7 +19,7 @@ async def test_what_was_committed_is_published_in_op_log_order_and_noted():
     setting = Setting()
     written = [setting.write(ADA), setting.write(BOB), setting.write(ADA)]
     media = setting.write(ADA, MEDIA)
-    assert await drain(setting.relay()) == [Outcome(leased=True, published=4)]
+    assert await drain(setting.relay()) == [RelayOutcome(leased=True, published=4)]
     assert setting.bus.ids("RA_RECORDS") == written
     assert setting.bus.ids("RA_MEDIA") == [media]
     assert [entry.stream_sequence for entry in setting.outbox.entries.values()] == [1, 2, 3, 1]
@@ -31,7 +31,7 @@ async def test_nothing_is_sent_twice():
     written = [setting.write(), setting.write()]
     relay = setting.relay()
     await drain(relay)
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
     assert setting.bus.ids() == written
 
 
@@ -57,7 +57,7 @@ async def test_while_an_entry_is_refused_the_rest_of_its_did_waits():
     setting = Setting()
     first, other, second = setting.write(ADA), setting.write(BOB), setting.write(ADA)
     setting.bus.refused = {first}
-    assert await drain(setting.relay()) == [Outcome(leased=True, published=1, waiting=2)]
+    assert await drain(setting.relay()) == [RelayOutcome(leased=True, published=1, waiting=2)]
     assert setting.bus.ids() == [other]
     setting.bus.refused = set()
     await drain(setting.relay())
@@ -69,7 +69,7 @@ async def test_a_lost_acknowledgement_is_found_in_the_stream_instead_of_sent_aga
     written = [setting.write(), setting.write()]
     setting.bus.lost_acknowledgements = set(written)
     relay = setting.relay()
-    assert await relay.run_once() == Outcome(leased=True, waiting=2)
+    assert await relay.run_once() == RelayOutcome(leased=True, waiting=2)
     # Longer than the duplicate window: the stream itself would not recognise them any more.
     setting.clock.advance(3600)
     await drain(relay)
@@ -85,7 +85,7 @@ async def test_nothing_goes_onto_a_stream_that_another_relay_has_written_to_mean
         await setting.bus.publish([setting.outbox.entries[1]], await setting.bus.streams())
 
     setting.bus.before_publish = meanwhile
-    assert await drain(setting.relay()) == [Outcome(leased=True, waiting=2)]
+    assert await drain(setting.relay()) == [RelayOutcome(leased=True, waiting=2)]
     await drain(setting.relay())
     assert setting.bus.ids() == [first, second]
 
@@ -100,8 +100,8 @@ async def test_while_one_relay_works_the_other_does_nothing():
         seen.append(await other.run_once())
 
     setting.bus.before_publish = meanwhile
-    assert await one.run_once() == Outcome(leased=True, published=1)
-    assert seen == [Outcome(leased=False)]
+    assert await one.run_once() == RelayOutcome(leased=True, published=1)
+    assert seen == [RelayOutcome(leased=False)]
 
 
 async def test_two_relays_in_turn_publish_everything_once_and_in_order():
@@ -123,7 +123,7 @@ async def test_the_lease_is_given_up_when_the_bus_is_down():
     with pytest.raises(Unavailable):
         await setting.relay().run_once()
     setting.bus.down = False
-    assert await setting.relay().run_once() == Outcome(leased=True, published=1)
+    assert await setting.relay().run_once() == RelayOutcome(leased=True, published=1)
 
 
 async def test_a_relay_that_was_overtaken_notes_nothing():
@@ -138,7 +138,7 @@ async def test_a_relay_that_was_overtaken_notes_nothing():
         await setting.outbox.lease("quick", 0, now=setting.clock.now(), expires_at=later)
 
     setting.bus.after_publish = overtake
-    assert await slow.run_once() == Outcome(leased=False)
+    assert await slow.run_once() == RelayOutcome(leased=False)
     assert setting.outbox.entries[1].stream_sequence is None
     setting.clock.advance(10)
     await drain(quick)

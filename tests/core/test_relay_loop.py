@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.outbox import Comparison, Outcome, Relay
+from cdv_core.use_cases.outbox import Comparison, Relay, RelayOutcome
 from cdv_http.relay import Pace, relaying
 from tests.core.relaying import Setting
 
@@ -23,7 +23,7 @@ class CountingRelay(Relay):
     runs = 0
     failures: list[Exception]
 
-    async def run_once(self) -> Outcome:
+    async def run_once(self) -> RelayOutcome:
         self.runs += 1
         if self.failures:
             raise self.failures.pop(0)
@@ -159,14 +159,14 @@ async def test_every_outcome_is_observed():
     setting.write()
     await relay.run_once()
     setting.bus.recreate()
-    seen: list[Outcome | None] = []
+    seen: list[RelayOutcome | None] = []
     async with relaying(relay, observe=seen.append, pace=QUICK):
         await until(lambda: len(seen) >= 3)
     comparison = Comparison("RA_RECORDS", compared=1, requeued=1)
     assert seen[:3] == [
-        Outcome(leased=True, more=True, comparisons=(comparison,)),
-        Outcome(leased=True, published=1),
-        Outcome(leased=True),
+        RelayOutcome(leased=True, more=True, comparisons=(comparison,)),
+        RelayOutcome(leased=True, published=1),
+        RelayOutcome(leased=True),
     ]
 
 
@@ -182,7 +182,7 @@ async def test_when_it_is_stopped_in_the_middle_the_lease_is_free():
     setting.bus.before_publish = for_ever
     async with relaying(setting.relay(), pace=SLEEPY):
         await publishing.wait()
-    assert await setting.relay().run_once() == Outcome(leased=True, published=1)
+    assert await setting.relay().run_once() == RelayOutcome(leased=True, published=1)
     assert setting.bus.ids() == written
 
 

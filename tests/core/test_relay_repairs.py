@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from cdv_core.ports.outbox import OpLogEntry
 from cdv_core.use_cases import outbox
-from cdv_core.use_cases.outbox import Comparison, Outcome, Relay
+from cdv_core.use_cases.outbox import Comparison, Relay, RelayOutcome
 from tests.core.relaying import ADA, BOB, MEDIA, Setting, drain
 from tests.core.test_relay import Killed, Mortal
 from tests.fakes.events import FakeEventBus
@@ -32,7 +32,7 @@ lost_everything = pytest.mark.parametrize("lose", [LOSSES["recreated"], LOSSES["
 lost = pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
 
 
-def requeued(outcomes: list[Outcome]) -> int:
+def requeued(outcomes: list[RelayOutcome]) -> int:
     return sum(comparison.requeued for outcome in outcomes for comparison in outcome.comparisons)
 
 
@@ -47,7 +47,7 @@ async def test_what_a_stream_has_lost_is_published_again_once(lose):
     outcomes = await drain(relay)
     assert sorted(setting.bus.ids()) == sorted(written)
     assert requeued(outcomes) == len(gone) > 0
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
 
 
 @lost
@@ -84,7 +84,7 @@ async def test_a_loss_between_judging_and_publishing_lets_nothing_overtake(name)
         LOSSES[name](setting.bus)
 
     setting.bus.before_publish = meanwhile
-    assert await relay.run_once() == Outcome(leased=True, waiting=1)
+    assert await relay.run_once() == RelayOutcome(leased=True, waiting=1)
     await drain(relay)
     assert setting.bus.ids() == written
 
@@ -96,7 +96,7 @@ async def test_only_the_stream_that_lost_something_is_compared():
     await drain(relay)
     setting.bus.purge(name="RA_MEDIA")
     outcomes = await drain(relay)
-    assert outcomes[0] == Outcome(leased=True, more=True, comparisons=(Comparison("RA_MEDIA", 2, 2),))
+    assert outcomes[0] == RelayOutcome(leased=True, more=True, comparisons=(Comparison("RA_MEDIA", 2, 2),))
     assert (setting.bus.ids("RA_RECORDS"), setting.bus.ids("RA_MEDIA")) == (written, media)
 
 
@@ -110,7 +110,7 @@ async def test_what_the_limits_of_a_stream_have_dropped_is_not_missed():
     kept = [setting.write(age=timedelta(days=1)), setting.write()]
     await drain(relay)
     setting.bus.expire(WEEK)
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
     assert await relay.reconcile() == [Comparison("RA_RECORDS", 2, 0), Comparison("RA_MEDIA", 0, 0)]
     assert setting.bus.ids() == kept
 
@@ -128,7 +128,7 @@ async def test_what_is_gone_before_its_time_is_published_again():
     setting.bus.purge(keep=1)
     assert requeued(await drain(relay)) == 2
     assert sorted(setting.bus.ids()) == young
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
 
 
 @lost
@@ -172,7 +172,7 @@ async def test_what_was_lost_and_published_again_is_missed_when_it_is_lost_once_
     young = [setting.write() for _ in range(2)]
     await drain(relay)
     setting.bus.expire(WEEK)
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
     setting.bus.recreate()
     assert requeued(await drain(relay)) == 3
     assert setting.bus.ids() == [old[5], *young]
@@ -193,7 +193,7 @@ async def test_what_was_published_again_does_not_hide_that_older_messages_are_go
     await drain(relay)
     setting.clock.advance(2 * DAY)
     setting.bus.expire(WEEK)
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
     setting.bus.purge(keep=3)
     assert requeued(await drain(relay)) == 2
     assert setting.bus.ids()[-2:] == kept[:2]
@@ -210,7 +210,7 @@ async def test_what_expires_though_it_was_noted_late_is_not_missed():
     await drain(relay)
     setting.clock.advance(6.5 * DAY)
     setting.bus.expire(WEEK)
-    assert await drain(relay) == [Outcome(leased=True)]
+    assert await drain(relay) == [RelayOutcome(leased=True)]
     assert setting.bus.ids() == [kept]
 
 
@@ -301,7 +301,7 @@ async def test_a_long_comparison_keeps_its_lease():
 
     setting.bus.message_ids = slowly  # type: ignore[method-assign]
     assert requeued([await relay.run_once()]) == 1
-    assert seen == [Outcome(leased=False)] * 3
+    assert seen == [RelayOutcome(leased=False)] * 3
 
 
 async def test_reconcile_counts_and_requeues_what_nobody_noticed():
@@ -340,7 +340,7 @@ async def test_a_comparison_that_was_overtaken_requeues_nothing():
 
     setting.bus.message_ids = overtaken  # type: ignore[method-assign]
     setting.bus._streams["RA_RECORDS"].last_sequence = 2
-    assert await relay.run_once() == Outcome(leased=False)
+    assert await relay.run_once() == RelayOutcome(leased=False)
     assert setting.outbox.entries[1].stream_sequence == 1
 
 

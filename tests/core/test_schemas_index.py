@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused, parse_document
 from cdv_core.domain.catalogue_index import DOCUMENTS_MAX, read_index
-from cdv_core.domain.documents import CatalogueRefused, parse_document
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.versions import Version
 from cdv_core.errors import InvalidField

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cdv_core.domain.catalogue_build import build_catalogue
+from cdv_core.domain.catalogue_documents import CatalogueRefused
 from cdv_core.domain.catalogue_index import VersionEntry, read_index
-from cdv_core.domain.documents import CatalogueRefused
 from cdv_core.domain.identifiers import Nsid
 from tests.core.catalogues import GENERATED_AT, entry, index_bytes, index_of
 

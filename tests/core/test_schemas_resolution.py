@@ -173,7 +173,7 @@ def test_what_is_kept_to_its_owners_is_public_no_more():
         entry("com.example.open", ["1.0.0"], visibility="public"),
         entry("com.example.new", ["1.0.0"]),
     )
-    catalogue = build_catalogue(index, documents).keeping_to_owners([Nsid("com.example.opened")])
+    catalogue = build_catalogue(index, documents).with_owner_only([Nsid("com.example.opened")])
     assert catalogue.owner_only == {"com.example.opened"}
     assert catalogue.public == {"com.example.open"}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cdv_core.domain.documents import parse_document
+from cdv_core.domain.catalogue_documents import parse_document
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.validators import compile_validator
 from cdv_core.domain.violations import find_violations

@@ -8,7 +8,7 @@ from cdv_core.domain.catalogue_build import build_catalogue
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.visibility import recall, remember
+from cdv_core.use_cases.visibility import load_restrictions, sync_restrictions
 from tests.core.catalogues import entry, index_of
 from tests.fakes.visibility import FakeOwnerOnlyStore
 
@@ -30,10 +30,10 @@ class Source:
         self.catalogue: Catalogue = self.said
         self.kept: frozenset[Nsid] = frozenset()
 
-    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
+    def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
         self.kept = collections
         opened = self.said.public if self.answers else frozenset()
-        self.catalogue = self.said.keeping_to_owners(collections - opened)
+        self.catalogue = self.said.with_owner_only(collections - opened)
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def store() -> FakeOwnerOnlyStore:
 
 async def test_what_is_stored_holds_in_the_catalogue(source: Source, store: FakeOwnerOnlyStore):
     store.kept = frozenset({GONE})
-    await recall(source, store)
+    await load_restrictions(source, store)
     assert source.catalogue.owner_only == {SECRET, GONE}
     assert store.notes == 0
 
 
 async def test_what_the_catalogue_says_is_stored_once(source: Source, store: FakeOwnerOnlyStore):
     for _ in range(2):
-        await remember(source, store)
+        await sync_restrictions(source, store)
         assert store.kept == {SECRET}
         assert store.notes == 1
 
@@ -63,30 +63,30 @@ async def test_what_the_catalogue_says_is_stored_once(source: Source, store: Fak
 async def test_what_the_source_opens_is_forgotten_and_nothing_else(source: Source, store: FakeOwnerOnlyStore):
     store.kept = frozenset({OPENED, GONE, Nsid("com.example.post")})
     for _ in range(2):
-        await remember(source, store)
+        await sync_restrictions(source, store)
         assert store.kept == source.catalogue.owner_only == {SECRET, GONE, "com.example.post"}
         assert source.kept == store.kept  # or the next catalogue would close again what this one opened
         assert store.notes == 1
     source.answers = False
-    await remember(source, store)
+    await sync_restrictions(source, store)
     assert OPENED not in source.catalogue.owner_only
 
 
 async def test_a_source_that_does_not_answer_opens_nothing_and_is_told(source: Source, store: FakeOwnerOnlyStore):
-    await remember(source, store)
+    await sync_restrictions(source, store)
     source.answers = False
     store.kept |= {OPENED, GONE}  # by another replica
-    await remember(source, store)
+    await sync_restrictions(source, store)
     assert store.kept == source.catalogue.owner_only == {SECRET, OPENED, GONE}
     assert store.notes == 1
 
 
 async def test_what_cannot_be_stored_now_is_stored_the_next_time(source: Source, store: FakeOwnerOnlyStore):
     store.error = Unavailable("database")
-    for step in (recall, remember):
+    for step in (load_restrictions, sync_restrictions):
         with pytest.raises(Unavailable):
             await step(source, store)
     assert source.catalogue.owner_only == {SECRET}
     store.error = None
-    await remember(source, store)
+    await sync_restrictions(source, store)
     assert store.kept == {SECRET}

@@ -59,7 +59,7 @@ class FakeMediaStore(MediaStore):
                 self.assets[asset.asset_id] = replace(asset, state=AssetState.EXPIRED)
         return [self.assets[asset.asset_id] for asset in overdue[:limit]]
 
-    async def swept(self, asset_ids: list[AssetId]) -> None:
+    async def mark_swept(self, asset_ids: list[AssetId]) -> None:
         self._check()
         for asset_id in asset_ids:
             asset = self.assets.get(asset_id)

@@ -9,9 +9,9 @@ from cdv_core.domain.events import Event
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did, RecordUri
 from cdv_core.domain.limits import PAGE_MAX_BYTES
-from cdv_core.domain.records import Found, Listing, NewRecord, StoredRecord, record_json
+from cdv_core.domain.records import ListQuery, ListResult, NewRecord, StoredRecord, record_json
 from cdv_core.errors import CdvError, IdempotencyConflict, IdTaken
-from cdv_core.ports.records import RecordStore, Retryable
+from cdv_core.ports.records import IdempotentReply, RecordStore
 from tests.fakes.outbox import FakeOutbox
 
 
@@ -25,9 +25,9 @@ class FakeRecordStore(RecordStore):
         self.outbox = FakeOutbox() if outbox is None else outbox
         self.records: dict[RecordUri, StoredRecord] = {}
         self.error: CdvError | None = None
-        self._replies: dict[tuple[Did, IdempotencyKey], Retryable] = {}
+        self._replies: dict[tuple[Did, IdempotencyKey], IdempotentReply] = {}
 
-    async def create(self, record: NewRecord, event: Event, retryable: Retryable | None = None) -> bytes | None:
+    async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
         self._check()
         did, place = record.uri.did, _place(record)
         if retryable is not None:
@@ -52,13 +52,13 @@ class FakeRecordStore(RecordStore):
         self._check()
         return self.records.get(uri)
 
-    async def list(self, listing: Listing) -> Found:
+    async def list(self, listing: ListQuery) -> ListResult:
         self._check()
         matching = [record for record in self.records.values() if _matches(record, listing)]
         page = [record_json(it) for it in sorted(matching, key=_place, reverse=True)[: listing.limit]]
         while len(page) > 1 and sum(map(len, page)) > PAGE_MAX_BYTES:
             page.pop()
-        return Found(page, more=len(page) < len(matching))
+        return ListResult(page, more=len(page) < len(matching))
 
     async def scan(self, batch_size: int = 100) -> AsyncIterator[StoredRecord]:
         self._check()
@@ -89,7 +89,7 @@ def _place(record: NewRecord) -> tuple[datetime, str]:
     return record.indexed_at, record.uri.rkey
 
 
-def _matches(record: NewRecord, listing: Listing) -> bool:
+def _matches(record: NewRecord, listing: ListQuery) -> bool:
     uri, place = record.uri, _place(record)
     return (
         uri.did == listing.did

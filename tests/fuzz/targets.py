@@ -14,8 +14,8 @@ from joserfc.jwk import OKPKey
 from cdv_adapters.schemas.bundled import bundled_catalogue
 from cdv_adapters.tokens.local_key import LocalIssuer, LocalKeyTokenVerifier
 from cdv_core.domain.canonical import canonical_record, cid_of
+from cdv_core.domain.catalogue_documents import parse_document
 from cdv_core.domain.cursors import Cursor
-from cdv_core.domain.documents import parse_document
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import AssetId, Did, Nsid
 from cdv_core.domain.json_schema import SchemaRefused
@@ -24,7 +24,7 @@ from cdv_core.domain.media import content_disposition, parse_filename
 from cdv_core.domain.times import parse_time
 from cdv_core.domain.validators import compile_validator
 from cdv_core.errors import CdvError
-from cdv_http.bodies import CreateRecordBody, FinalizeBody, UploadInitBody, decode_body, given, whole_number
+from cdv_http.bodies import CreateRecordBody, FinalizeBody, UploadInitBody, decode_body, given, to_int
 from tests.fakes.clock import FakeClock
 
 _NOW: Final = datetime(2026, 11, 24, tzinfo=UTC)
@@ -66,7 +66,7 @@ def _create(data: bytes) -> None:
 
 def _init(data: bytes) -> None:
     it = decode_body(data, UploadInitBody)
-    whole_number(it.size, "size")
+    to_int(it.size, "size")
     if (name := given(it.filename)) is not None:
         parse_filename(name)
 

@@ -28,7 +28,7 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.ports.schemas import SchemaSource
 from cdv_http.app import create_app
 from cdv_http.app_state import app_state_of
-from cdv_http.middleware.gate import GateMiddleware
+from cdv_http.middleware.load_shedding import LoadSheddingMiddleware
 from tests.fakes.clock import FakeClock
 from tests.leaks import signed_url
 from tests.servers import Bucket
@@ -44,7 +44,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")  # spec: convention
 class Api:
     """An HTTP client of one vault, with tokens for anyone. `clock`, if given, is the vault's."""
 
-    app: GateMiddleware
+    app: LoadSheddingMiddleware
     http: httpx.AsyncClient
     issuer: LocalIssuer
     settings: Settings

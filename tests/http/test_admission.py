@@ -13,9 +13,9 @@ from cdv_http import app
 from cdv_http.admission import Admission
 from cdv_http.client_address import ClientAddresses
 from cdv_http.metrics import registry
-from cdv_http.middleware import gate as gate_middleware
+from cdv_http.middleware import load_shedding
 from cdv_http.middleware.cors import AllowedOrigins
-from cdv_http.middleware.gate import GateMiddleware
+from cdv_http.middleware.load_shedding import LoadSheddingMiddleware
 from cdv_http.request_headers import RequestHeaders
 from cdv_http.request_state import RequestState, state_of
 from tests.http.api import Api, data, refused, serving
@@ -181,7 +181,7 @@ async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
         moment.now += 0.5
 
     places = Noting(10, **moment.clocks)
-    gate = GateMiddleware(slow_client, places, ClientAddresses(()), AllowedOrigins(()))
+    gate = LoadSheddingMiddleware(slow_client, places, ClientAddresses(()), AllowedOrigins(()))
     scope: Any = {"type": "http", "method": "GET", "path": "/v1/x", "headers": [], "client": ("192.0.2.1", 1)}
     await gate(scope, receive=None, send=None)  # type: ignore[arg-type]
     assert places.seconds == 0.75
@@ -341,9 +341,9 @@ async def test_counts_that_fail_once_do_not_end_the_counting(monkeypatch: pytest
 
     async def send(_: object) -> None: ...
 
-    monkeypatch.setattr(gate_middleware, "observe_turned_away", observe)
+    monkeypatch.setattr(load_shedding, "observe_shed", observe)
     monkeypatch.setattr(Admission, "enter", lambda *_: False)
-    gate = GateMiddleware(send, Admission(1), ClientAddresses(()), AllowedOrigins(()))  # type: ignore[arg-type]
+    gate = LoadSheddingMiddleware(send, Admission(1), ClientAddresses(()), AllowedOrigins(()))  # type: ignore[arg-type]
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     for method in ("GET", "POST", "BREW"):
         scope: Any = {"type": "http", "method": method, "path": "/v1/x", "headers": [], "scheme": "http"}

@@ -13,7 +13,7 @@ from loguru import logger
 
 from cdv_adapters.service import Dependency, Service
 from cdv_core.errors import Unavailable
-from cdv_http.looks import LOOK_SECONDS
+from cdv_http.dependency_checks import CHECK_TIMEOUT_SECONDS
 from tests.http.api import Api, data, refused, serving
 
 
@@ -65,7 +65,7 @@ async def test_something_that_is_not_critical_and_hangs_degrades_and_holds_no_pr
     api.service.dependencies[1:] = [Dependency("object_store", critical=False, check=hang)]
     started = time.monotonic()
     answers = await asyncio.gather(*(api.http.get("/readyz") for _ in range(3)))
-    assert time.monotonic() - started < 2 * LOOK_SECONDS  # the shipped probes give up after 5 s
+    assert time.monotonic() - started < 2 * CHECK_TIMEOUT_SECONDS  # the shipped probes give up after 5 s
     assert [data(answer)["status"] for answer in answers] == ["degraded"] * 3
     assert looks == 1
 

@@ -16,7 +16,7 @@ import pytest
 from loguru import logger
 
 from cdv_core.errors import Unavailable
-from cdv_http.answered import Answered, tell_what_waits
+from cdv_http.completed_requests import CompletedRequest, record_pending
 from tests.http.api import Api, data, refused, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -36,7 +36,7 @@ def opened(anyio_backend: str, tmp_path: Path) -> Open:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    tell_what_waits()
+    record_pending()
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -64,9 +64,9 @@ async def test_a_request_is_a_line_of_json(opened: Open, capsys: pytest.CaptureF
 async def test_what_was_answered_last_is_told_before_the_service_ends(
     opened: Open, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = Answered("GET", b"/last", "unmatched", 404, 0.001, "mine", None, None, None)
+    last = CompletedRequest("GET", b"/last", "unmatched", 404, 0.001, "mine", None, None, None)
     async with opened():
-        monkeypatch.setattr("cdv_http.answered._waiting", [last])  # and the loop has no next round
+        monkeypatch.setattr("cdv_http.completed_requests._pending", [last])  # and the loop has no next round
     line = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert line["message"] == "GET /last 404 1.0 ms"
 
@@ -79,7 +79,7 @@ async def test_in_dev_a_request_is_a_line_for_people(
     monkeypatch.delenv("NO_COLOR", raising=False)
     async with serving(tmp_path / "vault") as api:
         refused(await api.http.get("/v1/{no}%0aroute", headers={"X-Correlation-Id": "mine"}), 404, "CDV_NOT_FOUND")
-    tell_what_waits()
+    record_pending()
     (line,) = capsys.readouterr().err.splitlines()
     assert ("\x1b[" in line) == terminal
     plain = re.sub(r"\x1b\[\d+m", "", line)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from cdv_adapters.chores import doing
-from cdv_adapters.service import Chore, Dependency
+from cdv_adapters.background import run_in_background
+from cdv_adapters.service import BackgroundTask, Dependency
 from cdv_core.errors import Unavailable
 from cdv_core.ports.outbox import Backlog
-from cdv_http.looks import LOOK_SECONDS
-from cdv_http.metrics import observe_chore
+from cdv_http.dependency_checks import CHECK_TIMEOUT_SECONDS
+from cdv_http.metrics import observe_background_task
 from tests.http.api import PNG, POST, Api, Creator, data, refused, serving
 from tests.http.scraping import Scrape
 
@@ -91,21 +91,23 @@ async def test_uploads_are_counted_by_what_came_of_them(api: Api, ada: Creator) 
         assert after.value("cdv_media_total", **labels) - before.value("cdv_media_total", **labels) == count, labels
 
 
-async def test_the_work_of_chores_is_counted(api: Api) -> None:
+async def test_the_work_of_background_tasks_is_counted(api: Api) -> None:
     done = asyncio.Event()
 
     async def sweep() -> int:
         done.set()
         return 7
 
-    async with doing([Chore("count me", 60, sweep, until_done=True)], observe_chore):
+    async with run_in_background([BackgroundTask("count me", 60, sweep, until_success=True)], observe_background_task):
         await done.wait()
-        while not (await scrape(api)).has("cdv_chore_items_total", chore="count me"):
+        while not (await scrape(api)).has("cdv_background_removals_total", task="count me"):
             await asyncio.sleep(0)
     seen = await scrape(api)
-    assert seen.value("cdv_chore_items_total", chore="count me") == 7
-    assert seen.value("cdv_chores_total", chore="count me", outcome="done") == 1
-    assert seen.has("cdv_chores_total", chore="sweep uploads", outcome="failed")  # before the first failure, too
+    assert seen.value("cdv_background_removals_total", task="count me") == 7
+    assert seen.value("cdv_background_tasks_total", task="count me", outcome="done") == 1
+    assert seen.has(
+        "cdv_background_tasks_total", task="sweep uploads", outcome="failed"
+    )  # before the first failure, too
 
 
 async def test_a_scrape_waits_for_nothing_that_hangs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ async def test_a_scrape_waits_for_nothing_that_hangs(api: Api, monkeypatch: pyte
     for _ in range(2):  # the second finds the first's looks under way
         started = time.monotonic()
         seen = await scrape(api)
-        assert time.monotonic() - started < LOOK_SECONDS + 1
+        assert time.monotonic() - started < CHECK_TIMEOUT_SECONDS + 1
         assert seen.value("cdv_dependency_up", dependency="database") == 0
         assert seen.value("cdv_dependency_up", dependency="events") == 0
     hanging.set()

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from cdv_http.exposition import _forget_the_dead
-from cdv_http.looks import LOOK_SECONDS
+from cdv_http.dependency_checks import CHECK_TIMEOUT_SECONDS
+from cdv_http.metrics_exporter import _drop_dead_workers
 from tests.http.certificates import files
 from tests.http.running import RunningVault
 from tests.http.scraping import Scrape
@@ -118,7 +118,7 @@ def test_a_scrape_answers_while_database_and_broker_hang(
             fault()
         began = time.monotonic()
         seen = scrape(vault)
-        assert time.monotonic() - began < LOOK_SECONDS + 1
+        assert time.monotonic() - began < CHECK_TIMEOUT_SECONDS + 1
         assert seen.value("cdv_dependency_up", dependency="database") == 0
         assert seen.value("cdv_dependency_up", dependency="events") == 0
         wait_for(vault, lambda seen: seen.value("cdv_relay_runs_total", outcome="failed") >= 1)
@@ -143,9 +143,9 @@ def test_a_dead_worker_whose_number_another_users_process_has_is_forgotten(
         if pid == theirs:
             raise PermissionError
 
-    monkeypatch.setattr("cdv_http.exposition.os.kill", kill)
+    monkeypatch.setattr("cdv_http.metrics_exporter.os.kill", kill)
     for pid in (alive, theirs):
         (tmp_path / f"gauge_livesum_{pid}.db").touch()
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    _forget_the_dead(tmp_path)
+    _drop_dead_workers(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [f"gauge_livesum_{alive}.db"]

@@ -19,9 +19,9 @@ from cdv_adapters.settings import Settings
 from cdv_core.domain.identifiers import AssetId, Did, Nsid
 from cdv_core.domain.media import Sha256
 from cdv_http.bodies import ASSET_ID, COLLECTION, DID, FinalizeBody
-from cdv_http.endpoints import ENDPOINTS
 from cdv_http.error_responses import STATUS_OF_CODE
 from cdv_http.openapi import codes_of, openapi_document
+from cdv_http.openapi_endpoints import ENDPOINTS
 from tests.http.api import Api, Creator
 
 ROOT = Path(__file__).parents[2]

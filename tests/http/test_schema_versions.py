@@ -47,8 +47,8 @@ class FakeSchemas:
     def __init__(self, **changes: Any) -> None:
         self.catalogue = catalogue(**changes)
 
-    def keep_to_owners(self, collections: frozenset[Nsid]) -> None:
-        self.catalogue = self.catalogue.keeping_to_owners(collections)
+    def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
+        self.catalogue = self.catalogue.with_owner_only(collections)
 
 
 def catalogue(**changes: Any) -> Catalogue:

@@ -127,11 +127,11 @@ async def test_media_and_hostile_requests_have_spans_of_bounded_names(api: Api, 
     assert all("chosen" not in span.to_json().lower() for span in spans.all())
 
 
-async def test_probes_and_chores_are_no_traces(api: Api, spans: Spans) -> None:
+async def test_probes_and_background_tasks_are_no_traces(api: Api, spans: Spans) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await api.http.get(path)).status_code == 200
-    for chore in api.service.chores:
-        await chore.do()
+    for task in api.service.background_tasks:
+        await task.run()
     assert spans.all() == []
 
 

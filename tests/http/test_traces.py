@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdv_http.answered import tell_what_waits
+from cdv_http.completed_requests import record_pending
 from tests.http.api import POST, Api, Creator, data, refused, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -29,7 +29,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> Logged:
     """What gives the lines that were logged since it was last asked."""
 
     def since() -> list[dict[str, Any]]:
-        tell_what_waits()
+        record_pending()
         return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
     return since

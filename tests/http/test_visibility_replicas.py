@@ -14,8 +14,8 @@ import pytest
 from dependency_injector import providers
 from pydantic import SecretStr
 
+from cdv_adapters.bootstrap import open_service
 from cdv_adapters.container import Container
-from cdv_adapters.opening import open_service
 from cdv_adapters.schemas.url import UrlSchemas
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart, Unavailable
@@ -50,9 +50,9 @@ def nowhere() -> str:
     return f"http://127.0.0.1:{free_port()}"
 
 
-async def chore(api: Api, name: str = "refresh the schemas") -> None:
-    (found,) = (it for it in api.service.chores if it.name == name)
-    await found.do()
+async def task(api: Api, name: str = "refresh the catalogue") -> None:
+    (found,) = (it for it in api.service.background_tasks if it.name == name)
+    await found.run()
 
 
 async def write(api: Api) -> tuple[str, str]:
@@ -109,13 +109,13 @@ async def test_an_index_that_says_public_opens_it_on_every_replica(replica: Star
     async with replica(url) as first, replica(url) as second, replica(nowhere()) as blind, replica(None) as bundled:
         did, uri = await write(first)
         publish(tmp_path / "specs", secret="public")
-        await chore(first)
+        await task(first)
         await is_public(first, did, uri)
         for other in (second, blind, bundled):
             await is_its_owners_only(other, did, uri)
-        await chore(second)
-        await chore(blind)
-        await chore(bundled, "recall the owner-only collections")
+        await task(second)
+        await task(blind)
+        await task(bundled, "sync the owner-only collections")
         for other in (first, second, blind, bundled):
             await is_public(other, did, uri)
     async with replica(nowhere()) as new:
@@ -131,9 +131,9 @@ async def test_a_replica_whose_source_is_down_learns_what_another_was_told(
         (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
         async with replica((tmp_path / "newer").as_uri()) as told:
             did, uri = await write(told)
-            await chore(behind)  # which was told of nothing but the older index, and must not have the last word
-            await chore(blind)
-            await chore(bundled, "recall the owner-only collections")
+            await task(behind)  # which was told of nothing but the older index, and must not have the last word
+            await task(blind)
+            await task(bundled, "sync the owner-only collections")
             for each in (told, blind, bundled, behind):
                 await is_its_owners_only(each, did, uri)
     async with replica(url, "behind") as restarted:
@@ -157,7 +157,7 @@ async def test_what_was_in_force_and_not_noted_when_a_replica_ended_is_noted_by_
 async def test_a_catalogue_that_is_late_for_the_start_is_noted_once_it_is_there(
     replica: StartReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdv_adapters.opening._SPECS_AT_START_SECONDS", 0.1)
+    monkeypatch.setattr("cdv_adapters.bootstrap._SPECS_AT_START_SECONDS", 0.1)
     publish(tmp_path / "specs", secret="owner")
     began = threading.Event()
     with catalogue_server() as server:
@@ -173,12 +173,12 @@ async def test_a_catalogue_that_is_late_for_the_start_is_noted_once_it_is_there(
         async with replica(server.url) as told, replica(nowhere()) as blind:
             refused(await told.creator().create(collection=SECRET), 400, "CDV_VALIDATION")
             began.set()
-            await chore(told, "take over the late schemas")
+            await task(told, "take over the late catalogue")
             did, uri = await write(told)
             await is_its_owners_only(told, did, uri)
             async with replica(nowhere()) as new:
                 await is_its_owners_only(new, did, uri)
-            assert [it.name for it in blind.service.chores if it.until_done] == []
+            assert [it.name for it in blind.service.background_tasks if it.until_success] == []
 
 
 async def test_a_refresh_without_the_database_is_put_off_with_the_catalogue_in_force(tmp_path: Path) -> None:
@@ -189,15 +189,15 @@ async def test_a_refresh_without_the_database_is_put_off_with_the_catalogue_in_f
             publish(tmp_path / "specs", secret="owner")
             store.error = Unavailable("database")
             with pytest.raises(Unavailable):
-                await chore(api)
+                await task(api)
             did, uri = await write(api)
             await is_its_owners_only(api, did, uri)
             store.error = None
             assert SECRET not in store.kept
-            await chore(api)
+            await task(api)
             assert SECRET in store.kept
             notes = store.notes
-            await chore(api)
+            await task(api)
             assert store.notes == notes
 
 

@@ -25,7 +25,7 @@ _SECONDS, _ROUNDS, _CREATORS, _EACH = 2, 24, 1_000, 150
 _SWITCHED = f"""
 import inspect, threading
 import cdv_adapters.container as container, cdv_adapters.tracing as tracing
-import cdv_http.answered as answered, cdv_http.app as app, cdv_http.logs as logs
+import cdv_http.completed_requests as answered, cdv_http.app as app, cdv_http.logs as logs
 
 set_up_logs, trace_methods, use = app.set_up_logs, tracing.trace_methods, tracing.use
 told, traced, started = (answered.observe_requests, answered.log_requests), [], []

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
+from cdv_adapters.background import run_in_background
 from cdv_adapters.cancellation import cancel_and_wait
-from cdv_adapters.chores import doing
-from cdv_adapters.service import Chore
+from cdv_adapters.service import BackgroundTask
 from cdv_core.errors import Unavailable
 
 
-async def test_a_chore_is_done_again_after_a_failure_and_after_a_defect():
+async def test_a_task_is_done_again_after_a_failure_and_after_a_defect():
     done = asyncio.Event()
     outcomes = iter([Unavailable("database"), RuntimeError("a defect"), None])
 
@@ -20,11 +20,11 @@ async def test_a_chore_is_done_again_after_a_failure_and_after_a_defect():
             raise problem
         done.set()
 
-    async with asyncio.timeout(20), doing([Chore("tidy up", 0.01, do)]):
+    async with asyncio.timeout(20), run_in_background([BackgroundTask("tidy up", 0.01, do)]):
         await done.wait()
 
 
-async def test_a_chore_that_finds_something_goes_on_until_it_finds_nothing(monkeypatch: pytest.MonkeyPatch):
+async def test_a_task_that_finds_something_goes_on_until_it_finds_nothing(monkeypatch: pytest.MonkeyPatch):
     left = 3
     found_nothing = asyncio.Event()
 
@@ -48,7 +48,7 @@ async def test_a_chore_that_finds_something_goes_on_until_it_finds_nothing(monke
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", note)
-    async with asyncio.timeout(20), doing([Chore("tidy up", 60, remove_one)]):
+    async with asyncio.timeout(20), run_in_background([BackgroundTask("tidy up", 60, remove_one)]):
         await found_nothing.wait()
     assert [seconds < 1 for seconds in paused[:5]] == [False, True, True, True, False]
 
@@ -68,8 +68,11 @@ async def test_what_is_to_be_done_once_is_begun_at_once_and_not_repeated():
         if tries >= 2:
             other.set()
 
-    chores = [Chore("prepare", 0.01, do, until_done=True), Chore("watch", 0.05, wait_for_it)]
-    async with asyncio.timeout(20), doing(chores):
+    background_tasks = [
+        BackgroundTask("prepare", 0.01, do, until_success=True),
+        BackgroundTask("watch", 0.05, wait_for_it),
+    ]
+    async with asyncio.timeout(20), run_in_background(background_tasks):
         await other.wait()
     assert tries == 2
 

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from cdv_adapters.chores import doing
+from cdv_adapters.background import run_in_background
 from cdv_adapters.container import Container, make_data_dir, provision_bucket, reach_postgres, removal, wire
-from cdv_adapters.service import Chore, Dependency, Service
+from cdv_adapters.service import BackgroundTask, Dependency, Service
 from cdv_adapters.settings import Settings
 from cdv_adapters.tracing import trace_methods
 from cdv_core.domain.identifiers import Did
@@ -19,10 +19,10 @@ from cdv_core.errors import CannotStart, InvalidField, Unavailable
 from cdv_core.ports.schemas import SchemaSource
 from cdv_core.ports.visibility import OwnerOnlyStore
 from cdv_core.use_cases.served_media import ServedMedia
-from cdv_core.use_cases.visibility import recall, remember
+from cdv_core.use_cases.visibility import load_restrictions, sync_restrictions
 from cdv_core.vault import EmbeddedVault
 
-THROW_AWAY_DID = "did:example:cdv-doctor-"  # ours: what `cdv doctor` writes under, and may remove again
+DOCTOR_DID_PREFIX = "did:example:cdv-doctor-"  # ours: what `cdv doctor` writes under, and may remove again
 _SPECS_AT_START_SECONDS = 5  # ours: a slow source delays the start no longer; what arrives later is used
 _SPECS_EVERY_SECONDS = 300  # ours: how old a catalogue may be while its source is well, and what other replicas know
 
@@ -41,11 +41,11 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
         if settings.db_dsn is not None:
             await reach_postgres(container, upgrade=upgrade)
         database = await stack.enter_async_context(container.database())
-        schemas, promises = container.schemas(), container.owner_only_store()
-        await _at_start(recall(schemas, promises))
+        schemas, owner_only_store = container.schemas(), container.owner_only_store()
+        await _at_start(load_restrictions(schemas, owner_only_store))
         others = await stack.enter_async_context(_open_others(container))
         if upgrade:
-            await _at_start(remember(schemas, promises))
+            await _at_start(sync_restrictions(schemas, owner_only_store))
         blobs, tokens = container.blobs(), container.tokens()
         service = Service(
             settings,
@@ -54,9 +54,9 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
             container.outbox(),
             container.clock(),
             dependencies=[Dependency("database", critical=True, check=database.ping), *others],
-            chores=[
-                Chore("purge expired replies", 60, lambda: _purge(container)),
-                Chore("sweep uploads", 60, container.media().sweep),
+            background_tasks=[
+                BackgroundTask("purge expired replies", 60, lambda: _purge(container)),
+                BackgroundTask("sweep uploads", 60, container.media().sweep),
             ],
         )
         service.readings.append(partial(_catalogue_readings, schemas))
@@ -70,7 +70,9 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
             service.served_blobs = blobs
         else:
             prepare = partial(provision_bucket, blobs, settings)
-            service.chores.append(Chore("prepare the bucket", 10, prepare, until_done=True, prepares="object_store"))
+            service.background_tasks.append(
+                BackgroundTask("prepare the bucket", 10, prepare, until_success=True, prepares="object_store")
+            )
         if settings.jwt_issuer is None:
             service.public_keys = container.issuer().jwks()
         else:
@@ -80,16 +82,20 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
             service.relay, service.bus = container.relay(), bus
             service.readings.append(lambda: {"stream_differences": len(bus.differences)})
         if settings.specs_url is not None:
-            refresh = partial(_refresh, schemas.refresh, schemas, promises)
-            service.chores.append(Chore("refresh the schemas", _SPECS_EVERY_SECONDS, refresh))
+            refresh = partial(_refresh, schemas.refresh, schemas, owner_only_store)
+            service.background_tasks.append(BackgroundTask("refresh the catalogue", _SPECS_EVERY_SECONDS, refresh))
             if schemas.is_refreshing:
                 # What it says is its owner's only is not to wait for the next refresh to be noted.
-                service.chores.append(Chore("take over the late schemas", 30, refresh, until_done=True))
+                service.background_tasks.append(
+                    BackgroundTask("take over the late catalogue", 30, refresh, until_success=True)
+                )
             service.readings.append(schemas.readings)
         else:
             # Replicas that follow a catalogue may be there already: in the rollout that sets its address, say.
-            learn = partial(remember, schemas, promises)
-            service.chores.append(Chore("recall the owner-only collections", _SPECS_EVERY_SECONDS, learn))
+            learn = partial(sync_restrictions, schemas, owner_only_store)
+            service.background_tasks.append(
+                BackgroundTask("sync the owner-only collections", _SPECS_EVERY_SECONDS, learn)
+            )
         if settings.rate_limit_storage is not None:
             address = settings.rate_limit_storage.get_secret_value()
             try:
@@ -100,7 +106,7 @@ async def open_service(settings: Settings, *, upgrade: bool = True) -> AsyncGene
 
 
 @asynccontextmanager
-async def open_others(settings: Settings) -> AsyncGenerator[list[Dependency], None]:
+async def open_dependencies_except_database(settings: Settings) -> AsyncGenerator[list[Dependency], None]:
     """Open all that the vault depends on but the database: when that is not there, more may be wrong.
 
     Raises: CannotStart.
@@ -147,7 +153,7 @@ async def open_vault(data_dir: str | Path) -> AsyncGenerator[EmbeddedVault, None
 
     Raises: CannotStart: the directory or the database in it cannot be used; nothing is damaged.
     """
-    async with open_service(Settings.embedded(Path(data_dir))) as service, doing(service.chores):
+    async with open_service(Settings.embedded(Path(data_dir))) as service, run_in_background(service.background_tasks):
         media = service.vault.media
         assert isinstance(media, ServedMedia), "the defaults keep media here"  # noqa: S101
         yield EmbeddedVault(service.vault.records, media)
@@ -165,13 +171,13 @@ async def open_records(settings: Settings) -> AsyncGenerator[AsyncIterator[Store
         yield container.record_store().scan()
 
 
-async def forget(settings: Settings, did: Did, assets: Sequence[Asset], sequences: Sequence[int]) -> None:
+async def remove_doctor_data(settings: Settings, did: Did, assets: Sequence[Asset], sequences: Sequence[int]) -> None:
     """Remove what `cdv doctor` wrote: all of that DID, with these assets and these op-log entries.
 
     What a stream holds stays there: a hole in it would look like a loss. An asset whose bytes cannot be removed keeps
     its row, so that a sweep finds it. Raises: CannotStart, Unavailable.
     """
-    if not did.startswith(THROW_AWAY_DID):
+    if not did.startswith(DOCTOR_DID_PREFIX):
         raise ValueError("records are for ever")
     container = wire(settings)
     async with AsyncExitStack() as stack:
@@ -221,10 +227,12 @@ async def _at_start(step: Awaitable[None]) -> None:
         raise CannotStart("learn which collections are their owner's only", reason, remedy) from error
 
 
-async def _refresh(refresh: Callable[[], Awaitable[None]], schemas: SchemaSource, promises: OwnerOnlyStore) -> None:
+async def _refresh(
+    refresh: Callable[[], Awaitable[None]], schemas: SchemaSource, owner_only_store: OwnerOnlyStore
+) -> None:
     """Raises: Unavailable: the catalogue is in force, and what it says is its owner's only is not noted yet."""
     await refresh()
-    await remember(schemas, promises)
+    await sync_restrictions(schemas, owner_only_store)
 
 
 def _catalogue_readings(schemas: SchemaSource) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""What a scrape gets: the counts, and the states as they are now.
+"""The /metrics endpoint's content: counters, and gauges that are read from the parts of the service.
 
-What needs no I/O each worker reads every few seconds, so that whichever is scraped speaks for all. What does (is the
-database there, how much waits) is looked at when somebody scrapes, within a bound: a monitor that gives up on a service
-in trouble would see nothing just then.
+Gauges that need no I/O are read every few seconds by each worker, so that any worker can answer a scrape for all of
+them. Those that need I/O (whether the dependencies are up, the outbox's backlog) are read during the scrape, within a
+time limit: a monitor that times out would see nothing just when the service is in trouble.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from prometheus_client.registry import Collector
 from cdv_adapters.cancellation import cancel_and_wait
 from cdv_adapters.service import Service
 from cdv_core.errors import CdvError
-from cdv_http.looks import LOOK_SECONDS, DependencyLooks
+from cdv_http.dependency_checks import CHECK_TIMEOUT_SECONDS, DependencyChecks
 from cdv_http.metrics import (
     COUNTERS,
     GAUGES,
+    background_tasks_total,
     backlog,
     backlog_seconds,
-    chores_total,
     dependency_up,
     registry,
     relay_runs_total,
 )
 
-_READ_EVERY_SECONDS: Final = 5.0  # ours: what is read costs microseconds
+_READ_INTERVAL_SECONDS: Final = 5.0  # ours: what is read costs microseconds
 
 
-class States:
-    """The states of one worker, read while the block runs. `dependencies`: whether they are up."""
+class MetricsExporter:
+    """Reads one worker's gauges while the block runs, and renders all metrics."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._counted: dict[str, float] = {}
-        self._looking_at_backlog: asyncio.Task[None] | None = None
-        self.dependencies = DependencyLooks(service.dependencies)
+        self._exported: dict[str, float] = {}
+        self._backlog_task: asyncio.Task[None] | None = None
+        self.dependencies = DependencyChecks(service.dependencies)
 
     async def __aenter__(self) -> Self:
-        self._reading = asyncio.create_task(self._read_again_and_again(), name="metrics")
+        self._reader = asyncio.create_task(self._read_periodically(), name="metrics")
         # A rate needs a first value: without it the first failure of all would be no increase.
-        for chore in self._service.chores:
-            for outcome in ("done", "put off", "failed"):
-                chores_total.labels(chore.name, outcome)
+        for task in self._service.background_tasks:
+            for outcome in ("done", "postponed", "failed"):
+                background_tasks_total.labels(task.name, outcome)
         if self._service.relay is not None:
             for outcome in ("idle", "published", "incomplete", "repaired", "elsewhere", "failed"):
                 relay_runs_total.labels(outcome)
@@ -59,18 +59,18 @@ class States:
 
     async def __aexit__(self, *_: object) -> None:
         await self.dependencies.close()
-        for task in (self._reading, self._looking_at_backlog):
+        for task in (self._reader, self._backlog_task):
             if task is not None:
                 await cancel_and_wait(task)
 
     async def exposition(self) -> bytes:
-        """Return all metrics in Prometheus's text form, within LOOK_SECONDS and a moment, whatever hangs."""
+        """Return all metrics in Prometheus's text form, within CHECK_TIMEOUT_SECONDS and a moment, whatever hangs."""
         self.read()
-        await self._look()
+        await self._check_dependencies()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(registry)
         folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-        _forget_the_dead(folder)
+        _drop_dead_workers(folder)
         together = CollectorRegistry()
         together.register(_AllWorkers(folder))
         return generate_latest(together)
@@ -82,25 +82,25 @@ class States:
                 if name in GAUGES:
                     GAUGES[name].set(value)
                 else:
-                    COUNTERS[name].inc(value - self._counted.get(name, 0))
-                    self._counted[name] = value
+                    COUNTERS[name].inc(value - self._exported.get(name, 0))
+                    self._exported[name] = value
 
-    async def _read_again_and_again(self) -> None:
+    async def _read_periodically(self) -> None:
         while True:
             self.read()
-            await asyncio.sleep(_READ_EVERY_SECONDS)
+            await asyncio.sleep(_READ_INTERVAL_SECONDS)
 
-    async def _look(self) -> None:
-        """Look at everything at once. What was not seen in time is taken for down; its look goes on by itself."""
-        if self._looking_at_backlog is None or self._looking_at_backlog.done():
-            self._looking_at_backlog = asyncio.create_task(self._look_at_backlog(), name="look at the backlog")
+    async def _check_dependencies(self) -> None:
+        """Check all dependencies and the backlog concurrently; one that does not answer in time counts as down."""
+        if self._backlog_task is None or self._backlog_task.done():
+            self._backlog_task = asyncio.create_task(self._read_backlog(), name="read the backlog")
         up, _ = await asyncio.gather(
-            self.dependencies.up(), asyncio.wait([self._looking_at_backlog], timeout=LOOK_SECONDS)
+            self.dependencies.statuses(), asyncio.wait([self._backlog_task], timeout=CHECK_TIMEOUT_SECONDS)
         )
         for name, is_up in up.items():
             dependency_up.labels(name).set(is_up)
 
-    async def _look_at_backlog(self) -> None:
+    async def _read_backlog(self) -> None:
         try:
             waiting = await self._service.outbox.backlog()
         except CdvError:
@@ -135,8 +135,8 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """Drop the gauges of workers that have ended, or their requests in flight would be counted for ever."""
+def _drop_dead_workers(folder: Path) -> None:
+    """Delete the gauges of workers that have ended: their requests in flight would be counted for ever."""
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*_*.db")}:
         try:
             os.kill(pid, 0)

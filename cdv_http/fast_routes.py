@@ -22,7 +22,7 @@ from cdv_http.requests import AnyRequest, is_host
 _Handler = Callable[[AnyRequest], Awaitable[Response[bytes]]]
 
 
-class DirectRoutes:
+class FastRoutes:
     """Answers what is asked of `handlers`, exactly at their paths; all the rest is for `app`, which has them too.
 
     `handlers`: of paths without parameters. They take the request, and nothing else. A path with needless slashes is
@@ -45,7 +45,7 @@ class DirectRoutes:
             return
         scope["app"] = scope["litestar_app"] = self._app
         scope["path_template"] = scope["path"]
-        request: AnyRequest = _Asked(scope, receive)
+        request: AnyRequest = _BareRequest(scope, receive)
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - as the framework does
@@ -68,7 +68,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     await respond_to_error(request, NotFoundException()).to_asgi_response(None, request)(scope, receive, send)
 
 
-class _Asked(Request[Any, Any, Any]):
+class _BareRequest(Request[Any, Any, Any]):
     """As much of a request as the handlers of these endpoints look at: the rest takes longer to make than to use."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:

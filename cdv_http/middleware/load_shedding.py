@@ -1,7 +1,7 @@
-"""How many requests may be under way: beyond that, 503 at once rather than later for all.
+"""Load shedding: a request beyond what may be in flight gets 503 at once, so that the others are not all late.
 
-The outermost of our layers (cdv_http/app.py), and it answers by itself: while a crowd presses, turning it away is most
-of what the service does, and whoever is let in waits meanwhile.
+The outermost of our layers (cdv_http/app.py), and it responds by itself: under overload, shedding is most of what the
+service does, and the admitted requests wait for it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from loguru import logger
 from cdv_http.admission import NEVER_SHED, Admission
 from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import error_bytes
-from cdv_http.metrics import METHODS, observe_turned_away
+from cdv_http.metrics import METHODS, observe_shed
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.edge import correlation_id, traceparent_of
 from cdv_http.middleware.exchange import answer_headers
 from cdv_http.request_headers import RequestHeaders
 from cdv_http.request_state import begin_state
 
-_TELL_SECONDS: Final = 1.0  # ours: a line for each request turned away would cost more than turning it away
+_LOG_INTERVAL_SECONDS: Final = 1.0  # ours: a log line for each shed request would cost more than shedding it
 _BEFORE_ID, _AFTER_ID = error_bytes(
     "CDV_UNAVAILABLE", "too many requests are under way; try again later", "{id}"
 ).split(b"{id}")
 _HEADERS: Final = ((b"content-type", b"application/json"), (b"retry-after", b"1"))
 
 
-class GateMiddleware:
-    """Lets in as many requests as `admission` has places for. The others leave counts, but no trace and no line each.
+class LoadSheddingMiddleware:
+    """Admits as many requests as `admission` allows. The others are counted, but have no trace and no log line each.
 
     Gives every request its state (cdv_http/request_state.py).
     """
@@ -44,9 +44,9 @@ class GateMiddleware:
         self._app = app
         self._addresses = addresses
         self._allowed_origins = allowed_origins
-        self._turned_away: Counter[str] = Counter()  # by method, in this round of the loop
-        self._untold = 0
-        self._tell_at = 0.0
+        self._shed_by_method: Counter[str] = Counter()  # in this round of the event loop
+        self._unlogged = 0
+        self._log_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -59,7 +59,7 @@ class GateMiddleware:
             return
         client = state.client = self._addresses.of(scope)
         if not self.admission.enter(client):
-            await self._turn_away(scope, state.headers, send)
+            await self._shed(scope, state.headers, send)
             return
         state.holders.append(client)
         entered = self.admission.monotonic()
@@ -68,8 +68,8 @@ class GateMiddleware:
         finally:
             self.admission.leave(state.holders, self.admission.monotonic() - entered - state.waited_seconds)
 
-    async def _turn_away(self, scope: HTTPScope, headers: RequestHeaders, send: Send) -> None:
-        self._note_turned_away(scope["method"])
+    async def _shed(self, scope: HTTPScope, headers: RequestHeaders, send: Send) -> None:
+        self._note_shed(scope["method"])
         correlation = correlation_id(headers, traceparent_of(headers)).encode()
         content = b"%b%b%b" % (_BEFORE_ID, correlation, _AFTER_ID)
         answer = answer_headers(
@@ -84,15 +84,15 @@ class GateMiddleware:
         body = b"" if scope["method"] == "HEAD" else content
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _note_turned_away(self, method: str) -> None:
-        if not self._turned_away:
-            asyncio.get_running_loop().call_soon(self._count_turned_away)
-        self._turned_away[method if method in METHODS else "other"] += 1
+    def _note_shed(self, method: str) -> None:
+        if not self._shed_by_method:
+            asyncio.get_running_loop().call_soon(self._count_shed)
+        self._shed_by_method[method if method in METHODS else "other"] += 1
 
-    def _count_turned_away(self) -> None:
-        turned_away, self._turned_away = self._turned_away, Counter()  # first: whatever becomes of them, the next count
-        self._untold += turned_away.total()
-        observe_turned_away(turned_away)
-        if self.admission.monotonic() >= self._tell_at:
-            logger.warning("too many requests are under way; {} turned away", self._untold)
-            self._untold, self._tell_at = 0, self.admission.monotonic() + _TELL_SECONDS
+    def _count_shed(self) -> None:
+        shed, self._shed_by_method = self._shed_by_method, Counter()  # first: whatever becomes of them, the next count
+        self._unlogged += shed.total()
+        observe_shed(shed)
+        if self.admission.monotonic() >= self._log_at:
+            logger.warning("too many requests are under way; {} turned away", self._unlogged)
+            self._unlogged, self._log_at = 0, self.admission.monotonic() + _LOG_INTERVAL_SECONDS

@@ -12,7 +12,7 @@ from cdv_http.logs import log_requests
 from cdv_http.metrics import observe_requests
 
 
-class Answered(NamedTuple):
+class CompletedRequest(NamedTuple):
     """`path`: as the client sent it, to be printed. `status`: 0 if no answer was begun."""
 
     method: str
@@ -26,19 +26,19 @@ class Answered(NamedTuple):
     error_code: str | None
 
 
-_waiting: list[Answered] = []  # only the loop's thread touches them
+_pending: list[CompletedRequest] = []  # only the loop's thread touches them
 
 
-def tell_soon(request: Answered) -> None:
+def record_soon(request: CompletedRequest) -> None:
     """Count the request and write its line, with those that are answered in the same round of the loop."""
-    if not _waiting:
-        asyncio.get_running_loop().call_soon(tell_what_waits)
-    _waiting.append(request)
+    if not _pending:
+        asyncio.get_running_loop().call_soon(record_pending)
+    _pending.append(request)
 
 
-def tell_what_waits() -> None:
+def record_pending() -> None:
     """To be called by the loop's thread, and before the loop ends."""
-    requests = _waiting.copy()
-    _waiting.clear()  # first: whatever becomes of them, the next ones are told
+    requests = _pending.copy()
+    _pending.clear()  # first: whatever becomes of them, the next ones are told
     observe_requests(requests)
     log_requests(requests)

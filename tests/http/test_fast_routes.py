@@ -9,7 +9,7 @@ import pytest
 from litestar import Litestar
 
 from cdv_core.use_cases.records import Records
-from cdv_http.direct import DirectRoutes
+from cdv_http.fast_routes import FastRoutes
 from tests.http.api import Creator
 
 _VARYING = {"date", "x-correlation-id", "x-ratelimit-remaining", "x-ratelimit-reset", "content-length", "etag"}
@@ -44,7 +44,7 @@ async def asked(creator: Creator, question: Question) -> httpx.Response:
 
 async def asked_of_the_framework(creator: Creator, question: Question) -> httpx.Response:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DirectRoutes, "_handler_of", lambda *_: None)
+        patch.setattr(FastRoutes, "_handler_of", lambda *_: None)
         return await asked(creator, question)
 
 
@@ -84,7 +84,7 @@ async def test_what_is_asked_most_does_not_go_through_the_framework(
     ada: Creator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app: Any = ada.api.app
-    while not isinstance(app, DirectRoutes):
+    while not isinstance(app, FastRoutes):
         app = app._app
     most_asked = [it for it in (await questions(ada)).values() if it[:2] in app._handlers]
     assert {it[:2] for it in most_asked} == set(app._handlers)
