@@ -39,6 +39,8 @@ START = datetime(2026, 11, 24, 2, 53, 29, 331656, tzinfo=UTC)
 _PATIENCE_SECONDS = 20  # more than any store should wait, and less than anybody would
 # What one run of a state machine may cost.
 BOUNDED = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Of several stores at once. Few: each behaves like the model by itself already, in its contract's own test.
+TOGETHER = settings(BOUNDED, max_examples=5)
 
 
 @dataclass(frozen=True, slots=True)
