@@ -36,6 +36,7 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 _RETRY_AFTER_SECONDS: Final = 2  # ours: a pool that was exhausted has moved on, a restarted server is nearly back
 _HANG_SECONDS: Final = 1.0  # ours: beyond the statement timeout, which a server that is alive keeps by itself
 _PING_SECONDS: Final = 1.0  # ours: twice this is less than the patience of any readiness probe
+_DRAIN_INTERVAL_SECONDS: Final = 5.0  # ours: between two times that all connections are given up for being read-only
 _RECONNECT_SECONDS: Final = 2.0  # ours: then the pool begins its backoff anew, so that pauses never exceed it
 _PREPARE_AFTER: Final = 5  # psycopg's default: statements that come up again and again are prepared
 _MIGRATION_ANSWER_SECONDS: Final = 4.0  # ours: for what is neither a migration nor waits for one
@@ -130,6 +131,7 @@ class PostgresDatabase:
     ) -> None:
         self._options = options
         self._answer_seconds = options.statement_seconds + _HANG_SECONDS
+        self._next_drain_at = 0.0
         adapters = AdaptersMap(psycopg.adapters)
         adapters.register_loader("json", ByteaBinaryLoader)  # stored JSON comes back as the bytes it is
         given = {
@@ -210,13 +212,22 @@ class PostgresDatabase:
         try:
             connection = await self._checkout(acquire_seconds or self._options.acquire_seconds)
             connection.answer_seconds = answer_seconds or self._answer_seconds
+            is_demoted = False
             try:
                 yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:
+                is_demoted = True
+                raise
             finally:
                 unanswered = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
                 await self._pool.putconn(connection)
                 if unanswered and answer_seconds is None:
                     # The others lead to the same silent server: let nobody else find that out one by one.
+                    await self._pool.drain()
+                elif is_demoted and monotonic() >= self._next_drain_at:
+                    # As do they to a primary that became a standby, for as long as they are kept: an hour. The address
+                    # may lead to the new primary by now. Not at every write, should the server be read-only to stay.
+                    self._next_drain_at = monotonic() + _DRAIN_INTERVAL_SECONDS
                     await self._pool.drain()
         except psycopg.errors.UniqueViolation as error:
             raise IdTaken from error
@@ -274,6 +285,10 @@ async def _require_safe_settings(connection: _Connection) -> None:
     if await _scalar(connection, "SHOW synchronous_commit") == "off":
         reason = "synchronous_commit is off, and a crash would lose acknowledged writes"
         raise CannotStart("use the database", reason, "turn it on for this database and role")
+    if (isolation := await _scalar(connection, "SHOW default_transaction_isolation")) != "read committed":
+        reason = f"its transactions are {isolation} by default, and writes that arrive together would be refused"
+        remedy = "let default_transaction_isolation be 'read committed' for this database and role"
+        raise CannotStart("use the database", reason, remedy)
 
 
 async def _apply_missing(connection: _Connection, *, upgrade: bool) -> list[str]:

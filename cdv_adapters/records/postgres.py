@@ -70,7 +70,7 @@ _FIND_REPLY: Final = "SELECT fingerprint, reply FROM replies WHERE did = %s AND 
 # Rows that another caller is removing are left to it. ARRAY: a plain IN might run the subquery, and lock, repeatedly.
 _PURGE_REPLIES: Final = """
 DELETE FROM replies WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM replies WHERE expires_at <= %s ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT ctid FROM replies WHERE expires_at <= least(%s, now()) ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
 ))"""
 
 _COLUMNS: Final = "did, collection, rkey, cid, value, indexed_at, schema_version, created_at"

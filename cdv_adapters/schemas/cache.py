@@ -42,7 +42,7 @@ class CatalogueCache:
             return msgspec.msgpack.decode(self._path.read_bytes(), type=CachedCatalogue)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:  # also what is no UTF-8 where there should be text
             logger.warning("the catalogue kept in {} cannot be read: {}", self._path, error)
             return None
 

@@ -30,7 +30,9 @@ from cdv_core.errors import CannotStart, Unavailable
 
 REFRESH_MAX_SECONDS: Final = 420  # ours: more than fetching and compiling may take together
 
-_COMPILED_HERE_MAX: Final = 20  # ours: fewer documents than a process takes to start
+# Ours: what takes no longer to compile than a process to start. Of one large document, nothing else runs meanwhile.
+_COMPILED_HERE_MAX_DOCUMENTS: Final = 20
+_COMPILED_HERE_MAX_BYTES: Final = 32 * 1024
 # Between two documents the compiling thread sleeps: requests then run without waiting for Python's lock.
 _PAUSE_SECONDS: Final = 0.0005
 _PROBLEMS_LOGGED: Final = 20
@@ -251,7 +253,8 @@ class UrlSchemas:
         """Raises: CatalogueRefused, CompilerFailed."""
         index = read_index(published.index)
         codes: dict[str, CodeType] = {}
-        if self._changed(index, published) > _COMPILED_HERE_MAX:
+        changed = self._changed(index, published)
+        if len(changed) > _COMPILED_HERE_MAX_DOCUMENTS or sum(changed) > _COMPILED_HERE_MAX_BYTES:
             try:
                 codes = compile_in_subprocess(published.index, published.documents, lambda: self._source.closed)
             except NoProcess as failed:
@@ -265,10 +268,11 @@ class UrlSchemas:
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )
 
-    def _changed(self, index: Index, published: CachedCatalogue) -> int:
-        """Return how many documents are not in force as they are published now."""
+    def _changed(self, index: Index, published: CachedCatalogue) -> list[int]:
+        """Return the sizes in bytes of the documents that are not in force as they are published now."""
         in_force = {schema.document for entry in self._published_catalogue for schema in entry.versions.values()}
-        return sum(published.documents[it.path] not in in_force for it in index.documents())
+        documents = [published.documents[it.path] for it in index.documents()]
+        return [len(document) for document in documents if document not in in_force]
 
 
 def fetch_catalogue(url: str) -> Catalogue:
