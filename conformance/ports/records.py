@@ -299,7 +299,7 @@ class RecordStoreContract(DatabaseContract):
                     kept.add(str(record.uri))
             return kept
 
-        # A write whose caller has gone may still be under way: what comes later is whole as well.
+        # The cancelled write may still be in flight; it must take effect completely or not at all.
         async with asyncio.timeout(10):
             while True:
                 logged, kept = set(await event_uris(stores)), await replied()
