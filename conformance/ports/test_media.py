@@ -1,4 +1,4 @@
-"""Our media stores, put to the contract."""
+"""Our media stores against the contract, and against each other."""
 
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -8,7 +8,7 @@ from conformance.ports.stores import TOGETHER, OpenStores
 
 
 class TestMediaStores(MediaStoreContract):
-    """Each of `open_stores` in conftest.py."""
+    """Runs on each database of the fixture `open_stores` in conftest.py."""
 
 
 def test_sqlite_and_the_fake_agree(open_sqlite: OpenStores, open_fake: OpenStores):
