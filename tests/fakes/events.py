@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import takewhile
 
 from cdv_adapters.events.memory import MemoryEventBus, Message, Stream
 from cdv_core.errors import Unavailable
 from cdv_core.ports.clock import Clock
-from cdv_core.ports.events import Acknowledged, StreamState
+from cdv_core.ports.events import Acknowledged, StreamMessage, StreamState
 from cdv_core.ports.outbox import OpLogEntry
 
 
@@ -64,7 +64,7 @@ class FakeEventBus(MemoryEventBus):
         self._reach()
         return await super().streams()
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[StreamMessage]:
         self._reach()
         async for item in super().message_ids(stream, after):
             yield item

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cdv_core.domain.events import Event
 from cdv_core.errors import CdvError, IdTaken
-from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, StreamMark
 
 
 class FakeOutbox(Outbox):
@@ -35,12 +35,12 @@ class FakeOutbox(Outbox):
         return self._unpublished()[:limit]
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
+        self, owner: str, publications: Sequence[Publication], marks: Sequence[StreamMark] = ()
     ) -> bool:
         self._check()
         if not self._is_held_by(owner):
             return False
-        for sequence, stream_sequence, published_at in acknowledged:
+        for sequence, stream_sequence, published_at in publications:
             entry = self.entries.get(sequence)
             if entry is not None and entry.stream_sequence is None:
                 self.entries[sequence] = replace(entry, stream_sequence=stream_sequence, published_at=published_at)
