@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +47,8 @@ def event_id(message_id: str) -> str:
 class _End:
     """Where a stream ends: `sequence` of its last message."""
 
-    stream: StreamState
+    name: str
+    carries: Callable[[Event], bool]
     sequence: int
 
 
@@ -83,7 +84,7 @@ class Publication:
 
         Of a DID with events for both streams, those for one are acknowledged before those for the other are sent.
         """
-        ends = [_End(state, state.last_sequence) for state in onto]
+        ends = [_End(state.name, state.carries, state.last_sequence) for state in onto]
         waiting = list(entries)
         while waiting:
             sent, waiting = _round(waiting)
@@ -103,8 +104,8 @@ class Publication:
         As a batch, if it takes it. Otherwise one by one as long as the stream recognises them, for then it must be
         asked whether it still holds them; from the first that is new to it on, all at once.
         """
-        entries = [entry for entry in sent if end.stream.carries(entry.event)]
-        if len(entries) >= _BATCH_FROM and end.stream.name in self._batching and await self._add_batch(end, entries):
+        entries = [entry for entry in sent if end.carries(entry.event)]
+        if len(entries) >= _BATCH_FROM and end.name in self._batching and await self._add_batch(end, entries):
             return
         place = 0
         while place < len(entries):
@@ -152,7 +153,7 @@ class Publication:
             headers = {"Nats-Msg-Id": entry.event.event_id, "Nats-Batch-Id": batch}
             headers["Nats-Batch-Sequence"] = str(place + 1)
             if place == 0:
-                headers |= _onto(end.stream.name, end.sequence)
+                headers |= _onto(end.name, end.sequence)
             if place == last:
                 headers["Nats-Batch-Commit"] = "1"
             messages.append(_Message(entry.event, headers, answered=place in (0, last)))
@@ -175,10 +176,7 @@ class Publication:
             return []
         numbered = enumerate(messages, end.sequence)
         answers = await self._exchange(
-            [
-                _Message(entry.event, {"Nats-Msg-Id": it, **_onto(end.stream.name, last)})
-                for last, (entry, it) in numbered
-            ]
+            [_Message(entry.event, {"Nats-Msg-Id": it, **_onto(end.name, last)}) for last, (entry, it) in numbered]
         )
         acks: list[_Ack | None] = []
         for answer in answers:
@@ -241,7 +239,7 @@ class Publication:
     async def _held(self, end: _End, sequence: int) -> str | None:
         """Return the id of the event at that place, "" if there is none, None if the stream does not answer."""
         try:
-            answer = await self._connection.ask(self._client, f"STREAM.MSG.GET.{end.stream.name}", {"seq": sequence})
+            answer = await self._connection.ask(self._client, f"STREAM.MSG.GET.{end.name}", {"seq": sequence})
             headers = b64decode(answer["message"].get("hdrs", "")).decode("ascii", "replace")
         except APIError as error:
             return "" if error.err_code == _MESSAGE_NOT_FOUND else None
@@ -324,4 +322,4 @@ def _is_too_large(problem: nats.errors.Error) -> bool:
 def _tell(end: _End, problem: nats.errors.Error) -> None:
     # Not the stream that the caller saw: it is going to look again, and that is all.
     expected = isinstance(problem, APIError) and problem.err_code == _WRONG_LAST_SEQUENCE
-    logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.stream.name, problem)
+    logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, problem)

@@ -75,8 +75,8 @@ EVENTS: list[Defect] = [
         "EVENT-009",
         (
             PUBLICATION,
-            '{"Nats-Msg-Id": it, **_onto(end.stream.name, last)}',
-            '{"Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"], **_onto(end.stream.name, last)}',
+            '{"Nats-Msg-Id": it, **_onto(end.name, last)}',
+            '{"Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"], **_onto(end.name, last)}',
         ),
         (
             PUBLICATION,
