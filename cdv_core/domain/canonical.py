@@ -41,7 +41,7 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
     finite, a string with U+0000 or a lone surrogate, nesting beyond 32, a type JSON lacks, or too large as a whole.
     """
     if not isinstance(value, Mapping):
-        raise InvalidField(field, "not an object, which has members by name")
+        raise InvalidField(field, "must be a JSON object")
     try:
         normal = _normal(value, RECORD_NESTING_MAX)
     except _Refused as refused:
@@ -49,7 +49,7 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
         raise InvalidField(field + _printable(pointer), refused.reason) from None
     encoded = msgspec.json.encode(normal)
     if len(encoded) > RECORD_MAX_BYTES:
-        raise InvalidField(field, f"{len(encoded)} bytes encoded, over the limit of {RECORD_MAX_BYTES}")
+        raise InvalidField(field, f"must be at most {RECORD_MAX_BYTES} bytes as compact JSON, and is {len(encoded)}")
     return CanonicalRecord(normal, encoded, cid_of(normal))
 
 
@@ -97,7 +97,7 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
         return _normal_array(value, levels)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _Refused("not a finite number")
+            raise _Refused("must be a finite number")
         return _integer(int(value)) if value.is_integer() else float(value)
     # Subtypes, which an embedding program may send, become what they stand for.
     if isinstance(value, Mapping):
@@ -106,12 +106,12 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
         return _text(plain_str(value))
     if isinstance(value, int):
         return _integer(int(value))
-    raise _Refused(f"{kind.__name__} is no JSON type")
+    raise _Refused(f"must be a JSON value; {kind.__name__} is not a JSON type")
 
 
 def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
     if levels == 0:
-        raise _Refused(f"nested more than {RECORD_NESTING_MAX} levels deep")
+        raise _Refused(f"must not nest more than {RECORD_NESTING_MAX} levels deep")
     normal: dict[str, Any] = {}
     for key, member in value.items():
         try:
@@ -125,7 +125,7 @@ def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
 
 def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list[Any]:
     if levels == 0:
-        raise _Refused(f"nested more than {RECORD_NESTING_MAX} levels deep")
+        raise _Refused(f"must not nest more than {RECORD_NESTING_MAX} levels deep")
     normal: list[Any] = []
     for index, element in enumerate(value):
         try:
@@ -138,24 +138,24 @@ def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list
 
 def _member_name(key: object) -> str:
     if not isinstance(key, str):
-        raise _Refused("member names are strings")
+        raise _Refused("member names must be strings")
     return _text(plain_str(key))
 
 
 def _integer(value: int) -> int:
     if not INTEGER_MIN <= value <= INTEGER_MAX:
-        raise _Refused("an integer outside 64 bits")
+        raise _Refused("must fit in a signed 64-bit integer")
     return value
 
 
 def _text(text: str) -> str:
     if "\x00" in text:
-        raise _Refused("contains U+0000")
+        raise _Refused("must not contain U+0000")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _Refused("not valid Unicode (a lone surrogate)") from None
+            raise _Refused("must be valid Unicode, without lone surrogates") from None
     return text
 
 

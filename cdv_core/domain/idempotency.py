@@ -26,7 +26,7 @@ class IdempotencyKey(str):
     def parse(cls, text: str, field: str = "idempotencyKey") -> Self:
         """Raises InvalidField: empty, too long, or a character that is not visible ASCII."""
         if len(text) > IDEMPOTENCY_KEY_MAX_CHARS or not IDEMPOTENCY_KEY_SYNTAX.fullmatch(text):
-            raise InvalidField(field, f"1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters")
+            raise InvalidField(field, f"must be 1 to {IDEMPOTENCY_KEY_MAX_CHARS} visible ASCII characters")
         return cls(plain_str(text))
 
 

@@ -36,9 +36,9 @@ class Did(str):
     def parse(cls, text: str, field: str = "did") -> Self:
         """Raises InvalidField: not a DID by the W3C syntax, or too long."""
         if len(text) > DID_MAX_CHARS:
-            raise InvalidField(field, f"a DID has at most {DID_MAX_CHARS} characters")
+            raise InvalidField(field, f"must be a DID of at most {DID_MAX_CHARS} characters")
         if not DID_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not a DID (did:<method>:<id>)")
+            raise InvalidField(field, "must be a DID (did:<method>:<id>)")
         return cls(plain_str(text))
 
 
@@ -51,7 +51,7 @@ class Nsid(str):
     def parse(cls, text: str, field: str = "collection") -> Self:
         """Raises InvalidField: not an NSID."""
         if len(text) > NSID_MAX_CHARS or not NSID_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not an NSID (such as com.example.feed.post)")
+            raise InvalidField(field, "must be an NSID (such as com.example.feed.post)")
         return cls(plain_str(text))
 
 
@@ -64,7 +64,10 @@ class RecordKey(str):
     def parse(cls, text: str, field: str = "rkey") -> Self:
         """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
         if len(text) > RECORD_KEY_MAX_CHARS or not RECORD_KEY_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not a record key")
+            raise InvalidField(
+                field,
+                f"must be a record key: 1 to {RECORD_KEY_MAX_CHARS} of A-Z a-z 0-9 . _ : ~ -, and not . or ..",
+            )
         return cls(plain_str(text))
 
 
@@ -77,7 +80,7 @@ class AssetId(str):
     def parse(cls, text: str, field: str = "assetId") -> Self:
         """Raises InvalidField: not a ULID."""
         if not is_ulid(text):
-            raise InvalidField(field, "not a media asset id (a ULID)")
+            raise InvalidField(field, "must be a media asset id (a ULID)")
         return cls(plain_str(text))
 
 
@@ -100,5 +103,5 @@ class RecordUri(msgspec.Struct, frozen=True):
         """Raises InvalidField: not `at://`, or not exactly a DID, an NSID and a record key."""
         parts = text.removeprefix("at://").split("/")
         if not text.startswith("at://") or len(parts) != 3:
-            raise InvalidField(field, "not a record URI (at://<did>/<collection>/<rkey>)")
+            raise InvalidField(field, "must be a record URI (at://<did>/<collection>/<rkey>)")
         return cls(Did.parse(parts[0], field), Nsid.parse(parts[1], field), RecordKey.parse(parts[2], field))

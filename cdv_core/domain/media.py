@@ -82,7 +82,7 @@ class Sha256(str):
     def parse(cls, text: str, field: str = "sha256") -> Self:
         """Raises InvalidField: not 64 hex characters of either case."""
         if not SHA256_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not a SHA-256 (64 hex characters)")
+            raise InvalidField(field, "must be a SHA-256 (64 hex characters)")
         return cls(text.lower())
 
 
@@ -92,9 +92,9 @@ def parse_filename(text: str, field: str = "filename") -> str:
     Raises InvalidField: empty, a dot segment, a separator or control character, or more than 255 bytes.
     """
     if not FILENAME_SYNTAX.fullmatch(text) or _SURROGATE.search(text):
-        raise InvalidField(field, "not a plain file name (no separators, control characters or dot segments)")
+        raise InvalidField(field, "must be a plain file name (no separators, control characters or dot segments)")
     if len(text.encode()) > FILENAME_MAX_BYTES:
-        raise InvalidField(field, f"a file name has at most {FILENAME_MAX_BYTES} bytes")
+        raise InvalidField(field, f"must be at most {FILENAME_MAX_BYTES} bytes in UTF-8")
     return plain_str(text)
 
 

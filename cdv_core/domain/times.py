@@ -37,19 +37,19 @@ def parse_time(given: str | datetime, field: str) -> datetime:
         return _in_utc(given, field)
     match = _RFC3339.fullmatch(given)
     if match is None:
-        raise InvalidField(field, "not an RFC 3339 time with an offset (such as 2026-11-24T02:53:29Z)")
+        raise InvalidField(field, "must be an RFC 3339 time with an offset (such as 2026-11-24T02:53:29Z)")
     day, clock, fraction, offset = match.groups()
     offset = "+00:00" if offset in "Zz" else offset
     try:
         return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '')[:6]:0<6}{offset}").astimezone(UTC)
     except (ValueError, OverflowError):
-        raise InvalidField(field, "no such moment") from None
+        raise InvalidField(field, "must be a date and time that exists, in the years 1 to 9999") from None
 
 
 def _in_utc(moment: datetime, field: str) -> datetime:
     if moment.utcoffset() is None:
-        raise InvalidField(field, "a time without a time zone")
+        raise InvalidField(field, "must have a time zone")
     try:
         return _plain(moment.astimezone(UTC))
     except OverflowError:
-        raise InvalidField(field, "no such moment") from None
+        raise InvalidField(field, "must be a date and time that exists, in the years 1 to 9999") from None

@@ -32,7 +32,7 @@ class Version:
         """Raises InvalidField: not a semantic version, or one with build metadata."""
         match = _SEMVER.fullmatch(text) if len(text) <= _VERSION_MAX_CHARS else None
         if match is None:
-            raise InvalidField(field, "not a semantic version without build metadata (such as 1.2.0)")
+            raise InvalidField(field, "must be a semantic version without build metadata (such as 1.2.0)")
         major, minor, patch, pre_release = match.groups()
         return cls(int(major), int(minor), int(patch), tuple(pre_release.split(".")) if pre_release else ())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from cdv_core.domain.events import media_finalized
@@ -17,6 +16,7 @@ from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.limits import DOWNLOAD_LIFE, SWEEP_GRACE, UPLOAD_LIFE
 from cdv_core.domain.media import Asset, AssetState, Sha256, content_disposition, parse_filename
 from cdv_core.domain.media_types import mismatched_type
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     AssetNotFound,
     ChecksumMismatch,
@@ -80,7 +80,7 @@ class Media:
         """
         owner = Did.parse(did)
         if not isinstance(size, int) or size < 1:
-            raise InvalidField("size", "a whole number of bytes, at least 1")
+            raise InvalidField("size", "must be a whole number of bytes, at least 1")
         announced = None if sha256 is None else Sha256.parse(sha256)
         name = None if filename is None else parse_filename(filename)
         if subject is not None and owner != subject:
@@ -163,15 +163,15 @@ class Media:
             raise AssetNotFound(asset.asset_id)
         return finalized
 
-    async def describe(self, asset_id: str, *, viewer: Did | None = None) -> Asset:
-        """Return a finalised asset, or a pending one to its owner; `viewer` None is the vault itself.
+    async def describe(self, asset_id: str, *, viewer: Did | Viewer = Viewer.THE_VAULT) -> Asset:
+        """Return a finalised asset, or a pending one if `viewer` is its owner or the vault itself.
 
         Raises: AssetNotFound: unknown, expired, or someone else's pending one. Unavailable.
         """
         asset = await self._find(asset_id)
         if asset.state is AssetState.FINALIZED:
             return asset
-        if self._is_expired(asset) or (viewer is not None and viewer != asset.did):
+        if self._is_expired(asset) or viewer not in {Viewer.THE_VAULT, asset.did}:
             raise AssetNotFound(asset_id)
         return asset
 
@@ -191,7 +191,7 @@ class Media:
             head=head,
         )
 
-    async def sweep(self, limit: int = 100, grace: timedelta = SWEEP_GRACE) -> int:
+    async def sweep(self, limit: int = 100) -> int:
         """Remove up to `limit` staged objects whose upload URL is long dead, and forget what was never finalised.
 
         Returns how many. Safe with any number of callers and after a crash at any point: it takes up again what it
@@ -200,7 +200,7 @@ class Media:
         """
         removed: list[AssetId] = []
         failures: list[Unavailable] = []
-        due = await self._store.expire(self._clock.now() - grace, limit)
+        due = await self._store.expire(self._clock.now() - SWEEP_GRACE, limit)
         self._refusing &= {asset.asset_id for asset in due}
         for asset in sorted(due, key=lambda it: it.asset_id in self._refusing):
             try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from cdv_core.domain.records import (
 )
 from cdv_core.domain.schemas import Resolution
 from cdv_core.domain.times import parse_time
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     CdvError,
     CidMismatch,
@@ -45,13 +45,6 @@ from cdv_core.ports.clock import Clock
 from cdv_core.ports.ids import IdSource
 from cdv_core.ports.records import IdempotentReply, RecordStore
 from cdv_core.ports.schemas import SchemaSource
-
-
-class Viewer(Enum):
-    """Who reads when it is not the bearer of a token. THE_VAULT: the embedding program itself, which sees all."""
-
-    ANONYMOUS = "anonymous"
-    THE_VAULT = "the vault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +271,7 @@ def _parse_listing(
     until: str | datetime | None,
 ) -> ListQuery:
     if not 1 <= limit <= PAGE_MAX:
-        raise InvalidField("limit", f"between 1 and {PAGE_MAX}")
+        raise InvalidField("limit", f"must be between 1 and {PAGE_MAX}")
     listing = ListQuery(
         Did.parse(did),
         limit,
@@ -288,7 +281,7 @@ def _parse_listing(
         after=None if cursor is None else Cursor.decode(cursor),
     )
     if listing.since is not None and listing.until is not None and listing.since > listing.until:
-        raise InvalidField("since", "not after until")
+        raise InvalidField("since", "must not be later than until")
     return listing
 
 

@@ -176,7 +176,7 @@ MEDIA: list[Defect] = [
         "pending-shown-to-all",
         "A pending asset is described to anyone.",
         "MEDIA-020",
-        (USE_CASE, " or (viewer is not None and viewer != asset.did):", ":"),
+        (USE_CASE, " or viewer not in {Viewer.THE_VAULT, asset.did}:", ":"),
     ),
     defect(
         "upload-url-still-works",
