@@ -1,4 +1,4 @@
-"""Grapheme clusters: what a reader takes for one character (Unicode, UAX 29, extended clusters)."""
+"""Grapheme clusters: user-perceived characters (Unicode UAX 29, extended grapheme clusters)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CLUSTER: Final = regex.compile(r"\X")
 
 
 def count_graphemes(text: str) -> int:
-    """Return how many extended grapheme clusters `text` has. CR LF is one."""
+    """Return the number of extended grapheme clusters in `text`. CR LF is one."""
     if text.isascii():
         return len(text) - text.count("\r\n")
     return sum(1 for _ in _CLUSTER.finditer(text))

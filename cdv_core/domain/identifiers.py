@@ -1,4 +1,4 @@
-"""Names: DIDs, collections, record keys and the URIs made of them. Parsed once at the edge, valid ever after."""
+"""Identifiers: DIDs, collections, record keys and record URIs. Parsed once, at the edge, and valid from then on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NSID_SYNTAX: Final = re.compile(
     r"\.[A-Za-z][A-Za-z0-9]{0,62}",
     re.ASCII,
 )
-# Neither a dot nor two: after up to two there is something else, or a third.
+# Excludes "." and "..": up to two leading dots need another character, or a third dot, after them.
 RECORD_KEY_SYNTAX: Final = re.compile(r"(?:\.{0,2}[A-Za-z0-9_:~-]|\.{3})[A-Za-z0-9._:~-]*", re.ASCII)
-# 48 bits of milliseconds leave the first of 26 Crockford characters no higher than 7.
+# The timestamp has 48 bits, so the first of the 26 Crockford characters is at most 7.
 ULID_SYNTAX: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
 
 
@@ -43,7 +43,7 @@ class Did(str):
 
 
 class Nsid(str):
-    """A collection's name: reversed domain and a name, such as com.registryaccord.feed.post."""
+    """A collection's name: a reversed domain and a name, such as com.registryaccord.feed.post."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ class Nsid(str):
 
 
 class RecordKey(str):
-    """A record's own name within its collection. The keys that this vault gives are ULIDs."""
+    """A record's key within its collection. The keys that this vault assigns are ULIDs."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class RecordKey(str):
 
 
 class AssetId(str):
-    """A media asset's name: a ULID."""
+    """A media asset's id: a ULID."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ def is_ulid(text: str) -> bool:
 
 
 class RecordUri(msgspec.Struct, frozen=True):
-    """`at://{did}/{collection}/{rkey}`; `str()` gives that form back."""
+    """A record's URI. `str()` returns it as `at://{did}/{collection}/{rkey}`."""
 
     did: Did
     collection: Nsid

@@ -1,4 +1,4 @@
-"""RFC 3339 timestamps: any offset in, UTC with microseconds out."""
+"""RFC 3339 timestamps: parsed with any offset, formatted in UTC with microseconds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _RFC3339: Final = re.compile(
 
 
 def format_time(moment: datetime) -> str:
-    """Return `moment` (aware) as `2026-11-24T02:53:29.331656Z`, the microseconds always present."""
+    """Return `moment` (aware) as `2026-11-24T02:53:29.331656Z`, always with microseconds."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    # msgspec and not isoformat, which takes six times as long; it leaves out microseconds that are none.
+    # msgspec instead of isoformat, which takes six times as long; it omits microseconds that are zero.
     text = msgspec.json.encode(utc, enc_hook=_plain)[1:-2].decode()
     return f"{text}Z" if utc.microsecond else f"{text}.000000Z"
 
 
 def _plain(moment: datetime) -> datetime:
-    """Return a moment of a subtype, which msgspec does not know, as what it stands for."""
+    """Return a datetime for an instance of a subtype, which msgspec does not encode."""
     return datetime.combine(moment.date(), moment.timetz())
 
 
 def parse_time(given: str | datetime, field: str) -> datetime:
-    """Return the moment in UTC, digits beyond microseconds cut off.
+    """Return the time in UTC, truncated to microseconds.
 
-    Raises InvalidField: not RFC 3339, without an offset or a time zone, or no moment of the calendar.
+    Raises InvalidField: not RFC 3339, without an offset or a time zone, or not an existing date and time.
     """
     if isinstance(given, datetime):
         return _in_utc(given, field)
