@@ -254,7 +254,7 @@ class _Reader:
 
     def _document(self, label: str, path: str, sha256: str | None) -> DocumentRef:
         if not _PATH.fullmatch(path) or ".." in path:
-            self._refuse(f"{label}: {path!r} is not a relative path of plain names")
+            self._refuse(f"{label}: {path!r} is not a path of plain names below the index")
         if sha256 is not None and not _SHA256.fullmatch(sha256):
             self._refuse(f"{label}: sha256 is not 64 lower-case hex characters")
         return DocumentRef(path, sha256)

@@ -132,7 +132,7 @@ class _Translation:
             return self._refuse(where, "needs properties as an object, required and nullable as arrays of names")
         for name in (*required, *nullable):
             if name not in properties:
-                self._refuse(where, f"lists {name!r} as required or nullable, which is not among its properties")
+                self._refuse(where, f"requires or makes nullable {name!r}, which is not among its properties")
         translated = {
             name: self._field(member, home, f"{where}/properties/{escape(name)}") for name, member in properties.items()
         }

@@ -86,7 +86,7 @@ def test_a_collection_may_deprecate_another():
         ),
         ([entry("a.b.post", [_version("1.0.0", status="gone")])], "gone"),
         ([entry("a.b.post", ["1.0.0"], deprecates="0.9.0")], "deprecates 0.9.0, which is not in the index"),
-        ([entry("a.b.post", ["1.0.0"], deprecates="1.0.0")], "or itself"),
+        ([entry("a.b.post", ["1.0.0"], deprecates="1.0.0")], "or is this version itself"),
         ([entry("a.b.post", ["1.0.0"], deprecates=["a.b.nothing"])], "deprecates a.b.nothing"),
         ([entry("a.b.post", ["1.0.0"], replacedBy="a.b.nothing")], "replacedBy a.b.nothing"),
         ([entry("a.b.post", ["1.0.0"], replacedBy="a.b.post@3.0.0")], "replacedBy a.b.post@3.0.0"),
