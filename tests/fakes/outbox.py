@@ -1,4 +1,4 @@
-"""An op log in memory. The fake stores append to it."""
+"""An in-memory outbox. The fake stores append to its op log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, Stre
 
 
 class FakeOutbox(Outbox):
-    """`entries`: the whole op log, by sequence. `error`, when set, is raised by every method: the database is away."""
+    """`entries`: the op log, by sequence. `error`, if set, is raised by every method, like a database that is down."""
 
     def __init__(self) -> None:
         self.entries: dict[int, OpLogEntry] = {}
@@ -59,8 +59,8 @@ class FakeOutbox(Outbox):
 
     async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
         self._check()
-        entries = [it for it in self.entries.values() if it.sequence > after]
-        return [it for it in entries if it.event.subject.startswith(subject_prefix)][:limit]
+        entries = [entry for entry in self.entries.values() if entry.sequence > after]
+        return [entry for entry in entries if entry.event.subject.startswith(subject_prefix)][:limit]
 
     async def stream_marks(self) -> list[StreamMark]:
         self._check()
