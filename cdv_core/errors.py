@@ -362,7 +362,7 @@ class RateLimited(CdvError):
 
 @dataclass(eq=False)
 class BlobUrlRefused(CdvError):
-    """A signed URL was refused. `reason`: not_signed_by_us, expired, or for_another_purpose."""
+    """`reason`: not_signed_by_us, expired, or for_another_purpose."""
 
     reason: str
     code = "CDV_AUTHZ"
