@@ -40,8 +40,8 @@ from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.records import RecordStore
 from cdv_core.ports.visibility import OwnerOnlyStore
 from cdv_core.use_cases.media import Media, MediaPolicy
-from cdv_core.use_cases.outbox import Relay
 from cdv_core.use_cases.records import Records, SchemaPolicy
+from cdv_core.use_cases.relay import Relay
 from cdv_core.use_cases.served_media import ServedMedia
 from cdv_core.vault import Vault
 

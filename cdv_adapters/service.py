@@ -12,7 +12,7 @@ from cdv_core.ports.clock import Clock
 from cdv_core.ports.events import EventBus
 from cdv_core.ports.outbox import Outbox
 from cdv_core.ports.tokens import TokenVerifier
-from cdv_core.use_cases.outbox import Relay
+from cdv_core.use_cases.relay import Relay
 from cdv_core.vault import Vault
 
 

@@ -1,18 +1,29 @@
-"""Every way a request can be refused: one class per rule, each with a stable code and its data.
+"""Every error that a use case can raise: one class per rule, each with a stable code and its data.
 
-Codes are the contract's (spec: error codes). What status an error becomes is the HTTP edge's business,
-`cdv_http/error_responses.py`. `details` is what a client may see: it names the field, never a secret.
+Codes are part of the contract (spec: error codes). `cdv_http/error_responses.py` maps them to HTTP statuses. `details`
+is shown to clients: it names the field, never a secret.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar, Final, TypeAlias
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+_MEDIA_CONFLICTS: Final[Mapping[str, str]] = {
+    "not_uploaded": "no bytes have been uploaded yet; upload them, then finalize",
+    "finalized_with_another_hash": "it was finalized with another SHA-256; describe it to see which",
+    "changed_while_finalizing": (
+        "its bytes were replaced during finalize; finalize again with the hash of the new bytes"
+    ),
+}
 
 
 @dataclass(eq=False)
 class CdvError(Exception):
-    """The root of the family. Subclasses set `code` and `message`, which may name their own fields in braces."""
+    """The base class. Subclasses set `code` and `message`, which may refer to their own fields in braces."""
 
     code: ClassVar[str] = "CDV_INTERNAL"
     message: ClassVar[str] = "internal error"
@@ -21,17 +32,17 @@ class CdvError(Exception):
         return self.message.format(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     @property
-    def details(self) -> dict[str, Any]:
-        """What the client is told beside the message: the error's own fields, JSON-ready."""
+    def details(self) -> dict[str, JsonValue]:
+        """The `details` of the error response: by default the error's own fields."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-# Shape
+# Syntax and validation
 
 
 @dataclass(eq=False)
 class InvalidField(CdvError):
-    """A member or parameter is not what the contract allows. `field` is its name or a JSON pointer below it."""
+    """A member or parameter breaks a rule. `field`: its name, or a JSON pointer into it. `reason`: "must be ..."."""
 
     field: str
     reason: str
@@ -41,7 +52,7 @@ class InvalidField(CdvError):
 
 @dataclass(eq=False)
 class MalformedJson(CdvError):
-    """The body is not JSON at all."""
+    """The body is not JSON."""
 
     reason: str
     code = "CDV_BAD_REQUEST"
@@ -50,7 +61,7 @@ class MalformedJson(CdvError):
 
 @dataclass(eq=False)
 class CursorInvalid(CdvError):
-    """The cursor is not one that this vault handed out."""
+    """The cursor was not issued by this vault."""
 
     reason: str
     code = "CDV_CURSOR_INVALID"
@@ -88,7 +99,7 @@ class TokenInvalid(CdvError):
 
 @dataclass(eq=False)
 class DidMismatch(CdvError):
-    """`field` names a DID that is not the token's subject."""
+    """The DID in `field` is not the token's subject."""
 
     field: str
     code = "CDV_DID_MISMATCH"
@@ -97,7 +108,7 @@ class DidMismatch(CdvError):
 
 @dataclass(eq=False)
 class NotTheOwner(CdvError):
-    """The collection is readable by its owner only."""
+    """Records of the collection are readable by their owner only."""
 
     collection: str
     code = "CDV_AUTHZ"
@@ -109,7 +120,7 @@ class NotTheOwner(CdvError):
 
 @dataclass(eq=False)
 class CollectionUnknown(CdvError):
-    """`version` is the one that was asked for, None if none was; the client is told of the collection only."""
+    """`version`: the requested one, None if none was; for the log, and not in `details`."""
 
     collection: str
     version: str | None = None
@@ -117,13 +128,13 @@ class CollectionUnknown(CdvError):
     message = "collection: no schema for {collection}"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "collection", "collection": self.collection}
 
 
 @dataclass(eq=False)
 class SchemaVersionUnknown(CdvError):
-    """`version` is the one that was asked for; None if none was, and the collection has drafts only."""
+    """`version`: the requested one; None if none was, and the collection has only drafts."""
 
     collection: str
     version: str | None
@@ -136,13 +147,13 @@ class SchemaVersionUnknown(CdvError):
         return super().__str__()
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "schemaVersion", "collection": self.collection, "version": self.version}
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One broken rule: `pointer` (RFC 6901, "" is the record itself), `rule` (the schema keyword), `message`."""
+    """One violated rule: `pointer` (RFC 6901, "" is the record itself), `rule` (the schema keyword), `message`."""
 
     pointer: str
     rule: str
@@ -151,7 +162,7 @@ class Violation:
 
 @dataclass(eq=False)
 class SchemaRejected(CdvError):
-    """The record breaks its schema. `violations` holds every broken rule, never none."""
+    """The record violates its schema. `violations` is never empty."""
 
     collection: str
     version: str
@@ -160,7 +171,7 @@ class SchemaRejected(CdvError):
     message = "the record does not satisfy {collection} {version}"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {
             "collection": self.collection,
             "schemaVersion": self.version,
@@ -170,7 +181,7 @@ class SchemaRejected(CdvError):
 
 @dataclass(eq=False)
 class SchemaVersionRefused(CdvError):
-    """The version exists and its status forbids writing: draft outside dev, past its sunset, retired, or deprecated."""
+    """The version's status forbids writing: a draft outside dev, past its sunset, retired, or deprecated."""
 
     collection: str
     version: str
@@ -179,12 +190,12 @@ class SchemaVersionRefused(CdvError):
     message = "{collection} {version} is {reason}"
 
     @property
-    def details(self) -> dict[str, Any]:
-        violation = {"pointer": "", "rule": "status", "message": str(self)}
+    def details(self) -> dict[str, JsonValue]:
+        violation: dict[str, JsonValue] = {"pointer": "", "rule": "status", "message": str(self)}
         return {"collection": self.collection, "schemaVersion": self.version, "violations": [violation]}
 
 
-# Absence and conflict
+# Not found and conflict
 
 
 @dataclass(eq=False)
@@ -201,20 +212,20 @@ class AssetNotFound(CdvError):
     message = "no media asset {asset_id}"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"assetId": self.asset_id}
 
 
 @dataclass(eq=False)
 class IdempotencyConflict(CdvError):
-    """The key was used for another request within its life."""
+    """The key was used for another request and has not expired."""
 
     key: str
     code = "CDV_CONFLICT"
     message = "the idempotency key was used for another request; use a new key"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"reason": "idempotency_key_reused", "idempotencyKey": self.key}
 
 
@@ -226,15 +237,15 @@ class CidMismatch(CdvError):
     message = "the record's CID is {actual}, not {expected}"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"reason": "cid_mismatch", "expected": self.expected, "actual": self.actual}
 
 
 @dataclass(eq=False)
 class IdTaken(CdvError):
-    """Something new came under an id that is in use, and was not stored. Ids are ours: the id source has failed."""
+    """A new object has an id that is in use, and was not stored. The id source is defective."""
 
-    message = "an id was given twice"
+    message = "a new object has an id that is already in use"
 
 
 @dataclass(eq=False)
@@ -244,10 +255,12 @@ class MediaConflict(CdvError):
     asset_id: str
     reason: str
     code = "CDV_CONFLICT"
-    message = "media asset {asset_id}: {reason}"
+
+    def __str__(self) -> str:
+        return f"media asset {self.asset_id}: {_MEDIA_CONFLICTS.get(self.reason, self.reason)}"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"reason": self.reason, "assetId": self.asset_id}
 
 
@@ -262,7 +275,7 @@ class MediaTooLarge(CdvError):
     message = "size: {size_bytes} bytes is over the limit of {max_bytes}"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "size", "size": self.size_bytes, "max": self.max_bytes}
 
 
@@ -274,7 +287,7 @@ class MediaSizeMismatch(CdvError):
     message = "the uploaded object has {actual_bytes} bytes, {declared_bytes} were declared; upload it again"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "size", "declared": self.declared_bytes, "actual": self.actual_bytes}
 
 
@@ -286,7 +299,7 @@ class MediaTypeNotAllowed(CdvError):
     message = "mimeType: this type is not accepted here"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "mimeType", "mimeType": self.mime_type, "allowed": list(self.allowed)}
 
 
@@ -298,7 +311,7 @@ class MediaTypeMismatch(CdvError):
     message = "the uploaded bytes are {detected}, {declared} was declared; upload it again"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "mimeType", "declared": self.declared, "detected": self.detected}
 
 
@@ -312,7 +325,7 @@ class ChecksumMismatch(CdvError):
     message = "the uploaded object's SHA-256 is {actual}, not {expected}; upload it again"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"field": "sha256", "expected": self.expected, "actual": self.actual}
 
 
@@ -321,7 +334,7 @@ class ChecksumMismatch(CdvError):
 
 @dataclass(eq=False)
 class Unavailable(CdvError):
-    """A dependency did not answer in time. `retry_after_seconds` becomes the Retry-After header."""
+    """A dependency did not respond in time. `retry_after_seconds` becomes the Retry-After header."""
 
     dependency: str
     retry_after_seconds: int = 1
@@ -329,7 +342,7 @@ class Unavailable(CdvError):
     message = "{dependency} is not available; try again later"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"dependency": self.dependency}
 
 
@@ -343,7 +356,7 @@ class RateLimited(CdvError):
     message = "the budget of {budget} is spent; try again in {retry_after_seconds} s"
 
     @property
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         return {"budget": self.budget}
 
 
@@ -353,14 +366,14 @@ class BlobUrlRefused(CdvError):
 
     reason: str
     code = "CDV_AUTHZ"
-    message = "this URL does not allow that: {reason}"
+    message = "the signed URL is not valid ({reason}); request a new one"
 
 
 @dataclass(eq=False)
 class CannotStart(CdvError):
-    """Something that must be there before the first request is not. Said on one line, for who starts the process.
+    """Something required before the first request is missing. Printed on one line, for the operator.
 
-    `what`: what could not be done. `reason`: why. `remedy`: what to do about it.
+    `what`: the action that failed. `reason`: why. `remedy`: what to do about it.
     """
 
     what: str

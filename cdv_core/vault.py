@@ -1,4 +1,4 @@
-"""The vault: what an embedding program holds."""
+"""The vault: the object that an embedding program uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdv_core.use_cases.served_media import ServedMedia
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """Creators' records and media, under their DIDs."""
+    """The records and media of creators, by DID."""
 
     records: Records
     media: Media
@@ -19,6 +19,6 @@ class Vault:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedVault(Vault):
-    """A vault that keeps everything itself, media too."""
+    """A vault that stores everything itself, media bytes included."""
 
     media: ServedMedia

@@ -156,13 +156,13 @@ def decode_body(raw: bytes, body_type: type[Body]) -> Body:
             raise MalformedJson(malformed) from error
         raise _invalid_field(str(error)) from error
     except UnicodeDecodeError as error:
-        raise InvalidField("body", "not valid UTF-8") from error
+        raise InvalidField("body", "must be valid UTF-8") from error
     except msgspec.DecodeError as error:
         if (malformed := _malformed(raw)) is not None:
             raise MalformedJson(malformed) from error
-        raise InvalidField("body", "a string is not valid Unicode (a lone surrogate)") from error
+        raise InvalidField("body", "strings must be valid Unicode, without lone surrogates") from error
     except RecursionError as error:
-        raise InvalidField("body", "nested too deeply") from error
+        raise InvalidField("body", "must not be nested so deeply") from error
     return body
 
 
@@ -214,7 +214,7 @@ def to_int(value: float, field: str) -> int:
     Raises InvalidField.
     """
     if value != int(value):
-        raise InvalidField(field, "a whole number")
+        raise InvalidField(field, "must be a whole number")
     return int(value)
 
 

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cdv_adapters.service import BackgroundTask
 from cdv_core.errors import CdvError
-from cdv_core.use_cases.outbox import RelayOutcome
+from cdv_core.use_cases.relay import RelayOutcome
 
 if TYPE_CHECKING:
     from cdv_http.completed_requests import CompletedRequest

@@ -12,7 +12,7 @@ from loguru import logger
 
 from cdv_adapters.cancellation import cancel_and_wait
 from cdv_core.errors import CdvError
-from cdv_core.use_cases.outbox import Relay, RelayOutcome
+from cdv_core.use_cases.relay import Relay, RelayOutcome
 
 _MANY: Final = 16  # ours: some hundreds of writes a second, then
 

@@ -12,9 +12,9 @@ from litestar import Request
 
 from cdv_adapters.service import Service
 from cdv_core.domain.identifiers import Did
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import CdvError, InvalidField, RateLimited, TokenMissing
 from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
-from cdv_core.use_cases.records import Viewer
 from cdv_http.app_state import AppState, app_state_of
 from cdv_http.error_responses import RequestRefused
 from cdv_http.rate_limits import Budget
@@ -165,13 +165,13 @@ def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, 
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError as error:
-        raise InvalidField("query", "not a valid query string") from error
+        raise InvalidField("query", "must be a valid query string") from error
     parameters: dict[str, str] = {}
     for name, value in pairs:
         if name not in allowed:
-            raise InvalidField(name, "no such parameter")
+            raise InvalidField(name, "unknown parameter")
         if name in parameters:
-            raise InvalidField(name, "given twice")
+            raise InvalidField(name, "must be given only once")
         parameters[name] = value
     return parameters
 
@@ -185,7 +185,7 @@ def no_parameters(request: AnyRequest) -> None:
 def required(parameters: dict[str, str], name: str) -> str:
     """Return the parameter. Raises InvalidField: it is missing."""
     if name not in parameters:
-        raise InvalidField(name, "required")
+        raise InvalidField(name, "must be given")
     return parameters[name]
 
 

@@ -16,6 +16,7 @@ import pytest
 from cdv_adapters import open_vault
 from cdv_adapters.service import BackgroundTask
 from cdv_core.domain.identifiers import Did
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     AssetNotFound,
     CannotStart,
@@ -31,7 +32,6 @@ from cdv_core.errors import (
     RecordNotFound,
     SchemaRejected,
 )
-from cdv_core.use_cases.records import Viewer
 
 did = "did:example:ada"
 PROFILE = "com.registryaccord.profile"

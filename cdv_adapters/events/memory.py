@@ -13,7 +13,7 @@ import anyio
 
 from cdv_core.domain.events import Event
 from cdv_core.ports.clock import Clock
-from cdv_core.ports.events import DUPLICATE_WINDOW, STREAMS, Acknowledged, EventBus, StreamState
+from cdv_core.ports.events import DUPLICATE_WINDOW, STREAMS, Acknowledged, EventBus, StreamMessage, StreamState
 from cdv_core.ports.outbox import OpLogEntry
 
 MESSAGES_MAX: Final = 100_000  # ours: some 70 MiB of events per stream
@@ -65,18 +65,21 @@ class MemoryEventBus(EventBus):
         self._changed = anyio.Event()
 
     async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
-        ends = {state.name: (state.created, state.last_sequence) for state in onto}
-        judged = [it for it in self._streams.values() if (it.created, it.last_sequence) == ends.get(it.name)]
+        unchanged = [state for state in onto if self._is_unchanged(state)]
         answers: list[Acknowledged | None] = []
         held_up = set()
         for entry in entries:
-            stream = next((it for it in judged if entry.event.subject.startswith(it.subject_prefix)), None)
+            stream = next((self._streams[it.name] for it in unchanged if it.carries(entry.event)), None)
             if stream is None:
                 held_up.add(entry.event.did)
             answers.append(None if stream is None or entry.event.did in held_up else self._keep(stream, entry.event))
         self._changed.set()
         self._changed = anyio.Event()
         return answers
+
+    def _is_unchanged(self, state: StreamState) -> bool:
+        stream = self._streams[state.name]
+        return (stream.created, stream.last_sequence) == (state.created, state.last_sequence)
 
     def _keep(self, stream: Stream, event: Event) -> Acknowledged:
         now = self._clock.now()
@@ -94,10 +97,10 @@ class MemoryEventBus(EventBus):
     async def streams(self) -> list[StreamState]:
         return [stream.state() for stream in self._streams.values()]
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[StreamMessage]:
         for message in list(self._streams[stream.name].messages):
             if after < message.sequence <= stream.last_sequence:
-                yield message.sequence, message.event.event_id, message.stored_at
+                yield StreamMessage(message.sequence, message.event.event_id, message.stored_at)
 
     async def follow(self, stream: str, after: int = 0) -> AsyncGenerator[Message]:
         """Yield what `stream` (RA_RECORDS or RA_MEDIA) holds after that sequence, then what comes, without an end.

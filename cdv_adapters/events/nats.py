@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from datetime import datetime
 from typing import Any, Final, Self
 
 import nats.errors
@@ -26,7 +25,7 @@ from cdv_adapters.events.nats_streams import (
 )
 from cdv_adapters.tracing import span
 from cdv_core.errors import Unavailable
-from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamState
+from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamMessage, StreamState
 from cdv_core.ports.outbox import OpLogEntry
 
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0  # ours: of one call, however many entries
@@ -96,11 +95,11 @@ class NatsEventBus(EventBus):
             self._batching = frozenset(info["config"]["name"] for info in infos if info["config"].get("allow_atomic"))
             return [stream_state(info) for info in infos]
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[StreamMessage]:
         async with aclosing(self._messages(stream, after, headers_only=True)) as messages:
             async for message in messages:
                 held, message_id = message.metadata, (message.headers or {}).get("Nats-Msg-Id", "")
-                yield held.sequence.stream, event_id(message_id), held.timestamp
+                yield StreamMessage(held.sequence.stream, event_id(message_id), held.timestamp)
 
     async def envelopes(self, stream: StreamState, after: int) -> AsyncGenerator[bytes]:
         """Yield the events that `message_ids` would name. Raises: Unavailable."""

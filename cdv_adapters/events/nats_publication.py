@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -48,7 +48,7 @@ class _End:
     """Where a stream ends: `sequence` of its last message."""
 
     name: str
-    subject_prefix: str
+    carries: Callable[[Event], bool]
     sequence: int
 
 
@@ -84,7 +84,7 @@ class Publication:
 
         Of a DID with events for both streams, those for one are acknowledged before those for the other are sent.
         """
-        ends = [_End(state.name, state.subject_prefix, state.last_sequence) for state in onto]
+        ends = [_End(state.name, state.carries, state.last_sequence) for state in onto]
         waiting = list(entries)
         while waiting:
             sent, waiting = _round(waiting)
@@ -104,7 +104,7 @@ class Publication:
         As a batch, if it takes it. Otherwise one by one as long as the stream recognises them, for then it must be
         asked whether it still holds them; from the first that is new to it on, all at once.
         """
-        entries = [entry for entry in sent if entry.event.subject.startswith(end.subject_prefix)]
+        entries = [entry for entry in sent if end.carries(entry.event)]
         if len(entries) >= _BATCH_FROM and end.name in self._batching and await self._add_batch(end, entries):
             return
         place = 0

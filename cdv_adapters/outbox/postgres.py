@@ -13,7 +13,7 @@ from psycopg import sql
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, StreamMark
 
 _COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at"
 
@@ -74,11 +74,11 @@ class PostgresOutbox(Outbox):
         return [_entry(row) for row in await self._database.rows(_WAITING, (limit,))]
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
+        self, owner: str, publications: Sequence[Publication], marks: Sequence[StreamMark] = ()
     ) -> bool:
         parameters = {
             "owner": owner,
-            "acknowledged": msgspec.json.encode([_Acknowledged(*it) for it in acknowledged]).decode(),
+            "acknowledged": msgspec.json.encode([_Acknowledged(*publication) for publication in publications]).decode(),
             "marks": msgspec.json.encode(marks).decode(),
         }
         return bool(await self._database.rows(_MARK, parameters))

@@ -10,7 +10,7 @@ from typing import Any
 from cdv_adapters.database.sqlite import SqliteDatabase, from_micros, to_micros
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, StreamMark
 
 _SELECT = (
     "SELECT sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at"
@@ -39,7 +39,7 @@ class SqliteOutbox(Outbox):
         return await self._database.write(work)
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
+        self, owner: str, publications: Sequence[Publication], marks: Sequence[StreamMark] = ()
     ) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
             if not _holds_lease(connection, owner):
@@ -47,7 +47,7 @@ class SqliteOutbox(Outbox):
             connection.executemany(
                 "UPDATE op_log SET stream_sequence = ?, published_at = ?"
                 " WHERE sequence = ? AND stream_sequence IS NULL",
-                [(place, to_micros(published_at), sequence) for sequence, place, published_at in acknowledged],
+                [(it.stream_sequence, to_micros(it.published_at), it.sequence) for it in publications],
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO stream_marks (name, created, last_sequence, gaps) VALUES (?, ?, ?, ?)",

@@ -1,8 +1,9 @@
-"""The canonical form of a record: one value, one encoding, one CID, however the JSON was spelt.
+"""The canonical form of a record: one value has one encoding and one CID, however its JSON was written.
 
-Numbers follow JSON semantics: without a fractional part they are integers (`1`, `1.0` and `1e0` are one value).
-A number that is not exactly an integer is the nearest double, and an integer if that double is one, so that reading
-back what was stored changes nothing. Member order is kept for the reader and does not count: DAG-CBOR sorts.
+Numbers follow JSON semantics: without a fractional part they are integers (`1`, `1.0` and `1e0` are one value). A
+number that is not exactly an integer is rounded to the nearest double, which becomes an integer if it is one, so that
+decoding and encoding again changes nothing. Member order is preserved in the JSON and ignored in the CID: DAG-CBOR
+sorts.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from cdv_core.domain.characters import plain_str
 from cdv_core.domain.limits import INTEGER_MAX, INTEGER_MIN, RECORD_MAX_BYTES, RECORD_NESTING_MAX
 from cdv_core.errors import InvalidField
 
-# Below it a double that is an integer is the very integer that was written; from it on, neighbours round together.
+# Below this limit a double with an integral value is exactly the integer that was written; above it, integers collide.
 _EXACT_DOUBLE_MAX: Final = 2.0**53
 # CIDv1, codec dag-cbor (0x71), multihash sha2-256 (0x12) of 32 bytes.
 _CID_PREFIX: Final = b"\x01\x71\x12\x20"
 
 
 class CanonicalRecord(msgspec.Struct, frozen=True):
-    """A record value ready to store. `json`: compact UTF-8, what every reader gets. `cid`: base32, `bafyrei...`."""
+    """A record value ready to store. `json`: compact UTF-8, as every reader gets it. `cid`: base32, `bafyrei...`."""
 
     value: dict[str, Any]
     json: bytes
@@ -35,13 +36,14 @@ class CanonicalRecord(msgspec.Struct, frozen=True):
 
 
 def canonical_record(value: Mapping[str, Any], field: str = "record") -> CanonicalRecord:
-    """Return the canonical form of `value`, made of mappings, lists, strings, numbers, booleans and None.
+    """Return the canonical form of `value`, which consists of mappings, lists, strings, numbers, booleans and None.
 
-    Raises InvalidField, with the pointer of the offending member: an integer outside 64 bits, a number that is not
-    finite, a string with U+0000 or a lone surrogate, nesting beyond 32, a type JSON lacks, or too large as a whole.
+    Raises InvalidField, with the pointer to the offending member: an integer outside 64 bits, a number that is not
+    finite, a string with U+0000 or a lone surrogate, nesting deeper than 32, a type that JSON lacks, or a record that
+    is too large.
     """
     if not isinstance(value, Mapping):
-        raise InvalidField(field, "not an object, which has members by name")
+        raise InvalidField(field, "must be a JSON object")
     try:
         normal = _normal(value, RECORD_NESTING_MAX)
     except _Refused as refused:
@@ -49,7 +51,7 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
         raise InvalidField(field + _printable(pointer), refused.reason) from None
     encoded = msgspec.json.encode(normal)
     if len(encoded) > RECORD_MAX_BYTES:
-        raise InvalidField(field, f"{len(encoded)} bytes encoded, over the limit of {RECORD_MAX_BYTES}")
+        raise InvalidField(field, f"must be at most {RECORD_MAX_BYTES} bytes as compact JSON, and is {len(encoded)}")
     return CanonicalRecord(normal, encoded, cid_of(normal))
 
 
@@ -62,7 +64,7 @@ def cid_of(value: object) -> str:
 def parse_number(text: str) -> int | float:
     """Return the value of a JSON number written with a fraction or an exponent; infinity when it overflows.
 
-    For a decoder's float hook: a float alone would lose digits of integers beyond 2^53.
+    For a decoder's float hook: a float loses digits of integers beyond 2^53.
     """
     number = float(text)
     if not number.is_integer():
@@ -74,7 +76,7 @@ def parse_number(text: str) -> int | float:
 
 
 class _Refused(Exception):
-    """Collects the path from the offending value outwards while the recursion unwinds."""
+    """An invalid value. `path` is collected from the value outwards while the recursion unwinds."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -84,9 +86,9 @@ class _Refused(Exception):
 
 def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no narrower type
     kind = type(value)
-    # What a JSON decoder gives, by its exact type: to ask an abstract class costs as much as the rest.
+    # First the exact types that a JSON decoder returns: isinstance with an abstract class costs as much as the rest.
     if kind is str:
-        return _text(value)  # type: ignore[arg-type] # `kind` says it
+        return _text(value)  # type: ignore[arg-type] # checked by `kind`
     if value is None or kind is bool:
         return value
     if kind is int:
@@ -97,21 +99,21 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
         return _normal_array(value, levels)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _Refused("not a finite number")
+            raise _Refused("must be a finite number")
         return _integer(int(value)) if value.is_integer() else float(value)
-    # Subtypes, which an embedding program may send, become what they stand for.
+    # Subtypes, which an embedding program may pass, are converted to the JSON types.
     if isinstance(value, Mapping):
         return _normal_object(value, levels)
     if isinstance(value, str):
         return _text(plain_str(value))
     if isinstance(value, int):
         return _integer(int(value))
-    raise _Refused(f"{kind.__name__} is no JSON type")
+    raise _Refused(f"must be a JSON value; {kind.__name__} is not a JSON type")
 
 
 def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
     if levels == 0:
-        raise _Refused(f"nested more than {RECORD_NESTING_MAX} levels deep")
+        raise _Refused(f"must not nest more than {RECORD_NESTING_MAX} levels deep")
     normal: dict[str, Any] = {}
     for key, member in value.items():
         try:
@@ -125,7 +127,7 @@ def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
 
 def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list[Any]:
     if levels == 0:
-        raise _Refused(f"nested more than {RECORD_NESTING_MAX} levels deep")
+        raise _Refused(f"must not nest more than {RECORD_NESTING_MAX} levels deep")
     normal: list[Any] = []
     for index, element in enumerate(value):
         try:
@@ -138,29 +140,29 @@ def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list
 
 def _member_name(key: object) -> str:
     if not isinstance(key, str):
-        raise _Refused("member names are strings")
+        raise _Refused("member names must be strings")
     return _text(plain_str(key))
 
 
 def _integer(value: int) -> int:
     if not INTEGER_MIN <= value <= INTEGER_MAX:
-        raise _Refused("an integer outside 64 bits")
+        raise _Refused("must fit in a signed 64-bit integer")
     return value
 
 
 def _text(text: str) -> str:
     if "\x00" in text:
-        raise _Refused("contains U+0000")
+        raise _Refused("must not contain U+0000")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _Refused("not valid Unicode (a lone surrogate)") from None
+            raise _Refused("must be valid Unicode, without lone surrogates") from None
     return text
 
 
 def _printable(pointer: str) -> str:
-    """Return `pointer` fit for an error message: a member name may be the very thing that is not valid Unicode."""
+    """Return `pointer` as valid Unicode of at most 256 characters: a member name may be what is invalid."""
     return pointer.encode("utf-8", "backslashreplace").decode()[:256]
 
 

@@ -1,4 +1,4 @@
-"""A catalogue from its index and documents: judged as a whole, and either all of it is used or nothing."""
+"""Build a catalogue from its index and documents: all of it is valid, or the whole catalogue is refused."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def build_catalogue(
 ) -> Catalogue:
     """Return the catalogue that `index` describes, every schema compiled.
 
-    `documents`: by path, each what the source published. `previous`: what it did not change is not compiled again.
-    `owner_only`: collections that were their owner's only until now, and stay so unless they are said to be public:
-    an index that forgets one must not show the world what was written under that promise.
-    `codes`: by path, what was compiled of these very documents elsewhere. `pause` is called between two documents:
-    whoever builds beside an event loop gives way there.
+    `documents`: by path, as the source published them. `previous`: its schemas are reused where unchanged.
+    `owner_only`: collections that are owner-only until now; they stay so unless the index lists them as public, because
+    an index that omits one must not make public the records that were written under that restriction.
+    `codes`: by path, code compiled elsewhere from the same documents. `pause`: called between
+    documents, so that a build in a thread can give way to the event loop.
 
-    Raises CatalogueRefused: a document is missing, is not what its digest says, or is no schema that we can enforce.
+    Raises CatalogueRefused: a document is missing, does not match its digest, or is not a schema that we can enforce.
     """
     return _Build(index, documents, previous, owner_only, codes, pause).run()
 
@@ -59,14 +59,14 @@ class _Build:
     def run(self) -> Catalogue:
         for ref in self._index.documents():
             self._parse(ref)
-        self._refuse_if_wrong()
+        self._raise_if_problems()
         shared = self._shared_lexicons()
-        collections = {it.name: self._collection(it, shared) for it in self._index.collections}
-        self._refuse_if_wrong()
-        public = frozenset(it.name for it in self._index.collections if it.visibility == "public")
+        collections = {entry.name: self._collection(entry, shared) for entry in self._index.collections}
+        self._raise_if_problems()
+        public = frozenset(entry.name for entry in self._index.collections if entry.visibility == "public")
         return Catalogue(collections, self._index.generated_at, self._owner_only - collections.keys(), public)
 
-    def _refuse_if_wrong(self) -> None:
+    def _raise_if_problems(self) -> None:
         if self._problems:
             raise CatalogueRefused(self._problems)
 
@@ -83,7 +83,7 @@ class _Build:
                 self._problems.append(Problem(ref.path, f"is not JSON: {wrong}"))
 
     def _shared_lexicons(self) -> dict[str, object]:
-        """Return what Lexicons may refer to, by id: those shared, and the latest stable one of each collection."""
+        """Return the Lexicons that others may refer to, by id: shared ones and the latest stable of each collection."""
         latest = {
             str(entry.name): self._parsed[version.document.path]
             for entry in self._index.collections
@@ -91,7 +91,7 @@ class _Build:
             if str(version.version) == entry.latest_stable
         }
         shared = {str(name): self._parsed[ref.path] for name, ref in self._index.lexicons}
-        return {name: it for name, it in (latest | shared).items() if is_lexicon(it)}
+        return {name: document for name, document in (latest | shared).items() if is_lexicon(document)}
 
     def _collection(self, entry: CollectionEntry, shared: Mapping[str, object]) -> Collection:
         versions = {}
@@ -109,10 +109,10 @@ class _Build:
     ) -> Validator | None:
         path = version.document.path
         document = self._parsed[path]
-        if not is_lexicon(document):  # which may refer to another that has changed
-            kept = self._kept(entry, version)
-            if kept is not None:
-                return kept
+        if not is_lexicon(document):  # a Lexicon may refer to another one that has changed
+            unchanged = self._unchanged(entry, version)
+            if unchanged is not None:
+                return unchanged
         self._pause()
         try:
             if is_lexicon(document):
@@ -122,7 +122,7 @@ class _Build:
             self._problems.extend(Problem(path, reason) for reason in refused.reasons)
             return None
 
-    def _kept(self, entry: CollectionEntry, version: VersionEntry) -> Validator | None:
+    def _unchanged(self, entry: CollectionEntry, version: VersionEntry) -> Validator | None:
         if self._previous is None or entry.name not in self._previous:
             return None
         schema = self._previous.collection(entry.name).versions.get(str(version.version))

@@ -1,16 +1,16 @@
-"""Documents: the JSON texts that a catalogue is made of, and what is said when they cannot be used."""
+"""Catalogue documents: the JSON texts that a catalogue consists of, and the errors when they cannot be used."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from cdv_core.domain.strict_json import decode_json
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Why a catalogue is refused: `document` is a path below the index or the index itself, `reason` is for people."""
+    """Why a catalogue is refused. `document`: a path relative to the index, or the index. `reason`: readable text."""
 
     document: str
     reason: str
@@ -20,7 +20,7 @@ class Problem:
 
 
 class CatalogueRefused(Exception):
-    """The catalogue may not be used. `problems` lists everything that is wrong with it, never nothing."""
+    """The catalogue cannot be used. `problems` lists everything that is wrong with it and is never empty."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
@@ -28,30 +28,15 @@ class CatalogueRefused(Exception):
 
 
 def parse_document(text: bytes) -> object:
-    """Return the JSON value of a catalogue's document, a number without a fractional part as an integer.
+    """Return the JSON value of a catalogue document; a number without a fractional part becomes an integer.
 
-    Raises ValueError: not JSON in UTF-8, a member named twice, a number that is not finite, or nested too deeply.
+    Raises ValueError: not JSON in UTF-8, a repeated member, a number that is not finite, or nested too deeply.
     """
-    try:
-        return json.loads(text.decode(), object_pairs_hook=_members, parse_float=_number, parse_constant=_not_a_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return decode_json(text, parse_float=_parse_number)
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"member {next(it for it in names if names.count(it) > 1)!r} occurs twice")
-    return members
-
-
-def _number(text: str) -> int | float:
+def _parse_number(text: str) -> int | float:
     number = float(text)
     if number in {float("inf"), float("-inf")}:
         raise ValueError(f"{text} is too large a number")
     return int(number) if number.is_integer() else number
-
-
-def _not_a_number(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")

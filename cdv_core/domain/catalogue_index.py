@@ -1,4 +1,4 @@
-"""The catalogue's index: which collections and versions there are, in what state, and which document holds each."""
+"""The catalogue's index: the collections, their versions and statuses, and the document of each version."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from cdv_core.domain.versions import Version
 from cdv_core.errors import InvalidField
 
 INDEX_NAME: Final = "SPEC_INDEX.json"  # spec: schema catalogue
-DOCUMENTS_MAX: Final = 10_000  # ours: twice what we promise to load in half a minute
+DOCUMENTS_MAX: Final = 10_000  # ours: twice the number that is guaranteed to load in half a minute
 
-# A path below the index, of plain names: no scheme, no root, no query, no way up.
+# A path relative to the index, of plain names: no scheme, no leading slash, no query, no "..".
 _PATH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentRef:
-    """Where a document lies. `path` is below the index; `sha256` is 64 lower-case hex characters, None if not said."""
+    """A document's location. `path`: relative to the index. `sha256`: 64 lower-case hex, None if not given."""
 
     path: str
     sha256: str | None
@@ -45,7 +45,7 @@ class VersionEntry:
 
 @dataclass(frozen=True, slots=True)
 class CollectionEntry:
-    """A collection and its versions, oldest first. `visibility`: None if not said."""
+    """A collection and its versions, oldest first. `visibility`: None if not given."""
 
     name: Nsid
     visibility: Visibility | None
@@ -55,14 +55,14 @@ class CollectionEntry:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What the index says, consistent in itself. `lexicons`: documents that others refer to, by their id."""
+    """A parsed, consistent index. `lexicons`: documents that others refer to, with their id."""
 
     generated_at: datetime
     collections: tuple[CollectionEntry, ...]
     lexicons: tuple[tuple[Nsid, DocumentRef], ...]
 
     def documents(self) -> Iterator[DocumentRef]:
-        """Iterate over every document that the catalogue needs, each once."""
+        """Iterate over every document of the catalogue, each once."""
         for entry in self.collections:
             for version in entry.versions:
                 yield version.document
@@ -106,16 +106,16 @@ class _Index(msgspec.Struct, rename="camel"):
 
 
 def read_index(text: bytes) -> Index:
-    """Return what the index `text` says.
+    """Parse the index `text`.
 
-    Raises CatalogueRefused: not an index, ambiguous about a collection or a version, or pointing nowhere.
+    Raises CatalogueRefused: not an index, ambiguous about a collection or a version, or with an unresolved reference.
     """
     try:
         raw = msgspec.convert(parse_document(text), _Index)
         generated_at = parse_time(raw.generated_at, "generatedAt")
     except (ValueError, InvalidField) as wrong:  # msgspec's errors are ValueErrors too
         raise CatalogueRefused([Problem(INDEX_NAME, str(wrong))]) from wrong
-    count = sum(len(it.versions) for it in raw.schemas) + len(raw.lexicons)
+    count = sum(len(schema.versions) for schema in raw.schemas) + len(raw.lexicons)
     if count > DOCUMENTS_MAX:
         raise CatalogueRefused([Problem(INDEX_NAME, f"{count} documents, over the limit of {DOCUMENTS_MAX}")])
     reader = _Reader(raw, generated_at)
@@ -130,29 +130,29 @@ def _listed(one_or_more: str | list[str] | None) -> list[str]:
 
 
 def _name(schema: _Schema) -> str:
-    """Join namespace and name. A namespace that ends in the name is the whole name already: both spellings exist."""
+    """Return namespace and name, joined unless the namespace already ends in the name: both forms are in use."""
     return schema.namespace if schema.namespace.endswith(f".{schema.name}") else f"{schema.namespace}.{schema.name}"
 
 
 class _Reader:
-    """Reads one index, noting every problem and going on."""
+    """Reads one index, collecting every problem."""
 
     def __init__(self, raw: _Index, generated_at: datetime) -> None:
         self.problems: list[Problem] = []
         self._raw = raw
         self._generated_at = generated_at
-        # Collection -> versions, as named; and what each `deprecates` points at -> what replaces it.
-        self._named = {_name(it): {_version_of(v) for v in it.versions} for it in raw.schemas}
+        # Collection -> its versions as listed; (collection, version) that a `deprecates` names -> its replacement.
+        self._named = {_name(schema): {_version_of(v) for v in schema.versions} for schema in raw.schemas}
         self._deprecated: dict[tuple[str, str], str] = {}
 
     def read(self) -> Index:
         for schema in self._raw.schemas:
-            self._note_deprecations(schema)
-        collections = tuple(it for it in map(self._collection, self._raw.schemas) if it is not None)
-        lexicons = tuple(it for it in map(self._lexicon, self._raw.lexicons) if it is not None)
+            self._collect_deprecations(schema)
+        collections = tuple(entry for entry in map(self._collection, self._raw.schemas) if entry is not None)
+        lexicons = tuple(lexicon for lexicon in map(self._lexicon, self._raw.lexicons) if lexicon is not None)
         index = Index(self._generated_at, collections, lexicons)
-        self._refuse_repeats([it.name for it in collections], "collection {} is listed twice")
-        self._refuse_repeats([it.path for it in index.documents()], "document {} is listed twice")
+        self._refuse_repeats([entry.name for entry in collections], "collection {} is listed twice")
+        self._refuse_repeats([document.path for document in index.documents()], "document {} is listed twice")
         self._refuse_repeats([str(name) for name, _ in lexicons], "lexicon {} is listed twice")
         return index
 
@@ -172,12 +172,11 @@ class _Reader:
         except InvalidField as wrong:
             self._refuse(f"{_name(schema)!r}: {wrong.reason}")
             return None
-        versions = tuple(
-            sorted((it for it in (self._version(schema, v) for v in schema.versions) if it), key=lambda it: it.version)
-        )
-        self._refuse_repeats([str(it.version) for it in versions], f"{name} lists version {{}} twice")
+        entries = (self._version(schema, version) for version in schema.versions)
+        versions = tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.version))
+        self._refuse_repeats([str(entry.version) for entry in versions], f"{name} lists version {{}} twice")
         self._check_target(name, "replacedBy", schema.replaced_by)
-        self._check_latest(name, schema.latest_stable, {str(it.version): it.status for it in versions})
+        self._check_latest(name, schema.latest_stable, {str(entry.version): entry.status for entry in versions})
         return CollectionEntry(name, schema.visibility, schema.latest_stable, versions)
 
     def _version(self, schema: _Schema, raw: str | _Version) -> VersionEntry | None:
@@ -215,25 +214,28 @@ class _Reader:
         elif latest not in statuses:
             self._refuse(f"{name}: latestStable {latest} is not among its versions")
         elif statuses[latest] != "stable" and (stable or statuses[latest] == "draft"):
-            # A collection that is deprecated as a whole still has the version that was its last stable one.
+            # If all versions of a collection are deprecated, latestStable names the last one that was stable.
             self._refuse(f"{name}: latestStable {latest} is {statuses[latest]}")
 
-    def _note_deprecations(self, schema: _Schema) -> None:
+    def _collect_deprecations(self, schema: _Schema) -> None:
         name = _name(schema)
         for target in _listed(schema.deprecates):
             collection, versions = self._resolve(name, target)
             if not versions or (collection, schema.latest_stable) == (name, target):
-                self._refuse(f"{name}: deprecates {target}, which is not there or itself")
+                self._refuse(f"{name}: deprecates {target}, which is not in the index or is this version itself")
             replacement = schema.latest_stable if collection == name else name
             for version in versions:
                 self._deprecated[collection, version] = replacement or name
 
     def _check_target(self, name: str, member: str, target: str | None) -> None:
         if target is not None and not self._resolve(name, target)[1]:
-            self._refuse(f"{name}: {member} {target}, which is not there")
+            self._refuse(f"{name}: {member} {target}, which is not in the index")
 
     def _resolve(self, name: str, target: str) -> tuple[str, set[str]]:
-        """Return what `target` means said by collection `name`: VERSION, COLLECTION or COLLECTION@VERSION."""
+        """Return the collection and versions that `target`, in the entry of `name`, refers to.
+
+        `target`: VERSION, COLLECTION or COLLECTION@VERSION.
+        """
         collection, at, version = target.partition("@")
         if not at and target in self._named.get(name, ()):
             return name, {target}

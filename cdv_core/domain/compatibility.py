@@ -1,6 +1,6 @@
-"""Compatibility: how much one version of a schema differs from the version before, by the governance rule.
+"""Compatibility: whether a schema version is a patch, minor or major change, by the governance rule.
 
-patch: it accepts the same records. minor: it accepts every record that the old one accepts, and more; it may name
+patch: it accepts the same records. minor: it accepts every record that the old one accepts, and more; it may define
 new optional members. major: it may refuse a record that the old one accepts.
 """
 
@@ -24,10 +24,10 @@ _ORDER: Final[tuple[Change, ...]] = ("patch", "minor", "major")
 
 @dataclass(frozen=True, slots=True)
 class SchemaDifference:
-    """How much changed, and why that much: a line for each reason, none for a patch.
+    """The size of a change, and its reasons: one line each, none for a patch.
 
-    `added_members`: names that the new version describes and the old one left to anybody. That is a minor change by
-    the rule, although a record that used the name in another way is refused from now on; rehearse before publishing.
+    `added_members`: names that the new version defines and the old one left undefined. By the rule that is a minor
+    change, although records that use the name in another way are then refused; rehearse before publishing.
     """
 
     change: Change
@@ -37,7 +37,7 @@ class SchemaDifference:
 
 @dataclass(frozen=True, slots=True)
 class BrokenPromise:
-    """Two versions that follow each other, whose numbers promise less change than there is."""
+    """Two consecutive versions whose numbers promise a smaller change than there is."""
 
     collection: str
     old: str
@@ -53,7 +53,7 @@ class BrokenPromise:
 def compare(old: SchemaDocument, new: SchemaDocument) -> SchemaDifference:
     """Return how much `new` differs from `old` in what it accepts; annotations do not count.
 
-    What cannot be proved compatible is major: the answer errs to that side only.
+    A change that cannot be proved compatible is major: only in this direction can the result be wrong.
     """
     if equal(old.root, new.root) and equal(dict(old.refs), dict(new.refs)):
         return SchemaDifference("patch")
@@ -69,7 +69,7 @@ def compare(old: SchemaDocument, new: SchemaDocument) -> SchemaDifference:
 
 
 def promised(old: Version, new: Version) -> Change:
-    """Return the most change that the step from `old` to `new` allows. Before 1.0.0 a minor step may break."""
+    """Return the largest change that the step from `old` to `new` allows. Before 1.0.0 a minor step may break."""
     if new.major != old.major:
         return "major"
     if new.minor != old.minor:
@@ -78,9 +78,9 @@ def promised(old: Version, new: Version) -> Change:
 
 
 def broken_promises(catalogue: Catalogue) -> Iterator[BrokenPromise]:
-    """Iterate over the steps between neighbouring versions, drafts left out, that change more than the number says."""
+    """Iterate over consecutive versions, drafts excluded, that differ by more than their numbers promise."""
     for collection in catalogue:
-        published = [it for it in collection.versions.values() if it.status != "draft"]
+        published = [schema for schema in collection.versions.values() if schema.status != "draft"]
         for old, new in pairwise(sorted(published, key=_version)):
             allowed = promised(_version(old), _version(new))
             difference = compare(old.validator.document, new.validator.document)

@@ -1,4 +1,7 @@
-"""Where a listing goes on: an opaque token, base64url of `{"lastIndexedAt", "lastRkey"}` without padding."""
+"""Cursors: opaque tokens from which a listing continues.
+
+Unpadded base64url of the JSON `{"lastIndexedAt", "lastRkey"}`.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,7 @@ class Cursor:
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Return the cursor that `encode` writes as `text`; no other spelling of it is read.
-
-        Raises CursorInvalid.
-        """
+        """Return the cursor that `encode` returned as `text`. Raises CursorInvalid: also for any other encoding."""
         try:
             wire = msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", True), type=_Wire)
             cursor = cls(parse_time(wire.last_indexed_at, "lastIndexedAt"), wire.last_rkey)
@@ -47,5 +47,5 @@ class Cursor:
 
 
 def encode_cursor(indexed_at: str, rkey: str) -> str:
-    """Return the cursor after a record whose time is written already, as `format_time` writes it."""
+    """Return the cursor after a record whose `indexed_at` is already formatted by `format_time`."""
     return base64.urlsafe_b64encode(msgspec.json.encode(_Wire(indexed_at, rkey))).decode().rstrip("=")

@@ -1,4 +1,4 @@
-"""What the world is told: one envelope per committed write, finished before it is stored."""
+"""Events: one envelope per committed write, encoded before it is stored."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cdv_core.domain.times import format_time
 
 EVENT_VERSION: Final = "1.0.0"  # of the envelope and its payloads
 MEDIA_FINALIZED: Final = "cdv.media.finalized"  # spec: events
-# https://www.w3.org/TR/trace-context/, version 00. Ids of zeros are none.
+# https://www.w3.org/TR/trace-context/, version 00. All-zero ids are invalid.
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An op-log entry to be. `event_id`: a ULID, the Nats-Msg-Id. `envelope`: the finished JSON, UTF-8.
+    """An event, to be stored in the op log. `event_id`: a ULID, the Nats-Msg-Id. `envelope`: encoded JSON, UTF-8.
 
-    `traceparent`: the trace context (W3C) of the request that made it, for whoever consumes it; None if it had none.
+    `traceparent`: the W3C trace context of the request that caused it, for consumers; None if it had none.
     """
 
     event_id: str
@@ -63,14 +63,14 @@ class _Envelope(msgspec.Struct, rename="camel"):
 
 
 def trace_context(text: str | None) -> str | None:
-    """Return a trace context as it may go into headers and spans: `text` if it is one of version 00, else None."""
+    """Return `text` if it is a valid trace context of version 00, safe for headers and spans, else None."""
     return text if text is not None and _TRACEPARENT.fullmatch(text) else None
 
 
 def record_created(record: NewRecord, *, event_id: str, correlation_id: str, traceparent: str | None = None) -> Event:
-    """Return the event of a record's creation, on `cdv.records.{collection}.created`."""
+    """Return the event of a record's creation, with subject `cdv.records.{collection}.created`."""
     uri, at = record.uri, format_time(record.indexed_at)
-    # The identifiers are subtypes of str, and msgspec encodes no subtypes: hence str().
+    # str(): msgspec does not encode subtypes of str.
     payload = _RecordPayload(
         str(uri), record.cid, str(uri.did), str(uri.collection), str(uri.rkey), record.schema_version, at
     )
@@ -88,7 +88,7 @@ def media_finalized(
     correlation_id: str,
     traceparent: str | None = None,
 ) -> Event:
-    """Return the event of an asset's finalisation, on `cdv.media.finalized`."""
+    """Return the event of an asset's finalisation, with subject `cdv.media.finalized`."""
     payload = _MediaPayload(
         str(asset.asset_id),
         str(asset.uri),

@@ -1,6 +1,6 @@
-"""Formats: what a string must look like. Each is a function from the string to whether it fits.
+"""Formats: the `format` keyword's checks. Each is a predicate on the string.
 
-No pattern here can backtrack: wherever a repetition ends, the next character says so.
+No regular expression here can backtrack: the next character always decides whether a repetition ends.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def is_record_key(text: str) -> bool:
 
 
 def is_handle(text: str) -> bool:
-    """A domain name of two labels or more, the last not beginning with a digit."""
+    """A domain name of two or more labels, the last not beginning with a digit."""
     return len(text) <= _HANDLE_MAX_CHARS and _HANDLE.fullmatch(text) is not None
 
 
@@ -74,7 +74,7 @@ def is_at_identifier(text: str) -> bool:
 
 
 def is_at_uri(text: str) -> bool:
-    """`at://` and a DID or handle, then perhaps a collection, then perhaps a record key."""
+    """`at://` and a DID or handle, optionally followed by a collection, optionally by a record key."""
     parts = text.removeprefix("at://").split("/", 3)
     if not text.startswith("at://") or len(parts) > 3:
         return False
@@ -87,7 +87,7 @@ def is_tid(text: str) -> bool:
 
 
 def is_date_time(text: str) -> bool:
-    """RFC 3339 with an offset, and a moment of the calendar or the leap second that may end a day in UTC."""
+    """RFC 3339 with an offset: an existing date and time, or a leap second at the end of a UTC day."""
     leap = text[17:19] == "60"
     try:
         moment = parse_time(f"{text[:17]}59{text[19:]}" if leap else text, "")
@@ -97,7 +97,7 @@ def is_date_time(text: str) -> bool:
 
 
 def is_date(text: str) -> bool:
-    """RFC 3339 full-date, and a day of the calendar."""
+    """RFC 3339 full-date: an existing day."""
     if not _DATE.fullmatch(text):
         return False
     try:
@@ -108,7 +108,7 @@ def is_date(text: str) -> bool:
 
 
 def is_uri(text: str) -> bool:
-    """RFC 3986 URI, so with a scheme; characters outside ASCII must be percent-encoded."""
+    """RFC 3986 URI, which requires a scheme; characters outside ASCII must be percent-encoded."""
     scheme, colon, rest = text.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         return False
@@ -155,12 +155,12 @@ def is_ipv6(text: str) -> bool:
 
 
 def is_language(text: str) -> bool:
-    """A well-formed BCP 47 tag; whether its subtags are registered is not looked at."""
+    """A well-formed BCP 47 tag; whether its subtags are registered is not checked."""
     return _LANGUAGE.fullmatch(text) is not None or _GRANDFATHERED.fullmatch(text) is not None
 
 
 def is_cid(text: str) -> bool:
-    """CIDv1 in lower-case base32 (`bafy...`), the digest as long as it says; any codec and hash function."""
+    """CIDv1 in lower-case base32 (`bafy...`), with a digest of the stated length; any codec and hash function."""
     body = text[1:]
     if not text.startswith("b") or len(text) > _CID_MAX_CHARS or not _BASE32.fullmatch(body):
         return False
@@ -169,7 +169,7 @@ def is_cid(text: str) -> bool:
     except ValueError:
         return False
     if base64.b32encode(raw).decode().lower().rstrip("=") != body:
-        return False  # spare bits that are not zero: a second spelling of the same CID
+        return False  # non-zero spare bits: a second encoding of the same CID
     return _is_cid_v1(raw)
 
 
@@ -182,12 +182,12 @@ def _is_cid_v1(raw: bytes) -> bool:
 
 
 def _varint(raw: bytes) -> tuple[int, bytes]:
-    """Return a minimally encoded LEB128 number of up to nine bytes and what follows it, or -1 and nothing."""
+    """Return a minimally encoded LEB128 number of up to nine bytes and the bytes after it, or -1 and no bytes."""
     for length, byte in enumerate(raw[:9], 1):
         if byte < 0x80:
             if byte == 0 and length > 1:
                 break
-            return sum((it & 0x7F) << 7 * place for place, it in enumerate(raw[:length])), raw[length:]
+            return sum((octet & 0x7F) << 7 * index for index, octet in enumerate(raw[:length])), raw[length:]
     return -1, b""
 
 
@@ -217,4 +217,4 @@ FORMATS: Final[Mapping[str, Callable[[str], bool]]] = MappingProxyType(
         "uri": is_uri,
     }
 )
-"""Every format that a schema may name, by that name."""
+"""Every supported `format`, by name."""

@@ -1,8 +1,8 @@
-"""Generated code: fastjsonschema turns a schema into Python source; nothing of it runs before every piece is known.
+"""Generated code: fastjsonschema compiles a schema to Python source, which is checked in full before it runs.
 
-Three walls, each enough by itself: the schema is lowered first, so that hardly any text of its author reaches the
-source; the syntax tree may hold only the constructs, names and calls listed here; and it runs without builtins but
-those that validation needs. See docs/adr/010-schema-patterns.md.
+Three defences, each sufficient by itself: the schema is lowered first, so that hardly any of its author's text reaches
+the source; the syntax tree may contain only the constructs, names and calls listed here; and the code runs with only
+the builtins that validation needs. See docs/adr/010-schema-patterns.md.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from cdv_core.domain.lowering import Lowered
 
 
 class Broken(Exception):
-    """The value does not fit. It says no more: what is wrong is found by cdv_core/domain/violations.py."""
+    """The value is not valid. Carries no reason: cdv_core/domain/violations.py finds what is wrong."""
 
 
-_CALLED: Final = MappingProxyType(
+_BUILTINS: Final = MappingProxyType(
     {
-        it.__name__: it
-        for it in (
+        builtin.__name__: builtin
+        for builtin in (
             isinstance, len, set, frozenset, tuple, dict, list, enumerate, hasattr, int, float, bool, str, repr, Decimal
         )
     }
 )  # fmt: skip
 _METHODS: Final = frozenset({"search", "keys", "items", "get", "remove", "is_integer"})
-# Nothing in these but their parts could do harm.
-_ALWAYS_KNOWN: Final = frozenset(
+# Nodes that are harmless in themselves; their children are checked too.
+_ALLOWED: Final = frozenset(
     {
         ast.Module, ast.arguments, ast.Return, ast.If, ast.For, ast.Try, ast.ExceptHandler, ast.Raise, ast.Assign,
         ast.AugAssign, ast.Expr, ast.Pass, ast.Break, ast.Subscript, ast.Slice, ast.Compare, ast.BoolOp, ast.UnaryOp,
@@ -51,13 +51,13 @@ _CALLING: Final = re.compile(r"^( *validate\w*\(\w+), custom_formats, .*", re.MU
 # How it makes items comparable, for `uniqueItems`: as tuples and frozensets, whose hashes can be made to collide.
 _COMPARING: Final = re.compile(r"^( *)def fn\(var\): .*", re.MULTILINE)
 _VARIABLE: Final = re.compile(r"data[A-Za-z0-9_]*|validate(?:___definitions_d[0-9]+)?|quotient|fn|var|[kv]", re.ASCII)
-_GIVEN: Final = frozenset({"custom_formats", "name_prefix", "REGEX_PATTERNS", "NoneType", "Broken", "identity"})
+_GLOBALS: Final = frozenset({"custom_formats", "name_prefix", "REGEX_PATTERNS", "NoneType", "Broken", "identity"})
 
 
 def generate(lowered: Lowered) -> CodeType:
-    """Return the code that checks values against the schema, compiled and not yet run.
+    """Return the code that validates values against the schema, compiled but not run.
 
-    Raises SchemaRefused: the generator cannot translate it, or wrote something that is not known to be harmless.
+    Raises SchemaRefused: the generator cannot translate the schema, or its code is not known to be harmless.
     """
     try:
         source = fastjsonschema.compile_to_code(
@@ -68,30 +68,30 @@ def generate(lowered: Lowered) -> CodeType:
         return compile(tree, "<schema>", "exec")
     except SchemaRefused:
         raise
-    except Exception as wrong:  # the generator and Python's compiler may fail in any way on a text from outside
+    except Exception as wrong:  # the generator and Python's compiler may raise anything on untrusted input
         raise SchemaRefused([f"the document cannot be compiled: {wrong!r}"]) from wrong
 
 
 def bind(code: CodeType, lowered: Lowered) -> Callable[[object], object]:
-    """Return the function that `code`, which generate() made of `lowered`, defines: it raises Broken at a misfit."""
+    """Return the validation function that `code`, generated from `lowered`, defines; it raises Broken."""
     namespace: dict[str, object] = {
-        "__builtins__": dict(_CALLED),
+        "__builtins__": dict(_BUILTINS),
         "REGEX_PATTERNS": lowered.patterns,
         "NoneType": NoneType,
         "Broken": Broken,
         "identity": identity,
     }
-    exec(code, namespace)  # noqa: S102 - checked, piece by piece
+    exec(code, namespace)  # noqa: S102 - every node was checked
     validate = namespace.get("validate")
     if not callable(validate):
-        raise SchemaRefused(["the document makes no code"])
+        raise SchemaRefused(["no code was generated from the document"])
     return partial(validate, custom_formats=lowered.checks)
 
 
 def _reduced(source: str) -> str:
-    """Return the source without its head (imports, version, patterns) and without what only serves its messages.
+    """Return the source without its header (imports, version, patterns) and without the error messages.
 
-    The generator writes one statement a line. Whatever else a line may hold is judged with the rest, by _check.
+    The generator writes one statement per line. Anything else that a line contains is checked by _check.
     """
     _, _, functions = source.partition("\nNoneType = type(None)\n")
     functions = _RAISING.sub(r"\1raise Broken", functions)
@@ -101,13 +101,15 @@ def _reduced(source: str) -> str:
 
 
 def _check(tree: ast.Module) -> None:
-    """Raises SchemaRefused: something in the tree is not on the lists."""
+    """Raises SchemaRefused: a node of the tree is not on the lists."""
     waiting: list[Any] = [tree]
     while waiting:
         node = waiting.pop()
         kind = type(node)
-        if not (kind in _ALWAYS_KNOWN or (kind in _SOMETIMES_KNOWN and _SOMETIMES_KNOWN[kind](node))):
-            raise SchemaRefused([f"the document makes code that is not known to be harmless: {ast.dump(node)[:200]}"])
+        if not (kind in _ALLOWED or (kind in _ALLOWED_IF and _ALLOWED_IF[kind](node))):
+            raise SchemaRefused(
+                [f"the code generated from the document is not known to be harmless: {ast.dump(node)[:200]}"]
+            )
         for name in node._fields:
             part = getattr(node, name)
             if isinstance(part, list):
@@ -117,7 +119,7 @@ def _check(tree: ast.Module) -> None:
 
 
 def _is_name(name: str) -> bool:
-    return name in _GIVEN or name in _CALLED or _VARIABLE.fullmatch(name) is not None
+    return name in _GLOBALS or name in _BUILTINS or _VARIABLE.fullmatch(name) is not None
 
 
 def _is_function(node: ast.FunctionDef) -> bool:
@@ -131,7 +133,7 @@ def _is_call(node: ast.Call) -> bool:
     return False
 
 
-_SOMETIMES_KNOWN: Final[Mapping[type[ast.AST], Callable[[Any], bool]]] = MappingProxyType(
+_ALLOWED_IF: Final[Mapping[type[ast.AST], Callable[[Any], bool]]] = MappingProxyType(
     {
         ast.Name: lambda node: _is_name(node.id),
         ast.arg: lambda node: _is_name(node.arg),

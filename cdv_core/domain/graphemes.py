@@ -1,4 +1,4 @@
-"""Grapheme clusters: what a reader takes for one character (Unicode, UAX 29, extended clusters)."""
+"""Grapheme clusters: user-perceived characters (Unicode UAX 29, extended grapheme clusters)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLAG: Final = regex.compile("[\U0001f1e6-\U0001f1ff]{2}")
 
 
 def count_graphemes(text: str) -> int:
-    """Return how many extended grapheme clusters `text` has. CR LF is one."""
+    """Return the number of extended grapheme clusters in `text`. CR LF is one."""
     if text.isascii():
         return len(text) - text.count("\r\n")
     return sum(1 for _ in _CLUSTER.finditer(_FLAG.sub("X", text)))

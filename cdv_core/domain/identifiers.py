@@ -1,4 +1,4 @@
-"""Names: DIDs, collections, record keys and the URIs made of them. Parsed once at the edge, valid ever after."""
+"""Identifiers: DIDs, collections, record keys and record URIs. Parsed once, at the edge, and valid from then on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NSID_SYNTAX: Final = re.compile(
     r"\.[A-Za-z][A-Za-z0-9]{0,62}",
     re.ASCII,
 )
-# Neither a dot nor two: after up to two there is something else, or a third.
+# Excludes "." and "..": up to two leading dots need another character, or a third dot, after them.
 RECORD_KEY_SYNTAX: Final = re.compile(r"(?:\.{0,2}[A-Za-z0-9_:~-]|\.{3})[A-Za-z0-9._:~-]*", re.ASCII)
-# 48 bits of milliseconds leave the first of 26 Crockford characters no higher than 7.
+# The timestamp has 48 bits, so the first of the 26 Crockford characters is at most 7.
 ULID_SYNTAX: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.ASCII)
 
 
@@ -36,14 +36,14 @@ class Did(str):
     def parse(cls, text: str, field: str = "did") -> Self:
         """Raises InvalidField: not a DID by the W3C syntax, or too long."""
         if len(text) > DID_MAX_CHARS:
-            raise InvalidField(field, f"a DID has at most {DID_MAX_CHARS} characters")
+            raise InvalidField(field, f"must be a DID of at most {DID_MAX_CHARS} characters")
         if not DID_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not a DID (did:<method>:<id>)")
+            raise InvalidField(field, "must be a DID (did:<method>:<id>)")
         return cls(plain_str(text))
 
 
 class Nsid(str):
-    """A collection's name: reversed domain and a name, such as com.registryaccord.feed.post."""
+    """A collection's name: a reversed domain and a name, such as com.registryaccord.feed.post."""
 
     __slots__ = ()
 
@@ -51,12 +51,12 @@ class Nsid(str):
     def parse(cls, text: str, field: str = "collection") -> Self:
         """Raises InvalidField: not an NSID."""
         if len(text) > NSID_MAX_CHARS or not NSID_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not an NSID (such as com.example.feed.post)")
+            raise InvalidField(field, "must be an NSID (such as com.example.feed.post)")
         return cls(plain_str(text))
 
 
 class RecordKey(str):
-    """A record's own name within its collection. The keys that this vault gives are ULIDs."""
+    """A record's key within its collection. The keys that this vault assigns are ULIDs."""
 
     __slots__ = ()
 
@@ -64,12 +64,15 @@ class RecordKey(str):
     def parse(cls, text: str, field: str = "rkey") -> Self:
         """Raises InvalidField: empty, too long, `.`, `..`, or a character outside A-Z a-z 0-9 . _ : ~ -"""
         if len(text) > RECORD_KEY_MAX_CHARS or not RECORD_KEY_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not a record key")
+            raise InvalidField(
+                field,
+                f"must be a record key: 1 to {RECORD_KEY_MAX_CHARS} of A-Z a-z 0-9 . _ : ~ -, and not . or ..",
+            )
         return cls(plain_str(text))
 
 
 class AssetId(str):
-    """A media asset's name: a ULID."""
+    """A media asset's id: a ULID."""
 
     __slots__ = ()
 
@@ -77,7 +80,7 @@ class AssetId(str):
     def parse(cls, text: str, field: str = "assetId") -> Self:
         """Raises InvalidField: not a ULID."""
         if not is_ulid(text):
-            raise InvalidField(field, "not a media asset id (a ULID)")
+            raise InvalidField(field, "must be a media asset id (a ULID)")
         return cls(plain_str(text))
 
 
@@ -86,7 +89,7 @@ def is_ulid(text: str) -> bool:
 
 
 class RecordUri(msgspec.Struct, frozen=True):
-    """`at://{did}/{collection}/{rkey}`; `str()` gives that form back."""
+    """A record's URI. `str()` returns it as `at://{did}/{collection}/{rkey}`."""
 
     did: Did
     collection: Nsid
@@ -100,5 +103,5 @@ class RecordUri(msgspec.Struct, frozen=True):
         """Raises InvalidField: not `at://`, or not exactly a DID, an NSID and a record key."""
         parts = text.removeprefix("at://").split("/")
         if not text.startswith("at://") or len(parts) != 3:
-            raise InvalidField(field, "not a record URI (at://<did>/<collection>/<rkey>)")
+            raise InvalidField(field, "must be a record URI (at://<did>/<collection>/<rkey>)")
         return cls(Did.parse(parts[0], field), Nsid.parse(parts[1], field), RecordKey.parse(parts[2], field))

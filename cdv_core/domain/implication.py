@@ -1,7 +1,7 @@
-"""Implication: whether every value that one schema accepts is accepted by another, as far as that can be proved.
+"""Implication: prove that every value valid against one schema is valid against another.
 
-The proof goes keyword by keyword; what it cannot prove counts as not implied. So it never takes a breaking change for
-a harmless one, and sometimes a harmless one for breaking.
+The proof goes keyword by keyword and is sound but incomplete: what it cannot prove counts as not implied. So a breaking
+change is never reported as compatible, but a compatible one may be reported as breaking.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from cdv_core.domain.json_equality import equal
 from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
 from cdv_core.domain.schema_constraints import (
     Node,
+    additional_member_schemas,
     bound_holds,
     finite_values,
     is_integral,
-    item_demand,
-    member_demands,
+    item_schema,
+    member_schemas,
     types_of,
-    unnamed_demands,
     widened,
 )
 from cdv_core.domain.violations import find_violations
 
-# Which type of value a keyword looks at; the others look at every value.
-_LOOKS_AT: Final = {
+# The type of value that a keyword applies to; keywords not listed apply to every value.
+_APPLIES_TO: Final = {
     **dict.fromkeys(
         ("minLength", "maxLength", "minBytes", "maxBytes", "minGraphemes", "maxGraphemes", "pattern", "format"),
         "string",
@@ -41,7 +41,7 @@ _LOOKS_AT: Final = {
         "object",
     ),
 }  # fmt: skip
-# These keywords are one rule with others, and proved where such another stands beside them.
+# Keywords that are proved together with another keyword of the same schema, if it has that one.
 _PROVED_WITH: Final = {
     "additionalItems": ("items",),
     "patternProperties": ("properties",),
@@ -49,15 +49,15 @@ _PROVED_WITH: Final = {
     "then": ("if",),
     "else": ("if",),
 }
-_DEPTH_MAX: Final = 60  # ours: beyond it nothing is proved, nor after so many steps
-_STEPS_MAX: Final = 20_000
+_DEPTH_MAX: Final = 60  # ours: deeper schemas count as not implied
+_STEPS_MAX: Final = 20_000  # ours: likewise after so many steps
 
 
 class Implication:
-    """What `old` accepts, is it accepted by `new`? `gaps` collects where that could not be proved, and why.
+    """Whether `old` implies `new`: every value that `old` accepts, `new` accepts.
 
-    `optional_members`: in an object that was open, a member may be named and described anew. Records that used the
-    name already may then be refused; `added` collects those names.
+    `gaps`: where that could not be proved, and why. `optional_members`: allow `new` to define members that `old` left
+    undefined in an open object; records that already use such a name may then be refused. `added`: these names.
     """
 
     def __init__(self, old: SchemaDocument, new: SchemaDocument, *, optional_members: bool) -> None:
@@ -67,84 +67,84 @@ class Implication:
         self._new = new
         self._optional_members = optional_members
         self._steps = 0
-        # What is being proved, with the nodes themselves, whose ids are the key. Met again further down in the value,
-        # it may be assumed: a value is finite, and no schema leads back to itself on the spot.
-        self._under_way: dict[tuple[int, ...], tuple[object, ...]] = {}
+        # The proofs in progress. Keys are the ids of the nodes; the values keep the nodes alive. A goal that recurs
+        # deeper in the value may be assumed: values are finite, and no schema refers to itself at the same value.
+        self._in_progress: dict[tuple[int, ...], tuple[object, ...]] = {}
 
     def prove(self) -> bool:
-        """Return whether it is proved; otherwise `gaps` says why not."""
+        """Return whether the implication was proved; if not, `gaps` has the reasons."""
         return self._implies([self._old.root], self._new.root, "", 0)
 
     def _gap(self, pointer: str, reason: str) -> bool:
         self.gaps.append(f"{pointer or 'the record'}: {reason}")
         return False
 
-    def _quietly(self, given: Sequence[SchemaNode], wanted: SchemaNode, pointer: str, depth: int) -> bool:
-        """Try a proof that is one of several possible: its failure is no gap yet, and its additions do not count."""
-        kept = len(self.gaps), set(self.added)
+    def _try_to_prove(self, given: Sequence[SchemaNode], wanted: SchemaNode, pointer: str, depth: int) -> bool:
+        """Try one of several alternative proofs: if it fails, its gaps and added members are dropped."""
+        gap_count, added = len(self.gaps), set(self.added)
         proved = self._implies(given, wanted, pointer, depth)
-        del self.gaps[kept[0] :]
+        del self.gaps[gap_count:]
         if not proved:
-            self.added = kept[1]
+            self.added = added
         return proved
 
     def _implies(self, given: Sequence[SchemaNode], wanted: SchemaNode, pointer: str, depth: int) -> bool:
-        """Whether a value that fits all of `given` (of the old document) fits `wanted` (of the new one)."""
-        facts = list(self._conjuncts(given))
+        """Return whether every value valid against all of `given` (old document) is valid against `wanted` (new)."""
+        premises = list(self._conjuncts(given))
         wanted = self._new.resolve(wanted)
-        key = (*map(id, facts), id(wanted))
-        if key in self._under_way:
+        key = (*map(id, premises), id(wanted))
+        if key in self._in_progress:
             return True
         self._steps += 1
         if depth > _DEPTH_MAX or self._steps > _STEPS_MAX:
-            return self._gap(pointer, "the schemas are too deep or too many to compare")
-        self._under_way[key] = (*facts, wanted)
+            return self._gap(pointer, "the schemas are too deep or too large to compare")
+        self._in_progress[key] = (*premises, wanted)
         try:
-            return self._proves(facts, wanted, pointer, depth)
+            return self._proves(premises, wanted, pointer, depth)
         finally:
-            del self._under_way[key]
+            del self._in_progress[key]
 
-    def _proves(self, facts: list[SchemaNode], wanted: SchemaNode, pointer: str, depth: int) -> bool:
-        if wanted is True or False in facts:
+    def _proves(self, premises: list[SchemaNode], wanted: SchemaNode, pointer: str, depth: int) -> bool:
+        if wanted is True or False in premises:
             return True
-        nodes = [it for it in facts if not isinstance(it, bool)]
+        nodes = [node for node in premises if not isinstance(node, bool)]
         if isinstance(wanted, bool):
             return self._gap(pointer, "nothing is allowed here any more")
         values = finite_values(nodes)
         if values is not None:
-            return self._all_fit([it for it in values if self._fits_all(nodes, it)], wanted, pointer)
+            return self._all_valid([value for value in values if self._satisfies_all(nodes, value)], wanted, pointer)
         types = types_of(nodes)
         proved = True
         for keyword in wanted:
-            if not any(it in wanted for it in _PROVED_WITH.get(keyword, ())):
-                looks_at = _LOOKS_AT.get(keyword)
-                if looks_at is None or looks_at in types:
+            if not any(other in wanted for other in _PROVED_WITH.get(keyword, ())):
+                applies_to = _APPLIES_TO.get(keyword)
+                if applies_to is None or applies_to in types:
                     proved = self._keyword(keyword, nodes, types, wanted, pointer, depth) and proved
         return proved
 
     def _conjuncts(self, given: Iterable[SchemaNode]) -> Iterator[SchemaNode]:
-        """Iterate over what must all hold for a value that fits `given`: these, and what they demand by allOf.
+        """Iterate over the schemas that a value valid against `given` satisfies: these and, recursively, their allOf.
 
-        Each once, however many say so: otherwise their number may double with every step into the value.
+        Each once, even if reached repeatedly: otherwise their number could double with every level of the value.
         """
         seen: set[int] = set()
-        waiting = deque(given)
-        while waiting:
-            node = self._old.resolve(waiting.popleft())
+        queue = deque(given)
+        while queue:
+            node = self._old.resolve(queue.popleft())
             if id(node) not in seen:
                 seen.add(id(node))
                 yield node
                 if isinstance(node, dict):
-                    waiting += node.get("allOf", ())
+                    queue += node.get("allOf", ())
 
-    def _fits_all(self, nodes: Iterable[Node], value: object) -> bool:
-        return not any(find_violations(SchemaDocument(it, self._old.refs), value) for it in nodes)
+    def _satisfies_all(self, nodes: Iterable[Node], value: object) -> bool:
+        return not any(find_violations(SchemaDocument(node, self._old.refs), value) for node in nodes)
 
-    def _all_fit(self, values: Iterable[object], wanted: Node, pointer: str) -> bool:
+    def _all_valid(self, values: Iterable[object], wanted: Node, pointer: str) -> bool:
         document = SchemaDocument(wanted, self._new.refs)
-        if all(not find_violations(document, it) for it in values):
+        if all(not find_violations(document, value) for value in values):
             return True
-        return self._gap(pointer, "a value that was listed is not allowed any more")
+        return self._gap(pointer, "a previously listed value is no longer allowed")
 
     def _keyword(
         self, keyword: str, nodes: list[Node], types: frozenset[str], wanted: Node, pointer: str, depth: int
@@ -160,62 +160,65 @@ class Implication:
             case "enum" | "const":
                 return self._gap(pointer, "only listed values are allowed now")
             case "allOf":
-                return self._all_implied(((nodes, it, pointer) for it in operand), depth)
+                return self._all_implied(((nodes, part, pointer) for part in operand), depth)
             case "anyOf":
                 return self._any_of(nodes, operand, pointer, depth)
             case "oneOf" | "if":
-                return self._same(keyword, nodes, wanted, pointer, depth)
+                return self._unchanged(keyword, nodes, wanted, pointer, depth)
             case "not":
                 return self._excluded(nodes, operand, pointer, depth)
             case "items" | "additionalItems":
                 return self._items(nodes, wanted, pointer, depth)
             case "contains":
-                found = [it["contains"] for it in nodes if "contains" in it]
-                if any(self._quietly([it], operand, f"{pointer}/*", depth + 1) for it in found):
+                contained = [node["contains"] for node in nodes if "contains" in node]
+                if any(self._try_to_prove([item], operand, f"{pointer}/*", depth + 1) for item in contained):
                     return True
-                return self._gap(pointer, "an array must hold another item now")
+                return self._gap(pointer, "arrays must now contain another item")
             case "properties" | "patternProperties" | "additionalProperties":
                 return self._members(nodes, wanted, pointer, depth)
             case "propertyNames":
-                names: list[SchemaNode] = [{"type": ["string"]}, *(it.get("propertyNames", True) for it in nodes)]
+                names: list[SchemaNode] = [{"type": ["string"]}, *(node.get("propertyNames", True) for node in nodes)]
                 return self._implies(names, operand, f"{pointer}/(names)", depth + 1)
             case "dependencies":
                 return self._dependencies(nodes, operand, pointer, depth)
             case "required":
-                missing = [it for it in operand if not any(it in node.get("required", ()) for node in nodes)]
-                return not missing or self._gap(pointer, f"{', '.join(map(repr, missing))} must be there now")
+                missing = [name for name in operand if not any(name in node.get("required", ()) for node in nodes)]
+                return not missing or self._gap(pointer, f"now required: {', '.join(map(repr, missing))}")
         if bound_holds(keyword, operand, nodes):
             return True
         was = "".join(f", and was {node[keyword]!r}" for node in nodes if keyword in node)
         return self._gap(pointer, f"{keyword} is now {operand!r}{was}")
 
     def _any_of(self, nodes: list[Node], operand: list[SchemaNode], pointer: str, depth: int) -> bool:
-        if any(self._quietly(nodes, it, pointer, depth + 1) for it in operand):
+        if any(self._try_to_prove(nodes, alternative, pointer, depth + 1) for alternative in operand):
             return True
         for node in nodes:
-            for keyword in ("anyOf", "oneOf"):  # one alternative at a time, and every one of them has to be enough
+            for keyword in ("anyOf", "oneOf"):  # by cases: each old alternative must imply one of the new ones
                 if keyword in node and all(
-                    any(self._quietly([*nodes, was], it, pointer, depth + 1) for it in operand) for was in node[keyword]
+                    any(self._try_to_prove([*nodes, old], new, pointer, depth + 1) for new in operand)
+                    for old in node[keyword]
                 ):
                     return True
-        return self._gap(pointer, "the alternatives are others now")
+        return self._gap(pointer, "the alternatives have changed")
 
-    def _same(self, keyword: str, nodes: list[Node], wanted: Node, pointer: str, depth: int) -> bool:
-        """Prove `oneOf`, or `if` with its two outcomes, by finding it as it was."""
+    def _unchanged(self, keyword: str, nodes: list[Node], wanted: Node, pointer: str, depth: int) -> bool:
+        """Prove `oneOf`, or `if` with `then` and `else`, by finding it unchanged in the old schema."""
         names = ("if", "then", "else") if keyword == "if" else (keyword,)
         if any(keyword in node and self._are_same(node, wanted, names) for node in nodes):
             return True
-        if keyword == "if" and all(self._quietly(nodes, wanted.get(it, True), pointer, depth + 1) for it in names[1:]):
+        if keyword == "if" and all(
+            self._try_to_prove(nodes, wanted.get(name, True), pointer, depth + 1) for name in ("then", "else")
+        ):
             return True
-        return self._gap(pointer, f"{keyword} is another now")
+        return self._gap(pointer, f"{keyword} has changed")
 
     def _are_same(self, node: Node, wanted: Node, names: Iterable[str]) -> bool:
-        """Whether these keywords are written alike in both, and so is all that they refer to."""
-        was, now = [node.get(it, True) for it in names], [wanted.get(it, True) for it in names]
-        if not equal(was, now):
+        """Return whether these keywords are equal in both, and so is everything that they refer to."""
+        old, new = [node.get(name, True) for name in names], [wanted.get(name, True) for name in names]
+        if not equal(old, new):
             return False
         seen: set[str] = set()
-        waiting = list(_refs(was))
+        waiting = list(_refs(old))
         while waiting:
             ref = waiting.pop()
             if ref not in seen:
@@ -226,29 +229,31 @@ class Implication:
         return True
 
     def _excluded(self, nodes: list[Node], operand: SchemaNode, pointer: str, depth: int) -> bool:
-        """Prove `not`: what is excluded now has to have been excluded before. So the other way round, and strictly."""
+        """Prove `not`: whatever is excluded now was excluded before. So the implication is reversed, and strict."""
         for node in nodes:
             if "not" in node:
-                backwards = Implication(self._new, self._old, optional_members=False)
-                backwards._steps = self._steps
-                excluded = backwards._implies([operand], node["not"], pointer, depth + 1)
-                self._steps = backwards._steps
+                reverse = Implication(self._new, self._old, optional_members=False)
+                reverse._steps = self._steps
+                excluded = reverse._implies([operand], node["not"], pointer, depth + 1)
+                self._steps = reverse._steps
                 if excluded:
                     return True
         return self._gap(pointer, "other values are excluded now")
 
     def _items(self, nodes: list[Node], wanted: Node, pointer: str, depth: int) -> bool:
-        placed = max([len(it["items"]) for it in (*nodes, wanted) if isinstance(it.get("items"), list)], default=0)
-        # Beyond what any of them lists by place, every item is under the same demands.
-        places = [*map(str, range(placed)), "*"]
+        listed = max(
+            [len(node["items"]) for node in (*nodes, wanted) if isinstance(node.get("items"), list)], default=0
+        )
+        # All items after the last one listed by index have the same schemas.
+        steps = [*map(str, range(listed)), "*"]
         pairs = [
-            ([item_demand(it, index) for it in nodes], item_demand(wanted, index), f"{pointer}/{place}")
-            for index, place in enumerate(places)
+            ([item_schema(node, index) for node in nodes], item_schema(wanted, index), f"{pointer}/{step}")
+            for index, step in enumerate(steps)
         ]
         return self._all_implied(pairs, depth)
 
     def _all_implied(self, pairs: Iterable[tuple[Sequence[SchemaNode], SchemaNode, str]], depth: int) -> bool:
-        """Prove each, also after one has failed: every gap is to be found."""
+        """Try to prove each, even after a failure, to collect every gap."""
         proved = [self._implies(given, wanted, pointer, depth + 1) for given, wanted, pointer in pairs]
         return all(proved)
 
@@ -257,57 +262,64 @@ class Implication:
         patterns = wanted.get("patternProperties", {})
         proved = True
         for name, node in named.items():
-            place = f"{pointer}/{escape(name)}"
+            member = f"{pointer}/{escape(name)}"
             if self._is_new_member(name, nodes):
                 if node is not True:
                     self.added.add(name)
                 continue
-            proved = self._implies(member_demands(nodes, name), node, place, depth + 1) and proved
+            proved = self._implies(member_schemas(nodes, name), node, member, depth + 1) and proved
         for text, node in patterns.items():
-            before = [it["patternProperties"][text] for it in nodes if text in it.get("patternProperties", {})]
-            # Members that the old schema names are looked at as well where it names this pattern.
-            proved = self._implies(before or [True], node, f"{pointer}/({text})", depth + 1) and proved
+            given = _with_pattern(nodes, text)
+            # If the old schema has this pattern too, it applies to the members that it names as well.
+            proved = self._implies(given or [True], node, f"{pointer}/({text})", depth + 1) and proved
         rest = wanted.get("additionalProperties", True)
         if rest is True:
             return proved
-        for name in sorted({it for node in nodes for it in node.get("properties", {})} - named.keys()):
-            proved = self._implies(member_demands(nodes, name), rest, f"{pointer}/{escape(name)}", depth + 1) and proved
-        for text in sorted({it for node in nodes for it in node.get("patternProperties", {})} - patterns.keys()):
-            before = [it["patternProperties"][text] for it in nodes if text in it.get("patternProperties", {})]
-            proved = self._implies(before, rest, f"{pointer}/({text})", depth + 1) and proved
-        return self._implies(unnamed_demands(nodes, patterns), rest, f"{pointer}/*", depth + 1) and proved
+        for name in sorted({name for node in nodes for name in node.get("properties", {})} - named.keys()):
+            proved = self._implies(member_schemas(nodes, name), rest, f"{pointer}/{escape(name)}", depth + 1) and proved
+        for text in sorted({text for node in nodes for text in node.get("patternProperties", {})} - patterns.keys()):
+            proved = self._implies(_with_pattern(nodes, text), rest, f"{pointer}/({text})", depth + 1) and proved
+        return self._implies(additional_member_schemas(nodes, patterns), rest, f"{pointer}/*", depth + 1) and proved
 
     def _is_new_member(self, name: str, nodes: list[Node]) -> bool:
-        """Whether the old schema said nothing of a member `name`, neither by its name nor by a rule for all."""
+        """Return whether no rule of the old schema applies to a member `name`, neither by name nor in general."""
         if not self._optional_members:
             return False
-        says = ("patternProperties", "propertyNames", "dependencies")
+        general = ("patternProperties", "propertyNames", "dependencies")
         return not any(
             name in node.get("properties", {})
             or name in node.get("required", ())
             or node.get("additionalProperties", True) is not True
-            or any(it in node for it in says)
+            or any(keyword in node for keyword in general)
             for node in nodes
         )
 
     def _dependencies(self, nodes: list[Node], operand: dict[str, Any], pointer: str, depth: int) -> bool:
         proved = True
         for name, needed in operand.items():
-            before = [it["dependencies"][name] for it in nodes if name in it.get("dependencies", {})]
-            given: list[SchemaNode] = [*nodes, *({"required": it} if isinstance(it, list) else it for it in before)]
-            given.append({"required": [name]})
-            wanted = {"required": needed} if isinstance(needed, list) else needed
-            proved = self._implies(given, wanted, pointer, depth + 1) and proved
+            old = [node["dependencies"][name] for node in nodes if name in node.get("dependencies", {})]
+            given = [*nodes, *map(_dependency_schema, old), {"required": [name]}]
+            proved = self._implies(given, _dependency_schema(needed), pointer, depth + 1) and proved
         return proved
+
+
+def _with_pattern(nodes: Iterable[Node], text: str) -> list[SchemaNode]:
+    """Return the schemas that `nodes` apply to members matching the pattern `text`."""
+    return [node["patternProperties"][text] for node in nodes if text in node.get("patternProperties", {})]
+
+
+def _dependency_schema(dependency: SchemaNode | list[str]) -> SchemaNode:
+    """Return a dependency as a schema, also if it lists member names."""
+    return {"required": dependency} if isinstance(dependency, list) else dependency
 
 
 def _refs(node: object) -> Iterator[str]:
     """Iterate over every reference within `node`."""
     if isinstance(node, list):
-        for it in node:
-            yield from _refs(it)
+        for element in node:
+            yield from _refs(element)
     elif isinstance(node, dict):
         if isinstance(node.get("$ref"), str):
             yield node["$ref"]
-        for it in node.values():
-            yield from _refs(it)
+        for operand in node.values():
+            yield from _refs(operand)

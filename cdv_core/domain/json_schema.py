@@ -1,6 +1,6 @@
-"""JSON Schema, draft-07: what of it this vault enforces, and a document brought to the form that the rest works on.
+"""JSON Schema, draft-07: check which keywords a document uses, and convert it to normal form.
 
-A keyword that we do not enforce is refused rather than passed over, so that no schema promises what nobody checks.
+A keyword that is not enforced is refused rather than ignored, so that no schema states a rule that nothing checks.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ from cdv_core.domain.patterns import PatternRefused, compile_pattern
 SchemaNode: TypeAlias = "bool | dict[str, Any]"
 
 TYPES: Final = ("null", "boolean", "integer", "number", "string", "array", "object")
-SCHEMA_NESTING_MAX: Final = 64  # ours: schemas within schemas; records nest 32 deep
+SCHEMA_NESTING_MAX: Final = 64  # ours: nested schemas; records nest 32 levels
 
 _DRAFT: Final = re.compile(r"https?://json-schema\.org/draft-07/schema#?", re.ASCII)
-_MULTIPLE_MAX_DECIMALS: Final = 8  # ours: with 64-bit integers, the 28 digits of the validator's decimals stay exact
+_MULTIPLE_MAX_DECIMALS: Final = (
+    8  # ours: with 64-bit integers, stays exact in the 28 digits of the validator's decimals
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaDocument:
-    """A document in normal form: no annotations, keywords that have no effect gone, `type` a sorted list.
+    """A document in normal form: without annotations and keywords that have no effect, `type` a sorted list.
 
-    `refs`: what each `$ref` in it stands for, by its text.
+    `refs`: the target of each `$ref` in it, by its text.
     """
 
     root: SchemaNode
     refs: Mapping[str, SchemaNode]
 
     def resolve(self, node: SchemaNode) -> SchemaNode:
-        """Return `node`, or what its `$ref` leads to in the end."""
+        """Return `node`, or the final target of its `$ref`."""
         while isinstance(node, dict) and "$ref" in node:
             node = self.refs[node["$ref"]]
         return node
 
 
 class SchemaRefused(ValueError):
-    """The document is no schema that we can enforce. `reasons`: everything wrong, each with its JSON pointer."""
+    """The document is not a schema that can be enforced. `reasons`: everything wrong, each with its JSON pointer."""
 
     def __init__(self, reasons: list[str]) -> None:
         super().__init__("; ".join(reasons))
@@ -52,7 +54,7 @@ class SchemaRefused(ValueError):
 def read_schema(document: object) -> SchemaDocument:
     """Return the JSON value `document` in normal form.
 
-    Raises SchemaRefused: it names what cannot be enforced and everything that draft-07 does not allow.
+    Raises SchemaRefused: with everything that cannot be enforced or that draft-07 does not allow.
     """
     reader = _Reader()
     root = reader.read(document, "", 0)
@@ -62,7 +64,7 @@ def read_schema(document: object) -> SchemaDocument:
     return SchemaDocument(root, reader.refs)
 
 
-# What a keyword's operand must be, as a reason why it is not.
+# Checks of keywords' operands. Each returns why the operand is invalid, None if it is valid.
 
 
 def _is_count(value: object) -> str | None:
@@ -94,7 +96,7 @@ def _is_list(value: object) -> str | None:
 
 
 def _are_names(value: object) -> str | None:
-    if not isinstance(value, list) or not all(isinstance(it, str) for it in value):
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return "is not an array of strings"
     return None if len(set(value)) == len(value) else "names something twice"
 
@@ -163,7 +165,7 @@ _ANNOTATIONS: Final[Mapping[str, Check]] = MappingProxyType(
         "$comment": _is_text,
         "title": _is_text,
         "description": _is_text,
-        "default": _is_anything,  # never filled in: a record is stored as it was sent
+        "default": _is_anything,  # never applied: a record is stored as it was sent
         "examples": _is_list,
         "readOnly": _is_bool,
         "writeOnly": _is_bool,
@@ -172,16 +174,16 @@ _ANNOTATIONS: Final[Mapping[str, Check]] = MappingProxyType(
 
 
 class _Reader:
-    """Reads one document, noting everything wrong and going on."""
+    """Reads one document, collecting everything wrong."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.refs: dict[str, SchemaNode] = {}
-        self._read: dict[str, SchemaNode] = {}  # by pointer: what a $ref may lead to
-        self._referring: dict[str, str] = {}  # $ref -> where it stands first
+        self._read: dict[str, SchemaNode] = {}  # by pointer: the possible targets of a $ref
+        self._referring: dict[str, str] = {}  # $ref -> the pointer of its first occurrence
 
     def read(self, node: object, pointer: str, depth: int) -> SchemaNode:
-        """Return `node`, which stands at `pointer`, in normal form."""
+        """Return `node`, located at `pointer`, in normal form."""
         normal: dict[str, Any] = {}
         if depth > SCHEMA_NESTING_MAX:
             self._refuse(pointer, f"nests more than {SCHEMA_NESTING_MAX} schemas")
@@ -195,13 +197,13 @@ class _Reader:
         return self._read[pointer]
 
     def link(self) -> None:
-        """Find what every `$ref` leads to."""
+        """Resolve every `$ref`."""
         for ref, pointer in self._referring.items():
             target = unquote(ref[1:])
             if not ref.startswith("#"):
                 self._refuse(pointer, f"{ref!r} leads out of the document")
             elif target not in self._read:
-                self._refuse(pointer, f"{ref!r} is not the place of a schema in the document")
+                self._refuse(pointer, f"{ref!r} is not the pointer of a schema in the document")
             else:
                 self.refs[ref] = self._read[target]
 
@@ -239,7 +241,7 @@ class _Reader:
         if not isinstance(operand, list):
             self._refuse(pointer, "is not an array of schemas")
             return []
-        return [self.read(node, f"{pointer}/{place}", depth) for place, node in enumerate(operand)]
+        return [self.read(node, f"{pointer}/{index}", depth) for index, node in enumerate(operand)]
 
     def _map(
         self, name: str, operand: object, pointer: str, depth: int
@@ -248,15 +250,15 @@ class _Reader:
             self._refuse(pointer, "is not an object of schemas")
             return
         for member, node in operand.items():
-            place = f"{pointer}/{escape(member)}"
+            member_pointer = f"{pointer}/{escape(member)}"
             reason = _is_pattern(member) if name == "patternProperties" else None
             if name == "dependencies" and isinstance(node, list):
                 reason = _are_names(node)
                 yield member, [] if reason else node
             else:
-                yield member, self.read(node, place, depth)
+                yield member, self.read(node, member_pointer, depth)
             if reason:
-                self._refuse(place, reason)
+                self._refuse(member_pointer, reason)
 
     def _ref(self, normal: dict[str, Any], operand: object, pointer: str) -> None:
         if isinstance(operand, str):
@@ -278,7 +280,7 @@ def escape(member: str) -> str:
 
 
 def _simplify(node: dict[str, Any]) -> None:
-    """Take out what has no effect by draft-07, and give `type` one spelling."""
+    """Remove keywords that have no effect by draft-07, and make `type` a sorted list."""
     node.pop("definitions", None)
     if "$ref" in node:
         for name in node.keys() - {"$ref"}:
@@ -291,12 +293,12 @@ def _simplify(node: dict[str, Any]) -> None:
         node.pop("additionalItems", None)
     if "type" in node:
         node["type"] = sorted([node["type"]] if isinstance(node["type"], str) else node["type"])
-    for name, nothing in _NOTHING.items():
-        if name in node and node[name] == nothing and type(node[name]) is type(nothing):
+    for name, neutral in _NEUTRAL.items():
+        if name in node and node[name] == neutral and type(node[name]) is type(neutral):
             del node[name]
 
 
-_NOTHING: Final[Mapping[str, object]] = MappingProxyType(
+_NEUTRAL: Final[Mapping[str, object]] = MappingProxyType(
     {
         "required": [],
         "uniqueItems": False,
@@ -314,4 +316,4 @@ _NOTHING: Final[Mapping[str, object]] = MappingProxyType(
         "minProperties": 0,
     }
 )
-"""Operands that leave everything as it is."""
+"""Operands that make their keyword accept every value."""

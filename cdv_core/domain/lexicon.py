@@ -1,6 +1,6 @@
-"""Lexicon: AT Protocol's schema language, version 1, translated to the JSON Schema that everything else works on.
+"""Lexicon: translate AT Protocol's schema language, version 1, to JSON Schema.
 
-The mapping is written out in docs/schemas.md. What JSON Schema cannot express is refused by name.
+docs/schemas.md documents the mapping. What JSON Schema cannot express is refused by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cdv_core.errors import InvalidField
 
 Json = dict[str, Any]
 
-# Lexicon's string formats, and ours for each.
+# Lexicon's string formats -> JSON Schema formats.
 _FORMATS: Final = MappingProxyType(
     {name: name for name in (
         "at-identifier", "at-uri", "cid", "did", "handle", "language", "nsid", "record-key", "tid", "uri"
@@ -37,16 +37,16 @@ _CID_LINK: Final = MappingProxyType(
 
 
 def is_lexicon(document: object) -> bool:
-    """Whether `document` says that it is a Lexicon, of whatever version."""
+    """Return whether `document` declares itself a Lexicon, of any version."""
     return isinstance(document, dict) and "lexicon" in document
 
 
 def translate(document: object, collection: Nsid, others: Mapping[str, object]) -> Json:
     """Return the JSON Schema of the records that the Lexicon `document` defines for `collection`.
 
-    `others`: the other Lexicons that it may refer to, by their id.
+    `others`: the other Lexicons that it may refer to, by id.
 
-    Raises SchemaRefused: not a Lexicon of version 1, no record in it or two, or something that cannot be expressed.
+    Raises SchemaRefused: not a Lexicon of version 1, not exactly one record, or something that cannot be expressed.
     """
     return _Translation(document, collection, others).run()
 
@@ -84,8 +84,12 @@ class _Translation:
         return defs if isinstance(defs, dict) else self._refuse(f"{name}: /defs", "is not an object")
 
     def _record(self, defs: Json) -> Json:
-        """Find the record: the definition `main` or `record` of that type, or a `record` that is an object itself."""
-        found = [it for it in ("main", "record") if isinstance(defs.get(it), dict) and defs[it].get("type") == "record"]
+        """Translate the record: the definition `main` or `record` of type record, or a `record` of type object."""
+        found = [
+            name
+            for name in ("main", "record")
+            if isinstance(defs.get(name), dict) and defs[name].get("type") == "record"
+        ]
         if not found and isinstance(defs.get("record"), dict) and defs["record"].get("type") == "object":
             found = ["record"]
         if len(found) != 1:
@@ -93,7 +97,7 @@ class _Translation:
         return self._definition(defs[found[0]], self._id, f"/defs/{found[0]}")
 
     def _definition(self, definition: object, home: Nsid, where: str) -> Json:
-        """Translate what stands directly under `defs`."""
+        """Translate an entry of `defs`."""
         if isinstance(definition, dict) and definition.get("type") == "record":
             self._only(definition, where, "key", "record")
             record = definition.get("record")
@@ -116,7 +120,7 @@ class _Translation:
             self._depth -= 1
 
     def _only(self, field: Json, where: str, *allowed: str) -> None:
-        """Refuse members of `field` that are not understood."""
+        """Refuse members of `field` that are not `allowed`."""
         for name in field.keys() - {"type", "description", *allowed}:
             self._refuse(f"{where}/{escape(name)}", "cannot be expressed")
 
@@ -128,9 +132,9 @@ class _Translation:
             return self._refuse(where, "needs properties as an object, required and nullable as arrays of names")
         for name in (*required, *nullable):
             if name not in properties:
-                self._refuse(where, f"requires or lets be null {name!r}, which is not among its properties")
+                self._refuse(where, f"requires or makes nullable {name!r}, which is not among its properties")
         translated = {
-            name: self._field(it, home, f"{where}/properties/{escape(name)}") for name, it in properties.items()
+            name: self._field(member, home, f"{where}/properties/{escape(name)}") for name, member in properties.items()
         }
         for name in nullable:
             translated[name] = {"anyOf": [{"type": "null"}, translated.get(name, {})]}
@@ -146,15 +150,15 @@ class _Translation:
             if field["format"] not in _FORMATS:
                 self._refuse(f"{where}/format", f"{field['format']!r} is not a format that is enforced here")
             schema["format"] = _FORMATS.get(field["format"], "did")
-        # Lexicon counts the length of strings in bytes of UTF-8.
+        # Lexicon measures string lengths in UTF-8 bytes.
         for theirs, ours in (("minLength", "minBytes"), ("maxLength", "maxBytes")):
             if theirs in field:
                 schema[ours] = field[theirs]
-        return schema | {it: field[it] for it in ("minGraphemes", "maxGraphemes") if it in field}
+        return schema | {name: field[name] for name in ("minGraphemes", "maxGraphemes") if name in field}
 
     def _integer(self, field: Json, _: Nsid, where: str) -> Json:
         self._only(field, where, "minimum", "maximum", "enum", "const", "default")
-        bounds: Json = {it: field[it] for it in ("minimum", "maximum") if it in field}
+        bounds: Json = {name: field[name] for name in ("minimum", "maximum") if name in field}
         return {"type": "integer", **bounds, **_values(field)}
 
     def _boolean(self, field: Json, _: Nsid, where: str) -> Json:
@@ -201,7 +205,7 @@ class _Translation:
         mime_type: Json = {"type": "string"}
         if "accept" in field:
             accept = field["accept"]
-            if not _are_names(accept) or not all(_MIME_TYPE.fullmatch(it) for it in accept):
+            if not _are_names(accept) or not all(_MIME_TYPE.fullmatch(text) for text in accept):
                 return self._refuse(f"{where}/accept", "is not an array of media types")
             mime_type["pattern"] = f"^(?:{'|'.join(map(_media_range, accept))})$"
         return {
@@ -220,10 +224,10 @@ class _Translation:
         refs, closed = field.get("refs"), field.get("closed", False)
         if not isinstance(refs, list) or not isinstance(closed, bool):
             return self._refuse(where, "needs refs as an array, and closed as true or false")
-        targets = [self._target(it, home, f"{where}/refs/{place}") for place, it in enumerate(refs)]
+        targets = [self._target(ref, home, f"{where}/refs/{index}") for index, ref in enumerate(refs)]
         names = [name for name, _ in targets]
         kind = {"type": "string", **({"enum": names} if closed else {})}
-        # One without a $type is none of them, and is told only that.
+        # A value without $type matches no case, and gets only the violation that $type is required.
         cases = [
             {"if": {"required": ["$type"], "properties": {"$type": {"const": name}}}, "then": schema}
             for name, schema in targets
@@ -232,7 +236,7 @@ class _Translation:
         return {**union, "allOf": cases} if cases else union
 
     def _target(self, ref: object, home: Nsid, where: str) -> tuple[str, Json]:
-        """Return the full name of what `ref`, said in the document `home`, points at, and a schema for it."""
+        """Return the full name of the definition that `ref`, in the document `home`, refers to, and a schema for it."""
         if not isinstance(ref, str):
             return "", self._refuse(where, "is not a reference")
         prefix, _, name = ref.partition("#")
@@ -275,22 +279,22 @@ class _Translation:
 
 
 def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(it, str) for it in value)
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _values(field: Json) -> Json:
-    return {it: field[it] for it in ("enum", "const") if it in field}
+    return {name: field[name] for name in ("enum", "const") if name in field}
 
 
 def _media_range(text: str) -> str:
-    """Return the pattern of a media type, or of `image/*`, or of `*/*`."""
+    """Return the pattern of a media type or a range such as `image/*` or `*/*`."""
     return "/".join("[^/ ;]+" if part == "*" else re.sub(r"([.+^$])", r"\\\1", part) for part in text.split("/"))
 
 
 def _base64_of_at_most(byte_count: int) -> Json:
-    """Return the schema of base64 texts, padded or not, of at most so many bytes."""
+    """Return the schema of base64 texts, padded or not, that encode at most `byte_count` bytes."""
     groups, spare = -(-byte_count // 3), -byte_count % 3
     if not spare:
         return {"maxLength": 4 * groups}
-    # The last group is short: unpadded it lacks characters, padded it ends in as many equals signs.
+    # The last group is incomplete: unpadded it is shorter, padded it ends in as many equals signs.
     return {"anyOf": [{"maxLength": 4 * groups - spare}, {"maxLength": 4 * groups, "pattern": "=" * spare + "$"}]}

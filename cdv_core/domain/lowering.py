@@ -1,7 +1,7 @@
-"""Lowering: a schema in normal form, rewritten into the part of JSON Schema that the code generator gets right.
+"""Lowering: rewrite a schema in normal form to the subset of JSON Schema that the code generator handles correctly.
 
-What reaches the generator is plain: names of our own for references, patterns and string checks, no annotations, and
-none of the keywords whose generated code is slow, weak or wrong. Each rewriting says why it is there.
+The generator's input has generated names for references, patterns and string checks, no annotations, and none of the
+keywords whose generated code is slow, unsafe or wrong. A comment at each rewriting gives the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cdv_core.domain.patterns import Pattern, compile_pattern
 
 StringCheck = Callable[[str], bool]
 
-# Python allows 20 nested blocks, and one schema takes up to four: deeper ones become functions of their own.
+# Python allows 20 nested blocks, and one schema takes up to four: deeper schemas become separate functions.
 _BLOCK_NESTING_MAX: Final = 3
 
 # Keywords that the generator translates one to one.
@@ -30,7 +30,7 @@ _KEPT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """What the generator gets, and what the names that it finds under `format` and `patternProperties` stand for."""
+    """The generator's input, and the checks and patterns that it refers to by name."""
 
     schema: dict[str, Any]
     checks: dict[str, StringCheck] = field(default_factory=dict)
@@ -93,28 +93,29 @@ class _Lowering:
 
     def _members(self, node: dict[str, Any], lowered: dict[str, Any], depth: int) -> None:
         if "properties" in node:
-            lowered["properties"] = {key: self._node(it, depth + 1) for key, it in node["properties"].items()}
+            lowered["properties"] = {key: self._node(part, depth + 1) for key, part in node["properties"].items()}
         if "patternProperties" in node:
-            # The generator would match them with Python's own engine, which can backtrack.
-            named = [(self._pattern(text), it) for text, it in node["patternProperties"].items()]
-            lowered["patternProperties"] = {name: self._node(it, depth + 1) for name, it in named}
+            # Replaced by names: the generator would match patterns with Python's re, which can backtrack.
+            named = [(self._pattern(text), part) for text, part in node["patternProperties"].items()]
+            lowered["patternProperties"] = {name: self._node(part, depth + 1) for name, part in named}
         if "dependencies" in node:
-            needs = node["dependencies"].items()
+            dependencies = node["dependencies"].items()
             lowered["dependencies"] = {
-                key: it if isinstance(it, list) else self._node(it, depth + 1) for key, it in needs
+                key: needed if isinstance(needed, list) else self._node(needed, depth + 1)
+                for key, needed in dependencies
             }
         if "required" in node and "additionalProperties" in node:
-            # Apart, because beside it the generator refuses what it takes for impossible.
+            # Kept apart: beside additionalProperties the generator refuses a schema that it considers unsatisfiable.
             lowered.setdefault("allOf", []).append({"required": node["required"]})
         elif "required" in node:
             lowered["required"] = node["required"]
 
     def _strings(self, node: dict[str, Any], lowered: dict[str, Any]) -> None:
         checks = _string_checks(node)
-        # The generator cannot translate `const` without its messages.
+        # As an enum: the generator cannot translate `const` without error messages.
         for values in ([node["const"]] if "const" in node else None, node.get("enum")):
-            if values is not None and all(isinstance(it, str) for it in values):
-                # A set: the generator would compare one by one.
+            if values is not None and all(isinstance(value, str) for value in values):
+                # As a set lookup: the generator would compare one by one.
                 lowered.setdefault("allOf", []).append({"type": ["string"]})
                 checks.append(frozenset(values).__contains__)
             elif values is not None:
@@ -131,7 +132,7 @@ class _Lowering:
 
 
 def _string_checks(node: dict[str, Any]) -> list[StringCheck]:
-    """Return the checks that the generator does not know or does not do well, cheapest first."""
+    """Return the checks that the generator lacks or does not do well, cheapest first."""
     checks: list[StringCheck] = []
     for name, measure in MEASURES.items():
         if f"min{name}" in node or f"max{name}" in node:
@@ -144,15 +145,15 @@ def _string_checks(node: dict[str, Any]) -> list[StringCheck]:
 
 
 def count_bytes(text: str) -> int:
-    """Return the length of `text` in UTF-8."""
+    """Return the length of `text` in UTF-8 bytes."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 MEASURES: Final[dict[str, Callable[[str], int]]] = {"Bytes": count_bytes, "Graphemes": count_graphemes}
 
 
-def _length(measure: Callable[[str], int], least: int, most: int | None) -> StringCheck:
-    return lambda text: least <= (length := measure(text)) and (most is None or length <= most)
+def _length(measure: Callable[[str], int], minimum: int, maximum: int | None) -> StringCheck:
+    return lambda text: minimum <= (length := measure(text)) and (maximum is None or length <= maximum)
 
 
 def _all_of(checks: list[StringCheck]) -> StringCheck:

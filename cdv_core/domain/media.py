@@ -1,4 +1,4 @@
-"""Media assets: pending until their bytes are proved, then permanent; or expired."""
+"""Media assets: pending until their bytes are verified, then finalised and permanent; or expired."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cdv_core.errors import InvalidField
 
 MEDIA_COLLECTION: Final = Nsid("com.registryaccord.media.asset")  # spec: identifiers
 SHA256_SYNTAX: Final = re.compile(r"[0-9a-fA-F]{64}")
-# Control characters, separators, and the marks that turn text around: none may stand in a file's name.
+# Not allowed in file names: control characters, separators, and marks that change the text direction.
 _UNSAFE_IN_FILENAME: Final = r"\x00-\x1f\x7f-\x9f/\\\u200e\u200f\u2028-\u202e\u2066-\u2069"
-# And a name must have something beside dots and spaces, which would be a dot segment or nothing.
+# A name needs another character than dots and spaces, or it would be a dot segment or blank.
 FILENAME_SYNTAX: Final = re.compile(rf"[. ]*[^. {_UNSAFE_IN_FILENAME}][^{_UNSAFE_IN_FILENAME}]*")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SAFE_IN_QUOTES: Final = re.compile(r"[^A-Za-z0-9 ._-]")
-# An object key has at most 1024 bytes and a directory's name 255, while a DID may have 2048 characters.
+# Object keys are limited to 1024 bytes and directory names to 255, while a DID may have 2048 characters.
 _DID_IN_KEY_MAX_CHARS: Final = 200
 _UNNAMED: Final = "media"
 
@@ -36,11 +36,11 @@ class AssetState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """What is known of a media asset.
+    """A media asset.
 
-    `announced_checksum`: the SHA-256 promised at init, None if none was. `checksum`: the SHA-256 that was proved on
-    the uploaded bytes; once set it never changes. Both are 64 lower-case hex characters. `expires_at`: until when
-    a pending asset may be uploaded and finalised.
+    `announced_checksum`: the SHA-256 given at init, None if none was. `checksum`: the SHA-256 that was verified on the
+    uploaded bytes; once set it never changes. Both are 64 lower-case hex characters. `expires_at`: until when a pending
+    asset may be uploaded and finalised.
     """
 
     asset_id: AssetId
@@ -60,11 +60,11 @@ class Asset:
 
     @property
     def staging_key(self) -> str:
-        """Where uploads land. No final key begins like it, so that a lifecycle rule can sweep it."""
+        """The object key of the upload. No final key has this prefix, so that a lifecycle rule can expire uploads."""
         return f"uploads/{self.asset_id}"
 
     def final_key(self, env: str) -> str:
-        """Return the object key of the permanent bytes, at most 500 bytes long; no upload URL ever points there."""
+        """Return the object key of the permanent bytes, at most 500 bytes long; no upload URL can write to it."""
         did = (
             self.did
             if len(self.did) <= _DID_IN_KEY_MAX_CHARS
@@ -82,26 +82,26 @@ class Sha256(str):
     def parse(cls, text: str, field: str = "sha256") -> Self:
         """Raises InvalidField: not 64 hex characters of either case."""
         if not SHA256_SYNTAX.fullmatch(text):
-            raise InvalidField(field, "not a SHA-256 (64 hex characters)")
+            raise InvalidField(field, "must be a SHA-256 (64 hex characters)")
         return cls(text.lower())
 
 
 def parse_filename(text: str, field: str = "filename") -> str:
-    """Return `text`, fit to be the last part of an object key.
+    """Return `text`, checked to be usable as the last segment of an object key.
 
     Raises InvalidField: empty, a dot segment, a separator or control character, or more than 255 bytes.
     """
     if not FILENAME_SYNTAX.fullmatch(text) or _SURROGATE.search(text):
-        raise InvalidField(field, "not a plain file name (no separators, control characters or dot segments)")
+        raise InvalidField(field, "must be a plain file name (no separators, control characters or dot segments)")
     if len(text.encode()) > FILENAME_MAX_BYTES:
-        raise InvalidField(field, f"a file name has at most {FILENAME_MAX_BYTES} bytes")
+        raise InvalidField(field, f"must be at most {FILENAME_MAX_BYTES} bytes in UTF-8")
     return plain_str(text)
 
 
 def content_disposition(mime_type: str, filename: str | None) -> str:
-    """Return the header that lets a browser show images, audio and video, and makes it download all else.
+    """Return the Content-Disposition that makes browsers display images, audio and video, and download all else.
 
-    SVG runs scripts and is downloaded too. The name is given in ASCII and, where that loses something, in UTF-8.
+    SVG can run scripts and is downloaded. The name is given in ASCII and, if that is lossy, in UTF-8 too.
     """
     family = mime_type.partition("/")[0]
     shown = family in {"image", "audio", "video"} and "svg" not in mime_type and "xml" not in mime_type

@@ -1,4 +1,4 @@
-"""What leading bytes say about a file's type, for the types whose first bytes cannot be mistaken."""
+"""Media type detection by leading bytes, for the types with an unambiguous signature."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Final
 _BINARY: Final = rb".*?[\0-\x08\x0b\x0e-\x1a\x1c-\x1f]"
 _MARKUP: Final = rb"(?:\xef\xbb\xbf)?\s*<"
 _X_MATROSKA: Final = ("video/x-matroska", "audio/x-matroska")
-# How a file begins → the types it can be, the plainest first; the first line that matches counts. A `*` stands for such
-# types as no line names, in containers that hold more kinds than can be listed. A text may begin like what is short, so
-# that this counts only before a byte that no text has. Sources: the formats, and WHATWG's MIME Sniffing.
+# Signature → the types that the file can have, the most common first; the first matching row applies. A `*` matches
+# only types that no row names, for containers with more types than can be listed. Text may begin with the bytes of a
+# short signature, so that a short one must be followed by a byte that text does not contain. Sources: the formats, and
+# WHATWG's MIME Sniffing.
 _SIGNATURES: Final[tuple[tuple[bytes, tuple[str, ...]], ...]] = (
     (rb"\x89PNG\r\n\x1a\n", ("image/png", "image/apng", "image/vnd.mozilla.apng", "image/x-png")),
     (rb"\xff\xd8\xff", ("image/jpeg", "image/jpg", "image/pjpeg")),
@@ -19,11 +20,11 @@ _SIGNATURES: Final[tuple[tuple[bytes, tuple[str, ...]], ...]] = (
     (rb"RIFF....WEBP", ("image/webp",)),
     (rb"RIFF....WAVE", ("audio/wav", "audio/wave", "audio/x-wav", "audio/vnd.wave")),
     (rb"RIFF....AVI ", ("video/x-msvideo", "video/avi", "video/msvideo", "video/vnd.avi")),
-    # TIFF and BigTIFF; what cameras call raw is one as well.
+    # TIFF and BigTIFF; most raw camera formats are TIFF too.
     (rb"II[*+]\0|MM\0[*+]", ("image/tiff", "image/tiff-fx", "image/dng", "image/x-*")),
-    # BMP: the file's size, four bytes of nothing, an offset below 64 KiB, and the size of a header that there is.
+    # BMP: the file size, four zero bytes, an offset below 64 KiB, and the size of a known header.
     (rb"BM.{4}\0{4}..\0\0[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", ("image/bmp", "image/x-bmp", "image/x-ms-bmp")),
-    # ISO base media: a first box of less than 16 MiB, and the brand. One that is not told here is of the MP4 family.
+    # ISO base media: a first box of less than 16 MiB, and the brand. Brands not listed belong to the MP4 family.
     (rb"\0...ftyphe(?:i[cxms]|v[cxms])", ("image/heic", "image/heif", "image/heic-sequence", "image/heif-sequence")),
     (rb"\0...ftypavi[fs]", ("image/avif", "image/avif-sequence")),
     (rb"\0...ftypm[is]f1", ("image/heif", "image/heif-sequence", "image/heic", "image/heic-sequence", "image/avif")),
@@ -40,7 +41,7 @@ _SIGNATURES: Final[tuple[tuple[bytes, tuple[str, ...]], ...]] = (
     (rb"ID3" + _BINARY, ("audio/mpeg", "audio/mp3", "audio/mpeg3", "audio/aac", "audio/flac", "audio/x-*")),
     (rb"fLaC" + _BINARY, ("audio/flac", "audio/x-flac")),
     (rb"%PDF-", ("application/pdf", "application/x-pdf")),
-    # ZIP: documents, books, programs, maps and pictures with layers.
+    # ZIP: documents, books, programs, maps and layered images.
     (
         rb"PK(?:\x03\x04|\x05\x06|\x07\x08)",
         ("application/zip", "application/*", "*+zip", "model/*", "image/openraster"),
@@ -48,22 +49,22 @@ _SIGNATURES: Final[tuple[tuple[bytes, tuple[str, ...]], ...]] = (
     (rb"\x1f\x8b", ("application/gzip", "application/x-gzip", "application/*")),
     (rb"MZ" + _BINARY, ("application/vnd.microsoft.portable-executable", "application/x-*")),
     (rb"\x7fELF", ("application/x-elf", "application/x-*")),
-    # Markup may be preceded by a byte order mark and white space, and its case is free.
+    # Markup may follow a byte order mark and white space, and is case-insensitive.
     (_MARKUP + rb"(?i:!doctype html|html|head|body|script)", ("text/html", "application/xhtml+xml")),
     (_MARKUP + rb"(?i:svg)", ("image/svg+xml", "application/xml", "text/xml")),
     (_MARKUP + rb"(?i:\?xml)", ("application/xml", "text/xml", "image/svg+xml", "application/xhtml+xml", "*+xml")),
 )
-_COMPILED: Final = tuple((re.compile(begins, re.DOTALL), types) for begins, types in _SIGNATURES)
-_NAMED: Final = frozenset(it for _, types in _SIGNATURES for it in types)
+_COMPILED: Final = tuple((re.compile(signature, re.DOTALL), types) for signature, types in _SIGNATURES)
+_NAMED: Final = frozenset(name for _, types in _SIGNATURES for name in types)
 
 
 def mismatched_type(declared: str, head: bytes) -> str | None:
-    """Return the plainest type of a file beginning with `head` when it cannot be `declared`.
+    """Return the detected type of a file beginning with `head` if it contradicts `declared`, which is in lower case.
 
-    None if it can be, and if the bytes do not show their type. `declared` is in lower case.
+    None if `declared` is possible, and if no type is detected.
     """
-    for begins, types in _COMPILED:
-        if begins.match(head):
+    for signature, types in _COMPILED:
+        if signature.match(head):
             return None if _is_among(declared, types) else types[0]
     return None
 

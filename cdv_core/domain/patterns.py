@@ -1,8 +1,8 @@
-"""Patterns: the `pattern` keyword's regular expressions, matched in linear time whatever they say.
+"""Patterns: the regular expressions of the `pattern` keyword, matched in linear time.
 
-A schema writes them in the dialect of ECMA-262 with Unicode matching. They are translated, token by token, to RE2's
-dialect, which cannot backtrack. What RE2 cannot express (look-around, back-references) or spells differently in a way
-that we do not translate is refused. See docs/adr/010-schema-patterns.md.
+Schemas use the dialect of ECMA-262 with Unicode matching. It is translated, token by token, to the dialect of RE2,
+which does not backtrack. What RE2 cannot express (look-around, back-references), or has another syntax for that is not
+translated, is refused. See docs/adr/010-schema-patterns.md.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 import re2
 
 PATTERN_MAX_CHARS: Final = 1_000  # ours
-_PROGRAM_MAX_BYTES: Final = 1 << 20  # ours: RE2's memory for one pattern, program and automaton together
+_PROGRAM_MAX_BYTES: Final = 1 << 20  # ours: RE2's memory for one pattern: program and automaton
 
-# ECMA-262, WhiteSpace and LineTerminator; and every other character. Each begins and ends with a class, so that a
-# hyphen beside it in a character class cannot make a range of its first or last character.
+# ECMA-262 WhiteSpace and LineTerminator, and the complement. Each begins and ends with a class escape, so that an
+# adjacent hyphen in a character class cannot form a range with its first or last character.
 _SPACE: Final = r"\s\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}\s"
 _NO_SPACE: Final = (
     r"\d\x{0}-\x{8}\x{e}-\x{1f}\x{21}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}\x{202a}-\x{202e}"
@@ -48,11 +48,11 @@ _TOKEN: Final = re.compile(
 
 
 class PatternRefused(ValueError):
-    """The pattern is not one that can be matched in linear time, or not one at all. Its text says which."""
+    """The pattern is invalid, or cannot be matched in linear time. The message says which."""
 
 
 class Pattern:
-    """A compiled pattern. `size` is the number of instructions of its program: the work for one character, at worst."""
+    """A compiled pattern. `size`: the number of instructions of its program, the worst-case work per character."""
 
     def __init__(self, text: str) -> None:
         """Raises PatternRefused."""
@@ -63,22 +63,21 @@ class Pattern:
         options.never_capture = True
         options.max_mem = _PROGRAM_MAX_BYTES
         try:
-            self._matcher = re2.compile(
-                _translate(text).encode(), options
-            )  # of bytes, which spares counting characters
+            # As bytes, which avoids computing character offsets.
+            self._matcher = re2.compile(_translate(text).encode(), options)
         except re2.error as wrong:
             reason = wrong.args[0].decode() if isinstance(wrong.args[0], bytes) else str(wrong)
             raise PatternRefused(reason) from wrong
         self.size: int = self._matcher.programsize
 
     def search(self, text: str) -> bool:
-        """Whether the pattern matches anywhere in `text`, which must be valid Unicode."""
+        """Return whether the pattern matches anywhere in `text`, which must be valid Unicode."""
         return self._matcher.search(text.encode()) is not None
 
 
-@lru_cache(maxsize=1_024)  # what is refused is not kept
+@lru_cache(maxsize=1_024)  # refusals are not cached
 def compile_pattern(text: str) -> Pattern:
-    """Return the pattern that `text` is. Raises PatternRefused."""
+    """Return the compiled pattern, cached. Raises PatternRefused."""
     return Pattern(text)
 
 

@@ -1,4 +1,4 @@
-"""Records: what is written once, what the writer is told, and what readers get."""
+"""Records: as written, as stored, as listed, and the receipt of a write."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cdv_core.domain.times import format_time, parse_time
 
 
 class NewRecord(msgspec.Struct, frozen=True):
-    """A record ready to be stored. `value_json` is its canonical JSON, `cid` the CID of that value.
+    """A record to be stored. `value_json` is its canonical JSON, `cid` the CID of that value.
 
-    `indexed_at` is the vault's clock and decides the order; `created_at` is what the client claims, None if nothing.
+    `indexed_at`: from the vault's clock; defines the order. `created_at`: as the client states it, None if absent.
     """
 
     uri: RecordUri
@@ -33,7 +33,7 @@ class StoredRecord(NewRecord, frozen=True):
 
     @property
     def value(self) -> dict[str, Any]:
-        """Decode the record's value, for those who want more than its bytes."""
+        """The decoded value."""
         value: dict[str, Any] = msgspec.json.decode(self.value_json)
         return value
 
@@ -48,7 +48,7 @@ class _RecordJson(msgspec.Struct, rename="camel"):
 
 
 def record_json(record: StoredRecord) -> bytes:
-    """Return the record as readers get it: `{"uri", "cid", "value", "indexedAt", "schemaVersion", "createdAt"?}`."""
+    """Return the record as sent to clients: `{"uri", "cid", "value", "indexedAt", "schemaVersion", "createdAt"?}`."""
     return msgspec.json.encode(
         _RecordJson(
             str(record.uri),
@@ -62,34 +62,34 @@ def record_json(record: StoredRecord) -> bytes:
 
 
 def read_record_json(encoded: bytes) -> StoredRecord:
-    """Return the record that `record_json` wrote."""
-    it = msgspec.json.decode(encoded, type=_RecordJson)
+    """Return the record that `record_json` encoded."""
+    record = msgspec.json.decode(encoded, type=_RecordJson)
     return StoredRecord(
-        RecordUri.parse(it.uri),
-        it.cid,
-        bytes(it.value),
-        parse_time(it.indexed_at, "indexedAt"),
-        it.schema_version,
-        None if isinstance(it.created_at, msgspec.UnsetType) else parse_time(it.created_at, "createdAt"),
+        RecordUri.parse(record.uri),
+        record.cid,
+        bytes(record.value),
+        parse_time(record.indexed_at, "indexedAt"),
+        record.schema_version,
+        None if isinstance(record.created_at, msgspec.UnsetType) else parse_time(record.created_at, "createdAt"),
     )
 
 
-class _Place(msgspec.Struct, rename="camel"):
+class _ListPosition(msgspec.Struct, rename="camel"):
     uri: str
     indexed_at: str
 
 
 def cursor_after(encoded: bytes) -> str:
-    """Return the cursor for what follows this record, which is as `record_json` wrote it."""
-    place = msgspec.json.decode(encoded, type=_Place)
-    return encode_cursor(place.indexed_at, place.uri.rpartition("/")[2])
+    """Return the cursor after this record, which is encoded by `record_json`."""
+    position = msgspec.json.decode(encoded, type=_ListPosition)
+    return encode_cursor(position.indexed_at, position.uri.rpartition("/")[2])
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What the writer of a record is told, the first time and at every retry.
+    """The response to a create, for the first request and every retry.
 
     `deprecated_at` and `sunset` are those of the schema version, None unless it is deprecated.
-    `replayed`: this is the answer to an earlier, equal request; nothing was written now.
+    `replayed`: this is the stored receipt of an earlier, equal request; nothing was written now.
     """
 
     uri: str
@@ -103,9 +103,9 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class ListQuery(msgspec.Struct, frozen=True):
-    """Which records of a DID: in all collections if `collection` is None, apart from those in `hidden`.
+    """Selects records of a DID: in `collection`, or if None in all collections except `hidden`.
 
-    `since` and `until` bound `indexed_at`, both inclusive; `after` is where the page before ended.
+    `since` and `until` bound `indexed_at`, both inclusive; `after` is where the previous page ended.
     """
 
     did: Did
@@ -118,7 +118,7 @@ class ListQuery(msgspec.Struct, frozen=True):
 
 
 class ListResult(msgspec.Struct, frozen=True):
-    """The first of the records that match a listing, as `record_json` writes them; `more`: others match after them."""
+    """The first records that match a query, as `record_json` encodes them. `more`: whether others match after them."""
 
     records: list[bytes]
     more: bool
@@ -126,7 +126,7 @@ class ListResult(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records, newest first; `next_cursor` is None exactly when no more match."""
+    """Records, newest first; `next_cursor` is None if and only if no more match."""
 
     records: tuple[StoredRecord, ...]
     next_cursor: str | None
@@ -134,7 +134,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class JsonPage:
-    """A page whose records are as `record_json` writes them: what was stored as JSON is not decoded on its way out."""
+    """A page of records as `record_json` encodes them, which saves decoding the stored JSON."""
 
     records: list[bytes]
     next_cursor: str | None

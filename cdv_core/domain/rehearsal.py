@@ -1,4 +1,4 @@
-"""Rehearsal: what a catalogue would say of records that are stored already, before anybody switches to it."""
+"""Rehearsal: validate stored records against a new catalogue before switching to it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import msgspec
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 
-# What takes the place of a rule when there is no schema to break.
+# In place of a rule, if there is no schema to validate against.
 NO_COLLECTION: Final = "(no such collection)"
 NO_STABLE_VERSION: Final = "(no stable version)"
 
 
 @dataclass(slots=True)
 class Rehearsal:
-    """Judges records one by one by the latest stable schema of their collection, and counts.
+    """Validates records one by one against the latest stable schema of their collection, and counts.
 
-    `failing`: by collection. `broken`: by collection and rule, a record counted once for each rule that it breaks.
+    `failing`: records by collection. `broken`: by collection and rule; a record counts once per rule that it breaks.
     """
 
     catalogue: Catalogue
@@ -29,7 +29,7 @@ class Rehearsal:
     broken: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, collection: Nsid, value_json: bytes) -> None:
-        """Judge one record. `value_json`: its value as stored."""
+        """Validate one record. `value_json`: its value as stored."""
         self.records += 1
         rules = self._rules_broken(collection, value_json)
         if rules:
@@ -43,4 +43,4 @@ class Rehearsal:
         schema = entry.versions.get(entry.latest_stable or "")
         if schema is None:
             return {NO_STABLE_VERSION}
-        return {it.rule for it in schema.violations(msgspec.json.decode(value_json))}
+        return {violation.rule for violation in schema.violations(msgspec.json.decode(value_json))}

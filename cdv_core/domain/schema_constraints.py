@@ -1,4 +1,8 @@
-"""Facts: what a schema's keywords say for certain about a value that fits it."""
+"""Constraints: what a schema's keywords guarantee about every value that is valid against it.
+
+Used to prove that one schema implies another (cdv_core/domain/implication.py). `nodes` are schemas in normal form
+that a value satisfies all at once.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,23 @@ from cdv_core.domain.violations import exact
 
 Node = dict[str, Any]
 
-_LEAST: Final = ("minLength", "minBytes", "minGraphemes", "minItems", "minProperties")
-_MOST: Final = ("maxLength", "maxBytes", "maxGraphemes", "maxItems", "maxProperties")
+_LOWER_BOUNDS: Final = ("minLength", "minBytes", "minGraphemes", "minItems", "minProperties")
+_UPPER_BOUNDS: Final = ("maxLength", "maxBytes", "maxGraphemes", "maxItems", "maxProperties")
 _ALL_TYPES: Final = frozenset({"null", "boolean", "number", "string", "array", "object"})
 
 
 def operands(nodes: Iterable[Node], *keywords: str) -> list[Any]:
-    return [node[it] for node in nodes for it in keywords if it in node]
+    """Return the values that `nodes` give to any of `keywords`."""
+    return [node[keyword] for node in nodes for keyword in keywords if keyword in node]
 
 
 def widened(types: Iterable[str]) -> frozenset[str]:
-    return frozenset("number" if it == "integer" else it for it in types)
+    """Return `types` with "integer" replaced by "number", of which it is a part."""
+    return frozenset("number" if name == "integer" else name for name in types)
 
 
 def types_of(nodes: Iterable[Node]) -> frozenset[str]:
-    """Return the types that a value fitting all of `nodes` may have, integers among the numbers."""
+    """Return the types that a value valid against all of `nodes` can have; integers count as numbers."""
     types = _ALL_TYPES
     for node in nodes:
         if "type" in node:
@@ -33,7 +39,7 @@ def types_of(nodes: Iterable[Node]) -> frozenset[str]:
 
 
 def is_integral(nodes: Iterable[Node]) -> bool:
-    """Whether a number that fits all of `nodes` must be an integer."""
+    """Return whether every number valid against all of `nodes` is an integer."""
     return any(
         ("type" in node and "number" not in node["type"]) or exact(node.get("multipleOf", 0.5)).denominator == 1
         for node in nodes
@@ -41,7 +47,7 @@ def is_integral(nodes: Iterable[Node]) -> bool:
 
 
 def finite_values(nodes: Iterable[Node]) -> list[object] | None:
-    """Return the only values that can fit, if they are listed."""
+    """Return the only values that can be valid if `const` or `enum` lists them, else None."""
     for node in nodes:
         if "const" in node:
             return [node["const"]]
@@ -51,51 +57,61 @@ def finite_values(nodes: Iterable[Node]) -> list[object] | None:
 
 
 def bound_holds(keyword: str, operand: Any, nodes: list[Node]) -> bool:  # noqa: ANN401 - whatever the keyword takes
-    """Whether a keyword that limits one number, or that has to be there as it is, follows from `nodes`."""
-    before = operands(nodes, keyword)
+    """Return whether `nodes` imply `keyword` with `operand`.
+
+    For keywords that bound a number or a size, and for those that must be present with an equal operand.
+    """
+    given = operands(nodes, keyword)
     match keyword:
-        case _ if keyword in _LEAST:
-            return any(it >= operand for it in before)
-        case _ if keyword in _MOST:
-            return any(it <= operand for it in before)
+        case _ if keyword in _LOWER_BOUNDS:
+            return any(bound >= operand for bound in given)
+        case _ if keyword in _UPPER_BOUNDS:
+            return any(bound <= operand for bound in given)
         case "minimum":
-            return any(it >= operand for it in operands(nodes, "minimum", "exclusiveMinimum"))
+            return any(bound >= operand for bound in operands(nodes, "minimum", "exclusiveMinimum"))
         case "maximum":
-            return any(it <= operand for it in operands(nodes, "maximum", "exclusiveMaximum"))
+            return any(bound <= operand for bound in operands(nodes, "maximum", "exclusiveMaximum"))
         case "exclusiveMinimum":
-            return any(it >= operand for it in before) or any(it > operand for it in operands(nodes, "minimum"))
+            return any(bound >= operand for bound in given) or any(
+                bound > operand for bound in operands(nodes, "minimum")
+            )
         case "exclusiveMaximum":
-            return any(it <= operand for it in before) or any(it < operand for it in operands(nodes, "maximum"))
+            return any(bound <= operand for bound in given) or any(
+                bound < operand for bound in operands(nodes, "maximum")
+            )
         case "multipleOf":
-            steps = [*before, *([1] if is_integral(nodes) else [])]
-            return any((exact(it) / exact(operand)).denominator == 1 for it in steps)
-    return operand in before  # pattern, format, uniqueItems
+            divisors = [*given, *([1] if is_integral(nodes) else [])]
+            return any((exact(divisor) / exact(operand)).denominator == 1 for divisor in divisors)
+    return operand in given  # pattern, format, uniqueItems
 
 
-def item_demand(node: Node, place: int) -> SchemaNode:
-    """Return what `node` demands of the item at `place`."""
+def item_schema(node: Node, index: int) -> SchemaNode:
+    """Return the schema that `node` applies to the item at `index`."""
     items: SchemaNode | list[SchemaNode] = node.get("items", True)
     if not isinstance(items, list):
         return items
-    beyond: SchemaNode = node.get("additionalItems", True)
-    return items[place] if place < len(items) else beyond
+    additional: SchemaNode = node.get("additionalItems", True)
+    return items[index] if index < len(items) else additional
 
 
-def member_demands(nodes: Iterable[Node], name: str) -> list[SchemaNode]:
-    """Return what `nodes` demand of the member `name`. Where patterns may apply too, only what is sure."""
-    demands: list[SchemaNode] = []
+def member_schemas(nodes: Iterable[Node], name: str) -> list[SchemaNode]:
+    """Return the schemas that `nodes` certainly apply to the member `name`; those of patterns are left out."""
+    schemas: list[SchemaNode] = []
     for node in nodes:
         if name in node.get("properties", {}):
-            demands.append(node["properties"][name])
+            schemas.append(node["properties"][name])
         elif "patternProperties" not in node:
-            demands.append(node.get("additionalProperties", True))
-    return demands
+            schemas.append(node.get("additionalProperties", True))
+    return schemas
 
 
-def unnamed_demands(nodes: Iterable[Node], patterns: dict[str, SchemaNode]) -> list[SchemaNode]:
-    """Return what `nodes` demand of a member that neither they name nor `patterns` of the new schema match."""
+def additional_member_schemas(nodes: Iterable[Node], patterns: dict[str, SchemaNode]) -> list[SchemaNode]:
+    """Return the schemas that `nodes` apply to a member that they do not name and that no pattern matches.
+
+    `patterns`: those of the new schema. A node with other patterns is left out: one of them might match.
+    """
     return [
-        it.get("additionalProperties", True)
-        for it in nodes
-        if it.get("patternProperties", {}).keys() <= patterns.keys()
+        node.get("additionalProperties", True)
+        for node in nodes
+        if node.get("patternProperties", {}).keys() <= patterns.keys()
     ]

@@ -1,4 +1,4 @@
-"""Schemas: which version of a collection's schema applies, whether it may be written against, and what it refuses."""
+"""Schemas: the catalogue, the version that applies to a write, and whether its status allows the write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Visibility = Literal["public", "owner"]
 
 @dataclass(frozen=True, slots=True)
 class SchemaWarning:
-    """What a writer should know although the write was accepted. `code` is stable, `message` is for people."""
+    """A warning about an accepted write. `code` is stable, `message` is readable text."""
 
     code: str
     message: str
@@ -29,11 +29,11 @@ class SchemaWarning:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """The warning as an entry of the answer's `meta.warnings`; members that do not apply are absent."""
+        """The warning as an entry of the response's `meta.warnings`; members that do not apply are absent."""
         entry = {
             "code": self.code,
             "message": self.message,
-            "collection": str(self.collection),  # it may be an Nsid, which encoders do not know
+            "collection": str(self.collection),  # an Nsid, which encoders do not support
             "schemaVersion": self.schema_version,
             "sunset": format_time(self.sunset) if self.sunset else None,
             "replacedBy": self.replaced_by,
@@ -45,8 +45,8 @@ class SchemaWarning:
 class Schema:
     """One version of one collection's schema, compiled.
 
-    `deprecated_at` is set exactly when the status is deprecated; `sunset`, if set, is the first moment at which a
-    deprecated version is refused. `document` is what the catalogue published, byte for byte.
+    `deprecated_at` is set exactly when the status is deprecated; `sunset`, if set, is the time from which a
+    deprecated version is refused. `document`: byte for byte as the catalogue published it.
     """
 
     collection: Nsid
@@ -60,13 +60,13 @@ class Schema:
     replaced_by: str | None = None
 
     def violations(self, value: object) -> tuple[Violation, ...]:
-        """Return every rule that `value` breaks, in schema order; () if it is valid. `value` is never changed."""
+        """Return every rule that `value` violates, in schema order; () if it is valid. Does not modify `value`."""
         return self.validator.violations(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The schema to validate against, and what its writer should be told."""
+    """The schema to validate against, and warnings for the writer."""
 
     schema: Schema
     warnings: tuple[SchemaWarning, ...] = ()
@@ -93,10 +93,10 @@ class Collection:
 
 
 class Catalogue:
-    """Every collection that may be written, immutable. Built whole by cdv_core/domain/catalogue_build.py.
+    """Every collection that may be written. Immutable, built by cdv_core/domain/catalogue_build.py.
 
-    `owner_only`: whose records only their owner may read; some may be written no more. `public`: those that anybody may
-    read because it says so in as many words, whatever was said before.
+    `owner_only`: collections whose records only their owner may read, including some that are no longer listed.
+    `public`: collections that the index explicitly lists as public, which overrides an earlier restriction.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Catalogue:
         owner_only_before: frozenset[Nsid] = frozenset(),
         public: frozenset[Nsid] = frozenset(),
     ) -> None:
-        """`owner_only_before`: those that are not among `collections` any more."""
+        """`owner_only_before`: owner-only collections that are no longer among `collections`."""
         self.generated_at = generated_at
         self.owner_only = owner_only_before | {name for name, it in collections.items() if it.visibility == "owner"}
         self.public = public
         self._collections = dict(collections)
 
     def with_owner_only(self, collections: Iterable[Nsid]) -> Catalogue:
-        """Return this catalogue, with these being their owner's only too."""
+        """Return this catalogue with these collections owner-only too."""
         owner_only = self.owner_only.union(collections)
         return Catalogue(self._collections, self.generated_at, owner_only, self.public - owner_only)
 
@@ -122,13 +122,13 @@ class Catalogue:
 
     def __iter__(self) -> Iterator[Collection]:
         """Iterate over the collections, by name."""
-        return iter(sorted(self._collections.values(), key=lambda it: it.name))
+        return iter(sorted(self._collections.values(), key=lambda collection: collection.name))
 
     def __len__(self) -> int:
         return len(self._collections)
 
     def collection(self, name: Nsid, version: str | None = None) -> Collection:
-        """Raises CollectionUnknown, which says that `version` of it was asked for."""
+        """Return the collection. `version`: the requested one, for the error. Raises CollectionUnknown."""
         try:
             return self._collections[name]
         except KeyError:

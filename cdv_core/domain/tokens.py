@@ -1,39 +1,39 @@
-"""What a token must say before anyone looks at its signature: a strict reading of compact JWTs and their claims.
+"""Strict parsing of compact JWTs and validation of their claims, before the signature is verified.
 
-Nothing here proves anything: who calls this verifies the signature too. Strict means one spelling: base64url without
-padding or stray bits, UTF-8 JSON without repeated members, numbers that are numbers. Two readers that disagree about
-a token are how forged ones get in.
+Nothing here proves authenticity: the caller must verify the signature too. Strict means a single accepted encoding:
+base64url without padding or non-zero spare bits, UTF-8 JSON without repeated members, numbers of type number. Tokens
+that two parsers read differently are a way to get forged tokens accepted.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.limits import CLOCK_SKEW
+from cdv_core.domain.strict_json import RepeatedMember, decode_json
 from cdv_core.errors import InvalidField, TokenExpired, TokenInvalid, TokenMalformed
 
 TOKEN_MAX_CHARS: Final = 8192  # ours: room for a DID of 2048 characters in each claim that may hold one
 # RFC 8037 and its successor RFC 9864 call the same signature by these two names.
 _ALGORITHMS: Final = ("EdDSA", "Ed25519")
-# Each would let the token say how it is to be verified. We never follow them, and who sends them is refused.
+# Each would let the token control its own verification. We never use them, and refuse tokens that have them.
 _REFUSED_HEADERS: Final = ("crit", "b64", "jwk", "jku", "x5u", "x5c")
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", re.ASCII)
-# An int, because a float cannot be taken from an int of a thousand digits.
+# An int: subtracting a float from an int of a thousand digits raises OverflowError.
 _SKEW_SECONDS: Final = int(CLOCK_SKEW.total_seconds())
 _CALENDAR_END: Final = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A token taken apart. `signature` must be `kid`'s over `signing_input`; `claims` is what it would then prove."""
+    """A parsed token. Its `claims` may be trusted only if `signature` is that of key `kid` over `signing_input`."""
 
     kid: str
     claims: Mapping[str, Any]
@@ -42,10 +42,10 @@ class UnverifiedToken:
 
 
 def read_token(text: str) -> UnverifiedToken:
-    """Return the parts of a compact JWT whose header asks for nothing but an Ed25519 signature.
+    """Return the parts of a compact JWT whose header requires nothing but an Ed25519 signature.
 
     Raises: TokenMalformed: not three base64url parts, a header that is not a JSON object, or no `kid`.
-    TokenInvalid: too long, another `alg`, a header we refuse, repeated members, stray bits, or no claims.
+    TokenInvalid: too long, another `alg`, a refused header, repeated members, non-zero spare bits, or no claims.
     """
     parts = text.split(".")
     if not _COMPACT.fullmatch(text) or any(len(part) % 4 == 1 for part in parts):
@@ -77,10 +77,10 @@ def read_token(text: str) -> UnverifiedToken:
 
 
 def read_claims(claims: Mapping[str, Any], *, issuer: str, audience: str, now: datetime) -> tuple[Did, datetime]:
-    """Return the subject and the moment of expiry, which may be past: see `check_expiry`.
+    """Return the subject and the time of expiry, which may be past: see `check_expiry`.
 
-    Raises TokenInvalid: another issuer or audience, a claim that is missing or of another type, a `sub` that is no
-    DID, an `exp` beyond the calendar (milliseconds, say), or `nbf` or `iat` to come.
+    Raises TokenInvalid: another issuer or audience, a claim that is missing or of another type, a `sub` that is not a
+    DID, an `exp` after the year 9999 (in milliseconds, for example), or an `nbf` or `iat` in the future.
     """
     if claims.get("iss") != issuer:
         raise TokenInvalid("iss is not the issuer trusted here")
@@ -104,33 +104,26 @@ def read_claims(claims: Mapping[str, Any], *, issuer: str, audience: str, now: d
     expires = _number(claims, "exp")
     if expires > _CALENDAR_END:
         raise TokenInvalid("exp is beyond the year 9999")
-    # Before 1970 is as expired as 1970, and the calendar need not reach there.
+    # Times before 1970 are expired too; clamping them keeps `fromtimestamp` within its range.
     return did, datetime.fromtimestamp(max(expires, 0), UTC)
 
 
 def check_expiry(expires_at: datetime, now: datetime) -> None:
-    """Raises TokenExpired: `expires_at` passed, and the tolerated clock skew with it."""
+    """Raises TokenExpired: `expires_at` was at least the tolerated clock skew ago."""
     if now - expires_at >= CLOCK_SKEW:
         raise TokenExpired
 
 
-class RepeatedMember(ValueError):
-    """A JSON object names a member twice; readers differ in which one they believe."""
-
-
 def read_json_object(encoded: bytes) -> dict[str, Any]:
-    """Return the object that `encoded`, UTF-8, holds. Raises: RepeatedMember; ValueError: anything else."""
-    try:
-        value = json.loads(encoded.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    """Return the object in `encoded`, UTF-8 JSON. Raises: RepeatedMember; ValueError: anything else."""
+    value = decode_json(encoded)
     if not isinstance(value, dict):
         raise ValueError("not an object")  # noqa: TRY004 - callers catch one kind
     return value
 
 
 def base64url(raw: bytes) -> str:
-    """Return `raw` in the base64url of JOSE: no padding."""
+    """Return `raw` in base64url without padding, as JOSE uses it."""
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
@@ -138,20 +131,9 @@ def _decode(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise RepeatedMember
-    return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _number(claims: Mapping[str, Any], name: str) -> int | float:
     value = claims.get(name)
-    # bool is an int to Python, and 1e999 a float: neither is a moment.
+    # In Python bool is an int, and 1e999 is the float inf: neither is a time.
     if isinstance(value, bool) or not isinstance(value, int | float) or value in (math.inf, -math.inf):
         raise TokenInvalid(f"{name} is not a number")
     return value

@@ -1,4 +1,4 @@
-"""Validators: a schema document made into something that says what is wrong with a value."""
+"""Validators: schema documents compiled to code that validates values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdv_core.errors import Violation
 class Validator:
     """Checks values against one compiled schema. Immutable, safe to share between threads.
 
-    `code` is what takes long to make, and may be handed to compile_validator() elsewhere.
+    `code`: the generated code, which is slow to make and can be passed to compile_validator() in another process.
     """
 
     __slots__ = ("_check", "code", "document")
@@ -27,11 +27,11 @@ class Validator:
         self._check = check
 
     def violations(self, value: object) -> tuple[Violation, ...]:
-        """Return every rule that `value` breaks, () if none. `value` is plain JSON, at most 32 levels deep."""
+        """Return every rule that `value` violates, () if none. `value` is plain JSON, at most 32 levels deep."""
         try:
             self._check(value)
         except Broken:
-            # Two judges of one schema: should they ever disagree, the value stays refused.
+            # Two implementations validate one schema: if they disagree, the value is refused.
             return find_violations(self.document, value) or (Violation("", "schema", "does not fit the schema"),)
         return ()
 
@@ -39,12 +39,12 @@ class Validator:
 def compile_validator(document: object, code: CodeType | None = None) -> Validator:
     """Return the validator of the JSON Schema `document`, a JSON value.
 
-    `code`: what an earlier call made of the same document, so that it need not be made, nor the document be judged,
-    again. Raises SchemaRefused: it is no draft-07 schema, or one that cannot be enforced, or not within bounds.
+    `code`: the code that an earlier call generated from the same document; its cost is then not checked again.
+    Raises SchemaRefused: not a draft-07 schema, or one that cannot be enforced or exceeds a limit.
     """
     schema = read_schema(document)
     if code is None:
         check_cost(schema)
     lowered = lower(schema)
-    made = generate(lowered) if code is None else code
-    return Validator(schema, made, bind(made, lowered))
+    compiled = generate(lowered) if code is None else code
+    return Validator(schema, compiled, bind(compiled, lowered))

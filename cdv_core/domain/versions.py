@@ -1,4 +1,4 @@
-"""Versions: Semantic Versioning 2.0.0, without build metadata, which would give one version several spellings."""
+"""Versions: Semantic Versioning 2.0.0, without build metadata, which would allow several texts for one version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEMVER: Final = re.compile(
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Orders by precedence: a pre-release before its release. `str()` gives back what was parsed."""
+    """A version, ordered by precedence: a pre-release before its release. `str()` returns the parsed text."""
 
     major: int
     minor: int
@@ -32,7 +32,7 @@ class Version:
         """Raises InvalidField: not a semantic version, or one with build metadata."""
         match = _SEMVER.fullmatch(text) if len(text) <= _VERSION_MAX_CHARS else None
         if match is None:
-            raise InvalidField(field, "not a semantic version without build metadata (such as 1.2.0)")
+            raise InvalidField(field, "must be a semantic version without build metadata (such as 1.2.0)")
         major, minor, patch, pre_release = match.groups()
         return cls(int(major), int(minor), int(patch), tuple(pre_release.split(".")) if pre_release else ())
 
@@ -46,5 +46,5 @@ class Version:
     @property
     def _precedence(self) -> tuple[object, ...]:
         # semver 2.0.0, section 11: numbers before words, fewer fields before more, any pre-release before the release.
-        fields = tuple((0, int(it), "") if it.isdigit() else (1, 0, it) for it in self.pre_release)
+        fields = tuple((0, int(text), "") if text.isdigit() else (1, 0, text) for text in self.pre_release)
         return self.major, self.minor, self.patch, not self.pre_release, fields

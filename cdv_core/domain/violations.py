@@ -1,6 +1,6 @@
-"""Violations: everything that is wrong with a value, found by walking schema and value side by side.
+"""Violations: find everything that is wrong with a value by walking schema and value in parallel.
 
-Only values that the compiled validator has refused come here, so this is written to be read, not to be fast.
+Runs only on values that the compiled validator has refused, so that it favours clarity over speed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from cdv_core.domain.lowering import MEASURES
 from cdv_core.domain.patterns import compile_pattern
 from cdv_core.errors import Violation
 
-VISITS_MAX: Final = 400_000  # ours: of a schema with a value; a second, where an ordinary record takes 1,000
-VIOLATIONS_MAX: Final = 1_000  # ours: a record of a hundred thousand bad items is not worth an answer of megabytes
-_POINTERS_MAX_CHARS: Final = 128 * 1024  # ours: for the same reason, when member names are long
+VISITS_MAX: Final = 400_000  # ours: of a schema with a value; about a second, where an ordinary record takes 1,000
+# Ours: a record with a hundred thousand invalid items must not produce a response of megabytes.
+VIOLATIONS_MAX: Final = 1_000
+_POINTERS_MAX_CHARS: Final = 128 * 1024  # ours: for the same reason, if member names are long
 
 _IS_TYPE: Final[Mapping[str, Callable[[Any], bool]]] = {
     "null": lambda it: it is None,
@@ -34,10 +35,10 @@ _IS_TYPE: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 
 def find_violations(document: SchemaDocument, value: object) -> tuple[Violation, ...]:
-    """Return what is wrong with `value`, in schema order, each fault once; () if nothing is.
+    """Return the violations of `value`, in schema order and without duplicates; () if it is valid.
 
-    At most VIOLATIONS_MAX faults, the last then with the rule `more`: also where the search was given up after
-    VISITS_MAX steps.
+    At most VIOLATIONS_MAX; if there are more, or the search was given up after VISITS_MAX steps, the last one has the
+    rule `more`.
     """
     faults, given_up = _search(document, value)
     lengths = accumulate(len(it.pointer) for it in faults)
@@ -81,9 +82,9 @@ class _Walk:
             yield Violation(pointer, "false", "nothing is allowed here")
         if isinstance(node, bool):
             return
-        if "type" in node and not any(_IS_TYPE[it](value) for it in node["type"]):
+        if "type" in node and not any(_IS_TYPE[name](value) for name in node["type"]):
             yield Violation(pointer, "type", f"must be {' or '.join(node['type'])}")
-        if "enum" in node and not any(equal(value, it) for it in node["enum"]):
+        if "enum" in node and not any(equal(value, listed) for listed in node["enum"]):
             yield Violation(pointer, "enum", "must be one of the values that the schema lists")
         if "const" in node and not equal(value, node["const"]):
             yield Violation(pointer, "const", "must be the value that the schema gives")
@@ -100,10 +101,10 @@ class _Walk:
     def _of_combination(self, node: dict[str, Any], value: object, pointer: str) -> Iterator[Violation]:
         for part in node.get("allOf", ()):
             yield from self.faults(part, value, pointer)
-        if "anyOf" in node and not any(self.fits(it, value) for it in node["anyOf"]):
+        if "anyOf" in node and not any(self.fits(part, value) for part in node["anyOf"]):
             yield Violation(pointer, "anyOf", f"must fit one of {len(node['anyOf'])} alternatives, and fits none")
         if "oneOf" in node:
-            fitting = sum(self.fits(it, value) for it in node["oneOf"])
+            fitting = sum(self.fits(part, value) for part in node["oneOf"])
             if fitting != 1:
                 message = f"must fit exactly one of {len(node['oneOf'])} alternatives, and fits {fitting}"
                 yield Violation(pointer, "oneOf", message)
@@ -114,20 +115,20 @@ class _Walk:
 
     def _of_array(self, node: dict[str, Any], value: list[object], pointer: str) -> Iterator[Violation]:
         yield from _of_size(node, len(value), "Items", "items", pointer)
-        if node.get("uniqueItems") and len({identity(it) for it in value}) < len(value):
+        if node.get("uniqueItems") and len({identity(item) for item in value}) < len(value):
             yield Violation(pointer, "uniqueItems", "must not hold the same item twice")
-        if "contains" in node and not any(self.fits(node["contains"], it) for it in value):
+        if "contains" in node and not any(self.fits(node["contains"], item) for item in value):
             yield Violation(pointer, "contains", "must hold an item that the schema asks for")
         items = node.get("items", True)
-        placed = items if isinstance(items, list) else [items] * len(value)
+        listed = items if isinstance(items, list) else [items] * len(value)
         rest = node.get("additionalItems", True)
-        for place, item in enumerate(value):
-            if place < len(placed):
-                yield from self.faults(placed[place], item, f"{pointer}/{place}")
+        for index, item in enumerate(value):
+            if index < len(listed):
+                yield from self.faults(listed[index], item, f"{pointer}/{index}")
             elif rest is False:
-                yield Violation(f"{pointer}/{place}", "additionalItems", f"must not have more than {len(placed)} items")
+                yield Violation(f"{pointer}/{index}", "additionalItems", f"must not have more than {len(listed)} items")
             else:
-                yield from self.faults(rest, item, f"{pointer}/{place}")
+                yield from self.faults(rest, item, f"{pointer}/{index}")
 
     def _of_object(self, node: dict[str, Any], value: dict[str, object], pointer: str) -> Iterator[Violation]:
         yield from _of_size(node, len(value), "Properties", "members", pointer)
@@ -140,18 +141,20 @@ class _Walk:
         named = node.get("properties", {})
         matched = [(compile_pattern(text), part) for text, part in node.get("patternProperties", {}).items()]
         for name, member in value.items():
-            place = f"{pointer}/{escape(name)}"
+            member_pointer = f"{pointer}/{escape(name)}"
             if "propertyNames" in node and not self.fits(node["propertyNames"], name):
-                yield Violation(place, "propertyNames", "must not have this name")
+                yield Violation(member_pointer, "propertyNames", "must not have this name")
             applied = [named[name]] if name in named else []
             applied += [part for pattern, part in matched if pattern.search(name)]
             for part in applied:
-                yield from self.faults(part, member, place)
+                yield from self.faults(part, member, member_pointer)
             rest = True if applied else node.get("additionalProperties", True)
             if rest is False:
-                yield Violation(place, "additionalProperties", "must not be there: the schema names every member")
+                yield Violation(
+                    member_pointer, "additionalProperties", "must not be there: the schema names every member"
+                )
             else:
-                yield from self.faults(rest, member, place)
+                yield from self.faults(rest, member, member_pointer)
 
     def _of_dependency(
         self, name: str, needed: SchemaNode | list[str], value: dict[str, object], pointer: str
@@ -177,11 +180,11 @@ def _of_string(node: dict[str, Any], value: str, pointer: str) -> Iterator[Viola
 
 
 def _of_size(node: dict[str, Any], size: int, keyword: str, unit: str, pointer: str) -> Iterator[Violation]:
-    least, most = node.get(f"min{keyword}", 0), node.get(f"max{keyword}", size)
-    if size < least:
-        yield Violation(pointer, f"min{keyword}", f"must have at least {least} {unit}, and has {size}")
-    if size > most:
-        yield Violation(pointer, f"max{keyword}", f"must have at most {most} {unit}, and has {size}")
+    minimum, maximum = node.get(f"min{keyword}", 0), node.get(f"max{keyword}", size)
+    if size < minimum:
+        yield Violation(pointer, f"min{keyword}", f"must have at least {minimum} {unit}, and has {size}")
+    if size > maximum:
+        yield Violation(pointer, f"max{keyword}", f"must have at most {maximum} {unit}, and has {size}")
 
 
 def _of_number(node: dict[str, Any], value: Any, pointer: str) -> Iterator[Violation]:  # noqa: ANN401 - int or float
@@ -198,7 +201,7 @@ def _of_number(node: dict[str, Any], value: Any, pointer: str) -> Iterator[Viola
 
 
 def exact(number: float) -> Fraction:
-    """Return the decimal number that was written, not its nearest double."""
+    """Return the decimal number as written, not its nearest double."""
     return Fraction(Decimal(repr(number)))
 
 

@@ -1,4 +1,4 @@
-"""What time it is."""
+"""The clock."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """Return the present moment, aware, in UTC, to the microsecond. It may stand still or step back."""
+        """Return the current time, aware, in UTC, to the microsecond. It may repeat or go back."""
         ...

@@ -1,12 +1,13 @@
-"""Where events go."""
+"""The event bus: where the relay publishes events."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from cdv_core.domain.events import Event
 from cdv_core.ports.outbox import OpLogEntry
 
 STREAMS: Final[Mapping[str, str]] = {"RA_RECORDS": "cdv.records.", "RA_MEDIA": "cdv.media."}  # spec: events
@@ -15,9 +16,10 @@ DUPLICATE_WINDOW: Final = timedelta(minutes=2)  # spec: events
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What a stream says of itself. `created`: an opaque mark of its incarnation, another one once it is recreated.
+    """A stream's state as the broker reports it. `created`: an opaque id of its incarnation; changes on recreation.
 
-    `complete_since`: what was stored before then may rightly be gone, by the stream's limits; None if nothing may.
+    `complete_since`: messages stored before then may have been removed by the stream's limits; None if the limits
+    never remove any.
     """
 
     name: str
@@ -30,43 +32,53 @@ class StreamState:
 
     @property
     def gaps(self) -> int:
-        """How many messages between the first and the last are gone."""
+        """How many messages between the first and the last are missing."""
         return self.last_sequence - self.first_sequence + 1 - self.messages
+
+    def carries(self, event: Event) -> bool:
+        """Return whether `event` belongs in this stream, by its subject."""
+        return event.subject.startswith(self.subject_prefix)
+
+
+class StreamMessage(NamedTuple):
+    """A message in a stream. `stored_at`: when the stream stored it; aware, UTC, by the clock of `complete_since`."""
+
+    sequence: int
+    event_id: str
+    stored_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The stream keeps the entry. `duplicate`: it already did, within its duplicate window, and kept one."""
+    """The stream holds the entry. `duplicate`: it already did, within its duplicate window, and stored no second."""
 
     stream_sequence: int
     duplicate: bool = False
 
 
 class EventBus(Protocol):
-    """A durable, deduplicating stream of events.
+    """Durable, deduplicating event streams.
 
-    Deduplicates on the event's id within two minutes. Order: entries of one DID reach the stream in the order given,
-    or not at all; after one that was not acknowledged, no later entry of that DID is acknowledged in the same call.
+    Events are deduplicated by id within two minutes. Order: entries of one DID reach the stream in the order given, or
+    not at all; after an unacknowledged entry, no later entry of that DID is acknowledged in the same call.
     """
 
     async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
-        """Send all and wait for their acknowledgements, pipelined, for a bounded time; None where none came.
+        """Publish all entries, pipelined, and wait a bounded time for acknowledgements; None where none arrived.
 
-        `onto`: the streams as the caller has judged them. Nothing is added to a stream that does not end there any
-        more, because it was recreated, restored, or written to by another relay: look again, then publish again.
-        An entry that was not acknowledged may still have been kept. Raises: Unavailable: not connected; nothing was
-        sent.
+        `onto`: the streams' states as the caller checked them. Nothing is appended to a stream that no longer ends
+        there, because it was recreated, restored, or written to by another relay: read the states again, then retry.
+        An unacknowledged entry may have been stored all the same. Raises: Unavailable: not connected; nothing was sent.
         """
         ...
 
     async def streams(self) -> list[StreamState]:
-        """Return the present state of each stream. Raises: Unavailable."""
+        """Return the current state of each stream. Raises: Unavailable."""
         ...
 
-    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
-        """Yield (stream sequence, event id, when it was stored) of what `stream` holds, in order.
+    def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[StreamMessage]:
+        """Yield the messages in `stream`, in order, from sequence `after` + 1 to `stream.last_sequence`.
 
-        From sequence `after` + 1 to the last that `stream` says. The time is aware, in UTC, and by the clock that
-        `complete_since` goes by. Close it when leaving early. Raises: Unavailable.
+        Close the generator when leaving early. Raises: Unavailable.
         """
         ...

@@ -1,4 +1,4 @@
-"""New names for new things."""
+"""The source of new ids."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Protocol
 
 class IdSource(Protocol):
     def new(self, at: datetime) -> str:
-        """Return a fresh ULID that sorts after every other that this source has given.
+        """Return a new ULID that sorts after all earlier ones of this source.
 
-        Its time is `at`, or that of the last one given when the clock has stepped back. Two sources never give the
-        same: 80 bits are random.
+        Its timestamp is `at`, or that of the previous ULID if the clock went back. ULIDs of different sources differ:
+        80 bits are random.
         """
         ...

@@ -1,4 +1,4 @@
-"""Where media assets are accounted for. The bytes are the blob store's (cdv_core/ports/blobs.py)."""
+"""The store of media assets. Their bytes are in the blob store (cdv_core/ports/blobs.py)."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from cdv_core.domain.media import Asset
 
 
 class MediaStore(Protocol):
-    """Keeps assets and the op-log entries of their finalisation together.
+    """Stores assets and the op-log entries of their finalisation together.
 
-    pending → finalized, or → expired and then forgotten. Atomic and durable like RecordStore, and in the same op-log
-    order per DID. All methods raise Unavailable when the store cannot be reached.
+    States: pending → finalized, or pending → expired → deleted. Atomic and durable like RecordStore, and in the same
+    op-log order per DID. All methods raise Unavailable when the store cannot be reached.
     """
 
     async def add(self, asset: Asset) -> None:
-        """Keep a new pending asset, and make its account if this is the DID's first write.
+        """Store a new pending asset, and create the DID's account on its first write.
 
-        Raises: IdTaken: its id is not new.
+        Raises: IdTaken: its id is in use.
         """
         ...
 
     async def find(self, asset_id: AssetId) -> Asset | None:
-        """Return the asset in whatever state, None if unknown or forgotten."""
+        """Return the asset in any state, None if unknown or deleted."""
         ...
 
     async def claim(self, asset_id: AssetId, checksum: str) -> Asset | None:
-        """Fix `checksum` as the only one this asset can ever be finalised with, if it has none yet; return the asset.
+        """Set `checksum` as the only one that this asset can be finalised with, if none is set yet; return the asset.
 
-        The caller sees by the returned asset whether its checksum won. This decides between two finalisations of
-        different bytes before either copies them. None if unknown; expired assets are returned unchanged.
+        The returned asset's checksum tells the caller whether its own was set. This decides between two concurrent
+        finalisations of different bytes before either copies them. None if unknown; expired assets are returned
+        unchanged.
         """
         ...
 
     async def finalize(self, asset_id: AssetId, event: Event) -> Asset | None:
-        """Make a claimed pending asset permanent, with its op-log entry; return it as it is then.
+        """Make a claimed pending asset permanent and add its op-log entry; return the asset as it is then.
 
-        Finalising a finalised asset changes nothing and adds no entry. None if unknown; expired and unclaimed assets
-        are returned unchanged.
+        Idempotent: a finalised asset stays unchanged, without another entry. None if unknown; expired and unclaimed
+        assets are returned unchanged.
         """
         ...
 
     async def expire(self, before: datetime, limit: int) -> list[Asset]:
-        """Return up to `limit` assets not yet `swept` whose `expires_at` is before `before`, the oldest first.
+        """Return up to `limit` assets, not yet swept, whose `expires_at` is before `before`, the oldest first.
 
-        Those that were pending are expired from then on and can no longer be finalised. Assets with one `expires_at`
-        come in the order of their ids. Repeated calls return the same assets until they are `swept`; concurrent
-        callers may get the same ones.
+        Pending ones become expired and can no longer be finalised. Assets with equal `expires_at` are ordered by id.
+        Repeated calls return the same assets until `mark_swept`; concurrent callers may get the same ones.
         """
         ...
 
     async def mark_swept(self, asset_ids: list[AssetId]) -> None:
-        """Note that the staging objects are gone: expired assets are forgotten, finalised ones never come up again.
+        """Record that the staging objects are deleted: expired assets are deleted, finalised ones not returned again.
 
-        Pending and unknown assets are passed over.
+        Pending and unknown assets are ignored.
         """
         ...

@@ -1,11 +1,11 @@
-"""The op log, seen by those who tell the world."""
+"""The outbox: the op log as the relay sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -13,11 +13,11 @@ from cdv_core.domain.events import Event
 
 
 class OpLogEntry(msgspec.Struct, frozen=True):
-    """A committed event. `sequence`: its place in the op log; ascending with commit order within one DID.
+    """A committed event. `sequence`: its position in the op log; ascending in commit order within one DID.
 
-    `stream_sequence`: where the stream acknowledged it, None while it is not published (never was, or requeued).
-    `published_at`: when the stream got it, which may be long after it occurred; None while it is not published, and if
-    code published it that did not note this.
+    `stream_sequence`: the sequence at which the stream acknowledged it; None while it is unpublished (never published,
+    or requeued). `published_at`: when the stream received it, which may be long after it occurred; None while it is
+    unpublished, and for entries published by a version that did not record this.
     """
 
     sequence: int
@@ -26,9 +26,17 @@ class OpLogEntry(msgspec.Struct, frozen=True):
     published_at: datetime | None = None
 
 
+class Publication(NamedTuple):
+    """A stream's acknowledgement of the op-log entry `sequence`. `published_at`: when the stream received it."""
+
+    sequence: int
+    stream_sequence: int
+    published_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits to be published. `oldest_at`: when its oldest event occurred, None if nothing waits."""
+    """The unpublished entries. `oldest_at`: when the oldest of their events occurred, None if there are none."""
 
     count: int
     oldest_at: datetime | None
@@ -36,10 +44,10 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class StreamMark:
-    """Where a stream stood when its latest acknowledgements were noted: what it may not fall behind without a loss.
+    """A stream's state when its latest acknowledgements were recorded. A later state below it means lost messages.
 
-    `created`: its incarnation (StreamState.created). `last_sequence`: its end. `gaps`: how many messages between its
-    first and its last were gone.
+    `created`: the incarnation (StreamState.created). `last_sequence`: its end. `gaps`: how many messages were missing
+    between its first and its last.
     """
 
     name: str
@@ -49,40 +57,40 @@ class StreamMark:
 
 
 class Outbox(Protocol):
-    """Hands out unpublished entries to one relay at a time, so that the order per DID survives any number of them.
+    """Hands out unpublished entries to one relay at a time, which keeps the order per DID with any number of relays.
 
-    At least once: an entry is handed out until it is marked, whoever dies in between. Entries are never removed by
-    publishing them. All methods raise Unavailable when the store cannot be reached.
+    At least once: an entry is handed out until it is marked as published, even if relays crash in between. Publishing
+    an entry never removes it. All methods raise Unavailable when the store cannot be reached.
     """
 
     async def lease(self, owner: str, limit: int, *, now: datetime, expires_at: datetime) -> list[OpLogEntry] | None:
-        """Return up to `limit` unpublished entries in op-log order; None while another owner's lease is live.
+        """Return up to `limit` unpublished entries in op-log order; None while another owner holds a live lease.
 
-        Takes or extends the one lease to `expires_at`, also when nothing waits ([]) and when `limit` is 0. Nothing is
-        locked when this returns. A lease that would end later than `expires_at` by more than its life is not live: a
-        clock ran ahead, and the owner may be gone. An entry that commits late, with a lower sequence than others
-        already published, is returned by a later call.
+        Acquires or extends the single lease until `expires_at`, also when nothing is unpublished ([]) and when `limit`
+        is 0. No database lock is held after this returns. A lease whose expiry is later than `expires_at` by more than
+        its own duration is not live: it was taken by a clock that ran ahead, and its owner may be gone. An entry that
+        commits late, with a lower sequence than entries already published, is returned by a later call.
         """
         ...
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
+        self, owner: str, publications: Sequence[Publication], marks: Sequence[StreamMark] = ()
     ) -> bool:
-        """Note what streams have acknowledged, and where they stand then.
+        """Record what the streams have acknowledged, and the state of the streams after that, in one transaction.
 
-        `acknowledged`: (sequence, stream sequence, when the stream got it). One transaction. A mark replaces that of
-        the same name; an entry already published stays as it is.
-        Returns False, having changed nothing, when `owner` no longer holds the lease (another took it, or it was
-        released; merely expired is still held): what a relay learnt before it was overtaken may be out of date.
+        A mark replaces the earlier mark of the same stream; an entry already published stays unchanged.
+        Returns False, having changed nothing, when `owner` no longer holds the lease (another owner took it, or it was
+        released; a lease that has merely expired is still held): what a relay learnt before it lost the lease may be
+        out of date.
         """
         ...
 
     async def release(self, owner: str) -> None:
-        """Give up the lease if `owner` holds it, so that another relay need not wait for it to expire."""
+        """Release the lease if `owner` holds it, so that another relay need not wait for it to expire."""
         ...
 
     async def backlog(self) -> Backlog:
-        """Return how much waits to be published and since when."""
+        """Return how many entries are unpublished, and since when."""
         ...
 
     async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
@@ -96,7 +104,7 @@ class Outbox(Protocol):
     async def requeue(self, owner: str, sequences: Sequence[int]) -> bool:
         """Make these entries unpublished again, because the stream has lost them.
 
-        Their `stream_sequence` and `published_at` are None then.
+        Their `stream_sequence` and `published_at` become None.
         Returns False, having changed nothing, when `owner` no longer holds the lease.
         """
         ...

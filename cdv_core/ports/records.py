@@ -1,4 +1,4 @@
-"""Where records live."""
+"""The store of records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cdv_core.domain.records import ListQuery, ListResult, NewRecord, StoredReco
 
 @dataclass(frozen=True, slots=True)
 class IdempotentReply:
-    """What makes a write retryable. `fingerprint`: 32 raw bytes. `reply`: the answer to give at every retry."""
+    """What makes a write idempotent. `fingerprint`: 32 raw bytes. `reply`: the response to every retry, encoded."""
 
     key: IdempotencyKey
     fingerprint: bytes
@@ -24,29 +24,29 @@ class IdempotentReply:
 
 
 class RecordStore(Protocol):
-    """Keeps records, their idempotent replies and their op-log entries together.
+    """Stores records, their idempotent replies and their op-log entries together.
 
-    Atomic: a write is there whole, with its account, op-log entry and reply, or not at all. Durable: once `create`
-    has returned, no crash of this process, the machine or the database loses it. Ordered: writes of one DID commit
-    one after the other, and their op-log sequence is that order, with any number of writers on any number of nodes.
+    Atomic: a write stores the record, account, op-log entry and reply, or nothing. Durable: once `create` has returned,
+    no crash of this process, the machine or the database loses it. Ordered: writes of one DID commit one after the
+    other, and their op-log sequences follow that order, with any number of writers on any number of nodes.
     """
 
     async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
-        """Store `record` and return None; or, if the key already answered this request, that reply, storing nothing.
+        """Store `record` and return None; or, if the key has a reply to the same request, return it and store nothing.
 
-        A key is live while the new record's `indexed_at` is before its `expires_at`; from then on it is new again.
-        Of any number of concurrent calls with one key exactly one stores. The account is made on first write.
+        A key is live while the new record's `indexed_at` is before its `expires_at`; after that it can be reused.
+        Of any number of concurrent calls with one key, exactly one stores. The first write creates the account.
 
-        Raises: IdempotencyConflict: the live key answered another request; nothing is stored.
-        IdTaken: the URI, the event's id, or `indexed_at` with rkey within the DID is not new; nothing is stored.
+        Raises: IdempotencyConflict: the live key was used for another request; nothing is stored.
+        IdTaken: the URI, the event's id, or `indexed_at` with rkey within the DID is in use; nothing is stored.
         Unavailable: the store could not be reached; the write may or may not have happened.
         """
         ...
 
     async def find_reply(self, did: Did, key: IdempotencyKey, fingerprint: bytes, now: datetime) -> bytes | None:
-        """Return the reply kept under a key that is live at `now`, None if there is none.
+        """Return the reply stored under a key that is live at `now`, None if there is none.
 
-        Raises: IdempotencyConflict: the key answered another request. Unavailable.
+        Raises: IdempotencyConflict: the key was used for another request. Unavailable.
         """
         ...
 
@@ -57,19 +57,19 @@ class RecordStore(Protocol):
     async def list(self, listing: ListQuery) -> ListResult:
         """Return up to `limit` matching records, ordered by `indexed_at` and then `rkey`, both descending.
 
-        Each is, byte for byte, what `record_json` (cdv_core/domain/records.py) writes; a store may write it itself.
-        Fewer, and at least one, where they would have more than PAGE_MAX_BYTES together. An unknown DID has none.
+        Each is, byte for byte, what `record_json` (cdv_core/domain/records.py) returns; a store may build it itself.
+        Fewer, but at least one, if they would exceed PAGE_MAX_BYTES together. An unknown DID has none.
         Raises: Unavailable.
         """
         ...
 
     def scan(self, batch_size: int = 100) -> AsyncIterator[StoredRecord]:
-        """Yield every record of every DID, in no particular order, in bounded memory. For checks, not for requests."""
+        """Yield every record of every DID, in any order, in bounded memory. For maintenance, not for requests."""
         ...
 
     async def purge_expired_replies(self, now: datetime, limit: int) -> int:
-        """Forget up to `limit` replies that are no longer live at `now`; return how many.
+        """Delete up to `limit` replies that are no longer live at `now`; return how many.
 
-        Safe with any number of callers.
+        Safe with any number of concurrent callers.
         """
         ...

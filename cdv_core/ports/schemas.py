@@ -1,4 +1,4 @@
-"""Where the schema catalogue comes from."""
+"""The source of the schema catalogue."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from cdv_core.domain.schemas import Catalogue
 
 
 class SchemaSource(Protocol):
-    """Holds the catalogue in force, replaced whole or not at all; a request reads it once and keeps what it read."""
+    """Holds the current catalogue, replaced atomically; a request reads it once and uses that one throughout."""
 
     @property
     def catalogue(self) -> Catalogue:
-        """Return the last good catalogue, without I/O."""
+        """The last valid catalogue, without I/O."""
         ...
 
     def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
-        """Let these be their owner's only, now and in every catalogue to come, in place of those given before.
+        """Restrict these collections to their owners, in the current and all later catalogues.
 
-        But for what the source has said, when it was last asked, to be public: whoever is in charge has opened it. A
-        source that could not be asked opens nothing. No I/O.
+        Replaces the collections of an earlier call. Excepted are those that the source explicitly listed as public
+        when it was last fetched: its operator has opened them. A source that could not be fetched opens none. No I/O.
         """
         ...

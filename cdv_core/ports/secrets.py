@@ -1,4 +1,4 @@
-"""Where passwords and keys come from."""
+"""The source of passwords and keys."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Protocol
 
 class SecretSource(Protocol):
     async def get(self, reference: str) -> str:
-        """Return the secret's present value; read again at every call, so that a rotated one is seen.
+        """Return the secret's current value; read at every call, so that rotation takes effect.
 
-        Raises: Unavailable: the source did not answer. InvalidField: the reference cannot be read.
+        Raises: Unavailable: the source did not respond. InvalidField: the reference is malformed.
         """
         ...

@@ -1,4 +1,4 @@
-"""Who is asking."""
+"""The verifier of bearer tokens."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class VerifiedToken:
 
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> VerifiedToken:
-        """Return whom the token speaks for, having proved it. `token`: the JWT in compact form, untrusted.
+        """Verify the token and return its subject. `token`: the JWT in compact form, untrusted.
 
         Raises: TokenMalformed: not three base64url parts, a header that is not a JSON object, or no `kid`.
-        TokenExpired: well signed and past `exp`. TokenInvalid: every other failure, and an unknown key among them.
-        Unavailable: the issuer's keys cannot be fetched and none are cached.
+        TokenExpired: correctly signed and past `exp`. TokenInvalid: every other failure, including an unknown key.
+        Unavailable: the issuer's keys cannot be fetched, and none are cached.
         """
         ...

@@ -1,4 +1,4 @@
-"""Which collections are their owner's only, remembered where every replica looks."""
+"""The store of owner-only collections, shared by all replicas."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cdv_core.domain.identifiers import Nsid
 
 
 class OwnerOnlyStore(Protocol):
-    """Keeps a set of collections beside the records: what was written under that promise must outlive any catalogue.
+    """Stores a set of collections beside the records: restrictions that applied at write time outlive any catalogue.
 
     Safe with any number of replicas. All methods raise Unavailable when the store cannot be reached.
     """
 
     async def owner_only(self) -> frozenset[Nsid]:
-        """Return all that were noted and not opened since; empty if none ever was."""
+        """Return the collections that were added and not removed since; empty if none."""
         ...
 
     async def note(self, owner_only: Collection[Nsid], public: Collection[Nsid]) -> None:
-        """Add `owner_only` and remove `public`, at once or not at all; one that is in both stays its owner's.
+        """Add `owner_only` and remove `public`, atomically; a collection in both stays owner-only.
 
-        What is there already is added once, what is not there is removed all the same.
+        Idempotent: adding a present collection, or removing an absent one, has no effect.
         """
         ...

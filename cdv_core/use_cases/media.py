@@ -1,15 +1,14 @@
-"""Media, from the promise of an upload to permanent bytes.
+"""Media assets: initialise an upload, finalise it, describe it, hand out its content, sweep what has expired.
 
-`finalize` goes: prove the staged bytes → claim their hash → copy exactly those bytes → commit. A crash after any step
-leaves a pending asset that can be finalised again. The claim comes before the copy so that of two finalisations of
-different bytes only one ever touches the final key: what is there is what the asset's hash says, whoever races.
+`finalize`: verify the staged bytes → claim their hash → copy exactly those bytes → commit. A crash after any step
+leaves a pending asset that can be finalised again. The claim precedes the copy so that of two concurrent finalisations
+of different bytes only one ever writes to the final key: its object always matches the asset's hash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from cdv_core.domain.events import media_finalized
@@ -17,6 +16,7 @@ from cdv_core.domain.identifiers import AssetId, Did
 from cdv_core.domain.limits import DOWNLOAD_LIFE, SWEEP_GRACE, UPLOAD_LIFE
 from cdv_core.domain.media import Asset, AssetState, Sha256, content_disposition, parse_filename
 from cdv_core.domain.media_types import mismatched_type
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     AssetNotFound,
     ChecksumMismatch,
@@ -33,12 +33,12 @@ from cdv_core.ports.clock import Clock
 from cdv_core.ports.ids import IdSource
 from cdv_core.ports.media import MediaStore
 
-_FAILURES_OF_A_SWEEP: Final = 3  # ours: then the store is away, and each call may take ten seconds to say so
+_SWEEP_FAILURES_MAX: Final = 3  # ours: the store is then probably down, and each call may take ten seconds to fail
 
 
 @dataclass(frozen=True, slots=True)
 class MediaPolicy:
-    """What may be uploaded, and the first part of every final key (`env`)."""
+    """Which uploads are accepted. `env`: the prefix of every final key."""
 
     env: str
     max_bytes: int
@@ -47,7 +47,7 @@ class MediaPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A pending asset and where to PUT its bytes: an absolute URL, or one relative to the service's own address."""
+    """A pending asset and the URL to PUT its bytes to: absolute, or relative to the service's own address."""
 
     asset: Asset
     url: str
@@ -62,7 +62,7 @@ class Media:
         self._clock = clock
         self._ids = ids
         self._policy = policy
-        self._refusing: set[AssetId] = set()  # what would not be removed the last time comes last
+        self._failed_deletions: set[AssetId] = set()  # of the last sweep; the next one tries these last
 
     async def init_upload(
         self,
@@ -74,13 +74,13 @@ class Media:
         filename: str | None = None,
         subject: Did | None = None,
     ) -> Upload:
-        """Return a new pending asset and its upload URL, good for 15 minutes. `size` is in bytes.
+        """Return a new pending asset and its upload URL, valid for 15 minutes. `size` is in bytes.
 
         Raises: InvalidField. DidMismatch: `did` is not `subject`. MediaTooLarge. MediaTypeNotAllowed. Unavailable.
         """
         owner = Did.parse(did)
         if not isinstance(size, int) or size < 1:
-            raise InvalidField("size", "a whole number of bytes, at least 1")
+            raise InvalidField("size", "must be a whole number of bytes, at least 1")
         announced = None if sha256 is None else Sha256.parse(sha256)
         name = None if filename is None else parse_filename(filename)
         if subject is not None and owner != subject:
@@ -106,13 +106,13 @@ class Media:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> Asset:
-        """Return the permanent asset once its bytes are proved; the same again when it was finalised before.
+        """Verify the uploaded bytes and return the permanent asset; idempotent for the same hash.
 
-        `correlation_id` goes into the event; a fresh one if None. `traceparent` (W3C) goes with it.
+        `correlation_id`: for the event; generated if None. `traceparent`: W3C trace context, for the event.
 
-        Raises: InvalidField. AssetNotFound: unknown or expired. DidMismatch: someone else's. MediaConflict: nothing
-        uploaded, finalised with another hash, or the bytes changed meanwhile. MediaSizeMismatch, ChecksumMismatch,
-        MediaTypeMismatch: the asset stays pending. Unavailable: try again.
+        Raises: InvalidField. AssetNotFound: unknown or expired. DidMismatch: another owner's asset. MediaConflict:
+        nothing uploaded, finalised with another hash, or the bytes were replaced meanwhile. MediaSizeMismatch,
+        ChecksumMismatch, MediaTypeMismatch: the asset stays pending. Unavailable: try again.
         """
         checksum = Sha256.parse(sha256)
         asset = await self._find(asset_id)
@@ -129,12 +129,12 @@ class Media:
     ) -> Asset:
         blob = await self._blobs.inspect(asset.staging_key, size_bytes=asset.size_bytes)
         if blob is None:
-            # Another finalisation may have swept the staged object a moment ago: then that one's answer is ours.
+            # A concurrent finalisation may have completed, and the staged object been swept: return its result.
             current = await self._store.find(asset.asset_id)
             if current is not None and current.state is AssetState.FINALIZED:
                 return _with_checksum(current, checksum)
             raise MediaConflict(asset.asset_id, "not_uploaded")
-        _prove(asset, blob, checksum)
+        _verify(asset, blob, checksum)
         claimed = await self._store.claim(asset.asset_id, checksum)
         if claimed is None or claimed.state is AssetState.EXPIRED:
             raise AssetNotFound(asset.asset_id)
@@ -163,20 +163,20 @@ class Media:
             raise AssetNotFound(asset.asset_id)
         return finalized
 
-    async def describe(self, asset_id: str, *, viewer: Did | None = None) -> Asset:
-        """Return a finalised asset, or a pending one to its owner; `viewer` None is the vault itself.
+    async def describe(self, asset_id: str, *, viewer: Did | Viewer = Viewer.THE_VAULT) -> Asset:
+        """Return a finalised asset, or a pending one if `viewer` is its owner or the vault itself.
 
-        Raises: AssetNotFound: unknown, expired, or someone else's pending one. Unavailable.
+        Raises: AssetNotFound: unknown, expired, or another owner's pending asset. Unavailable.
         """
         asset = await self._find(asset_id)
         if asset.state is AssetState.FINALIZED:
             return asset
-        if self._is_expired(asset) or (viewer is not None and viewer != asset.did):
+        if self._is_expired(asset) or viewer not in {Viewer.THE_VAULT, asset.did}:
             raise AssetNotFound(asset_id)
         return asset
 
     async def content_url(self, asset_id: str, *, head: bool = False) -> str:
-        """Return a URL of a finalised asset's bytes, or for a HEAD of them, good for 5 minutes.
+        """Return a URL to GET a finalised asset's bytes, or to HEAD them if `head`; valid for 5 minutes.
 
         Raises: AssetNotFound: unknown or not finalised. Unavailable.
         """
@@ -191,36 +191,36 @@ class Media:
             head=head,
         )
 
-    async def sweep(self, limit: int = 100, grace: timedelta = SWEEP_GRACE) -> int:
-        """Remove up to `limit` staged objects whose upload URL is long dead, and forget what was never finalised.
+    async def sweep(self, limit: int = 100) -> int:
+        """Delete up to `limit` staged objects whose upload URL expired an hour ago, and the assets never finalised.
 
-        Returns how many. Safe with any number of callers and after a crash at any point: it takes up again what it
-        left. A final object is removed only where its asset expired, so that nothing can have been promised of it.
-        Raises: Unavailable: none could be removed. An object that alone refuses to go holds up no other.
+        Returns how many assets were swept. Safe with any number of concurrent callers and after a crash at any point:
+        the next call continues. A final object is deleted only if its asset expired, so that it was never announced.
+        Raises: Unavailable: no object could be deleted. A single object that cannot be deleted does not block others.
         """
-        removed: list[AssetId] = []
+        swept: list[AssetId] = []
         failures: list[Unavailable] = []
-        due = await self._store.expire(self._clock.now() - grace, limit)
-        self._refusing &= {asset.asset_id for asset in due}
-        for asset in sorted(due, key=lambda it: it.asset_id in self._refusing):
+        due = await self._store.expire(self._clock.now() - SWEEP_GRACE, limit)
+        self._failed_deletions &= {asset.asset_id for asset in due}
+        for asset in sorted(due, key=lambda asset: asset.asset_id in self._failed_deletions):
             try:
                 await self._blobs.delete(asset.staging_key)
                 if asset.state is AssetState.EXPIRED:
                     await self._blobs.delete(asset.final_key(self._policy.env))
             except Unavailable as error:
                 failures.append(error)
-                self._refusing.add(asset.asset_id)
-                if len(failures) == _FAILURES_OF_A_SWEEP:
+                self._failed_deletions.add(asset.asset_id)
+                if len(failures) == _SWEEP_FAILURES_MAX:
                     break
             else:
-                removed.append(asset.asset_id)
-        await self._store.mark_swept(removed)
-        if failures and not removed:
+                swept.append(asset.asset_id)
+        await self._store.mark_swept(swept)
+        if failures and not swept:
             raise failures[0]
-        return len(removed)
+        return len(swept)
 
     async def _find(self, asset_id: str) -> Asset:
-        """Raises: AssetNotFound: unknown, as is whatever cannot be an asset's id. Unavailable."""
+        """Raises: AssetNotFound: unknown, or not a valid asset id. Unavailable."""
         try:
             found = await self._store.find(AssetId.parse(asset_id))
         except InvalidField:
@@ -233,17 +233,18 @@ class Media:
         return asset.state is AssetState.EXPIRED or asset.expires_at <= self._clock.now()
 
 
-def _prove(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
+def _verify(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
     if asset.announced_checksum not in {None, checksum}:
         raise ChecksumMismatch(expected=str(asset.announced_checksum), actual=checksum)
     if blob.sha256 != checksum:
         raise ChecksumMismatch(expected=checksum, actual=blob.sha256)
-    other = mismatched_type(asset.mime_type, blob.head)
-    if other is not None:
-        raise MediaTypeMismatch(declared=asset.mime_type, detected=other)
+    detected = mismatched_type(asset.mime_type, blob.head)
+    if detected is not None:
+        raise MediaTypeMismatch(declared=asset.mime_type, detected=detected)
 
 
 def _with_checksum(asset: Asset, checksum: Sha256) -> Asset:
+    """Return `asset`. Raises: MediaConflict: its checksum is another one."""
     if asset.checksum != checksum:
         raise MediaConflict(asset.asset_id, "finalized_with_another_hash")
     return asset

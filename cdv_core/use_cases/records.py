@@ -1,11 +1,10 @@
-"""Create, get and list records: the contract's checks, in the contract's order, around one call of the store."""
+"""Create, get and list records: the contract's checks, in the contract's order, then one call of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from cdv_core.domain.records import (
 )
 from cdv_core.domain.schemas import Resolution
 from cdv_core.domain.times import parse_time
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     CdvError,
     CidMismatch,
@@ -47,23 +47,16 @@ from cdv_core.ports.records import IdempotentReply, RecordStore
 from cdv_core.ports.schemas import SchemaSource
 
 
-class Viewer(Enum):
-    """Who reads when it is not the bearer of a token. THE_VAULT: the embedding program itself, which sees all."""
-
-    ANONYMOUS = "anonymous"
-    THE_VAULT = "the vault"
-
-
 @dataclass(frozen=True, slots=True)
 class SchemaPolicy:
-    """`allow_drafts`: writes against draft versions are accepted. `reject_deprecated`: before their sunset, too."""
+    """`allow_drafts`: accept writes against drafts. `reject_deprecated`: refuse deprecated versions before sunset."""
 
     allow_drafts: bool = False
     reject_deprecated: bool = False
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """A create that passed the checks of shape and authority."""
+    """A parsed create request."""
 
     did: Did
     collection: Nsid
@@ -108,14 +101,14 @@ class Records:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> Receipt:
-        """Store `record` once and return its receipt; for a retry with the same key, the first receipt again.
+        """Store `record` once and return its receipt; a retry with the same key returns the first receipt.
 
-        `created_at`: the client's claim, RFC 3339 or an aware datetime. `cid`: the client's own content hash, checked.
-        `subject`: on whose behalf, the DID itself if None. `correlation_id` goes into the event; a fresh one if None.
-        `traceparent` (W3C) goes with it.
+        `created_at`: as the client states it, RFC 3339 or an aware datetime. `cid`: the CID that the client computed,
+        checked. `subject`: the authenticated DID; `did` itself if None.
+        `correlation_id`: for the event; generated if None. `traceparent`: W3C trace context, for the event.
 
-        Raises, in this order: InvalidField: a value is not what the contract allows. DidMismatch: `did` or the
-        record's `authorDid` is not `subject`. IdempotencyConflict: the key answered another request.
+        Raises, in this order: InvalidField: a value breaks the contract. DidMismatch: `did` or the record's
+        `authorDid` is not `subject`. IdempotencyConflict: the key was used for another request.
         CollectionUnknown, SchemaVersionUnknown, SchemaVersionRefused, SchemaRejected. CidMismatch. Unavailable.
         """
         request = _Request(
@@ -131,7 +124,7 @@ class Records:
         try:
             resolution = self._check(request, cid, now)
         except CdvError:
-            # A retry is answered as before even if its schema has been retired since: look before refusing.
+            # A retry gets the first reply even if its schema has been retired since: look for one before refusing.
             if request.key is None:
                 raise
             reply = await self._store.find_reply(request.did, request.key, request.fingerprint, now)
@@ -163,7 +156,7 @@ class Records:
         correlation_id: str | None,
         traceparent: str | None,
     ) -> Receipt:
-        fresh = self._ids.new(now)  # one id for the record and its event, which come and go together
+        fresh = self._ids.new(now)  # one id for the record and its event: neither exists without the other
         uri = RecordUri(request.did, request.collection, RecordKey(fresh))
         record = NewRecord(
             uri, request.record.cid, request.record.json, now, resolution.schema.version, request.created_at
@@ -180,15 +173,17 @@ class Records:
         event = record_created(record, event_id=fresh, correlation_id=correlation_id or fresh, traceparent=traceparent)
         retryable = None
         if request.key is not None:
-            reply = msgspec.json.encode(receipt, enc_hook=str)  # the hook is for names, subtypes of str
+            reply = msgspec.json.encode(
+                receipt, enc_hook=str
+            )  # the hook encodes identifiers, which are subtypes of str
             retryable = IdempotentReply(request.key, request.fingerprint, reply, now + IDEMPOTENCY_LIFE)
         earlier = await self._store.create(record, event, retryable)
         return receipt if earlier is None else _decode_receipt(earlier)
 
     async def get(self, uri: str | RecordUri, *, viewer: Did | Viewer = Viewer.THE_VAULT) -> StoredRecord:
-        """Return the record at `uri`, as a receipt spells it or as a listed record has it.
+        """Return the record at `uri`: text, as in a receipt, or a RecordUri, as in a listed record.
 
-        Raises: InvalidField: not a record URI. TokenMissing, NotTheOwner: the collection is its owner's only.
+        Raises: InvalidField: not a record URI. TokenMissing, NotTheOwner: the collection is owner-only.
         RecordNotFound. Unavailable.
         """
         parsed = uri if isinstance(uri, RecordUri) else RecordUri.parse(uri)
@@ -210,7 +205,7 @@ class Records:
         until: str | datetime | None = None,
         viewer: Did | Viewer = Viewer.THE_VAULT,
     ) -> Page:
-        """Return what `list_json` does, decoded."""
+        """Return the page that `list_json` returns, decoded."""
         page = await self.list_json(
             did=did, collection=collection, limit=limit, cursor=cursor, since=since, until=until, viewer=viewer
         )
@@ -227,12 +222,11 @@ class Records:
         until: str | datetime | None = None,
         viewer: Did | Viewer = Viewer.THE_VAULT,
     ) -> JsonPage:
-        """Return up to `limit` records of `did`, newest first, and a cursor exactly when more match.
+        """Return up to `limit` records of `did`, newest first, and a cursor if and only if more match.
 
-        A page ends before its limit where its records would have more than PAGE_MAX_BYTES together. An unknown DID has
-        no records. `since` and `until` (RFC 3339 or aware datetimes) bound
-        `indexedAt`, both inclusive. Collections that are their owner's only are
-        left out for anyone else, or refused when asked for by name.
+        A page has fewer records if they would exceed PAGE_MAX_BYTES together. An unknown DID has no records. `since`
+        and `until` (RFC 3339 or aware datetimes) bound `indexedAt`, both inclusive. For viewers other than the owner,
+        records of owner-only collections are left out, and a listing of such a collection is refused.
 
         Raises: InvalidField. CursorInvalid. CollectionUnknown. TokenMissing, NotTheOwner. Unavailable.
         """
@@ -253,7 +247,7 @@ def _authorise(request: _Request, subject: Did | None) -> None:
     if subject is not None and request.did != subject:
         raise DidMismatch("did")
     author = request.record.value.get("authorDid", request.did)
-    # What is no string is not the subject; where there is none, it is for the schema to refuse.
+    # An authorDid that is not a string cannot equal the subject; without a subject, the schema refuses it.
     if author != request.did and (subject is not None or isinstance(author, str)):
         raise DidMismatch("record/authorDid")
 
@@ -278,7 +272,7 @@ def _parse_listing(
     until: str | datetime | None,
 ) -> ListQuery:
     if not 1 <= limit <= PAGE_MAX:
-        raise InvalidField("limit", f"between 1 and {PAGE_MAX}")
+        raise InvalidField("limit", f"must be between 1 and {PAGE_MAX}")
     listing = ListQuery(
         Did.parse(did),
         limit,
@@ -288,7 +282,7 @@ def _parse_listing(
         after=None if cursor is None else Cursor.decode(cursor),
     )
     if listing.since is not None and listing.until is not None and listing.since > listing.until:
-        raise InvalidField("since", "not after until")
+        raise InvalidField("since", "must not be later than until")
     return listing
 
 

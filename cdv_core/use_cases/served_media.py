@@ -1,4 +1,4 @@
-"""Media of a vault that keeps the bytes itself: what its program does without HTTP."""
+"""Media of an embedded vault, which stores the bytes itself: upload and read them without HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdv_core.use_cases.media import Media, MediaPolicy
 
 
 class ServedMedia(Media):
-    """Media, and its bytes in and out."""
+    """Media, with upload and download of the bytes."""
 
     def __init__(
         self, store: MediaStore, blobs: ServedBlobStore, clock: Clock, ids: IdSource, policy: MediaPolicy
@@ -23,19 +23,19 @@ class ServedMedia(Media):
         self._served = blobs
 
     async def upload(self, *, did: str, mime_type: str, content: bytes, filename: str | None = None) -> Asset:
-        """Keep `content` and return the permanent asset: announced, taken and finalised in one.
+        """Store `content` and return the permanent asset: init, upload and finalize in one call.
 
-        Uploading the same bytes again makes another asset. Raises as `init_upload` and `finalize` do.
+        Uploading the same bytes again makes another asset. Raises: as `init_upload` and `finalize`.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         upload = await self.init_upload(
             did=did, mime_type=mime_type, size=len(content), sha256=sha256, filename=filename
         )
-        await self._served.receive(_token(upload.url), _whole(content))
+        await self._served.receive(_token(upload.url), _single_chunk(content))
         return await self.finalize(asset_id=upload.asset.asset_id, sha256=sha256)
 
     async def read(self, asset_id: str) -> BlobContent:
-        """Return a finalised asset's bytes, to be read in chunks as often as wanted within 5 minutes.
+        """Return a finalised asset's bytes, readable in chunks, any number of times within 5 minutes.
 
         Raises: AssetNotFound: unknown or not finalised. Unavailable.
         """
@@ -46,5 +46,5 @@ def _token(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
+async def _single_chunk(content: bytes) -> AsyncIterator[bytes]:
     yield content

@@ -1,4 +1,4 @@
-"""What is its owner's only is remembered: no restart, new replica or forgetful index breaks that promise."""
+"""Owner-only collections are stored, so that no restart, new replica or incomplete index makes them public."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from cdv_core.ports.visibility import OwnerOnlyStore
 
 
 async def load_restrictions(schemas: SchemaSource, store: OwnerOnlyStore) -> None:
-    """Let every catalogue that `schemas` has or gets keep to what is stored. Raises: Unavailable."""
+    """Apply the stored restrictions to the current catalogue and all later ones. Raises: Unavailable."""
     schemas.restrict_to_owners(await store.owner_only())
 
 
 async def sync_restrictions(schemas: SchemaSource, store: OwnerOnlyStore) -> None:
-    """Learn what other replicas have stored, and store what the catalogue in force says beyond it.
+    """Apply the restrictions that other replicas have stored, and store those that the current catalogue adds.
 
-    Nothing is written when nothing differs. Raises: Unavailable: to be done again.
+    Writes only if something differs. Raises: Unavailable: call again.
     """
     stored = await store.owner_only()
     schemas.restrict_to_owners(stored)
-    # Only now: what another replica has learnt since counts for more than what our source said before it failed.
+    # Read the catalogue only now: restrictions stored by other replicas since override what our source last said.
     catalogue = schemas.catalogue
-    promised, opened = catalogue.owner_only - stored, catalogue.public & stored
-    if promised or opened:
-        await store.note(promised, opened)
-        schemas.restrict_to_owners(stored - opened | promised)
+    added, opened = catalogue.owner_only - stored, catalogue.public & stored
+    if added or opened:
+        await store.note(added, opened)
+        schemas.restrict_to_owners(stored - opened | added)

@@ -242,7 +242,7 @@ async def _seen_in_streams(service: Service, before: int, did: Did, count: int) 
         await asyncio.sleep(_RETRY_SECONDS)
     missing = {entry.event.event_id for entry in ours}
     for state in await service.bus.streams():
-        places = [it.stream_sequence or 0 for it in ours if it.event.subject.startswith(state.subject_prefix)]
+        places = [it.stream_sequence or 0 for it in ours if state.carries(it.event)]
         if places:
             async with aclosing(service.bus.message_ids(state, min(places) - 1)) as ids:
                 async for place, event_id, _ in ids:

@@ -17,7 +17,8 @@ from cdv_core.domain.times import format_time
 from cdv_core.errors import Unavailable
 from cdv_core.ports.clock import Clock
 from cdv_core.ports.outbox import OpLogEntry, Outbox
-from cdv_core.use_cases.outbox import Comparison, Relay
+from cdv_core.use_cases.reconciliation import Comparison
+from cdv_core.use_cases.relay import Relay
 
 _PAGE_ENTRIES: Final = 1000
 _SEQUENCE_MAX: Final = 2**63 - 1  # what the databases count up to

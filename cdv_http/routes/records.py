@@ -86,7 +86,7 @@ def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:
     if not headers:
         return member
     if len({*headers, *([] if member is None else [member])}) > 1:
-        raise InvalidField("idempotencyKey", "not the same as the Idempotency-Key header")
+        raise InvalidField("idempotencyKey", "must be the same as the Idempotency-Key header")
     return headers[0]
 
 
@@ -105,7 +105,7 @@ def _limit(text: str | None) -> int:
     if text is None:
         return PAGE_DEFAULT
     if not _LIMIT.fullmatch(text):
-        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")
+        raise InvalidField("limit", f"must be a whole number between 1 and {PAGE_MAX}")
     return int(text)
 
 

@@ -10,7 +10,7 @@ from itertools import count
 from hypothesis.stateful import run_state_machine_as_test
 
 from cdv_core.domain.identifiers import Did
-from cdv_core.ports.outbox import Backlog, OpLogEntry, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Publication, StreamMark
 from conformance.ports.outbox_machine import outbox_machine
 from conformance.ports.stores import (
     BOB,
@@ -74,7 +74,7 @@ class OutboxContract(DatabaseContract):
         (entry,) = await lease(stores, "first") or []
         await lease(other, "second", now=START + LEASE)
 
-        assert not await stores.outbox.mark_published("first", [(entry.sequence, 1, START)])
+        assert not await stores.outbox.mark_published("first", [Publication(entry.sequence, 1, START)])
         assert not await stores.outbox.requeue("first", [entry.sequence])
         await stores.outbox.release("first")
 
@@ -92,7 +92,7 @@ class OutboxContract(DatabaseContract):
         await write(stores, 1)
         (entry,) = await lease(stores, "first") or []
 
-        assert await stores.outbox.mark_published("first", [(entry.sequence, 7, START)])
+        assert await stores.outbox.mark_published("first", [Publication(entry.sequence, 7, START)])
 
         (entry,) = await stores.outbox.read(0, 10)
         assert entry.stream_sequence == 7
@@ -105,7 +105,9 @@ class OutboxContract(DatabaseContract):
             for number in range(3):
                 await write(relay, number)
             first, second, _ = await lease(relay, "first") or []
-            await relay.outbox.mark_published("first", [(it.sequence, 7, START) for it in (first, second)], [mark])
+            await relay.outbox.mark_published(
+                "first", [Publication(it.sequence, 7, START) for it in (first, second)], [mark]
+            )
             await relay.outbox.requeue("first", [second.sequence])
             assert await lease(stores, "second") is None
 
@@ -124,7 +126,7 @@ class OutboxContract(DatabaseContract):
         await unavailable_until_back(
             away,
             lambda: lease(stores, "relay"),
-            lambda: stores.outbox.mark_published("relay", [(1, 1, START)]),
+            lambda: stores.outbox.mark_published("relay", [Publication(1, 1, START)]),
             lambda: stores.outbox.requeue("relay", [1]),
             lambda: stores.outbox.release("another"),
             lambda: stores.outbox.read(0, 10),
@@ -139,7 +141,7 @@ class OutboxContract(DatabaseContract):
             assert ids(await lease(stores, "relay")) == [ulid(0), ulid(1), ulid(2)]
 
         (first, *_) = await lease(stores, "relay") or []
-        await stores.outbox.mark_published("relay", [(first.sequence, 1, START)])
+        await stores.outbox.mark_published("relay", [Publication(first.sequence, 1, START)])
 
         assert ids(await lease(stores, "relay")) == [ulid(1), ulid(2)]
 
@@ -149,13 +151,13 @@ class OutboxContract(DatabaseContract):
         assert entry.published_at is None
         late = entry.event.occurred_at + timedelta(days=8, microseconds=1)
 
-        await stores.outbox.mark_published("relay", [(entry.sequence, 1, late)])
+        await stores.outbox.mark_published("relay", [Publication(entry.sequence, 1, late)])
         assert [it.published_at for it in await stores.outbox.read(0, 10)] == [late]
 
         await stores.outbox.requeue("relay", [entry.sequence])
         assert await stores.outbox.read(0, 10) == await lease(stores, "relay") == [entry]
 
-        await stores.outbox.mark_published("relay", [(entry.sequence, 2, START)])
+        await stores.outbox.mark_published("relay", [Publication(entry.sequence, 2, START)])
         assert [it.published_at for it in await stores.outbox.read(0, 10)] == [START]
 
     async def test_an_entry_below_published_ones_is_still_handed_out(self, stores: Stores):
@@ -163,7 +165,7 @@ class OutboxContract(DatabaseContract):
             await write(stores, number)
         entries = await lease(stores, "relay") or []
 
-        places = [(entry.sequence, place, START) for place, entry in enumerate(entries[1:], 1)]
+        places = [Publication(entry.sequence, place, START) for place, entry in enumerate(entries[1:], 1)]
         await stores.outbox.mark_published("relay", places)
 
         assert ids(await lease(stores, "relay")) == [ulid(0)]
@@ -188,7 +190,9 @@ class OutboxContract(DatabaseContract):
                 done = written.is_set()
                 entries = await lease(stores, owner, limit=4)
                 stream.extend(entries or [])
-                await stores.outbox.mark_published(owner, [(it.sequence, next(places), START) for it in entries or []])
+                await stores.outbox.mark_published(
+                    owner, [Publication(it.sequence, next(places), START) for it in entries or []]
+                )
                 await stores.outbox.release(owner)
                 if done and (await stores.outbox.backlog()).count == 0:
                     return

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, invariant, rule
 
 from cdv_core.domain.events import Event
-from cdv_core.ports.outbox import Backlog, OpLogEntry, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Publication, StreamMark
 from conformance.ports.stores import (
     ALICE,
     BOB,
@@ -148,7 +148,7 @@ class OutboxMachine(StoresMachine):
         async def mark(stores: Stores):
             own = await sequences(stores)
             return await stores.outbox.mark_published(
-                owner, [(own[it], *acknowledged[it]) for it in acknowledged], marks
+                owner, [Publication(own[it], *acknowledged[it]) for it in acknowledged], marks
             )
 
         self.check(mark, lambda: self.model.mark_published(owner, acknowledged, marks))

@@ -16,7 +16,7 @@ from cdv_adapters.events.nats_streams import StreamSettings
 from cdv_adapters.ids.ulid import UlidSource
 from cdv_core.domain.events import Event
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.outbox import Relay
+from cdv_core.use_cases.relay import Relay
 from conformance.ports.events import DIDS, SUBJECTS, ids_of
 from tests.fakes.outbox import FakeOutbox
 

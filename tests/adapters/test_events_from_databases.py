@@ -20,7 +20,7 @@ from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_adapters.records.sqlite import SqliteRecordStore
 from cdv_adapters.visibility.sqlite import SqliteOwnerOnlyStore
 from cdv_core.domain.identifiers import Did
-from cdv_core.use_cases.outbox import Relay
+from cdv_core.use_cases.relay import Relay
 from conformance.ports.events import ids_of
 from conformance.ports.stores import ALICE, BOB, Stores, a_record, an_asset, its_event
 from tests.adapters.nats_relaying import operator

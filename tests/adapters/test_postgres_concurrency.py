@@ -16,7 +16,7 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import AssetState
 from cdv_core.domain.records import ListQuery
 from cdv_core.errors import IdempotencyConflict
-from cdv_core.ports.outbox import StreamMark
+from cdv_core.ports.outbox import Publication, StreamMark
 from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, BOB, START, Stores, a_record, an_asset, its_event
 from tests.adapters.postgres_stores import PostgresStores, open_postgres
@@ -230,7 +230,9 @@ async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
     await create(replicas[0], 1)
     ((entry,),) = [await one.lease("slow", 10, now=START, expires_at=START)]
     assert await other.lease("next", 10, now=START, expires_at=START) == [entry]
-    assert not await one.mark_published("slow", [(entry.sequence, 1, START)], [StreamMark("RA_RECORDS", "today", 1)])
+    assert not await one.mark_published(
+        "slow", [Publication(entry.sequence, 1, START)], [StreamMark("RA_RECORDS", "today", 1)]
+    )
     assert not await one.requeue("slow", [entry.sequence])
     assert await one.stream_marks() == []
     assert (await one.backlog()).count == 1
@@ -241,7 +243,7 @@ async def test_overlapping_marks_and_requeues_end_in_one_of_their_orders(replica
     for number in range(40):
         await create(replicas[0], number)
     entries = await replicas[0].outbox.lease("relay", 100, now=START, expires_at=START) or []
-    places = [(it.sequence, it.sequence + 1000, START) for it in entries]
+    places = [Publication(it.sequence, it.sequence + 1000, START) for it in entries]
     done = await asyncio.gather(
         *(
             stores.outbox.mark_published("relay", places[number:], [StreamMark("RA_RECORDS", "today", number)])

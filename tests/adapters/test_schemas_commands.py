@@ -110,7 +110,7 @@ def test_show_of_what_is_not_there_fails(arguments: list[str], error: type[CdvEr
 
 def test_a_name_that_is_none_is_a_misuse(capsys: pytest.CaptureFixture[str]):
     assert run("show", "not a name") == 2
-    assert "not an NSID" in capsys.readouterr().err
+    assert "must be an NSID" in capsys.readouterr().err
 
 
 def test_validate_says_whether_a_file_is_a_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

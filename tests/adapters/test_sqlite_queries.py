@@ -14,6 +14,7 @@ from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.records import ListQuery
+from cdv_core.ports.outbox import Publication
 from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
 
@@ -43,7 +44,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
     await media.expire(START + timedelta(1), 10)
     await media.mark_swept([asset.asset_id])
     await outbox.lease("relay", 10, now=START, expires_at=START)
-    await outbox.mark_published("relay", [(1, 1, START)])
+    await outbox.mark_published("relay", [Publication(1, 1, START)])
     await outbox.requeue("relay", [1])
     await outbox.read(0, 10, "cdv.records.")
     await outbox.backlog()

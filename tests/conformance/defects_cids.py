@@ -48,7 +48,7 @@ CONTENT_IDS: list[Defect] = [
         "integers-cut",
         "Integers beyond 64 bits are stored as the largest that fits.",
         "CID-006",
-        (CANONICAL, '        raise _Refused("an integer outside 64 bits")', "        return INTEGER_MAX"),
+        (CANONICAL, '        raise _Refused("must fit in a signed 64-bit integer")', "        return INTEGER_MAX"),
     ),
     defect(
         "nul-accepted",

@@ -14,7 +14,7 @@ _AGAIN = """        if asset.state is AssetState.FINALIZED:
             return _with_checksum(asset, checksum)
         if self"""
 _SERVED = "        return await self._blobs.download_url(\n            asset.final_key(self._policy.env),"
-_PROVE = "        _prove(asset, blob, checksum)\n"
+_PROVE = "        _verify(asset, blob, checksum)\n"
 _CLAIM = "        claimed = await self._store.claim(asset.asset_id, checksum)\n"
 
 MEDIA: list[Defect] = [
@@ -113,7 +113,7 @@ MEDIA: list[Defect] = [
         "type-not-looked-at",
         "Bytes of another type than declared are accepted.",
         "MEDIA-011",
-        (USE_CASE, "    if other is not None:", "    if False:"),
+        (USE_CASE, "    if detected is not None:", "    if False:"),
     ),
     defect(
         "claimed-before-proved",
@@ -176,7 +176,7 @@ MEDIA: list[Defect] = [
         "pending-shown-to-all",
         "A pending asset is described to anyone.",
         "MEDIA-020",
-        (USE_CASE, " or (viewer is not None and viewer != asset.did):", ":"),
+        (USE_CASE, " or viewer not in {Viewer.THE_VAULT, asset.did}:", ":"),
     ),
     defect(
         "upload-url-still-works",

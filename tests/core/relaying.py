@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.use_cases.outbox import Relay, RelayOutcome
+from cdv_core.use_cases.relay import Relay, RelayOutcome
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import FakeEventBus
 from tests.fakes.ids import FakeIdSource

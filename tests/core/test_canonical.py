@@ -111,20 +111,20 @@ def test_keys_are_sorted_by_length_then_bytes_in_the_hashed_form():
 @pytest.mark.parametrize(
     ("value", "field", "reason"),
     [
-        ({"a": 2**63}, "record/a", "an integer outside 64 bits"),
-        ({"a": -(2**63) - 1}, "record/a", "an integer outside 64 bits"),
-        ({"a": 2.0**63}, "record/a", "an integer outside 64 bits"),
-        ({"a": [0, math.inf]}, "record/a/1", "not a finite number"),
-        ({"a": -math.inf}, "record/a", "not a finite number"),
-        ({"a": math.nan}, "record/a", "not a finite number"),
-        ({"a": "x\x00"}, "record/a", "contains U+0000"),
-        ({"\x00": 1}, "record/\x00", "contains U+0000"),
-        ({"a": "\ud800"}, "record/a", "not valid Unicode (a lone surrogate)"),
-        ({"a": {"\udfff": 1}}, "record/a/\\udfff", "not valid Unicode (a lone surrogate)"),
-        ({"a~b/c": b"bytes"}, "record/a~0b~1c", "bytes is no JSON type"),
-        ({1: "x"}, "record/1", "member names are strings"),
-        ({"a": {1, 2}}, "record/a", "set is no JSON type"),
-        ({"a": Decimal(1)}, "record/a", "Decimal is no JSON type"),
+        ({"a": 2**63}, "record/a", "must fit in a signed 64-bit integer"),
+        ({"a": -(2**63) - 1}, "record/a", "must fit in a signed 64-bit integer"),
+        ({"a": 2.0**63}, "record/a", "must fit in a signed 64-bit integer"),
+        ({"a": [0, math.inf]}, "record/a/1", "must be a finite number"),
+        ({"a": -math.inf}, "record/a", "must be a finite number"),
+        ({"a": math.nan}, "record/a", "must be a finite number"),
+        ({"a": "x\x00"}, "record/a", "must not contain U+0000"),
+        ({"\x00": 1}, "record/\x00", "must not contain U+0000"),
+        ({"a": "\ud800"}, "record/a", "must be valid Unicode, without lone surrogates"),
+        ({"a": {"\udfff": 1}}, "record/a/\\udfff", "must be valid Unicode, without lone surrogates"),
+        ({"a~b/c": b"bytes"}, "record/a~0b~1c", "must be a JSON value; bytes is not a JSON type"),
+        ({1: "x"}, "record/1", "member names must be strings"),
+        ({"a": {1, 2}}, "record/a", "must be a JSON value; set is not a JSON type"),
+        ({"a": Decimal(1)}, "record/a", "must be a JSON value; Decimal is not a JSON type"),
     ],
 )
 def test_what_json_cannot_say_is_refused_where_it_stands(value, field, reason):
@@ -148,7 +148,7 @@ def nested(levels):
 
 def test_nesting_is_bounded_with_the_record_as_the_first_level():
     assert canonical_record(nested(RECORD_NESTING_MAX)).value == nested(RECORD_NESTING_MAX)
-    with pytest.raises(InvalidField, match="nested more than 32 levels deep") as caught:
+    with pytest.raises(InvalidField, match="must not nest more than 32 levels deep") as caught:
         canonical_record(nested(RECORD_NESTING_MAX + 1))
     assert len(caught.value.field) < 300
 
@@ -160,7 +160,7 @@ def test_a_list_counts_as_a_level_too():
     assert canonical_record({"a": value})
     with pytest.raises(InvalidField) as caught:
         canonical_record({"a": [value]})
-    assert caught.value.reason == "nested more than 32 levels deep"
+    assert caught.value.reason == "must not nest more than 32 levels deep"
 
 
 def test_the_size_is_bounded_as_encoded():
@@ -169,7 +169,7 @@ def test_the_size_is_bounded_as_encoded():
     with pytest.raises(InvalidField) as caught:
         canonical_record({"a": "x" * (RECORD_MAX_BYTES - overhead + 1)})
     assert caught.value.field == "record"
-    assert caught.value.reason == "262145 bytes encoded, over the limit of 262144"
+    assert caught.value.reason == "must be at most 262144 bytes as compact JSON, and is 262145"
 
 
 def test_text_beyond_ascii_counts_in_bytes():
@@ -212,7 +212,7 @@ def test_text_of_any_subtype_is_checked_by_its_own_characters():
         ({Kind.NUL: 1}, "record/\x00"),
     ]
     for value, field in refused:
-        with pytest.raises(InvalidField, match=r"contains U\+0000") as caught:
+        with pytest.raises(InvalidField, match=r"must not contain U\+0000") as caught:
             canonical_record(value)
         assert caught.value.field == field
 

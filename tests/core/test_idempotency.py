@@ -57,7 +57,7 @@ def test_visible_ascii_is_a_key(text):
 
 @pytest.mark.parametrize("text", ["", " ", "a b", "a\n", "\x7f", "é", "a\x00", "a" * 256])
 def test_any_other_text_is_refused_as_a_key(text):
-    with pytest.raises(InvalidField, match="1 to 255 visible ASCII characters") as caught:
+    with pytest.raises(InvalidField, match="must be 1 to 255 visible ASCII characters") as caught:
         IdempotencyKey.parse(text)
     assert caught.value.field == "idempotencyKey"
 

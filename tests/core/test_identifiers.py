@@ -15,6 +15,7 @@ DIDS = st.from_regex(
     r"did:[a-z0-9]{1,8}:([A-Za-z0-9._-]{0,6}:){0,2}([A-Za-z0-9._-]|%[0-9A-F]{2}){1,20}", fullmatch=True
 )
 NSIDS = st.from_regex(r"[a-z]{2,8}\.[a-z][a-z0-9]{0,8}\.[a-zA-Z][a-zA-Z0-9]{0,8}", fullmatch=True)
+RECORD_KEY_REASON = "must be a record key: 1 to 512 of A-Z a-z 0-9 . _ : ~ -, and not . or .."
 KEYS = st.from_regex(r"[A-Za-z0-9_~:-]{1,30}", fullmatch=True)
 
 
@@ -50,7 +51,7 @@ def test_dids_of_the_w3c_syntax_are_accepted_as_they_are(text):
     ],
 )  # fmt: skip
 def test_what_is_no_did_is_refused(text):
-    with pytest.raises(InvalidField, match="not a DID") as caught:
+    with pytest.raises(InvalidField, match="must be a DID") as caught:
         Did.parse(text, "authorDid")
     assert caught.value.field == "authorDid"
 
@@ -81,7 +82,7 @@ def test_nsids_are_accepted(text):
     ],
 )  # fmt: skip
 def test_what_is_no_nsid_is_refused(text):
-    with pytest.raises(InvalidField, match="not an NSID") as caught:
+    with pytest.raises(InvalidField, match="must be an NSID") as caught:
         Nsid.parse(text)
     assert caught.value.field == "collection"
 
@@ -96,7 +97,7 @@ def test_an_nsid_has_at_most_317_characters():
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a b", "a/b", "a%20", "é", "a\n", "a" * 513])
 def test_what_is_no_record_key_is_refused(text):
-    with pytest.raises(InvalidField, match="not a record key"):
+    with pytest.raises(InvalidField, match="must be a record key"):
         RecordKey.parse(text)
 
 
@@ -128,7 +129,7 @@ def test_a_ulid_is_26_crockford_characters_below_the_largest_time():
                  "01KAV3XG8J000000000000000I", "01KAV3XG8J000000000000000L", "01KAV3XG8J000000000000000O",
                  "01KAV3XG8J000000000000000U", "01kav3xg8j0000000000000000"]:  # fmt: skip
         assert not is_ulid(text)
-        with pytest.raises(InvalidField, match="not a media asset id"):
+        with pytest.raises(InvalidField, match="must be a media asset id"):
             AssetId.parse(text)
 
 
@@ -166,19 +167,19 @@ def test_names_from_an_enum_are_checked_by_their_values():
         TWO = ".."
 
     for dots in Given:
-        with pytest.raises(InvalidField, match="not a record key"):
+        with pytest.raises(InvalidField, match="must be a record key"):
             RecordKey.parse(dots)
 
 
 @pytest.mark.parametrize(
     ("parse", "text", "field", "reason"),
     [
-        (Did.parse, "x", "did", "not a DID (did:<method>:<id>)"),
-        (Did.parse, "did:a:" + "x" * 2048, "did", "a DID has at most 2048 characters"),
-        (Nsid.parse, "x", "collection", "not an NSID (such as com.example.feed.post)"),
-        (RecordKey.parse, "", "rkey", "not a record key"),
-        (AssetId.parse, "x", "assetId", "not a media asset id (a ULID)"),
-        (RecordUri.parse, "x", "uri", "not a record URI (at://<did>/<collection>/<rkey>)"),
+        (Did.parse, "x", "did", "must be a DID (did:<method>:<id>)"),
+        (Did.parse, "did:a:" + "x" * 2048, "did", "must be a DID of at most 2048 characters"),
+        (Nsid.parse, "x", "collection", "must be an NSID (such as com.example.feed.post)"),
+        (RecordKey.parse, "", "rkey", RECORD_KEY_REASON),
+        (AssetId.parse, "x", "assetId", "must be a media asset id (a ULID)"),
+        (RecordUri.parse, "x", "uri", "must be a record URI (at://<did>/<collection>/<rkey>)"),
     ],
 )
 def test_a_refusal_says_which_field_and_what_it_should_be(parse, text, field, reason):

@@ -233,14 +233,14 @@ def test_no_text_is_taken_for_what_it_begins_like(begins, rest):
 @pytest.mark.parametrize(
     ("parse", "text", "field", "reason"),
     [
-        (Sha256.parse, "x", "sha256", "not a SHA-256 (64 hex characters)"),
+        (Sha256.parse, "x", "sha256", "must be a SHA-256 (64 hex characters)"),
         (
             parse_filename,
             "a/b",
             "filename",
-            "not a plain file name (no separators, control characters or dot segments)",
+            "must be a plain file name (no separators, control characters or dot segments)",
         ),
-        (parse_filename, "x" * 256, "filename", "a file name has at most 255 bytes"),
+        (parse_filename, "x" * 256, "filename", "must be at most 255 bytes in UTF-8"),
     ],
 )
 def test_a_refusal_says_which_field_and_what_it_should_be(parse, text, field, reason):

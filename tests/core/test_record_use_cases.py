@@ -8,6 +8,7 @@ import pytest
 
 from cdv_adapters.schemas.bundled import BundledSchemas
 from cdv_core.domain.identifiers import Did, Nsid
+from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     CdvError,
     CidMismatch,
@@ -23,7 +24,7 @@ from cdv_core.errors import (
     TokenMissing,
     Unavailable,
 )
-from cdv_core.use_cases.records import Records, SchemaPolicy, Viewer
+from cdv_core.use_cases.records import Records, SchemaPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.ids import FakeIdSource
 from tests.fakes.records import FakeRecordStore

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.outbox import Relay, RelayOutcome
+from cdv_core.use_cases.relay import Relay, RelayOutcome
 from tests.core.relaying import ADA, BOB, MEDIA, Setting, drain
 
 

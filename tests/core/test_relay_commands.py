@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from cdv_core.domain.events import record_created
 from cdv_core.errors import Unavailable
 from cdv_core.ports.outbox import OpLogEntry
-from cdv_core.use_cases.outbox import LEASE_LIFE
+from cdv_core.use_cases.relay_lease import LEASE_LIFE
 from cdv_http.commands.events import EventsAccess, add_parser, follow, reconcile
 from conformance.ports.stores import a_record
 from tests.core.relaying import ADA, BOB, Setting, drain

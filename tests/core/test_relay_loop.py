@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.outbox import Comparison, Relay, RelayOutcome
+from cdv_core.use_cases.reconciliation import Comparison
+from cdv_core.use_cases.relay import Relay, RelayOutcome
 from cdv_http.relay import Pace, relaying
 from tests.core.relaying import Setting
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cdv_core.ports.outbox import OpLogEntry
-from cdv_core.use_cases import outbox
-from cdv_core.use_cases.outbox import Comparison, Relay, RelayOutcome
+from cdv_core.use_cases import reconciliation
+from cdv_core.use_cases.reconciliation import Comparison
+from cdv_core.use_cases.relay import Relay, RelayOutcome
 from tests.core.relaying import ADA, BOB, MEDIA, Setting, drain
 from tests.core.test_relay import Killed, Mortal
 from tests.fakes.events import FakeEventBus
@@ -179,7 +180,7 @@ async def test_what_was_lost_and_published_again_is_missed_when_it_is_lost_once_
 
 
 async def test_what_was_published_again_does_not_hide_that_older_messages_are_gone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(outbox, "PAGE_ENTRIES", 2)
+    monkeypatch.setattr(reconciliation, "PAGE_ENTRIES", 2)
     setting = Setting()
     relay = setting.relay()
     for _ in range(4):

@@ -69,12 +69,12 @@ def test_a_collection_may_deprecate_another():
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ([entry("a.b.post", ["1.0"])], "not a semantic version"),
-        ([entry("a.b.post", ["1.0.0+build"])], "not a semantic version"),
-        ([entry("a.b.post", ["01.0.0"])], "not a semantic version"),
+        ([entry("a.b.post", ["1.0"])], "must be a semantic version"),
+        ([entry("a.b.post", ["1.0.0+build"])], "must be a semantic version"),
+        ([entry("a.b.post", ["01.0.0"])], "must be a semantic version"),
         ([entry("a.b.post", ["1.0.0", "1.0.0"])], "lists version 1.0.0 twice"),
         ([entry("a.b.post", ["1.0.0"]), entry("a.b.post", ["1.1.0"], latest="1.1.0")], "a.b.post is listed twice"),
-        ([entry("not a name", ["1.0.0"])], "not an NSID"),
+        ([entry("not a name", ["1.0.0"])], "must be an NSID"),
         ([entry("a.b.post", ["1.0.0"], latest="2.0.0")], "latestStable 2.0.0 is not among"),
         ([entry("a.b.post", ["1.0.0"], latest=None)], "has no latestStable"),
         ([entry("a.b.post", [])], "latestStable 1.0.0 is not among"),
@@ -85,8 +85,8 @@ def test_a_collection_may_deprecate_another():
             "latestStable 1.0.0 is deprecated",
         ),
         ([entry("a.b.post", [_version("1.0.0", status="gone")])], "gone"),
-        ([entry("a.b.post", ["1.0.0"], deprecates="0.9.0")], "deprecates 0.9.0, which is not there"),
-        ([entry("a.b.post", ["1.0.0"], deprecates="1.0.0")], "or itself"),
+        ([entry("a.b.post", ["1.0.0"], deprecates="0.9.0")], "deprecates 0.9.0, which is not in the index"),
+        ([entry("a.b.post", ["1.0.0"], deprecates="1.0.0")], "or is this version itself"),
         ([entry("a.b.post", ["1.0.0"], deprecates=["a.b.nothing"])], "deprecates a.b.nothing"),
         ([entry("a.b.post", ["1.0.0"], replacedBy="a.b.nothing")], "replacedBy a.b.nothing"),
         ([entry("a.b.post", ["1.0.0"], replacedBy="a.b.post@3.0.0")], "replacedBy a.b.post@3.0.0"),
@@ -119,7 +119,7 @@ def test_an_index_that_is_ambiguous_or_points_nowhere_is_refused(entries: list[d
 @pytest.mark.parametrize(
     ("lexicons", "reason"),
     [
-        ([{"id": "x"}], "not an NSID"),
+        ([{"id": "x"}], "must be an NSID"),
         ([{"id": "a.b.defs"}, {"id": "a.b.defs", "path": "y.json"}], "lexicon a.b.defs is listed twice"),
         ([{"id": "a.b.post"}], "is a collection too"),
     ],

@@ -1,4 +1,4 @@
-"""A blob store in a dictionary, for tests of what stands on one."""
+"""An in-memory blob store."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -11,9 +11,9 @@ from cdv_core.ports.clock import Clock
 
 
 class FakeBlobStore:
-    """A ServedBlobStore. `objects` is all it holds, by key; while `down` is true every call raises Unavailable.
+    """A ServedBlobStore. `objects`: by key. While `down` is true, every call raises Unavailable.
 
-    To delete one of the keys `stuck` raises Unavailable too, and is counted in `refusals`.
+    Deleting one of the keys in `stuck` raises Unavailable too, and is counted in `refusals`.
     """
 
     def __init__(self, clock: Clock) -> None:

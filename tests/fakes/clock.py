@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told to move."""
+"""A clock that stands still until it is advanced."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class FakeClock:
         return self.moment
 
     def advance(self, seconds: float) -> None:
-        """Move on; back when negative."""
+        """Move forward, or back if negative."""
         self.moment += timedelta(seconds=seconds)

@@ -1,27 +1,28 @@
-"""An event bus that can lose, refuse and forget."""
+"""An event bus that can lose, refuse and delete messages."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import takewhile
 
 from cdv_adapters.events.memory import MemoryEventBus, Message, Stream
 from cdv_core.errors import Unavailable
 from cdv_core.ports.clock import Clock
-from cdv_core.ports.events import Acknowledged, StreamState
+from cdv_core.ports.events import Acknowledged, StreamMessage, StreamState
 from cdv_core.ports.outbox import OpLogEntry
 
 
 async def nothing() -> None:
-    """What happens by default."""
+    """The default hook."""
 
 
 class FakeEventBus(MemoryEventBus):
-    """`down`: every call raises Unavailable. `refused`: ids of events that are not kept.
+    """`down`: every call raises Unavailable. `refused`: ids of events that are not stored.
 
-    `lost_acknowledgements`: ids of events that are kept, once, and nobody learns it. `before_publish`: what happens,
-    once, when the caller has judged the streams and nothing has been sent; `after_publish`: when it has been answered.
+    `lost_acknowledgements`: ids of events that are stored, once, without an acknowledgement. `before_publish`: a hook
+    run once, after the caller has checked the streams and before anything is sent. `after_publish`: a hook run once,
+    after the acknowledgements.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -50,8 +51,8 @@ class FakeEventBus(MemoryEventBus):
         for entry in entries:
             answer = None
             if entry.event.did not in held_up and entry.event.event_id not in self.refused:
-                present = [it.state() for it in self._streams.values() if it.name in {state.name for state in onto}]
-                (answer,) = await super().publish([entry], present)
+                current = [self._streams[state.name].state() for state in onto]
+                (answer,) = await super().publish([entry], current)
             if entry.event.event_id in self.lost_acknowledgements:
                 self.lost_acknowledgements.discard(entry.event.event_id)
                 answer = None
@@ -64,22 +65,22 @@ class FakeEventBus(MemoryEventBus):
         self._reach()
         return await super().streams()
 
-    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[tuple[int, str, datetime]]:
+    async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[StreamMessage]:
         self._reach()
         async for item in super().message_ids(stream, after):
             yield item
 
     def ids(self, name: str = "RA_RECORDS") -> list[str]:
-        """Return the ids of what the stream holds, in order."""
+        """Return the ids of the stream's messages, in order."""
         return [message.event.event_id for message in self._streams[name].messages]
 
     def recreate(self, name: str = "RA_RECORDS") -> None:
-        """Delete the stream and make it anew."""
+        """Delete and recreate the stream."""
         old = self._streams[name]
         self._streams[name] = Stream(name, old.subject_prefix, old.complete_since)
 
     def roll_back(self, last_sequence: int, name: str = "RA_RECORDS") -> None:
-        """Go back to an older copy of the stream's files."""
+        """Restore an older copy of the stream's files."""
         stream = self._streams[name]
         kept = list(takewhile(lambda it: it.sequence <= last_sequence, stream.messages))
         self._hold(stream, kept)
@@ -96,7 +97,7 @@ class FakeEventBus(MemoryEventBus):
         self._hold(stream, [message for message in stream.messages if message.sequence not in sequences])
 
     def expire(self, age: timedelta) -> None:
-        """Drop what was stored longer ago than that, in both streams, and say so."""
+        """Drop messages stored longer than `age` ago from both streams, and set `complete_since`."""
         for stream in self._streams.values():
             since = stream.complete_since = self._clock.now() - age
             self._hold(stream, [message for message in stream.messages if message.stored_at >= since])
@@ -105,7 +106,7 @@ class FakeEventBus(MemoryEventBus):
         stream.messages.clear()
         stream.messages.extend(messages)
         kept = {message.event.event_id for message in messages}
-        stream.recent = {event_id: place for event_id, place in stream.recent.items() if event_id in kept}
+        stream.recent = {event_id: stored for event_id, stored in stream.recent.items() if event_id in kept}
 
     def _reach(self) -> None:
         if self.down:

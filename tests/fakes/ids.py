@@ -1,4 +1,4 @@
-"""ULIDs that count up instead of being random, so that a test can name them."""
+"""ULIDs with a counter instead of random bits, so that tests can predict them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class FakeIdSource(IdSource):
-    """`given`: every id so far. Two fakes that start at different `first` numbers never give the same."""
+    """`given`: every id so far. Two fakes with different `first` numbers never return the same id."""
 
     def __init__(self, first: int = 1) -> None:
         self.given: list[str] = []
@@ -26,4 +26,4 @@ class FakeIdSource(IdSource):
 
 
 def _base32(number: int, digits: int) -> str:
-    return "".join(_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(digits)))
+    return "".join(_CROCKFORD[number >> 5 * digit & 31] for digit in reversed(range(digits)))

@@ -1,4 +1,4 @@
-"""Media assets in memory. The bytes are the blob store's."""
+"""An in-memory store of media assets, without their bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.fakes.outbox import FakeOutbox
 
 
 class FakeMediaStore(MediaStore):
-    """`assets`: all that are not forgotten. `error`, when set, is raised by every method: a database that is away.
+    """`assets`: all that are not deleted. `error`, if set, is raised by every method, like a database that is down.
 
-    `outbox` holds the op log; shared with a FakeRecordStore, it is one database.
+    `outbox` holds the op log; sharing it with a FakeRecordStore makes both one database.
     """
 
     def __init__(self, outbox: FakeOutbox | None = None) -> None:
@@ -52,7 +52,9 @@ class FakeMediaStore(MediaStore):
 
     async def expire(self, before: datetime, limit: int) -> list[Asset]:
         self._check()
-        overdue = [it for it in self.assets.values() if it.expires_at < before and it.asset_id not in self._swept]
+        overdue = [
+            asset for asset in self.assets.values() if asset.expires_at < before and asset.asset_id not in self._swept
+        ]
         overdue.sort(key=lambda asset: (asset.expires_at, asset.asset_id))
         for asset in overdue[:limit]:
             if asset.state is AssetState.PENDING:

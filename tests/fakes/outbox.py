@@ -1,4 +1,4 @@
-"""An op log in memory. The fake stores append to it."""
+"""An in-memory outbox. The fake stores append to its op log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from cdv_core.domain.events import Event
 from cdv_core.errors import CdvError, IdTaken
-from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, StreamMark
+from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, StreamMark
 
 
 class FakeOutbox(Outbox):
-    """`entries`: the whole op log, by sequence. `error`, when set, is raised by every method: the database is away."""
+    """`entries`: the op log, by sequence. `error`, if set, is raised by every method, like a database that is down."""
 
     def __init__(self) -> None:
         self.entries: dict[int, OpLogEntry] = {}
@@ -35,12 +35,12 @@ class FakeOutbox(Outbox):
         return self._unpublished()[:limit]
 
     async def mark_published(
-        self, owner: str, acknowledged: Sequence[tuple[int, int, datetime]], marks: Sequence[StreamMark] = ()
+        self, owner: str, publications: Sequence[Publication], marks: Sequence[StreamMark] = ()
     ) -> bool:
         self._check()
         if not self._is_held_by(owner):
             return False
-        for sequence, stream_sequence, published_at in acknowledged:
+        for sequence, stream_sequence, published_at in publications:
             entry = self.entries.get(sequence)
             if entry is not None and entry.stream_sequence is None:
                 self.entries[sequence] = replace(entry, stream_sequence=stream_sequence, published_at=published_at)
@@ -59,8 +59,8 @@ class FakeOutbox(Outbox):
 
     async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:
         self._check()
-        entries = [it for it in self.entries.values() if it.sequence > after]
-        return [it for it in entries if it.event.subject.startswith(subject_prefix)][:limit]
+        entries = [entry for entry in self.entries.values() if entry.sequence > after]
+        return [entry for entry in entries if entry.event.subject.startswith(subject_prefix)][:limit]
 
     async def stream_marks(self) -> list[StreamMark]:
         self._check()

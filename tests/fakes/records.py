@@ -1,4 +1,4 @@
-"""Records in memory."""
+"""An in-memory store of records."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.fakes.outbox import FakeOutbox
 
 
 class FakeRecordStore(RecordStore):
-    """`records`: all of them, by URI. `error`, when set, is raised by every method: a database that is away.
+    """`records`: by URI. `error`, if set, is raised by every method, like a database that is down.
 
-    `outbox` holds the op log; shared with a FakeMediaStore, it is one database.
+    `outbox` holds the op log; sharing it with a FakeMediaStore makes both one database.
     """
 
     def __init__(self, outbox: FakeOutbox | None = None) -> None:
@@ -29,12 +29,13 @@ class FakeRecordStore(RecordStore):
 
     async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
         self._check()
-        did, place = record.uri.did, _place(record)
+        did, key = record.uri.did, _sort_key(record)
         if retryable is not None:
             earlier = self._live_reply(did, retryable.key, retryable.fingerprint, record.indexed_at)
             if earlier is not None:
                 return earlier
-        if record.uri in self.records or any(it.uri.did == did and _place(it) == place for it in self.records.values()):
+        others = (other for other in self.records.values() if other.uri.did == did)
+        if record.uri in self.records or any(_sort_key(other) == key for other in others):
             raise IdTaken
         self.outbox.append(event)
         self.records[record.uri] = StoredRecord(
@@ -55,7 +56,7 @@ class FakeRecordStore(RecordStore):
     async def list(self, listing: ListQuery) -> ListResult:
         self._check()
         matching = [record for record in self.records.values() if _matches(record, listing)]
-        page = [record_json(it) for it in sorted(matching, key=_place, reverse=True)[: listing.limit]]
+        page = [record_json(record) for record in sorted(matching, key=_sort_key, reverse=True)[: listing.limit]]
         while len(page) > 1 and sum(map(len, page)) > PAGE_MAX_BYTES:
             page.pop()
         return ListResult(page, more=len(page) < len(matching))
@@ -85,17 +86,17 @@ class FakeRecordStore(RecordStore):
         return kept.reply
 
 
-def _place(record: NewRecord) -> tuple[datetime, str]:
+def _sort_key(record: NewRecord) -> tuple[datetime, str]:
     return record.indexed_at, record.uri.rkey
 
 
 def _matches(record: NewRecord, listing: ListQuery) -> bool:
-    uri, place = record.uri, _place(record)
+    uri, key = record.uri, _sort_key(record)
     return (
         uri.did == listing.did
         and listing.collection in {None, uri.collection}
         and uri.collection not in listing.hidden
         and (listing.since is None or record.indexed_at >= listing.since)
         and (listing.until is None or record.indexed_at <= listing.until)
-        and (listing.after is None or place < (listing.after.indexed_at, listing.after.rkey))
+        and (listing.after is None or key < (listing.after.indexed_at, listing.after.rkey))
     )

@@ -1,4 +1,4 @@
-"""An object store that says what a test tells it to say, for what a real one does rarely or not at all."""
+"""A scripted object store, for responses that a real one gives rarely or never."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it arrived. `query`: names to their only values. Header names in lower case."""
+    """A received request. `query`: name → single value. Header names are in lower case."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """`body` in pieces is sent piece by piece, and only as long as the client stays. No length is added to it then."""
+    """A response. A `body` in pieces is sent piece by piece, without Content-Length, until the client disconnects."""
 
     status: int = 200
     body: bytes | Iterable[bytes] = b""
@@ -33,17 +33,17 @@ class Answer:
 
 
 def refusal(status: int, code: str) -> Answer:
-    """An error as S3 words it."""
+    """Return an error response in S3's format."""
     body = f"<Error><Code>{code}</Code><Message>told to</Message></Error>".encode()
     return Answer(status, body, {"Content-Type": "application/xml"})
 
 
 class ScriptedS3:
-    """Answers each request with `answer(request)`, at `url`; `asked` has all of them, in order."""
+    """Responds to each request with `answer(request)`, at `url`. `asked`: all requests, in order."""
 
     def __init__(self, answer: Callable[[Asked], Answer], tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
-        self.hung_up = threading.Event()  # set when a client went away before it had the whole body
+        self.hung_up = threading.Event()  # set when a client disconnects before it has received the whole body
         store = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,13 +79,13 @@ class ScriptedS3:
                     self.close_connection = True
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-                """Be silent."""
+                """Log nothing."""
 
         class HttpServer(ThreadingHTTPServer):
             daemon_threads = True
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """Be silent: tests break connections on purpose."""
+                """Log nothing: tests break connections on purpose."""
 
         self._server = HttpServer(("127.0.0.1", 0), Handler)
         if tls is not None:

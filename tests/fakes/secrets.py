@@ -1,4 +1,4 @@
-"""Secrets in a dictionary, for tests of what needs some."""
+"""An in-memory secret source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cdv_core.errors import Unavailable
 
 
 class FakeSecrets:
-    """A SecretSource that gives what `values` holds, by reference. `down`: nothing is given."""
+    """A SecretSource. `values`: the secrets, by reference. `down`: every call raises Unavailable."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}

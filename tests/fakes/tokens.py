@@ -1,4 +1,4 @@
-"""A token verifier that proves nothing: it knows the tokens it made."""
+"""A token verifier without cryptography: it accepts the tokens that it issued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdv_core.ports.tokens import VerifiedToken
 
 
 class FakeTokenVerifier:
-    """Accepts what its `issue` gave. `error`, when set, is raised by every `verify`: an issuer that is away, say."""
+    """Accepts the tokens of its `issue`. `error`, if set, is raised by every `verify`, like an issuer that is down."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

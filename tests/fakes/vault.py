@@ -1,4 +1,4 @@
-"""A Vault by its documented HTTP API, as much of it as reading a secret takes: KV v2, AppRole and Kubernetes logins."""
+"""HashiCorp Vault's HTTP API, as far as reading a secret needs it: KV v2, AppRole and Kubernetes logins."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _errors(status: int, *errors: str) -> Answer:
 
 @dataclass
 class FakeVault:
-    """What a ScriptedS3 (any scripted HTTP server, in truth) answers with when given `answer`.
+    """To be served by ScriptedS3, which works for any HTTP API, with `answer`.
 
-    `secrets`: by namespace, mount and path. `tokens`: those that may read. `override`, when set, is every answer.
+    `secrets`: by namespace, mount and path. `tokens`: those that may read. `override`, if set, is every response.
     """
 
     secrets: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The collections that are their owner's only, in memory."""
+"""An in-memory store of owner-only collections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdv_core.ports.visibility import OwnerOnlyStore
 
 
 class FakeOwnerOnlyStore(OwnerOnlyStore):
-    """`kept`: the set. `notes`: how often it was written. `error`, when set, is raised: the database is away."""
+    """`kept`: the set. `notes`: how often it was written. `error`, if set, is raised, like a database that is down."""
 
     def __init__(self) -> None:
         self.kept: frozenset[Nsid] = frozenset()
