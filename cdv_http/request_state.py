@@ -18,14 +18,12 @@ class RequestState(msgspec.Struct):
 
     headers: RequestHeaders  # by load shedding
     client: str = ""  # by load shedding: an IPv4 address, an IPv6 /64 or `unknown`; empty for who needs no place
-    holders: list[
-        str
-    ] = []  # by load shedding and cdv_http/requests.py: whose place it takes: the client's, the subject's
+    holders: list[str] = []  # by load shedding and cdv_http/auth.py: whose place it takes: the client's, the subject's
     waited_seconds: float = 0.0  # by Admission's waits: how long nothing but its client kept it
     traceparent: str | None = None  # by the edge: W3C, version 00; our span's, or else the client's
     correlation_id: str = ""  # by the edge, before anything inside it runs
     head: bool = False  # by the exchange: it was a HEAD, and the scope says GET
-    did: Did | None = None  # by cdv_http/requests.py: the subject, once it is counted and has its place
+    did: Did | None = None  # by cdv_http/auth.py: the subject, once it is counted and has its place
     rate_limit: tuple[int, int, int] | None = None  # by the rate limits: the limit, what is left, seconds since 1970
     error_code: str | None = None  # by whoever refuses it
 

@@ -1,45 +1,23 @@
-"""Reading a request, in the contract's order: size and media type, then who asks, then JSON and shape."""
+"""Reading a request: its body, its query parameters and the address that the client used."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from litestar import Request
 
-from cdv_adapters.service import Service
-from cdv_core.domain.identifiers import Did
-from cdv_core.errors import CdvError, InvalidField, RateLimited, TokenMissing
-from cdv_core.ports.tokens import TokenVerifier, VerifiedToken
-from cdv_core.use_cases.records import Viewer
-from cdv_http.app_state import AppState, app_state_of
+from cdv_core.errors import InvalidField
 from cdv_http.error_responses import RequestRefused
-from cdv_http.rate_limits import Budget
 from cdv_http.request_state import state_of
 
 # RFC 3986, 3.2.2 without what no host of ours would be: a name, an IPv4 or an IPv6 address, and perhaps a port.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 
 AnyRequest = Request[Any, Any, Any]
-
-
-async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_bytes: int) -> tuple[bytes, Did]:
-    """Return the body and the subject of the bearer token.
-
-    Raises: as `read_json`, then as `authenticate`, then InvalidField: the query names a parameter.
-    """
-    try:
-        raw = await read_json(request, max_bytes)
-    except RequestRefused:
-        # Whoever sends what nobody reads has shown no token, and is counted all the same.
-        await _charge(app_state_of(request.app), request, None)
-        raise
-    subject = await authenticate(request, tokens)
-    no_parameters(request)
-    return raw, subject
 
 
 async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
@@ -86,73 +64,6 @@ async def _body_chunk(request: AnyRequest) -> tuple[bytes, bool]:
     if message["type"] != "http.request":
         raise RequestRefused(400, "the body ended before it was whole")
     return message.get("body", b""), message.get("more_body", False)
-
-
-async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:
-    """Return the subject of the request's bearer token, once it is counted and takes one of the subject's places.
-
-    Raises: TokenMissing, what the verifier raises, and RateLimited.
-    """
-    app = app_state_of(request.app)
-    try:
-        token = await _identify(request, tokens)
-    except CdvError:
-        await _charge(app, request, None)  # whoever proves nothing is counted all the same
-        raise
-    await _charge(app, request, token)
-    return _occupy(app, request, token.subject)
-
-
-def authenticate_reader(request: AnyRequest, service: Service) -> Awaitable[Did | Viewer]:
-    """Return the subject, or ANONYMOUS when no Authorization is sent and reads need none. One sent must be good.
-
-    Raises: as `authenticate`.
-    """
-    # Hands on what is to be awaited, instead of awaiting it once more for each read.
-    if service.reads_need_token or b"authorization" in state_of(request.scope).headers:
-        return authenticate(request, service.tokens)
-    return _anonymous(request)
-
-
-async def _anonymous(request: AnyRequest) -> Viewer:
-    """Return ANONYMOUS, once it is counted. Raises: RateLimited."""
-    await _charge(app_state_of(request.app), request, None)
-    return Viewer.ANONYMOUS
-
-
-async def _identify(request: AnyRequest, tokens: TokenVerifier) -> VerifiedToken:
-    """Return what the bearer token proves.
-
-    Raises: TokenMissing: there is none, or several Authorization headers; and what the verifier raises.
-    """
-    said = state_of(request.scope).headers.only(b"authorization") or b""
-    scheme, _, token = said.decode("latin-1").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
-        raise TokenMissing
-    return await tokens.verify(token)
-
-
-def _charge(app: AppState, request: AnyRequest, token: VerifiedToken | None) -> Awaitable[None]:
-    """Count the request on the budget of the token's subject, or without one on its address's.
-
-    Raises, when awaited: RateLimited: the budget is spent.
-    """
-    budget: Budget = "reads" if request.method == "GET" else "writes"
-    return app.rate_limits.admit(state_of(request.scope), budget, token)
-
-
-def _occupy(app: AppState, request: AnyRequest, subject: Did) -> Did:
-    """Have the request's place count as the subject's too; return them.
-
-    Raises: RateLimited: half of all places are theirs already.
-    """
-    if not app.admission.hold(subject):
-        raise RateLimited("requests at once", 1)
-    state = state_of(request.scope)
-    state.holders.append(subject)
-    state.did = subject
-    return subject
 
 
 def query_parameters(request: AnyRequest, allowed: frozenset[str]) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from litestar import Response, get, post
 
 from cdv_http.app_state import service_of
+from cdv_http.auth import authenticate, authenticated_json
 from cdv_http.bodies import FinalizeBody, UploadInitBody, asset_view, decode_body, given, to_int, upload_ticket
 from cdv_http.metrics import counting_media
 from cdv_http.request_state import state_of
-from cdv_http.requests import AnyRequest, absolute_url, authenticate, authenticated_json, no_parameters
+from cdv_http.requests import AnyRequest, absolute_url, no_parameters
 from cdv_http.responses import success
 
 

@@ -11,15 +11,10 @@ from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
 from cdv_core.domain.records import Receipt, record_json
 from cdv_core.errors import InvalidField
 from cdv_http.app_state import service_of
+from cdv_http.auth import authenticate_reader, authenticated_json
 from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page_json, record_receipt
 from cdv_http.request_state import state_of
-from cdv_http.requests import (
-    AnyRequest,
-    authenticate_reader,
-    authenticated_json,
-    query_parameters,
-    required,
-)
+from cdv_http.requests import AnyRequest, query_parameters, required
 from cdv_http.responses import success, success_json
 
 _LIST_PARAMETERS = frozenset({"did", "collection", "limit", "cursor", "since", "until"})
