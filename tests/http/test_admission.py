@@ -262,7 +262,7 @@ async def test_one_subjects_slow_requests_leave_places_for_others(api: Api, monk
         await asyncio.sleep(0)
     answers = [await task for task in tasks[4:]]
     for answer in answers:
-        assert refused(answer, 429, "CDV_RATE_LIMIT")["details"] == {"budget": "requests at once"}
+        assert refused(answer, 429, "CDV_RATE_LIMIT")["details"] == {"budget": "concurrent_requests"}
     assert data(await api.creator().list()) == {"records": []}
     gone.set()
     for task in tasks[:4]:
