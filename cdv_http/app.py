@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             await stack.enter_async_context(run_in_background(service.background_tasks, observe_background_task))
             if service.relay is not None:
                 service.on_write = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
-            service.readings.append(lambda: {"requests_under_way": admission.under_way})
+            service.readings.append(lambda: {"requests_in_flight": admission.in_flight})
             if chosen.tls_cert is not None:
                 # Of what this worker serves: a renewed one gets new workers.
                 service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))

@@ -95,7 +95,7 @@ def _take_subject_slot(app: AppState, request: AnyRequest, subject: Did) -> Did:
 
     Raises: RateLimited: the subject holds half of all slots already.
     """
-    if not app.admission.hold(subject):
+    if not app.admission.claim_for(subject):
         raise RateLimited("concurrent_requests", 1)
     state = state_of(request.scope)
     state.holders.append(subject)

@@ -50,8 +50,8 @@ request_seconds = Histogram(
     buckets=_SECONDS, registry=registry,
 )  # fmt: skip
 errors_total = _counter("cdv_errors", "Requests refused or failed", "route", "code")
-in_flight = _live("cdv_requests_in_flight", "Requests under way")
-shed_total = _counter("cdv_requests_shed", "Requests turned away at once because too many were under way")
+in_flight = _live("cdv_requests_in_flight", "Requests in flight")
+shed_total = _counter("cdv_requests_shed", "Requests shed with 503 because too many were in flight")
 rate_limited_total = _counter("cdv_rate_limited", "Requests refused because a rate limit was used up", "budget")
 schema_rejects_total = _counter("cdv_schema_rejects", "Records refused because they break their schema", "collection")
 media_total = _counter("cdv_media", "Steps of uploads, by result", "step", "outcome")
@@ -103,7 +103,7 @@ dependency_up = _common("cdv_dependency_up", "1 if the dependency answers in tim
 
 # By the names that adapters give their readings: what is set to the value read, and what only grows.
 GAUGES: Final[dict[str, Gauge]] = {
-    "requests_under_way": in_flight,
+    "requests_in_flight": in_flight,
     "connections_used": pool_connections.labels("used"),
     "connections_idle": pool_connections.labels("idle"),
     "connections_max": pool_max,

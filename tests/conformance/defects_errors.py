@@ -74,7 +74,7 @@ ERRORS: list[Defect] = [
         given = traceparent_of(state.headers)
 """,
         ),
-        (EDGE, "_MEDIA: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_MEDIA: Final'),
+        (EDGE, "_BLOBS_PREFIX: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_BLOBS_PREFIX: Final'),
     ),
     defect(
         "stack-traces-shown",
