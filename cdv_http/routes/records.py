@@ -1,4 +1,4 @@
-"""Records over HTTP: parse, call, shape."""
+"""Records over HTTP: parse the request, call the use case, build the response."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
 
 @get("/v1/repo/record")
 async def get_record(request: AnyRequest) -> Response[bytes]:
-    """Return one record by its URI, with its CID as the entity tag."""
+    """Return one record by its URI, with its CID as the ETag."""
     service = service_of(request)
     viewer = await authenticate_reader(request, service)
     uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
@@ -81,7 +81,7 @@ def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:
     if not headers:
         return member
     if len({*headers, *([] if member is None else [member])}) > 1:
-        raise InvalidField("idempotencyKey", "not the same as the Idempotency-Key header")
+        raise InvalidField("idempotencyKey", "must have the same value in the body and in every Idempotency-Key header")
     return headers[0]
 
 
@@ -100,7 +100,7 @@ def _limit(text: str | None) -> int:
     if text is None:
         return PAGE_DEFAULT
     if not _LIMIT.fullmatch(text):
-        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")
+        raise InvalidField("limit", f"must be a whole number between 1 and {PAGE_MAX}")
     return int(text)
 
 

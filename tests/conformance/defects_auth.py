@@ -317,7 +317,7 @@ AUTH: list[Defect] = [
             "cdv_http/routes/media.py",
             """    await authenticate(request, service.tokens)
     no_parameters(request)
-    # A HEAD follows with a HEAD, and a URL may be signed for one method.
+    # A client follows a redirected HEAD with a HEAD, and a URL may be signed for one method only.
     url = await service.vault.media.content_url(request.path_params["assetId"], head=state_of(request.scope).head)
 """,
             """    try:

@@ -269,7 +269,7 @@ LIMITS: list[Defect] = [
         ),
         (
             REQUESTS,
-            '        raise RequestRefused(400, "the body ended before it was whole")',
+            '        raise RequestRefused(400, "the body ended before it was complete")',
             '        return b"", False',
         ),
     ),

@@ -62,7 +62,7 @@ LISTING: list[Defect] = [
         "LIST-005",
         (
             ROUTE,
-            '        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")',
+            '        raise InvalidField("limit", f"must be a whole number between 1 and {PAGE_MAX}")',
             "        return PAGE_DEFAULT",
         ),
         trap="A bad limit silently ignored",
@@ -71,7 +71,11 @@ LISTING: list[Defect] = [
         "bad-limits-are-zero",
         "A limit that is no number is 0, and its page empty.",
         "LIST-005",
-        (ROUTE, '        raise InvalidField("limit", f"a whole number between 1 and {PAGE_MAX}")', "        return 0"),
+        (
+            ROUTE,
+            '        raise InvalidField("limit", f"must be a whole number between 1 and {PAGE_MAX}")',
+            "        return 0",
+        ),
         (USE_CASE, "    if not 1 <= limit <= PAGE_MAX:", "    if limit > PAGE_MAX:"),
         (USE_CASE, "JsonPage(found.records, ", "JsonPage(found.records[:limit], "),
         trap="An unparsable limit becomes 0",
