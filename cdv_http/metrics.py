@@ -1,8 +1,8 @@
 """The Prometheus metrics: counters, histograms and gauges, declared and observed (rendered in metrics_exporter.py).
 
 With several workers each writes its counts into files of a common folder (`PROMETHEUS_MULTIPROC_DIR`, set by
-`cdv_http/cli.py` before this is imported), and whichever is asked adds them up. Label values are ours: route
-templates, methods, statuses, codes of the contract and collections of the catalogue, never what a client sent.
+`cdv_http/cli.py` before this is imported), and the worker that is scraped adds them up. Label values come from fixed
+sets: route templates, methods, statuses, error codes and collections of the catalogue, never from a client's input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cdv_core.use_cases.outbox import RelayOutcome
 if TYPE_CHECKING:
     from cdv_http.completed_requests import CompletedRequest
 
-# The promises of 200 and 300 ms are bounds themselves; finer below, where the service should be.
+# The latency targets of 200 and 300 ms are buckets; below them, where the service should be, buckets are finer.
 _SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 30),
 )
@@ -35,12 +35,12 @@ def _counter(name: str, what: str, *labels: str) -> Counter:
 
 
 def _live(name: str, what: str, *labels: str, mode: str = "livesum") -> Gauge:
-    """Make a gauge of each worker's own state, put together from those that are alive."""
+    """Make a gauge of each worker's own state, aggregated over the live workers."""
     return Gauge(name, what, labels, multiprocess_mode=mode, registry=registry)  # type: ignore[arg-type]
 
 
 def _common(name: str, what: str, *labels: str) -> Gauge:
-    """Make a gauge of what all workers see alike: the latest look counts."""
+    """Make a gauge of a value that all workers share: the most recent reading counts."""
     return Gauge(name, what, labels, multiprocess_mode="mostrecent", registry=registry)
 
 
@@ -61,7 +61,7 @@ background_removals_total = _counter("cdv_background_removals", "Items that back
 
 
 def observe_background_task(task: BackgroundTask, outcome: str, removed: int) -> None:
-    """Count a round of background work, and what it has removed."""
+    """Count a run of a background task, and the items it removed."""
     background_tasks_total.labels(task.name, outcome).inc()
     background_removals_total.labels(task.name).inc(removed)
 
@@ -101,7 +101,7 @@ certificate_expiry = _live(
 )
 dependency_up = _common("cdv_dependency_up", "1 if the dependency answers in time", "dependency")
 
-# By the names that adapters give their readings: what is set to the value read, and what only grows.
+# By the names of the adapters' readings: gauges are set to the value read, counters increase to it.
 GAUGES: Final[dict[str, Gauge]] = {
     "requests_in_flight": in_flight,
     "connections_used": pool_connections.labels("used"),
@@ -129,7 +129,7 @@ COUNTERS: Final[dict[str, Counter]] = {
 
 
 def observe_requests(requests: Iterable[CompletedRequest]) -> None:
-    """Count requests that have been answered."""
+    """Count completed requests and their latencies."""
     numbers: dict[Counter, int] = {}
     for it in requests:
         count, latency = _of_request(it.route, it.method if it.method in METHODS else "other", it.status)
@@ -137,12 +137,12 @@ def observe_requests(requests: Iterable[CompletedRequest]) -> None:
         latency.observe(it.seconds)
         if it.error_code is not None:
             errors_total.labels(it.route, it.error_code).inc()
-    for count, number in numbers.items():  # each takes a lock
+    for count, number in numbers.items():  # each call takes a lock
         count.inc(number)
 
 
 def observe_shed(by_method: Mapping[str, int]) -> None:
-    """Count requests that were shed. They have no latency: it would hide that of the others."""
+    """Count shed requests. Their latency is not recorded: it would hide that of the others."""
     for method, number in by_method.items():
         for counter in (shed_total, *_counters_of_shed(method)):
             counter.inc(number)
@@ -153,14 +153,14 @@ def _counters_of_shed(method: str) -> tuple[Counter, Counter]:
     return requests_total.labels("unmatched", method, "503"), errors_total.labels("unmatched", "CDV_UNAVAILABLE")
 
 
-@cache  # as many as there are series
+@cache  # one entry per time series
 def _of_request(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
     return requests_total.labels(route, method, str(status)), request_seconds.labels(route, method)
 
 
 @contextmanager
 def counting_media(step: str) -> Iterator[None]:
-    """Count what comes of the block, a step of an upload."""
+    """Count the outcome of the block, which is one step of an upload."""
     try:
         yield
     except CdvError as error:
@@ -170,15 +170,15 @@ def counting_media(step: str) -> Iterator[None]:
 
 
 def observe_relay(outcome: RelayOutcome | None) -> None:
-    """Count what a run of the relay did; None: it failed."""
-    relay_runs_total.labels(_name(outcome)).inc()
+    """Count the outcome of a run of the relay; None: it failed."""
+    relay_runs_total.labels(_outcome_label(outcome)).inc()
     if outcome is not None:
         published_total.inc(outcome.published)
         for comparison in outcome.comparisons:
             requeued_total.inc(comparison.requeued)
 
 
-def _name(outcome: RelayOutcome | None) -> str:
+def _outcome_label(outcome: RelayOutcome | None) -> str:
     if outcome is None:
         return "failed"
     if not outcome.leased:

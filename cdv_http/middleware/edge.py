@@ -57,7 +57,7 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         state, method = state_of(scope), scope["method"]
-        if self._addresses.speak_https(scope):
+        if self._addresses.uses_https(scope):
             scope["scheme"] = "https"  # upload URLs are built from it
         given = traceparent_of(state.headers)
         probe = scope["path"] in NEVER_SHED

@@ -75,7 +75,7 @@ class LoadSheddingMiddleware:
         response = response_headers(
             [*_HEADERS, (b"content-length", b"%d" % len(content))],
             correlation,
-            secure=self._addresses.speak_https(scope),
+            secure=self._addresses.uses_https(scope),
             closing=self.admission.closing and scope["http_version"].startswith("1"),
         )
         if self._allowed_origins:
