@@ -44,9 +44,9 @@ def _common(name: str, what: str, *labels: str) -> Gauge:
     return Gauge(name, what, labels, multiprocess_mode="mostrecent", registry=registry)
 
 
-requests_total = _counter("cdv_requests", "Requests answered", "route", "method", "status")
+requests_total = _counter("cdv_requests", "Requests completed", "route", "method", "status")
 request_seconds = Histogram(
-    "cdv_request_seconds", "Time from the head of a request to the end of its answer", ["route", "method"],
+    "cdv_request_seconds", "Time from the head of a request to the end of its response", ["route", "method"],
     buckets=_SECONDS, registry=registry,
 )  # fmt: skip
 errors_total = _counter("cdv_errors", "Requests refused or failed", "route", "code")
@@ -56,8 +56,8 @@ rate_limited_total = _counter("cdv_rate_limited", "Requests refused because a ra
 schema_rejects_total = _counter("cdv_schema_rejects", "Records refused because they break their schema", "collection")
 media_total = _counter("cdv_media", "Steps of uploads, by result", "step", "outcome")
 
-background_tasks_total = _counter("cdv_background_tasks", "Rounds of background work", "task", "outcome")
-background_removals_total = _counter("cdv_background_removals", "Items that background work has removed", "task")
+background_tasks_total = _counter("cdv_background_tasks", "Runs of background tasks", "task", "outcome")
+background_removals_total = _counter("cdv_background_removals", "Items removed by background tasks", "task")
 
 
 def observe_background_task(task: BackgroundTask, outcome: str, removed: int) -> None:
@@ -82,19 +82,21 @@ pool_waits_total = _counter("cdv_database_waits", "Times a connection was waited
 pool_wait_seconds_total = _counter("cdv_database_wait_seconds", "Time spent waiting for connections")
 pool_failures_total = _counter("cdv_database_wait_failures", "Times no connection became free in time")
 
-issuer_fetches_total = _counter("cdv_issuer_fetches", "Times the issuer was asked for its keys")
-issuer_failures_total = _counter("cdv_issuer_fetch_failures", "Times fetching the issuer's keys failed")
+issuer_fetches_total = _counter("cdv_issuer_fetches", "Fetches of the issuer's keys")
+issuer_failures_total = _counter("cdv_issuer_fetch_failures", "Fetches of the issuer's keys that failed")
 issuer_keys_seconds = _live("cdv_issuer_keys_age_seconds", "Time since the issuer's keys were fetched", mode="livemax")
 issuer_failing = _live("cdv_issuer_failing", "1 if the last fetch of the issuer's keys failed", mode="livemax")
 
 catalogue_generated = _live(
-    "cdv_catalogue_generated_timestamp_seconds", "When the catalogue in use was made: its generatedAt", mode="livemax"
+    "cdv_catalogue_generated_timestamp_seconds",
+    "When the catalogue in use was generated: its generatedAt",
+    mode="livemax",
 )
 catalogue_collections = _live("cdv_catalogue_collections", "Collections in the catalogue in use", mode="livemax")
 catalogue_failing = _live("cdv_catalogue_failing", "1 if the last refresh failed or was refused", mode="livemax")
-catalogue_refreshes_total = _counter("cdv_catalogue_refreshes", "Times the catalogue's source was asked")
+catalogue_refreshes_total = _counter("cdv_catalogue_refreshes", "Refreshes of the catalogue from its source")
 catalogue_failures_total = _counter("cdv_catalogue_refresh_failures", "Refreshes that failed")
-catalogue_refusals_total = _counter("cdv_catalogue_refusals", "Catalogues that were refused as a whole")
+catalogue_refusals_total = _counter("cdv_catalogue_refusals", "Refreshes whose catalogue was refused")
 
 certificate_expiry = _live(
     "cdv_tls_certificate_expiry_timestamp_seconds", "When the certificate in use expires", mode="livemax"

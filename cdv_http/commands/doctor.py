@@ -267,7 +267,7 @@ class _Report:
         self.output_error: OSError | None = None
 
     async def step(self, name: str, do: Callable[[], Awaitable[Result]], *, depends_on: str) -> Result | None:
-        """Return the result of `do`; None if it failed. `depends_on`: the dependency to blame if the error names none."""
+        """Return the result of `do`; None if it failed. `depends_on`: the dependency to blame by default."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._step_seconds):
