@@ -348,12 +348,16 @@ class Unavailable(CdvError):
 
 @dataclass(eq=False)
 class RateLimited(CdvError):
-    """`budget`: reads or writes. `retry_after_seconds` becomes the Retry-After header."""
+    """Too many requests of one subject or address.
+
+    `budget`: reads or writes (per window), or concurrent_requests (in flight). `retry_after_seconds` becomes the
+    Retry-After header.
+    """
 
     budget: str
     retry_after_seconds: int
     code = "CDV_RATE_LIMIT"
-    message = "the budget of {budget} is spent; try again in {retry_after_seconds} s"
+    message = "too many {budget}; try again in {retry_after_seconds} s"
 
     @property
     def details(self) -> dict[str, JsonValue]:

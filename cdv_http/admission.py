@@ -1,4 +1,4 @@
-"""Who may come in: a bounded number at once, few of them once there is a crowd, and nobody with all the places."""
+"""Admission control: bounds the requests in flight, tightens the bound under overload, and caps each client's share."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from typing import Final
 
 from cdv_http.request_state import RequestState
 
-# Probes must get through a flood, or an orchestrator would kill what is merely busy.
+# Probes must be served during a flood, or an orchestrator would restart a process that is merely busy.
 NEVER_SHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-# By Little's law, who comes in waits as long as it takes to serve those before: 256 at 1,000 a second take 256 ms. By
-# the same law, a core is kept busy by as many as it can serve in the time that one takes when there is no crowd.
-_PROCESSOR_SECONDS_LEAST: Final = 1 / 2_500  # ours: many creates together take less, but most are turned away meanwhile
-# In `make flood`, the p95 of accepted creates was 2.8 to 5.1 times that of quiet times with 8, 1.6 to 2.7 with 4. On a
-# disk that took 10 ms, 4 were 160 creates a second and 36 were 1,200. On a processor that took twice as long, 9 were
-# served no faster than 4: 4.6 to 5.8 times, and 3.8.
-_FEWEST: Final = 4
-_JUDGED_BY: Final = 20  # ours: fewer requests say nothing of how long requests take
-_FORGOTTEN: Final = 1.001  # ours, each interval: what has become slower for good is the normal in ten minutes
-_INTERVAL_SECONDS: Final = 1.0  # whoever was turned away has come back by then: Retry-After says so
-_SLOW_SECONDS: Final = 0.25  # ours: a body that is on its way is there by then
-_CROWD_SHARE: Final = 0.1  # ours: when fewer are turned away than this, the crowd is gone
+# By Little's law, a new request waits as long as it takes to serve those in flight: 256 at 1,000 a second take 256 ms.
+# By the same law, a core is kept busy by as many requests as it can serve in the time that one takes without overload.
+_CPU_SECONDS_MIN: Final = 1 / 2_500  # ours: many creates together take less, but most are shed meanwhile
+# In `make flood`, the p95 of admitted creates was 2.8 to 5.1 times the unloaded p95 with a limit of 8, and 1.6 to 2.7
+# times with 4. On a disk that took 10 ms, a limit of 4 allowed 160 creates a second and 36 allowed 1,200. On
+# a processor half as fast, a limit of 9 served no more requests than 4: p95 4.6 to 5.8 times the unloaded one, and 3.8.
+_LIMIT_MIN: Final = 4
+_SAMPLES_MIN: Final = 20  # ours: fewer requests say nothing about how long requests take
+_BASELINE_DECAY: Final = 1.001  # ours, per interval: a lasting slowdown becomes the baseline within about ten minutes
+_INTERVAL_SECONDS: Final = 1.0  # rejected clients have retried by then: the Retry-After of the 503 is one second
+_SLOW_SECONDS: Final = 0.25  # ours: a body that is being sent has arrived by then
+_OVERLOAD_SHARE: Final = 0.1  # ours: overload is over when a smaller share of the requests is shed
 
 
 class Admission:
-    """Gives out places. `most`: how many there are; nobody has more than half of them.
+    """Hands out slots, one per request in flight.
 
-    A burst may take them all and is served. Once they are all taken and more want in, that is a crowd: while it lasts,
-    only so many are let in as can be served at once, so that those are served as fast as ever: the more of them, the
-    longer each waits for a database or a store in quiet times.
+    `max_in_flight`: the number of slots. No client and no subject may hold more than half of them.
 
-    `closing`: nobody comes in any more but over connections that are open, and each is told so with its last answer: to
-    ask again on one that is closed in that very moment would fail. `monotonic`: the clock by which requests are timed;
-    `thread_time`: what this thread has taken of its core.
+    A burst may take every slot. When all slots are taken and another request arrives, that is overload: until it is
+    over, only as many requests are admitted as keep the core busy, so that they are served almost as fast as without
+    overload. The longer a request waits for a database or a store without overload, the higher that limit.
+
+    `closing`: the process is draining. It accepts no new connections, and every response on an existing one carries
+    `Connection: close`: a client that reused a connection while it is being closed would see its request fail.
+
+    `monotonic`: the clock that requests are timed by. `thread_time`: the CPU time that this thread has used.
     """
 
     def __init__(
         self,
-        most: int,
+        max_in_flight: int,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         thread_time: Callable[[], float] = time.thread_time,
@@ -47,116 +50,123 @@ class Admission:
         self.closing = False
         self.monotonic = monotonic
         self._thread_time = thread_time
-        self._most = most
-        self._each = (most + 1) // 2
-        self._limit = most
-        self._under_way = 0
-        self._working = 0
-        self._waits: dict[_Wait, None] = {}  # the longest first; counted as work until they are slow
-        self._held: Counter[str] = Counter()
+        self._max_in_flight = max_in_flight
+        self._max_per_holder = (max_in_flight + 1) // 2
+        self._limit = max_in_flight  # of the active requests; lowered during overload
+        self._in_flight = 0
+        self._active = 0  # in flight, without those that have waited for their client for _SLOW_SECONDS
+        self._waits: dict[_Wait, None] = {}  # the longest first; these still count as active
+        self._slots_held: Counter[str] = Counter()
         self._interval_began = self.monotonic()
         self._arrived = 0
-        self._turned_away = 0
-        self._crowded = False  # in the interval before
-        self._served = 0
-        self._work_seconds = 0.0
-        self._processor_began = self._thread_time()
-        self._normal_seconds: float | None = None  # that one request takes
-        self._processor_seconds: float | None = None  # that one takes of the loop's core
+        self._shed = 0
+        self._was_overloaded = False  # in the previous interval
+        self._completed = 0
+        self._latency_sum_seconds = 0.0
+        self._cpu_began = self._thread_time()
+        self._baseline_latency_seconds: float | None = None  # per request
+        self._baseline_cpu_seconds: float | None = None  # per request, of the event loop's thread
 
     def enter(self, client: str) -> bool:
-        """Take a place for this client, to be left again; False if there is none for it now."""
+        """Take a slot for this client, to be returned with `leave`; False if the request must be shed."""
         if self.monotonic() - self._interval_began >= _INTERVAL_SECONDS:
             self._end_interval()
         self._arrived += 1
-        if self._working >= self._limit and not self._someone_is_slow():
-            if not self._turned_away:
-                self._limit = self._enough()
-            self._turned_away += 1
+        if self._active >= self._limit and not self._discount_slow_waits():
+            if not self._shed:
+                self._limit = self._overload_limit()
+            self._shed += 1
             return False
-        if self._under_way >= self._most or not self.hold(client):
+        if self._in_flight >= self._max_in_flight or not self.claim_for(client):
             return False
-        self._under_way += 1
-        self._working += 1
+        self._in_flight += 1
+        self._active += 1
         return True
 
-    def hold(self, who: str) -> bool:
-        """Count the place as `who`'s too, once that is proved; False if they have half of all places already."""
-        if self._held[who] >= self._each:
+    def claim_for(self, holder: str) -> bool:
+        """Count a slot that is already taken against `holder` too; False if it holds half of all slots already.
+
+        `holder`: the client's address, and after authentication also the token's subject.
+        """
+        if self._slots_held[holder] >= self._max_per_holder:
             return False
-        self._held[who] += 1
+        self._slots_held[holder] += 1
         return True
 
     def leave(self, holders: list[str], seconds: float) -> None:
-        """Give back a place that counts as theirs, after so long, waits for the client left out."""
-        self._under_way -= 1
-        self._working -= 1
-        self._served += 1
-        self._work_seconds += max(seconds, 0.0)
+        """Return a slot that counts against `holders`. `seconds`: how long it was used, less waits for the client."""
+        self._in_flight -= 1
+        self._active -= 1
+        self._completed += 1
+        self._latency_sum_seconds += max(seconds, 0.0)
         for holder in holders:
-            self._held[holder] -= 1
-            if not self._held[holder]:
-                del self._held[holder]
+            self._slots_held[holder] -= 1
+            if not self._slots_held[holder]:
+                del self._slots_held[holder]
 
     def waiting_for_the_client(self, state: RequestState) -> _Wait:
-        """Say that a request does no work, once this takes long: it keeps its place, and nobody waits for it.
+        """Return a block that a request enters while it waits for its client; adds the time to `state.waited_seconds`.
 
-        Adds the seconds that it took to the `waited_seconds` of the request's state.
-
-        Not at once, or all who arrive together would be let in while their bodies are fetched from the server below.
+        A request that waits for _SLOW_SECONDS keeps its slot but is no longer active, so that another may be admitted.
+        It stays active until then: otherwise all requests of a burst would be admitted while their bodies are being
+        fetched from the server.
         """
         return _Wait(self, self._waits, state)
 
     @property
-    def under_way(self) -> int:
-        """How many requests have a place now."""
-        return self._under_way
+    def in_flight(self) -> int:
+        """How many requests hold a slot now."""
+        return self._in_flight
 
     def slow_wait_ends(self) -> None:
-        """Count as work again what was too slow to be counted."""
-        self._working += 1
+        """Count a request as active again, after a wait that was discounted."""
+        self._active += 1
 
-    def _someone_is_slow(self) -> bool:
-        """Count no longer as work what has become slow; return whether that makes room."""
-        until = self.monotonic() - _SLOW_SECONDS
+    def _discount_slow_waits(self) -> bool:
+        """Stop counting requests whose wait has become slow as active; return whether that makes room for another."""
+        slow_since = self.monotonic() - _SLOW_SECONDS
         while self._waits:
             wait = next(iter(self._waits))
-            if wait.since > until:
+            if wait.since > slow_since:
                 break
             del self._waits[wait]
-            self._working -= 1
-        return self._working < self._limit
+            self._active -= 1
+        return self._active < self._limit
 
-    def _enough(self) -> int:
-        if self._normal_seconds is None or self._processor_seconds is None:
-            return min(_FEWEST, self._most)
-        busy = int(self._normal_seconds / max(self._processor_seconds, _PROCESSOR_SECONDS_LEAST))
-        return min(max(busy, _FEWEST), self._most)
+    def _overload_limit(self) -> int:
+        """Return how many active requests keep the core busy."""
+        if self._baseline_latency_seconds is None or self._baseline_cpu_seconds is None:
+            return min(_LIMIT_MIN, self._max_in_flight)
+        busy = int(self._baseline_latency_seconds / max(self._baseline_cpu_seconds, _CPU_SECONDS_MIN))
+        return min(max(busy, _LIMIT_MIN), self._max_in_flight)
 
     def _end_interval(self) -> None:
-        crowded = self._turned_away >= self._arrived * _CROWD_SHARE and self._turned_away > 0
-        if not crowded:
-            self._limit = self._most
-        # Not of a crowd's first: it came as a burst, of which many were served together and took little each.
-        if self._served >= _JUDGED_BY and crowded <= self._crowded:
-            # In a crowd it is more, for those who are turned away as well; if even so it is less, the core has room.
-            processor = (self._thread_time() - self._processor_began) / self._served
-            self._processor_seconds = _least(self._processor_seconds, processor)
-            if not crowded:
-                self._normal_seconds = _least(self._normal_seconds, self._work_seconds / self._served)
-        if self._served >= _JUDGED_BY or crowded:
-            self._served, self._work_seconds, self._processor_began = 0, 0.0, self._thread_time()
-        self._crowded = crowded
-        self._interval_began, self._arrived, self._turned_away = self.monotonic(), 0, 0
+        overloaded = self._shed >= self._arrived * _OVERLOAD_SHARE and self._shed > 0
+        if not overloaded:
+            self._limit = self._max_in_flight
+        # The first interval of an overload is not measured: it began as a burst, of which many were served together
+        # and took little CPU time each.
+        if self._completed >= _SAMPLES_MIN and overloaded <= self._was_overloaded:
+            # Under overload this includes the CPU time of the shed requests; if the result is still below the baseline,
+            # the core has capacity to spare.
+            cpu_seconds = (self._thread_time() - self._cpu_began) / self._completed
+            self._baseline_cpu_seconds = _baseline(self._baseline_cpu_seconds, cpu_seconds)
+            if not overloaded:
+                latency_seconds = self._latency_sum_seconds / self._completed
+                self._baseline_latency_seconds = _baseline(self._baseline_latency_seconds, latency_seconds)
+        if self._completed >= _SAMPLES_MIN or overloaded:
+            self._completed, self._latency_sum_seconds, self._cpu_began = 0, 0.0, self._thread_time()
+        self._was_overloaded = overloaded
+        self._interval_began, self._arrived, self._shed = self.monotonic(), 0, 0
 
 
-def _least(before: float | None, seconds: float) -> float:
-    """Return what a request takes when nothing else goes on: the least of what several took."""
-    return seconds if before is None else min(before * _FORGOTTEN, seconds)
+def _baseline(previous: float | None, measured: float) -> float:
+    """Return what a request takes in an otherwise idle process: the least of what was measured, slowly forgotten."""
+    return measured if previous is None else min(previous * _BASELINE_DECAY, measured)
 
 
 class _Wait:
-    """While it is entered, a request waits for its client. Not a generator: every request does this, twice or more."""
+    """The block of `waiting_for_the_client`. No generator, which is slower: every request enters several of these."""
 
     __slots__ = ("_admission", "_state", "_waits", "since")
 

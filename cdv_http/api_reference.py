@@ -1,4 +1,4 @@
-"""The API's reference for people: one page made from the OpenAPI document, without a script or another host."""
+"""The API reference as one HTML page, made from the OpenAPI document, without scripts or other hosts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TICKED: Final = re.compile(r"`([^`]*)`")
 
 
 def reference_page(document: Json) -> str:
-    """Return the page, HTML, that shows every operation and schema of an OpenAPI document of ours."""
+    """Return the HTML page that shows every operation and schema of our OpenAPI document."""
     info, schemas = document["info"], document["components"]["schemas"]
     operations: dict[str, list[tuple[str, str, Json]]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
@@ -57,13 +57,13 @@ def reference_page(document: Json) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{escape(info['title'])} API</title><style>{_STYLE}</style>"
         f"<h1>{escape(info['title'])} <small>{escape(info['version'])}</small></h1>"
-        f"<p>{escape(info['description'])} This page is made from <a href='/openapi.json'>openapi.json</a>.</p>"
+        f"<p>{escape(info['description'])} This page is generated from <a href='/openapi.json'>openapi.json</a>.</p>"
         f"<nav>{contents}</nav><main>{sections}<h2>Schemas</h2>{members}</main></html>"
     )
 
 
 def _operation(method: str, path: str, operation: Json) -> str:
-    tokens = {0: "", 1: " Needs a bearer token.", 2: " Needs a bearer token where <code>CDV_READ_AUTH=token</code>."}
+    tokens = {0: "", 1: " Requires a bearer token.", 2: " Requires a bearer token if <code>CDV_READ_AUTH=token</code>."}
     parts = [
         f"<h3 id='{operation['operationId']}'>{_name(method, path)}</h3>",
         f"<p>{_text(operation['summary'])}.{tokens[len(operation['security'])]}</p>",
@@ -72,8 +72,8 @@ def _operation(method: str, path: str, operation: Json) -> str:
     ]
     if "requestBody" in operation:
         parts.append(f"<h4>Body</h4><p>{_content(operation['requestBody']['content'])}</p>")
-    answers = ((f"<code>{status}</code>", _answer(it)) for status, it in operation["responses"].items())
-    return "".join([*parts, "<h4>Answers</h4>", _table(answers)])
+    responses = ((f"<code>{status}</code>", _response(it)) for status, it in operation["responses"].items())
+    return "".join([*parts, "<h4>Responses</h4>", _table(responses)])
 
 
 def _title(method: str, path: str, address: str) -> str:
@@ -85,7 +85,7 @@ def _name(method: str, path: str) -> str:
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
-    """Return a table of headings and the cells that follow each."""
+    """Return a table with one row for each pair of a row heading and its cells."""
     return "<table>" + "".join(f"<tr><th>{heading}</th>{cells}</tr>" for heading, cells in rows) + "</table>"
 
 
@@ -96,14 +96,14 @@ def _parameter(parameter: Json) -> tuple[str, str]:
     return f"<code>{escape(parameter['name'])}</code>", f"<td class=kind>{kind}</td><td>{meaning}</td>"
 
 
-def _answer(answer: Json) -> str:
-    refused = "CDV_" in answer["description"]
-    content = "" if refused else _content(answer.get("content", {}))
+def _response(response: Json) -> str:
+    is_error = "CDV_" in response["description"]
+    content = "" if is_error else _content(response.get("content", {}))
     links = ", ".join(
-        f"<a href='#{it['operationId']}'>{it['operationId']}</a>" for it in answer.get("links", {}).values()
+        f"<a href='#{it['operationId']}'>{it['operationId']}</a>" for it in response.get("links", {}).values()
     )
-    goes_on = f" <span class=soft>then {links}</span>" if links else ""
-    return f"<td>{_text(answer['description'])} {content}{goes_on}</td>"
+    next_steps = f" <span class=soft>then {links}</span>" if links else ""
+    return f"<td>{_text(response['description'])} {content}{next_steps}</td>"
 
 
 def _content(content: Json) -> str:
@@ -139,7 +139,7 @@ def _type(schema: Json) -> str:
 
 
 def _rule(schema: Json) -> str:
-    """Return what a value must keep to, beyond its type."""
+    """Return the constraints on a value, beyond its type."""
     rules = [escape(schema["description"])] if "description" in schema else []
     rules += [f"{words} {schema[word]}" for word, words in _BOUNDS.items() if word in schema]
     if "enum" in schema:
@@ -152,8 +152,8 @@ def _rule(schema: Json) -> str:
 _BOUNDS: Final = {
     "minimum": "at least",
     "maximum": "at most",
-    "default": "by default",
-    "maxLength": "characters at most:",
+    "default": "default",
+    "maxLength": "maximum length",
 }
 
 
@@ -163,6 +163,6 @@ def _reference(reference: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text as HTML, with what is in backticks and the error codes set apart."""
+    """Return text as HTML, with backticks and error codes turned into <code> elements."""
     ticked = _TICKED.sub(r"<code>\1</code>", escape(text))
     return _CODE.sub(lambda code: f"<code class=chip>{code[0]}</code>", ticked)

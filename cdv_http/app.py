@@ -1,4 +1,4 @@
-"""The ASGI application: routes, refusals, and the edge around them."""
+"""The ASGI application: its lifespan, routes and middleware."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _FAST_HANDLERS: Final = (
 
 
 def create_app(settings: Settings | None = None, started: Callable[[], None] = lambda: None) -> LoadSheddingMiddleware:
-    """Return the service as an ASGI application; its lifespan opens and closes everything it depends on.
+    """Return the service as an ASGI application. Its lifespan opens and closes all dependencies.
 
-    `settings`: those of the process environment if None. `started`: called when all is open. Raises: SettingsRefused.
+    `settings`: read from the environment if None. `started`: called when everything is open. Raises: SettingsRefused.
     """
     chosen = read_settings() if settings is None else settings
     admission = Admission(chosen.max_in_flight)
@@ -59,9 +59,9 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             await stack.enter_async_context(run_in_background(service.background_tasks, observe_background_task))
             if service.relay is not None:
                 service.on_write = await stack.enter_async_context(relaying(service.relay, observe=observe_relay))
-            service.readings.append(lambda: {"requests_under_way": admission.under_way})
+            service.readings.append(lambda: {"requests_in_flight": admission.in_flight})
             if chosen.tls_cert is not None:
-                # Of what this worker serves: a renewed one gets new workers.
+                # Of the certificate that this worker serves: a renewed one is served by new workers.
                 service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))
             metrics = await stack.enter_async_context(MetricsExporter(service))
             limits = RateLimits(
@@ -79,20 +79,20 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
         route_handlers=_routes(chosen),
         lifespan=[lifespan],
         exception_handlers={HTTPException: respond_to_error, Exception: respond_to_error},
-        openapi_config=None,  # cdv_http/openapi.py says more of the contract than types can
-        request_max_body_size=None,  # bodies are bounded where they are read, by cdv_http/requests.py
+        openapi_config=None,  # cdv_http/openapi.py documents more than can be derived from types
+        request_max_body_size=None,  # cdv_http/requests.py limits bodies as it reads them
         logging_config=None,
         debug=False,
     )
     addresses = ClientAddresses(chosen.trusted_proxies)
     allowed_origins = AllowedOrigins(chosen.cors_allowed_origins)
-    # A request's layers, the outermost first; they are built from the inside.
-    #   worker    granian accepts the connection and reads the head (cdv_http/workers.py)
-    #   shedding  gives the request its state, and a place or a 503; probes and preflights need no place
-    #   edge      gives it its ids and its time, answers preflights, and tells metrics, trace and log how it went
-    #   exchange  one for each request, made by the edge: what passes in and out (cdv_http/middleware/exchange.py)
-    #   fast      calls the most used handlers (cdv_http/fast_routes.py); everything else goes to
-    #   Litestar  which routes to the same handlers, and to all others
+    # The layers that a request passes, outermost first; they are built from the inside out.
+    #   worker    granian accepts the connection and reads the request's head (cdv_http/workers.py)
+    #   shedding  creates the request's state, and takes a slot or sends 503; probes and preflights need no slot
+    #   edge      sets ids and the time limit, answers preflights, and reports to metrics, trace and log
+    #   exchange  created by the edge for each request: wraps receive and send (cdv_http/middleware/exchange.py)
+    #   fast      calls the handlers of the busiest endpoints (cdv_http/fast_routes.py); everything else goes to
+    #   Litestar  which routes to the same handlers and to all others
     routed = FastRoutes(app, _FAST_HANDLERS)
     edge = EdgeMiddleware(routed, admission, addresses, allowed_origins, TimeLimits(chosen.request_timeout))
     return LoadSheddingMiddleware(edge, admission, addresses, allowed_origins)
@@ -117,4 +117,4 @@ def _routes(settings: Settings) -> list[HTTPRouteHandler]:
         routes += [blobs.upload_blob, blobs.download_blob]
     if settings.jwt_issuer is None:
         routes.append(health.jwks)
-    return [options_of(routes), *routes]  # first, or the framework puts its own there
+    return [options_of(routes), *routes]  # first, or the framework registers its own OPTIONS handlers

@@ -1,4 +1,4 @@
-"""What the application's lifespan has opened, for the handlers of its requests."""
+"""The objects that the application's lifespan opens, for request handlers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY: Final = "cdv"
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """One worker's. `admission`: as the load shedding uses it. `metrics`: what the metrics show besides counts."""
+    """One per worker. `admission`: shared with load shedding. `metrics`: renders metrics, and checks dependencies."""
 
     service: Service
     admission: Admission
@@ -26,17 +26,17 @@ class AppState:
 
 
 def keep_app_state(app: Litestar, state: AppState) -> None:
-    """Leave it for `app_state_of`: when all is open, before the first request."""
+    """Store the state for `app_state_of`, once everything is open and before the first request."""
     app.state[_KEY] = state
 
 
 def app_state_of(app: Litestar) -> AppState:
-    """Return what `keep_app_state` has left there."""
+    """Return the state that `keep_app_state` stored."""
     state: AppState = app.state[_KEY]
     return state
 
 
 def service_of(request: Request[Any, Any, Any]) -> Service:
-    """Return what a handler's use cases, settings and token verifier are in."""
-    state: AppState = request.app.state[_KEY]  # not through app_state_of: a call less
+    """Return the service, which has the use cases, the settings and the token verifier."""
+    state: AppState = request.app.state[_KEY]  # not by app_state_of, to save a call
     return state.service

@@ -1,4 +1,4 @@
-"""What travels: request bodies and answers, lowerCamelCase, times as text."""
+"""Request and response bodies as msgspec structs: lowerCamelCase, times as text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cdv_core.use_cases.media import Upload
 
 
 def exactly(syntax: re.Pattern[str], description: str, **more: object) -> dict[str, Any]:
-    """Return the JSON Schema of a string that is `syntax` from its beginning to its end."""
+    """Return the JSON Schema of a string that matches `syntax` as a whole."""
     return {"type": "string", "description": description, "pattern": f"^(?:{syntax.pattern})$", **more}
 
 
-# What the API's document says of the members. The domain parses and enforces it, in the contract's order.
+# Schemas for the OpenAPI document only. The domain parses and enforces these rules, in the contract's order.
 DID: Final = exactly(DID_SYNTAX, "a DID", maxLength=DID_MAX_CHARS)
 COLLECTION: Final = exactly(NSID_SYNTAX, "an NSID of the schema catalogue", maxLength=NSID_MAX_CHARS)
 ASSET_ID: Final = exactly(ULID_SYNTAX, "a ULID")
@@ -37,7 +37,7 @@ URI: Final = {
 }
 KEY: Final = exactly(
     IDEMPOTENCY_KEY_SYNTAX,
-    "visible ASCII; a retry with the same key within 24 hours gets the first answer",
+    "visible ASCII; a retry with the same key within 24 hours gets the first response",
     maxLength=IDEMPOTENCY_KEY_MAX_CHARS,
 )
 _SHA256: Final = exactly(SHA256_SYNTAX, "a SHA-256 as 64 hex characters")
@@ -60,21 +60,30 @@ _Time = Annotated[str, Meta(extra_json_schema=_WRITTEN_TIME)]
 _Cid = Annotated[str, Meta(extra_json_schema=_CID)]
 _AssetId = Annotated[str, Meta(extra_json_schema=ASSET_ID)]
 _Checksum = Annotated[str, Meta(extra_json_schema=_SHA256)]
-_Version = Annotated[str, Meta(description="of the collection's schema")]
+_Version = Annotated[str, Meta(description="version of the collection's schema")]
 
 
 class CreateRecordBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     collection: Annotated[str, Meta(extra_json_schema=COLLECTION)]
     did: _Did
-    record: Annotated[dict[str, Any], Meta(description="what the collection's schema allows")]
+    record: Annotated[dict[str, Any], Meta(description="the record, valid by the collection's schema")]
     created_at: (
-        Annotated[str, Meta(extra_json_schema={**TIME, "description": "the client's claim, RFC 3339"})] | UnsetType
+        Annotated[
+            str, Meta(extra_json_schema={**TIME, "description": "creation time as stated by the client, RFC 3339"})
+        ]
+        | UnsetType
     ) = UNSET
     idempotency_key: Annotated[str, Meta(extra_json_schema=KEY)] | UnsetType = UNSET
-    schema_version: Annotated[str, Meta(description="the latest stable one if left out")] | UnsetType = UNSET
-    cid: Annotated[str, Meta(description="the client's own content hash, refused if it is not ours")] | UnsetType = (
-        UNSET
-    )
+    schema_version: (
+        Annotated[str, Meta(description="validate against this version of the schema; default: the latest stable one")]
+        | UnsetType
+    ) = UNSET
+    cid: (
+        Annotated[
+            str, Meta(description="the CID that the client expects; the request is refused if the computed one differs")
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class UploadInitBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -112,12 +121,12 @@ class RecordView(msgspec.Struct, rename="camel"):
 
 class RecordPage(msgspec.Struct, rename="camel"):
     records: list[RecordView]
-    next_cursor: Annotated[str, Meta(description="present exactly when more match")] | UnsetType = UNSET
+    next_cursor: Annotated[str, Meta(description="present if and only if more records match")] | UnsetType = UNSET
 
 
 class UploadTicket(msgspec.Struct, rename="camel"):
     asset_id: _AssetId
-    upload_url: Annotated[str, Meta(description="takes one plain PUT of the bytes")]
+    upload_url: Annotated[str, Meta(description="accepts one plain PUT of the bytes")]
     expires_at: _Time
 
 
@@ -146,12 +155,12 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
 def decode_body(raw: bytes, body_type: type[Body]) -> Body:
     """Return the body as `body_type`.
 
-    Raises: MalformedJson: no JSON. InvalidField: JSON of another shape, the field named, or text that is no Unicode.
+    Raises: MalformedJson: not JSON. InvalidField: JSON of another shape (names the field), or text that is not Unicode.
     """
     try:
         body: Body = _DECODERS[body_type].decode(raw)
     except msgspec.ValidationError as error:
-        # The decoder stops at the first member of another shape; what comes after it may be no JSON.
+        # The decoder stops at the first member of another shape; what follows it may not be JSON.
         if (malformed := _malformed(raw)) is not None:
             raise MalformedJson(malformed) from error
         raise _invalid_field(str(error)) from error
@@ -160,41 +169,43 @@ def decode_body(raw: bytes, body_type: type[Body]) -> Body:
     except msgspec.DecodeError as error:
         if (malformed := _malformed(raw)) is not None:
             raise MalformedJson(malformed) from error
-        raise InvalidField("body", "strings must be valid Unicode, without lone surrogates") from error
+        raise InvalidField("body", "must be valid Unicode; a string contains a lone surrogate") from error
     except RecursionError as error:
-        raise InvalidField("body", "must not be nested so deeply") from error
+        raise InvalidField("body", "is nested too deeply") from error
     return body
 
 
 def _malformed(raw: bytes) -> str | None:
-    """Return why `raw` is no JSON; None if it is, of whatever shape and depth and with whatever text."""
+    """Return why `raw` is not JSON; None if it is, whatever its shape, depth and text."""
     try:
         msgspec.json.decode(raw)
-    except (UnicodeDecodeError, RecursionError, msgspec.ValidationError):  # the last of a number that is too large
+    except (UnicodeDecodeError, RecursionError, msgspec.ValidationError):  # ValidationError: a number is too large
         return None
     except msgspec.DecodeError as error:
-        # msgspec takes a lone surrogate near the end for a body that was cut off.
+        # msgspec reports a lone surrogate near the end as truncated input.
         return None if "surrogate" in str(error) or _is_json(raw) else str(error)
     return None
 
 
 def _is_json(raw: bytes) -> bool:
-    """Say whether `raw` is JSON by the grammar alone, which lets half a surrogate pair stand."""
+    """Return whether `raw` is JSON by the grammar alone, which allows lone surrogates."""
     try:
-        json.loads(raw.decode(), parse_constant=_refuse_constant)
+        json.loads(raw.decode(), parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 def _invalid_field(message: str) -> InvalidField:
     """Split msgspec's ``Expected `str`, got `int` - at `$.did` `` into field and reason."""
-    if unknown := _UNKNOWN_FIELD.fullmatch(message):  # first: its name is the client's, and may look like anything
-        return InvalidField(unknown[1], "unknown field")
+    if unknown := _UNKNOWN_FIELD.fullmatch(
+        message
+    ):  # first: the client chose the name, which may look like any message
+        return InvalidField(unknown[1], "is not a member of this request body")
     reason, at, path = message.partition(" - at `$")
     if at:
         return InvalidField(path.rstrip("`").lstrip(".") or "body", reason)
@@ -204,14 +215,14 @@ def _invalid_field(message: str) -> InvalidField:
 
 
 def given(value: str | UnsetType) -> str | None:
-    """Return an optional member's value, None where it was left out. (JSON null is a wrong type, and refused.)"""
+    """Return an optional member's value; None if it was left out. (JSON null has the wrong type and is refused.)"""
     return None if value is UNSET else value
 
 
 def to_int(value: float, field: str) -> int:
-    """Return a number without a fractional part as the integer that it is: to JSON, 4 and 4.0 are the same.
+    """Return a number without a fractional part as an integer: in JSON, 4 and 4.0 are the same.
 
-    Raises InvalidField.
+    Raises InvalidField: it has a fractional part.
     """
     if value != int(value):
         raise InvalidField(field, "must be a whole number")
@@ -223,7 +234,7 @@ def record_receipt(receipt: Receipt) -> RecordReceipt:
 
 
 def page_json(page: JsonPage) -> bytes:
-    """Return a RecordPage, of records that are encoded already."""
+    """Return a RecordPage as JSON, from records that are already encoded."""
     more = b"" if page.next_cursor is None else b',"nextCursor":"%b"' % page.next_cursor.encode()
     return b'{"records":[%b]%b}' % (b",".join(page.records), more)
 

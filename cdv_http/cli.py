@@ -28,11 +28,11 @@ from cdv_core.errors import CdvError, InvalidField, Unavailable
 from cdv_http.commands import backup, doctor, events, schemas
 from cdv_http.logs import set_up_logs
 
-# What `cdv` exits with: 1 the thing asked for failed, 2 the command or the settings are wrong.
-_FAILED, _MISUSED = 1, 2
-_TTL_MAX_SECONDS = 100 * 365 * 86400  # ours: what expires beyond the calendar's end, no service takes
-_CANNOT_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_TRUST = {
+# Exit codes: 1 the command failed, 2 the command line or the settings are wrong.
+_FAILED, _USAGE_ERROR = 1, 2
+_TTL_MAX_SECONDS = 100 * 365 * 86400  # ours: services reject a token that expires after the year 9999
+_WRITE_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_CA_SETTINGS = {
     "database": "sslrootcert in CDV_DB_DSN",
     "object_store": "CDV_S3_CA",
     "events": "CDV_NATS_CA",
@@ -42,20 +42,20 @@ _TRUST = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit by its result."""
+    """Run the command line and exit with its exit code."""
     code = 0
     try:
         try:
             code = _run(argv)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here and not while Python closes down, when it can only complain
+                sys.stdout.flush()  # here, because an error during interpreter shutdown cannot be handled
     except BrokenPipeError:
-        _forget_output()  # the reader of our output has seen enough
+        _discard_output()  # the reader of our output has closed the pipe
     except OSError as error:
-        if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
+        if error.errno not in _WRITE_FAILED or error.filename is not None:
             raise
-        _forget_output()
+        _discard_output()
         print(f"cdv: cannot write the output: {error.strerror}; make room, or send it elsewhere", file=sys.stderr)
         code = code or _FAILED
     sys.exit(code)
@@ -68,7 +68,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except SettingsRefused as refused:
         for problem in refused.problems:
             print(f"cdv: {problem}", file=sys.stderr)
-        return _MISUSED
+        return _USAGE_ERROR
     except CdvError as error:
         print(_line(error), file=sys.stderr)
         return _FAILED
@@ -77,13 +77,13 @@ def _run(argv: Sequence[str] | None) -> int:
     return code
 
 
-def _forget_output() -> None:
-    """Let go what could not be written: Python would try again while it closes down, and complain."""
+def _discard_output() -> None:
+    """Discard unwritten output: Python would write it again at interpreter shutdown, and report an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _line(error: CdvError) -> str:
-    """Return what to print: one line, whatever a driver or an operating system put into it."""
+    """Return the error as one line, even if a driver's message has several."""
     return f"cdv: {' '.join(str(error).split())}"
 
 
@@ -137,8 +137,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(host=arguments.host, port=arguments.port, workers=arguments.workers)
     with ExitStack() as stack:
         if settings.workers > 1:
-            # Where the workers' counts are added up. prometheus_client looks at this when it is imported and never
-            # again: so the server is imported only now.
+            # The folder through which workers share metrics. prometheus_client reads this variable only when it is
+            # imported, so the server is imported after it is set.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cdv-metrics-", dir=_shared_memory()))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         from cdv_http.server import serve
@@ -147,27 +147,25 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _shared_memory() -> str | None:
-    """Return a folder in memory, if there is one: to count in a mapped file on a disk that is full is a bus error."""
+    """Return a folder in memory, if there is one: writing to a mapped file on a full disk raises SIGBUS."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - what is made in it has a random name
 
 
 def _token(arguments: argparse.Namespace) -> int:
     settings = _settings()
     if settings.env == "prod":
-        print("cdv: development tokens are refused when CDV_ENV is prod", file=sys.stderr)
-        return _MISUSED
+        print("cdv: development tokens are not issued when CDV_ENV is prod", file=sys.stderr)
+        return _USAGE_ERROR
     try:
         did = Did.parse(arguments.did, "--did")
     except InvalidField as error:
         print(_line(error), file=sys.stderr)
-        return _MISUSED
+        return _USAGE_ERROR
     if not 1 <= arguments.ttl <= _TTL_MAX_SECONDS:
-        print(f"cdv: --ttl: between 1 and {_TTL_MAX_SECONDS} seconds", file=sys.stderr)
-        return _MISUSED
+        print(f"cdv: --ttl: must be between 1 and {_TTL_MAX_SECONDS} seconds", file=sys.stderr)
+        return _USAGE_ERROR
     if settings.jwt_issuer is not None and arguments.issuer_key is None:
-        note = (
-            "cdv: CDV_JWT_ISSUER is set, so its tokens alone are taken: this one is not, unless --issuer-key is its key"
-        )
+        note = "cdv: CDV_JWT_ISSUER is set: only tokens of that issuer are accepted. Pass its key with --issuer-key"
         print(note, file=sys.stderr)
     issuer = local_issuer(settings, arguments.issuer_key)
     print(issuer.issue(did, arguments.ttl, datetime.now(UTC)))
@@ -183,24 +181,24 @@ def _migrate(_: argparse.Namespace) -> int:
 def _check(_: argparse.Namespace) -> int:
     settings = _settings()
     print("ok   settings")
-    return asyncio.run(_try_all(settings))
+    return asyncio.run(_check_dependencies(settings))
 
 
-async def _try_all(settings: Settings) -> int:
-    """Try all that `serve` needs, say what fails, and return the exit code."""
+async def _check_dependencies(settings: Settings) -> int:
+    """Try everything that `serve` needs, print the failures, and return the exit code."""
     from cdv_http.rate_limits import SharedCounters
 
     problems: list[str] = []
     failed = False
     async with AsyncExitStack() as stack:
         dependencies: list[Dependency] = []
-        with _noting(problems):
+        with _printing_errors(problems):
             service = await stack.enter_async_context(open_service(settings, upgrade=False))
             dependencies = service.dependencies
             if service.rate_limit_storage is not None:
                 SharedCounters(service.rate_limit_storage)
         if not dependencies:
-            with _noting(problems):
+            with _printing_errors(problems):
                 dependencies = await stack.enter_async_context(open_dependencies_except_database(settings))
         for dependency in dependencies:
             problem = await _problem(dependency, settings)
@@ -211,8 +209,8 @@ async def _try_all(settings: Settings) -> int:
 
 
 @contextmanager
-def _noting(problems: list[str]) -> Iterator[None]:
-    """Print what cannot be had, and go on; say nothing twice."""
+def _printing_errors(problems: list[str]) -> Iterator[None]:
+    """Print the block's error, unless it has been printed before, and continue."""
     try:
         yield
     except CdvError as error:
@@ -228,9 +226,9 @@ async def _problem(dependency: Dependency, settings: Settings) -> str | None:
     except CdvError as error:
         problem = " ".join(str(error.__cause__ or error).split())
         if "certificate verify failed" in problem.lower().replace("_", " "):
-            return f"{problem} (whom to trust is said by {_TRUST[dependency.name]})"
-        blamed = error.dependency if isinstance(error, Unavailable) else dependency.name.replace("_", " ")
-        return f"{problem}; {doctor.remedy(settings, blamed)}"
+            return f"{problem} (set the trusted CA with {_CA_SETTINGS[dependency.name]})"
+        cause = error.dependency if isinstance(error, Unavailable) else dependency.name.replace("_", " ")
+        return f"{problem}; {doctor.remedy(settings, cause)}"
     return None
 
 
@@ -251,10 +249,10 @@ def _openapi(_: argparse.Namespace) -> int:
 
 
 def _read_settings() -> Settings:
-    """Return the settings of a vault that is to be read: in another folder than meant, there would be nothing in it."""
+    """Return the settings; warn if the data dir has no vault yet, because it may not be the intended one."""
     settings = _settings()
     if settings.db_dsn is None and not has_vault(settings):
-        _warn(settings, f"no vault was in {settings.data_dir}; CDV_DATA_DIR names another")
+        _warn(settings, f"there is no vault in {settings.data_dir}; set CDV_DATA_DIR if yours is elsewhere")
     return settings
 
 
@@ -262,12 +260,12 @@ def _settings(**overrides: object) -> Settings:
     settings = read_settings(**overrides)
     set_up_logs(settings)
     for name in unknown_variables(os.environ):
-        _warn(settings, f"{name} is no setting and does nothing")
+        _warn(settings, f"{name} is not a setting and is ignored")
     return settings
 
 
 def _warn(settings: Settings, problem: str) -> None:
-    """Print it in dev; elsewhere log it, for what reads a service's standard error expects lines of JSON."""
+    """Print the warning in dev; elsewhere log it, because a service's standard error is read as JSON lines."""
     if settings.is_dev:
         print(f"cdv: warning: {problem}", file=sys.stderr)
     else:

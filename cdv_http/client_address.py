@@ -1,4 +1,4 @@
-"""Where a request comes from: the connection's peer, or what proxies that we trust say of it."""
+"""The client's address: that of the connection's peer, or the one that trusted proxies report."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cdv_http.request_state import state_of
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_IPV6_PREFIX_BITS: Final = 64  # one subscriber's network: within it, addresses cost nothing
-_REMEMBERED: Final = 4096  # most requests come from a few proxies or clients
-_REMEMBERED_MAX_BYTES: Final = 256  # ours: a client may write 64 KiB of them, and they must not fill our memory
+_IPV6_PREFIX_BITS: Final = 64  # one subscriber's network, in which a client has as many addresses as it likes
+_CACHE_ENTRIES: Final = 4096  # most requests come from a few proxies or clients
+_CACHED_MAX_BYTES: Final = 256  # ours: a client may send 64 KiB of X-Forwarded-For, which must not fill the cache
 
 
 class ClientAddresses:
-    """Tells clients apart by address. `trusted_proxies`: addresses or networks whose X-Forwarded-* are believed."""
+    """Finds clients' addresses. `trusted_proxies`: addresses or networks whose X-Forwarded-* headers are trusted."""
 
     def __init__(self, trusted_proxies: Iterable[str]) -> None:
         self._trusted: list[_Network] = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
-        self._trusts = lru_cache(_REMEMBERED)(self._trusts_peer)
-        self._remembered_client = lru_cache(_REMEMBERED)(self._client)
+        self._trusts = lru_cache(_CACHE_ENTRIES)(self._trusts_peer)
+        self._cached_client = lru_cache(_CACHE_ENTRIES)(self._client)
 
     def of(self, scope: Scope) -> str:
         """Return the client's IPv4 address or IPv6 /64; `unknown` without a peer, as over a local socket."""
@@ -32,11 +32,11 @@ class ClientAddresses:
         if not peer:
             return "unknown"
         forwarded = b",".join(state_of(scope).headers.every(b"x-forwarded-for")) if self._trusts(peer[0]) else b""
-        client = self._remembered_client if len(forwarded) <= _REMEMBERED_MAX_BYTES else self._client
+        client = self._cached_client if len(forwarded) <= _CACHED_MAX_BYTES else self._client
         return client(peer[0], forwarded)
 
-    def speak_https(self, scope: Scope) -> bool:
-        """Return whether the client spoke HTTPS: to us, or to a proxy that we trust and that says so."""
+    def uses_https(self, scope: Scope) -> bool:
+        """Return whether the client used HTTPS: with us, or according to a trusted proxy."""
         if scope["scheme"] == "https":
             return True
         peer = scope.get("client")
@@ -49,7 +49,7 @@ class ClientAddresses:
         return address is not None and self._is_trusted(address)
 
     def _client(self, peer: str, forwarded: bytes) -> str:
-        """`forwarded`: what a peer that we trust says; empty otherwise."""
+        """`forwarded`: the X-Forwarded-For of a trusted peer; empty otherwise."""
         address = self._nearest_untrusted(forwarded) or _parse(peer)
         if address is None:
             return "unknown"
@@ -58,12 +58,12 @@ class ClientAddresses:
         return str(address)
 
     def _nearest_untrusted(self, forwarded: bytes) -> _Address | None:
-        """Return the last address that no trusted proxy of ours put itself between; None if there is none."""
+        """Return the last address that is not a trusted proxy, or else the first valid one; None if there is none."""
         nearest: _Address | None = None
         for text in reversed(forwarded.decode("latin-1").split(",")):
             address = _parse(_without_port(text.strip()))
             if address is None:
-                break  # what stands before nonsense was written by whoever wrote the nonsense
+                break  # entries before an invalid one were written by whoever wrote the invalid one
             nearest = address
             if not self._is_trusted(address):
                 break

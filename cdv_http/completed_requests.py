@@ -1,6 +1,6 @@
-"""What metrics and logs say of requests that have been answered: together, once in a round of the event loop.
+"""Metrics and log lines of completed requests, recorded together once per iteration of the event loop.
 
-Done right after each other, it takes half as long as between two requests (docs/adr/012-fewer-instructions.md).
+Recording a batch takes half as long as recording each request on its own (docs/adr/012-fewer-instructions.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cdv_http.metrics import observe_requests
 
 
 class CompletedRequest(NamedTuple):
-    """`path`: as the client sent it, to be printed. `status`: 0 if no answer was begun."""
+    """`path`: as the client sent it, percent-encoded. `status`: 0 if no response was started."""
 
     method: str
     path: bytes
@@ -26,19 +26,19 @@ class CompletedRequest(NamedTuple):
     error_code: str | None
 
 
-_pending: list[CompletedRequest] = []  # only the loop's thread touches them
+_pending: list[CompletedRequest] = []  # used by the event loop's thread only
 
 
 def record_soon(request: CompletedRequest) -> None:
-    """Count the request and write its line, with those that are answered in the same round of the loop."""
+    """Record the request, together with those that complete in the same iteration of the event loop."""
     if not _pending:
         asyncio.get_running_loop().call_soon(record_pending)
     _pending.append(request)
 
 
 def record_pending() -> None:
-    """To be called by the loop's thread, and before the loop ends."""
+    """Record all pending requests. Call it in the event loop's thread, and once more before the loop ends."""
     requests = _pending.copy()
-    _pending.clear()  # first: whatever becomes of them, the next ones are told
+    _pending.clear()  # first: an error below must not stop the recording of later requests
     observe_requests(requests)
     log_requests(requests)

@@ -25,7 +25,7 @@ class DependencyChecks:
     async def statuses(self) -> dict[str, bool]:
         """Return whether each dependency is up, by name: one that does not answer in CHECK_TIMEOUT_SECONDS is down.
 
-        Its check goes on and is shared with later callers: a hundred probes of a dependency that hangs are one call.
+        Its check continues and is shared with later callers: a hundred probes of a hanging dependency make one call.
         """
         checks = {dependency.name: self._check(dependency) for dependency in self._dependencies}
         await asyncio.wait(checks.values(), timeout=CHECK_TIMEOUT_SECONDS)

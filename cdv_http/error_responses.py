@@ -1,4 +1,4 @@
-"""The one table from error codes to statuses, and the envelope every refusal travels in."""
+"""Error responses: the one table from error codes to statuses, and the error envelope."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ STATUS_OF_CODE: Final[dict[str, int]] = {
     "CDV_INTERNAL": 500,
     "CDV_UNAVAILABLE": 503,
 }
-# What the framework refuses before a use case is reached. Statuses that are not here are a defect: 500.
+# Errors of the framework, before a use case is reached. Any other status is a defect and becomes 500.
 _OF_FRAMEWORK_STATUS: Final[dict[int, tuple[str, str]]] = {
-    400: ("CDV_BAD_REQUEST", "the request cannot be read"),
-    404: ("CDV_NOT_FOUND", "no such resource"),
-    405: ("CDV_BAD_REQUEST", "this resource does not answer that method"),
+    400: ("CDV_BAD_REQUEST", "the request is malformed"),
+    404: ("CDV_NOT_FOUND", "not found: there is no resource at this path"),
+    405: ("CDV_BAD_REQUEST", "method not allowed; see the Allow header"),
     413: ("CDV_BAD_REQUEST", "the request is too large"),
-    415: ("CDV_BAD_REQUEST", "this media type is not accepted"),
+    415: ("CDV_BAD_REQUEST", "the media type is not supported"),
 }
 
-_SHOWN_MAX_CHARS: Final = 128  # ours: of a collection's or a version's name in the log
+_SHOWN_MAX_CHARS: Final = 128  # ours: of a collection or version name in the log
 
 
 class RequestRefused(CdvError):
@@ -84,19 +84,19 @@ class ErrorEnvelope(msgspec.Struct):
 
 
 def error_bytes(code: str, message: str, correlation_id: str, details: dict[str, Any] | None = None) -> bytes:
-    """Return the encoded envelope; text that is not Unicode is spelt out, so that no message can fail to encode."""
+    """Return the encoded error envelope. Lone surrogates in `message` are escaped, so that encoding never fails."""
     safe = message.encode("utf-8", "backslashreplace").decode()
     body = ErrorBody(code, safe, correlation_id, details or UNSET)
     return msgspec.json.encode(ErrorEnvelope(body), enc_hook=_encodable)
 
 
 def _encodable(value: object) -> int | str:
-    """Return what msgspec does not encode by itself, subtypes of int (a setting in bytes) and str (names), as those."""
+    """Convert subclasses of int (settings in bytes) and str (names), which msgspec does not encode by itself."""
     return int(value) if isinstance(value, int) else str(value)
 
 
 def respond_to_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer whatever a handler, or the framework before it, has raised."""
+    """Return the response to an exception of a handler or of the framework."""
     if isinstance(error, CdvError):
         return _respond_to_cdv_error(request, error)
     if isinstance(error, HTTPException):
@@ -105,7 +105,7 @@ def respond_to_error(request: Request[Any, Any, Any], error: Exception) -> Respo
 
 
 def _respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> Response[bytes]:
-    """Answer an error of the family with its code, status, details and headers."""
+    """Return the response with the error's code, status, details and headers."""
     status = error.status if isinstance(error, RequestRefused) else STATUS_OF_CODE[error.code]
     headers = dict(error.headers) if isinstance(error, RequestRefused) else {}
     if status == 401:
@@ -122,12 +122,12 @@ def _respond_to_cdv_error(request: Request[Any, Any, Any], error: CdvError) -> R
 
 
 def _shown(text: str | None) -> str:
-    """Return what a client wrote as one short line can hold it: cut, and quoted as Python does."""
+    """Return client input for one short log line: truncated, and quoted as a Python string."""
     return repr(None if text is None else text[:_SHOWN_MAX_CHARS])
 
 
 def _respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer what the framework refused."""
+    """Return the response to an error of the framework."""
     if error.status_code not in _OF_FRAMEWORK_STATUS:
         return _respond_to_defect(request, error)
     code, message = _OF_FRAMEWORK_STATUS[error.status_code]
@@ -136,13 +136,15 @@ def _respond_to_framework_error(request: Request[Any, Any, Any], error: HTTPExce
 
 
 def _respond_to_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer 500, telling the client its correlation id only; the log has the rest."""
+    """Return 500. The client gets the correlation id only; the traceback is logged."""
     logger.opt(exception=error).error("unhandled error")
-    return _response(request, 500, "CDV_INTERNAL", "internal error; quote the correlation id", None, {})
+    return _response(
+        request, 500, "CDV_INTERNAL", "internal error; include the correlation id when you report it", None, {}
+    )
 
 
 def allowed_methods(request: Request[Any, Any, Any]) -> str:
-    """Return the Allow header for the request's path: what its route answers, and HEAD where it answers GET."""
+    """Return the Allow header for the request's path: the methods of its route, and HEAD if GET is one of them."""
     path = request.scope["path"]
     for route in request.app.routes:
         if route.path_format == path or _matches(route.path_format, path):

@@ -1,7 +1,7 @@
-"""The endpoints that are asked most, called without the framework in between.
+"""Calls the handlers of the busiest endpoints directly, bypassing the framework.
 
-Its router, and its way from a request to arguments and from a result to an answer, are a tenth of what a create costs
-(docs/adr/012-fewer-instructions.md). The handlers are the same, and whatever is unusual goes the framework's way.
+The framework's routing, argument parsing and response handling are a tenth of the cost of a create
+(docs/adr/012-fewer-instructions.md). The handlers are the same, and anything unusual still goes through the framework.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _Handler = Callable[[AnyRequest], Awaitable[Response[bytes]]]
 
 
 class FastRoutes:
-    """Answers what is asked of `handlers`, exactly at their paths; all the rest is for `app`, which has them too.
+    """Routes requests for the exact paths of `handlers` to them, and all others to `app`, which has the same handlers.
 
-    `handlers`: of paths without parameters. They take the request, and nothing else. A path with needless slashes is
-    none: the framework overlooks them, and so would pass whatever a proxy in front keeps away by its path.
+    `handlers`: of paths without parameters; they take the request as their only argument. A path with a trailing or
+    doubled slash is 404: the framework ignores such slashes, so that a request could get past a proxy's path rules.
     """
 
     def __init__(self, app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> None:
@@ -41,25 +41,25 @@ class FastRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._handler_of(scope) if scope["type"] == ScopeType.HTTP else None
         if handler is None:
-            await (_not_found if _has_needless_slashes(scope) else self._app)(scope, receive, send)
+            await (_not_found if _has_extra_slashes(scope) else self._app)(scope, receive, send)
             return
         scope["app"] = scope["litestar_app"] = self._app
         scope["path_template"] = scope["path"]
         request: AnyRequest = _BareRequest(scope, receive)
         try:
             response = await handler(request)
-        except Exception as error:  # noqa: BLE001 - as the framework does
+        except Exception as error:  # noqa: BLE001 - every exception becomes a response, as in the framework
             response = respond_to_error(request, error)
         await response.to_asgi_response(None, request)(scope, receive, send)
 
     def _handler_of(self, scope: HTTPScope) -> _Handler | None:
         handler = self._handlers.get((scope["method"], scope["path"]))
         host = state_of(scope).headers.only(b"host") if handler else None
-        # What hosts there may be otherwise, the framework knows.
+        # The framework handles requests with an unusual Host header.
         return handler if host is not None and is_host(host) else None
 
 
-def _has_needless_slashes(scope: Scope) -> bool:
+def _has_extra_slashes(scope: Scope) -> bool:
     return scope["type"] == ScopeType.HTTP and ("//" in scope["path"] or scope["path"][1:].endswith("/"))
 
 
@@ -69,7 +69,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class _BareRequest(Request[Any, Any, Any]):
-    """As much of a request as the handlers of these endpoints look at: the rest takes longer to make than to use."""
+    """A request with only what these handlers use: the framework's constructor takes longer than they do to use it."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = cast("HTTPScope", scope)

@@ -1,8 +1,8 @@
-"""The /metrics endpoint's content: counters, and gauges that are read from the parts of the service.
+"""The content of /metrics: counters, and gauges that are read from the service's components.
 
 Gauges that need no I/O are read every few seconds by each worker, so that any worker can answer a scrape for all of
 them. Those that need I/O (whether the dependencies are up, the outbox's backlog) are read during the scrape, within a
-time limit: a monitor that times out would see nothing just when the service is in trouble.
+time limit: a scrape that times out would lose all metrics just when the service is in trouble.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cdv_http.metrics import (
     relay_runs_total,
 )
 
-_READ_INTERVAL_SECONDS: Final = 5.0  # ours: what is read costs microseconds
+_READ_INTERVAL_SECONDS: Final = 5.0  # ours: a reading takes microseconds
 
 
 class MetricsExporter:
@@ -48,7 +48,7 @@ class MetricsExporter:
 
     async def __aenter__(self) -> Self:
         self._reader = asyncio.create_task(self._read_periodically(), name="metrics")
-        # A rate needs a first value: without it the first failure of all would be no increase.
+        # Initialise the series to 0: without a first value, a rate would miss the first failure.
         for task in self._service.background_tasks:
             for outcome in ("done", "postponed", "failed"):
                 background_tasks_total.labels(task.name, outcome)
@@ -64,7 +64,7 @@ class MetricsExporter:
                 await cancel_and_wait(task)
 
     async def exposition(self) -> bytes:
-        """Return all metrics in Prometheus's text form, within CHECK_TIMEOUT_SECONDS and a moment, whatever hangs."""
+        """Return all metrics in the Prometheus text format, within little more than CHECK_TIMEOUT_SECONDS."""
         self.read()
         await self._check_dependencies()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
@@ -76,7 +76,7 @@ class MetricsExporter:
         return generate_latest(together)
 
     def read(self) -> None:
-        """Read what needs no I/O."""
+        """Update the metrics that need no I/O."""
         for reading in self._service.readings:
             for name, value in reading().items():
                 if name in GAUGES:
@@ -104,9 +104,9 @@ class MetricsExporter:
         try:
             waiting = await self._service.outbox.backlog()
         except CdvError:
-            return  # with the database down the last reading stays, and cdv_dependency_up says so
+            return  # while the database is down, the last reading stays, and cdv_dependency_up is 0
         except Exception:  # noqa: BLE001 - a defect here must not hide the other metrics
-            logger.exception("the backlog cannot be read")
+            logger.exception("reading the backlog failed")
             return
         backlog.set(waiting.count)
         now = self._service.clock.now()
@@ -114,32 +114,32 @@ class MetricsExporter:
 
 
 class _AllWorkers(Collector):
-    """What all workers count, added up from their files: as the library's own collector, but for new files.
+    """Aggregates the metrics of all workers from their files, like the library's own collector, but skips empty files.
 
-    A worker that starts makes each of its files empty, and the library fails over one that it finds so.
+    A starting worker creates its files empty, and the library's collector fails on those.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        begun = [str(file) for file in self._folder.glob("*.db") if _size(file)]
-        metrics: Iterable[Metric] = shared.MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]
+        nonempty = [str(file) for file in self._folder.glob("*.db") if _size(file)]
+        metrics: Iterable[Metric] = shared.MultiProcessCollector.merge(nonempty)  # type: ignore[no-untyped-call]
         return metrics
 
 
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # of a worker that has ended, another scrape has just dropped it
+    except FileNotFoundError:  # of a worker that has ended: a concurrent scrape has just removed it
         return 0
 
 
 def _drop_dead_workers(folder: Path) -> None:
-    """Delete the gauges of workers that have ended: their requests in flight would be counted for ever."""
+    """Delete the gauges of workers that have ended: their requests in flight would otherwise be counted for ever."""
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*_*.db")}:
         try:
             os.kill(pid, 0)
-        except (ProcessLookupError, PermissionError):  # there is none, or it is another user's, who has its number now
-            with suppress(FileNotFoundError):  # another worker is being scraped at this moment
+        except (ProcessLookupError, PermissionError):  # it has ended; its pid may belong to another user's process now
+            with suppress(FileNotFoundError):  # a concurrent scrape of another worker has removed it
                 shared.mark_process_dead(pid)  # type: ignore[no-untyped-call]

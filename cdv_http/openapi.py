@@ -1,4 +1,4 @@
-"""The API described: OpenAPI 3.1, made from the very types that travel and the one table of error codes."""
+"""The OpenAPI 3.1 document, generated from the body types and the table of error codes."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ Json = dict[str, Any]
 
 _TOKEN_CODES: Final = ("CDV_AUTHN", "CDV_JWT_MALFORMED", "CDV_JWT_EXPIRED", "CDV_JWT_INVALID")
 _DESCRIPTIONS: Final[dict[int, str]] = {
-    400: "The request is not what the contract allows",
-    401: "No token, or none that counts",
-    403: "Whoever asks may not do this",
-    404: "There is no such thing",
-    409: "It conflicts with what is there",
+    400: "The request is invalid",
+    401: "The bearer token is missing, malformed, expired or invalid",
+    403: "The caller is not allowed to do this",
+    404: "Not found",
+    409: "Conflicts with existing data",
     413: "The body is too large",
-    415: "The body is not JSON, or compressed",
-    416: "The file has no such part",
-    429: "The budget of the subject or the address is spent; try again after Retry-After",
-    500: "A defect of the service; quote the correlation id",
-    503: "A dependency is down; try again after Retry-After",
+    415: "The body is not JSON, or has a Content-Encoding",
+    416: "The range is outside the file",
+    429: "A rate limit, or the limit of concurrent requests of a subject, is reached; try again after Retry-After",
+    500: "A defect of the service; include the correlation id when you report it",
+    503: "A dependency is down, or the service is overloaded; try again after Retry-After",
 }
-# Bad requests that keep a status of their own (spec: error codes).
+# CDV_BAD_REQUEST with statuses other than 400 (spec: error codes).
 _STATUSES_OF_JSON: Final = (413, 415)
 _HEADERS: Final[Json] = {
-    "X-Correlation-Id": {"description": "the request's, or a fresh one", "schema": TEXT},
-    "X-RateLimit-Limit": {"description": "requests per window", "schema": {"type": "integer"}},
-    "X-RateLimit-Remaining": {"description": "how many are left", "schema": {"type": "integer"}},
+    "X-Correlation-Id": {"description": "the request's correlation id, or a fresh one", "schema": TEXT},
+    "X-RateLimit-Limit": {"description": "requests allowed in the window", "schema": {"type": "integer"}},
+    "X-RateLimit-Remaining": {"description": "requests left in the window", "schema": {"type": "integer"}},
     "X-RateLimit-Reset": {"description": "when the window ends, in seconds since 1970", "schema": {"type": "integer"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"description": "`Bearer`", "schema": TEXT},
-    "Content-Range": {"description": "which part, of how much", "schema": TEXT},
-    "Location": {"description": "where to go on", "schema": TEXT},
+    "Content-Range": {"description": "which bytes, of how many", "schema": TEXT},
+    "Location": {"description": "the URL to redirect to", "schema": TEXT},
 }
 _CORRELATION: Final = Parameter(
     "X-Correlation-Id",
-    "1 to 128 of A-Z a-z 0-9 . _ : -, echoed, logged and put into events; replaced by a fresh one if unfit.",
+    "1 to 128 of A-Z a-z 0-9 . _ : -; echoed, logged and added to events; replaced by a fresh one if invalid",
     TEXT,
     "header",
 )
 _TRACE: Final = Parameter(
     "traceparent",
-    "the trace that the request belongs to (W3C Trace Context); its id is the correlation id unless one is sent",
+    "the trace that the request belongs to (W3C Trace Context); without X-Correlation-Id, its id is the correlation id",
     TEXT,
     "header",
 )
@@ -82,21 +82,21 @@ def openapi_document() -> Json:
 
 
 def codes_of(endpoint: Endpoint) -> tuple[str, ...]:
-    """Return every error code that the endpoint may answer with."""
+    """Return every error code that the endpoint may return."""
     codes = list(endpoint.codes)
     if endpoint.limited:
         codes += [*_TOKEN_CODES, "CDV_RATE_LIMIT", "CDV_UNAVAILABLE"]
     if isinstance(endpoint.body, type):
         codes += ["CDV_BAD_REQUEST", "CDV_VALIDATION"]
-    elif endpoint.limited:  # each of them refuses query parameters that it does not have
+    elif endpoint.limited:  # each of them refuses unknown query parameters
         codes.append("CDV_VALIDATION")
     if endpoint.path not in NEVER_SHED:
-        codes.append("CDV_UNAVAILABLE")  # too many are under way, or it took too long
+        codes.append("CDV_UNAVAILABLE")  # overload, or the time limit of the request
     return tuple(sorted({*codes, "CDV_INTERNAL"}, key=list(STATUS_OF_CODE).index))
 
 
 def _structs(endpoint: Endpoint) -> list[type[msgspec.Struct]]:
-    return [it for it in (endpoint.body, endpoint.answer, endpoint.meta) if isinstance(it, type)]
+    return [it for it in (endpoint.body, endpoint.response, endpoint.meta) if isinstance(it, type)]
 
 
 def _operation(endpoint: Endpoint) -> Json:
@@ -116,7 +116,7 @@ def _operation(endpoint: Endpoint) -> Json:
 def _parameter(parameter: Parameter) -> Json:
     return {
         "name": parameter.name,
-        "in": parameter.place,
+        "in": parameter.location,
         "required": parameter.required,
         "description": parameter.description,
         "schema": dict(parameter.schema),
@@ -125,42 +125,42 @@ def _parameter(parameter: Parameter) -> Json:
 
 def _responses(endpoint: Endpoint) -> Json:
     responses: Json = {}
-    if endpoint.answer is not None:
+    if endpoint.response is not None:
         responses["200"] = _success(endpoint)
-    for status, description in endpoint.other.items():
+    for status, description in endpoint.other_statuses.items():
         refs = {206: ("Content-Range",), 307: ("Location",)}.get(status, ())
         responses[str(status)] = {"description": description, "headers": _header_refs(endpoint, *refs)}
         if status == 206:
-            responses["206"]["content"] = _content(endpoint.answer or {})
+            responses["206"]["content"] = _content(endpoint.response or {})
     own = [(status, ["CDV_BAD_REQUEST"]) for status in _own_statuses(endpoint)]
     for status, codes in [*_by_status(codes_of(endpoint)).items(), *own]:
-        responses[str(status)] = _refusal(endpoint, status, codes)
+        responses[str(status)] = _error(endpoint, status, codes)
     return responses
 
 
 def _own_statuses(endpoint: Endpoint) -> tuple[int, ...]:
     if isinstance(endpoint.body, type):
         return _STATUSES_OF_JSON
-    return (416,) if 416 in endpoint.other else ()
+    return (416,) if 416 in endpoint.other_statuses else ()
 
 
 def _success(endpoint: Endpoint) -> Json:
     own = {name: {"description": text, "schema": TEXT} for name, text in endpoint.headers.items()}
-    response: Json = {"description": endpoint.answer_description, "headers": {**own, **_header_refs(endpoint)}}
-    if isinstance(endpoint.answer, type):
-        properties: Json = {"data": _ref(endpoint.answer)}
+    response: Json = {"description": endpoint.response_description, "headers": {**own, **_header_refs(endpoint)}}
+    if isinstance(endpoint.response, type):
+        properties: Json = {"data": _ref(endpoint.response)}
         if endpoint.meta is not None:
             properties["meta"] = _ref(endpoint.meta)
         envelope = {"type": "object", "properties": properties, "required": ["data"], "additionalProperties": False}
         response["content"] = {"application/json": {"schema": envelope}}
-    elif endpoint.answer:
-        response["content"] = _content(endpoint.answer)
+    elif endpoint.response:
+        response["content"] = _content(endpoint.response)
     if endpoint.links:
         response["links"] = {name: dict(link) for name, link in endpoint.links.items()}
     return response
 
 
-def _refusal(endpoint: Endpoint, status: int, codes: list[str]) -> Json:
+def _error(endpoint: Endpoint, status: int, codes: list[str]) -> Json:
     own = {401: ("WWW-Authenticate",), 416: ("Content-Range",), 429: ("Retry-After",), 503: ("Retry-After",)}
     these = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
     return {

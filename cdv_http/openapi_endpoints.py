@@ -1,4 +1,4 @@
-"""The endpoints as the API's document describes them: what each takes, gives and refuses with."""
+"""The endpoints as the OpenAPI document describes them: parameters, bodies, responses and error codes."""
 
 from __future__ import annotations
 
@@ -37,37 +37,37 @@ class Parameter:
     name: str
     description: str
     schema: Mapping[str, object]
-    place: str = "query"
+    location: str = "query"
     required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`answer`: what a 200 holds, by media type, or the type of its data. `other`: more successes, by status.
+    """`response`: of a 200, schemas by media type or the type of `data`. `other_statuses`: their descriptions.
 
-    `codes`: the refusals, beside those that `needs_token`, `body` and `limited` bring along. `needs_token`: None where
-    a setting decides. `links`: from the members of this answer to what can be asked next.
+    `codes`: error codes, in addition to those that follow from `needs_token`, `body` and `limited`. `needs_token`: None
+    if a setting decides. `links`: from members of this response to operations that can be called next.
     """
 
     method: str
     path: str
     operation_id: str
     summary: str
-    answer: type[msgspec.Struct] | Mapping[str, object] | None = None
-    answer_description: str = "Done"
+    response: type[msgspec.Struct] | Mapping[str, object] | None = None
+    response_description: str = "Done"
     body: type[msgspec.Struct] | Mapping[str, object] | None = None
     parameters: tuple[Parameter, ...] = ()
     codes: tuple[str, ...] = ()
     meta: type[msgspec.Struct] | None = None
     needs_token: bool | None = False
     headers: Mapping[str, str] = field(default_factory=dict)
-    other: Mapping[int, str] = field(default_factory=dict)
+    other_statuses: Mapping[int, str] = field(default_factory=dict)
     links: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tag: str = "records"
 
     @property
     def limited(self) -> bool:
-        """Whether a rate limit counts its requests: wherever a token is looked at."""
+        """Whether its requests count against a rate limit: so do those of every endpoint that reads tokens."""
         return self.needs_token is not False
 
 
@@ -80,25 +80,25 @@ def _link(operation_id: str, body: Mapping[str, str] | None = None, **parameters
     return link
 
 
-_ASSET_ID: Final = Parameter("assetId", "which asset", ASSET_ID, "path", required=True)
+_ASSET_ID: Final = Parameter("assetId", "the asset's id", ASSET_ID, "path", required=True)
 _TOKEN: Final = Parameter("token", "the last part of a URL that this service signed", TEXT, "path", required=True)
 _KEY: Final = Parameter(
     "Idempotency-Key",
-    "The same as the member idempotencyKey",
+    "the same as the body's idempotencyKey",
     KEY,
     "header",
 )
 _PAGING: Final = (
-    Parameter("did", "whose records", DID, required=True),
-    Parameter("collection", "only this collection", COLLECTION),
+    Parameter("did", "the DID whose records to list", DID, required=True),
+    Parameter("collection", "only records of this collection", COLLECTION),
     Parameter(
         "limit",
-        "how many at most; fewer, and nextCursor, when they would exceed 1 MiB together",
+        "maximum number of records; a page of large records has fewer, and nextCursor: at most 1 MiB together",
         {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
     ),
-    Parameter("cursor", "nextCursor of the page before", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}),
-    Parameter("since", "only indexed at or after; not after `until`", TIME),
-    Parameter("until", "only indexed at or before", TIME),
+    Parameter("cursor", "nextCursor of the previous page", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}),
+    Parameter("since", "only records indexed at or after this time; not later than `until`", TIME),
+    Parameter("until", "only records indexed at or before this time", TIME),
 )
 _ASSET_LINKS: Final = {
     "meta": _link("mediaMeta", assetId="response.body#/data/assetId"),
@@ -108,12 +108,12 @@ _ASSET_LINKS: Final = {
 ENDPOINTS: Final = (
     Endpoint(
         "post", "/v1/repo/record", "createRecord", "Store a record once, under the caller's DID",
-        RecordReceipt, "Stored, or stored before by an equal request", CreateRecordBody, (_KEY,),
+        RecordReceipt, "Stored, now or by an earlier, equal request", CreateRecordBody, (_KEY,),
         ("CDV_SCHEMA_REJECT", "CDV_DID_MISMATCH", "CDV_CONFLICT"), Warnings, True,
         {
-            "Idempotent-Replayed": "`true` when this is the answer to an earlier, equal request",
+            "Idempotent-Replayed": "`true` if this is the response to an earlier, equal request",
             "Deprecation": "when the schema version was deprecated (RFC 9745)",
-            "Sunset": "when it will be refused (RFC 8594)",
+            "Sunset": "when the schema version will be refused (RFC 8594)",
         },
         links={
             "record": _link("getRecord", uri="response.body#/data/uri"),
@@ -123,15 +123,15 @@ ENDPOINTS: Final = (
     Endpoint(
         "get", "/v1/repo/record", "getRecord", "Return one record by its URI", RecordView, "The record",
         parameters=(
-            Parameter("uri", "which record", URI, required=True),
+            Parameter("uri", "the record's URI", URI, required=True),
             Parameter("If-None-Match", "an ETag that is still good", TEXT, "header"),
         ),
         codes=("CDV_AUTHZ", "CDV_NOT_FOUND"), needs_token=None,
-        headers={"ETag": "the record's CID in quotes"}, other={304: "Not changed, and records never do."},
+        headers={"ETag": "the record's CID in quotes"}, other_statuses={304: "Not modified: records never change."},
     ),
     Endpoint(
         "get", "/v1/repo/listRecords", "listRecords", "Return a page of a DID's records, newest first",
-        RecordPage, "A page; nextCursor is present exactly when more match", parameters=_PAGING,
+        RecordPage, "A page; nextCursor is present if and only if more records match", parameters=_PAGING,
         codes=("CDV_CURSOR_INVALID", "CDV_AUTHZ"), needs_token=None,
         links={
             "record": _link("getRecord", uri="response.body#/data/records/0/uri"),
@@ -139,8 +139,8 @@ ENDPOINTS: Final = (
         },
     ),
     Endpoint(
-        "post", "/v1/media/uploadInit", "uploadInit", "Announce a media object and get the URL to PUT its bytes to",
-        UploadTicket, "PUT the bytes to uploadUrl before expiresAt, then finalize", UploadInitBody,
+        "post", "/v1/media/uploadInit", "uploadInit", "Announce a media object and get the URL to upload its bytes to",
+        UploadTicket, "PUT the bytes to uploadUrl before expiresAt, then call finalize", UploadInitBody,
         codes=("CDV_DID_MISMATCH", "CDV_MEDIA_SIZE", "CDV_MEDIA_TYPE"), needs_token=True, tag="media",
         links={
             **_ASSET_LINKS,
@@ -148,8 +148,8 @@ ENDPOINTS: Final = (
         },
     ),
     Endpoint(
-        "post", "/v1/media/finalize", "finalize", "Prove the uploaded bytes and make the asset permanent",
-        AssetView, "Permanent", FinalizeBody,
+        "post", "/v1/media/finalize", "finalize", "Verify the uploaded bytes and make the asset permanent",
+        AssetView, "The asset, now permanent", FinalizeBody,
         codes=("CDV_DID_MISMATCH", "CDV_NOT_FOUND", "CDV_CONFLICT", "CDV_MEDIA_CHECKSUM", "CDV_MEDIA_SIZE",
                "CDV_MEDIA_TYPE"),
         needs_token=True, links=_ASSET_LINKS, tag="media",
@@ -162,42 +162,46 @@ ENDPOINTS: Final = (
     Endpoint(
         "get", "/v1/media/{assetId}/content", "mediaContent", "Redirect to the asset's bytes",
         parameters=(_ASSET_ID,), codes=("CDV_BAD_REQUEST", "CDV_NOT_FOUND"), needs_token=True, tag="media",
-        other={307: "Location is a signed URL, good for 5 minutes."},
+        other_statuses={307: "Location is a signed URL, valid for 5 minutes."},
     ),
     Endpoint(
-        "put", "/v1/blobs/upload/{token}", "uploadBlob", "Take the bytes of an upload, where no object store does",
-        {}, "The bytes are there; finalize proves them", {"application/octet-stream": BYTES}, (_TOKEN,),
+        "put", "/v1/blobs/upload/{token}", "uploadBlob", "Upload an asset's bytes, if no object store is configured",
+        {}, "The bytes are stored; finalize verifies them", {"application/octet-stream": BYTES}, (_TOKEN,),
         ("CDV_BAD_REQUEST", "CDV_AUTHZ", "CDV_MEDIA_SIZE", "CDV_UNAVAILABLE"), tag="media",
     ),
     Endpoint(
-        "get", "/v1/blobs/download/{token}", "downloadBlob", "Give an asset's bytes, where no object store does",
-        {"*/*": BYTES}, "All of them, as the asset's own media type",
-        parameters=(_TOKEN, Parameter("Range", "one range of bytes", TEXT, "header")),
+        "get", "/v1/blobs/download/{token}", "downloadBlob",
+        "Download an asset's bytes, if no object store is configured",
+        {"*/*": BYTES}, "All bytes, with the asset's own media type",
+        parameters=(_TOKEN, Parameter("Range", "one byte range", TEXT, "header")),
         codes=("CDV_AUTHZ", "CDV_NOT_FOUND", "CDV_UNAVAILABLE"),
         headers={"Accept-Ranges": "`bytes`", "Content-Disposition": "`attachment` unless image, audio or video"},
-        other={206: "The part that Range names.", 416: "The file has no such part: CDV_BAD_REQUEST."}, tag="media",
+        other_statuses={206: "The requested range.", 416: "The range is outside the file: CDV_BAD_REQUEST."},
+        tag="media",
     ),
     Endpoint(
-        "get", "/healthz", "healthz", "Say that the process runs", Liveness, "It does", tag="service",
+        "get", "/healthz", "healthz", "Liveness: whether the process is running", Liveness,
+        "The process is running", tag="service",
     ),
     Endpoint(
-        "get", "/readyz", "readyz", "Say whether requests can be served, and what is up",
-        Readiness, "Ready, or degraded: something is down that is not critical", codes=("CDV_UNAVAILABLE",),
+        "get", "/readyz", "readyz", "Readiness: whether requests can be served, and which dependencies are up",
+        Readiness, "Ready, or degraded: a dependency is down that is not critical", codes=("CDV_UNAVAILABLE",),
         tag="service",
     ),
     Endpoint(
         "get", "/metrics", "metrics", "Return the service's metrics", {"text/plain": TEXT},
-        "In the text form of Prometheus", tag="service",
+        "Prometheus text format", tag="service",
     ),
     Endpoint(
         "get", "/openapi.json", "openapi", "Return this document",
         {"application/json": {"type": "object"}}, "OpenAPI 3.1", tag="service",
     ),
     Endpoint(
-        "get", "/docs", "docs", "Return this document for people to read", {"text/html": TEXT}, "A page", tag="service",
+        "get", "/docs", "docs", "Return this document as an HTML page", {"text/html": TEXT}, "The page", tag="service",
     ),
     Endpoint(
-        "get", "/.well-known/jwks.json", "jwks", "Publish the keys of the built-in issuer, where there is no other",
+        "get", "/.well-known/jwks.json", "jwks",
+        "Return the public keys of the built-in issuer, if no other is configured",
         {"application/json": {"type": "object", "required": ["keys"]}}, "A JWK Set (RFC 7517)", tag="service",
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Budgets of reads and writes, per subject when a token proved one and per client address otherwise."""
+"""Rate limits for reads and writes: per subject with a valid token, per client address otherwise."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from cdv_http.request_state import RequestState
 
 Budget = Literal["reads", "writes"]
 
-_COUNTERS_MAX: Final = 200_000  # ours, for each budget of subjects and of addresses: some 70 MiB
-_STORE_SECONDS: Final = 0.25  # ours: a store that is near answers within a few milliseconds
-_STORE_PAUSE_SECONDS: Final = 1.0  # ours: how long one that did not answer is left alone
+_COUNTERS_MAX: Final = 200_000  # ours, per budget, for subjects and for addresses separately: some 70 MiB
+_STORE_SECONDS: Final = 0.25  # ours: a nearby store responds within a few milliseconds
+_STORE_PAUSE_SECONDS: Final = 1.0  # ours: after a failure, no request tries the store for so long
 
 
 class RateLimits:
     """Counts requests against budgets in fixed windows, in this process or in a store that several nodes share.
 
-    A store that does not answer stops nobody, and hardly delays anyone: until it does, each process counts for itself.
+    While the store is unavailable, requests are still served, with hardly any delay, and each process counts locally.
     """
 
     def __init__(self, *, writes: str, reads: str, storage_url: str | None) -> None:
-        """Raises CannotStart: the storage's address cannot be used."""
+        """Raises CannotStart: `storage_url` is not usable."""
         self._budgets: dict[Budget, RateLimitItem] = {"writes": parse(writes), "reads": parse(reads)}
         self._shared = None if storage_url is None else SharedCounters(storage_url)
-        # Apart, so that whoever has many addresses makes no subject's counter be forgotten.
+        # Separate, so that a client with many addresses cannot evict the counters of subjects.
         self._own = {(budget, kind): OwnCounters() for budget in self._budgets for kind in ("did", "address")}
 
     async def admit(self, state: RequestState, budget: Budget, token: VerifiedToken | None) -> None:
-        """Count one request; leave in the request's state what its X-RateLimit headers say.
+        """Count one request; set `state.rate_limit`, from which the X-RateLimit headers are made.
 
-        Raises: RateLimited: the budget is spent until its window ends.
+        Raises: RateLimited: the budget is used up until its window ends.
         """
-        kind, who = ("did", token.subject) if token else ("address", state.client)
-        key = blake2b(f"{budget} {kind} {who}".encode(), digest_size=16).digest()  # a DID may be long
+        kind, holder = ("did", token.subject) if token else ("address", state.client)
+        key = blake2b(f"{budget} {kind} {holder}".encode(), digest_size=16).digest()  # a DID may be long
         limit = self._budgets[budget]
         now = time.time()
         ends = _window_end(key, limit.get_expiry(), now)
@@ -65,18 +65,18 @@ class RateLimits:
 
 
 def _window_end(key: bytes, window_seconds: float, now: float) -> float:
-    """Return when the window ends that `now` is in: at the same time on every node.
+    """Return when the window that contains `now` ends: the same on every node.
 
-    Every counter has windows of its own, so that those who wait for the next one do not all come back at once.
+    Windows are offset by key, so that clients that wait for the next window do not all come back at the same time.
     """
     offset = int.from_bytes(key[:4], "big") / 2**32 * window_seconds
     return (math.floor((now - offset) / window_seconds) + 1) * window_seconds + offset
 
 
 class OwnCounters:
-    """Counters in this process. Beyond `max_counters`, whoever has been away longest is forgotten.
+    """Counters in this process. Beyond `max_counters`, the least recently used one is evicted.
 
-    A flood of new addresses thus resets nobody who keeps knocking.
+    A flood of new addresses therefore resets no counter that is in use.
     """
 
     def __init__(self, max_counters: int = _COUNTERS_MAX) -> None:
@@ -84,7 +84,7 @@ class OwnCounters:
         self._counts: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     def add(self, key: bytes, ends: float) -> int:
-        """Return how many there were in the window that ends then, this one counted."""
+        """Count one; return the number in the window that ends at `ends`, this one included."""
         window, count = self._counts.pop(key, (ends, 0))
         count = count + 1 if window == ends else 1
         self._counts[key] = (ends, count)
@@ -97,38 +97,40 @@ class OwnCounters:
 
 
 class SharedCounters:
-    """Counters in a store that several nodes share: one round trip each. One that fails is left alone for a while."""
+    """Counters in a store that several nodes share: one round trip each. A failed store is retried after a pause."""
 
     def __init__(self, url: str) -> None:
-        """Raises CannotStart: the address cannot be used."""
+        """Raises CannotStart: the URL is not usable."""
         self._storage = _storage(url)
         self._failing = False
-        self._ask_again = 0.0
+        self._retry_at = 0.0
 
     async def add(self, key: bytes, ends: float, now: float) -> int | None:
-        """As OwnCounters; None if the store does not answer."""
+        """As `OwnCounters.add`; None if the store is unavailable."""
         clock = time.monotonic
-        if clock() < self._ask_again:
+        if clock() < self._retry_at:
             return None
-        if self._failing:  # one request tries; the others need not wait to see it fail
-            self._ask_again = clock() + _STORE_PAUSE_SECONDS
+        if self._failing:  # one request tries again, and the others do not wait for it
+            self._retry_at = clock() + _STORE_PAUSE_SECONDS
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 count = await self._storage.incr(f"{key.hex()}/{ends:.3f}", math.ceil(ends - now))
-        except Exception as error:  # noqa: BLE001 - whatever it is, of a cluster no StorageError, it must stop nobody
-            self._ask_again = clock() + _STORE_PAUSE_SECONDS
+        except Exception as error:  # noqa: BLE001 - no error may stop a request; those of a cluster are no StorageError
+            self._retry_at = clock() + _STORE_PAUSE_SECONDS
             if not self._failing:
-                logger.opt(exception=error).warning("the store of the rate limits does not answer; counting here")
+                logger.opt(exception=error).warning(
+                    "the store of the rate limits does not answer; each process counts for itself until it does"
+                )
             self._failing = True
             return None
         if self._failing:
             logger.info("the store of the rate limits answers again")
-        self._failing, self._ask_again = False, 0.0
+        self._failing, self._retry_at = False, 0.0
         return count
 
     async def close(self) -> None:
         if isinstance(self._storage, RedisStorage) and isinstance(self._storage.bridge, RedispyBridge):
-            client: Any = self._storage.bridge.get_connection()  # typed without what closes it
+            client: Any = self._storage.bridge.get_connection()  # the type lacks `aclose`
             await client.aclose()
 
 
@@ -136,12 +138,12 @@ def _redis_options() -> dict[str, Any]:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    # Besides our own bound: until Python 3.12, asyncio.wait_for, by which it writes, may swallow the end of that.
+    # Besides our own timeout: redis writes with asyncio.wait_for, which before Python 3.12 may swallow a cancellation.
     return {
         "implementation": "redispy",
         "socket_timeout": _STORE_SECONDS,
         "socket_connect_timeout": _STORE_SECONDS,
-        "retry": Retry(NoBackoff(), 1),  # a connection that the store has closed meanwhile
+        "retry": Retry(NoBackoff(), 1),  # in case the store has closed the connection
     }
 
 
@@ -150,9 +152,9 @@ def _storage(url: str) -> Storage:
         client = _redis_options() if url.removeprefix("async+").startswith("redis") else {}
         storage = storage_from_string(f"async+{url.removeprefix('async+')}", wrap_exceptions=True, **client)
     except (ConfigurationError, ImportError, ValueError):
-        # What the library says repeats the address, and the password in it.
-        reason = "it is no address of a store, or the store's client is not installed"
-        remedy = "use an address such as redis://host:6379 and install its client, for instance with the extra `redis`"
+        # The library's message contains the URL, with the password.
+        reason = "it is not the URL of a store, or the store's client is not installed"
+        remedy = "use a URL such as redis://host:6379 and install its client, for instance with the extra `redis`"
         raise CannotStart("use CDV_RATE_LIMIT_STORAGE", reason, remedy) from None
-    assert isinstance(storage, Storage), "async+ gives a store of this kind"  # noqa: S101
+    assert isinstance(storage, Storage), "async+ URLs give asynchronous stores"  # noqa: S101
     return storage

@@ -1,4 +1,4 @@
-"""A request's headers, looked up once and not once for each who asks."""
+"""A request's headers, indexed by name once per request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class RequestHeaders:
-    """Headers by name, in lower case, in the bytes that the client sent."""
+    """Headers by lower-case name; values are the bytes that the client sent."""
 
     __slots__ = ("_by_name", "_pairs")
 
@@ -18,15 +18,15 @@ class RequestHeaders:
         return name in self._by_name
 
     def every(self, name: bytes) -> list[bytes]:
-        """Return the values of all headers of that name, in their order; [] if there is none."""
+        """Return the values of all headers of that name, in the order sent; [] if there is none."""
         if name not in self._by_name:
             return []
-        if len(self._by_name) == len(self._pairs):  # no name comes twice, as is usual
+        if len(self._by_name) == len(self._pairs):  # the usual case: no name is repeated
             return [self._by_name[name]]
         return [value for each, value in self._pairs if each == name]
 
     def only(self, name: bytes) -> bytes | None:
-        """Return the one header's value; None if there is none, or several."""
+        """Return the value of the only header of that name; None if there is none, or more than one."""
         values = self.every(name)
         return values[0] if len(values) == 1 else None
 
@@ -35,6 +35,6 @@ class RequestHeaders:
         return self._by_name.get(name, default)
 
     def content_length(self) -> int:
-        """Return how many bytes of body are announced, of a number its first 20 digits; -1 if it is no number."""
-        said = self.last(b"content-length")
-        return int(said[:20]) if said.isdigit() else -1
+        """Return the Content-Length; -1 if there is none, or no number. More than 20 digits are cut off."""
+        value = self.last(b"content-length")
+        return int(value[:20]) if value.isdigit() else -1

@@ -1,4 +1,4 @@
-"""What the layers around a request tell each other of it."""
+"""The state of one request, shared by the layers around its handler."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ from litestar.types import HTTPScope, Scope
 from cdv_core.domain.identifiers import Did
 from cdv_http.request_headers import RequestHeaders
 
-_KEY: Final = "cdv"  # ours: the framework keeps things of its own beside it
+_KEY: Final = "cdv"  # ours: the framework stores entries of its own in the same dictionary
 
 
 class RequestState(msgspec.Struct):
-    """One request's, each field with who sets it. A struct: it has slots, and is made faster than a dataclass."""
+    """Each field says which layer sets it. A struct, because it has slots and is created faster than a dataclass."""
 
-    headers: RequestHeaders  # by load shedding
-    client: str = ""  # by load shedding: an IPv4 address, an IPv6 /64 or `unknown`; empty for who needs no place
-    holders: list[
-        str
-    ] = []  # by load shedding and cdv_http/requests.py: whose place it takes: the client's, the subject's
-    waited_seconds: float = 0.0  # by Admission's waits: how long nothing but its client kept it
-    traceparent: str | None = None  # by the edge: W3C, version 00; our span's, or else the client's
-    correlation_id: str = ""  # by the edge, before anything inside it runs
-    head: bool = False  # by the exchange: it was a HEAD, and the scope says GET
-    did: Did | None = None  # by cdv_http/requests.py: the subject, once it is counted and has its place
-    rate_limit: tuple[int, int, int] | None = None  # by the rate limits: the limit, what is left, seconds since 1970
-    error_code: str | None = None  # by whoever refuses it
+    headers: RequestHeaders  # load shedding
+    client: str = ""  # load shedding: IPv4 address, IPv6 /64 or `unknown`; empty if the request needs no slot
+    holders: list[str] = []  # load shedding, then cdv_http/auth.py: whom the slot counts against (client, subject)
+    waited_seconds: float = 0.0  # Admission: how long the request did nothing but wait for its client
+    traceparent: str | None = None  # edge: W3C, version 00; that of our span, or else the client's
+    correlation_id: str = ""  # edge, before anything inside it runs
+    head: bool = False  # exchange: the method was HEAD; the scope says GET
+    did: Did | None = None  # cdv_http/auth.py: the token's subject, once the rate limit and the slot are granted
+    rate_limit: tuple[int, int, int] | None = None  # rate limits: limit, remaining, reset in seconds since 1970
+    error_code: str | None = None  # whichever layer makes the error response
 
 
 def begin_state(scope: HTTPScope) -> RequestState:
-    """Return the state that the request has from now on, of which only its headers are known."""
+    """Create the request's state, with its headers only, and return it."""
     state = RequestState(RequestHeaders(scope["headers"]))
     scope["state"] = {**(scope.get("state") or {}), _KEY: state}
     return state
 
 
 def state_of(scope: Scope) -> RequestState:
-    """Return what `begin_state` has made."""
+    """Return the state that `begin_state` created."""
     state: RequestState = scope["state"][_KEY]
     return state

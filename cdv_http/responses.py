@@ -1,4 +1,4 @@
-"""Success: `{"data": ..., "meta"?: ...}`, encoded once."""
+"""Success responses: `{"data": ..., "meta"?: ...}`, encoded once."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def success(
 
 
 def success_json(data: bytes, headers: dict[str, str] | None = None) -> Response[bytes]:
-    """Return a 200 with `data`, which is JSON already, in the envelope."""
+    """Return a 200 with `data`, which is already encoded as JSON, in the envelope."""
     return _JsonResponse(b'{"data":%b}' % data, headers)
 
 
 class _JsonResponse(Response[bytes]):
-    """A 200 that goes out as it is: the framework's bookkeeping of headers costs a tenth of a create."""
+    """A 200 that bypasses the framework's handling of headers, which costs a tenth of a create."""
 
     def __init__(self, content: bytes, headers: dict[str, str] | None) -> None:
         self.content = content
         self.headers = headers or {}
 
     def to_asgi_response(self, *_: object, **__: object) -> ASGIApp:  # type: ignore[override]
-        return self._answer
+        return self._send
 
-    async def _answer(self, _: Scope, __: Receive, send: Send) -> None:
+    async def _send(self, _: Scope, __: Receive, send: Send) -> None:
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
         headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(self.content)))
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: granian, with the port and everything its workers need tried first."""
+"""The HTTP server: granian. The port and everything that the workers need are checked before it starts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from cdv_adapters.bootstrap import open_service
 from cdv_adapters.settings import Settings
 from cdv_core.errors import CannotStart
 from cdv_http.rate_limits import SharedCounters
-from cdv_http.tls import CertificateWatch, prove_certificates
+from cdv_http.tls import CertificateWatch, check_certificates
 from cdv_http.workers import Workers
 
-# Ours: a DID of 2048 characters, a token of 8 KiB and a cursor fit many times. The server reads up to twice as much.
+# Ours: several times a DID of 2048 characters, a token of 8 KiB and a cursor. The server reads up to twice as much.
 _HEADER_BYTES_MAX = 64 * 1024
-_HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: whoever sends headers slower than this is no client
+_HEADER_TIMEOUT_MILLISECONDS = 10_000  # ours: no legitimate client sends its headers more slowly
 _BACKLOG = 1024  # granian's default
-_CONNECTIONS_MAX = 10_000  # ours, per worker: idle ones cost little, and beyond it new ones wait for old ones to end
+_CONNECTIONS_MAX = (
+    10_000  # ours, per worker: idle connections cost little; beyond it, new ones wait until others are closed
+)
 
 
 def serve(settings: Settings) -> int:
@@ -37,20 +39,20 @@ def serve(settings: Settings) -> int:
 
     SIGHUP, or a certificate renewed on disk, replaces the workers one by one.
 
-    Raises: CannotStart: the port is taken, or what a worker would need cannot be had.
+    Raises: CannotStart: the port is taken, or a dependency or file that a worker needs is not available.
     """
-    _allow_connections()
+    _raise_open_files_limit()
     with ExitStack() as stack:
         listeners = [
-            stack.enter_context(each) for each in _bound(settings.host, settings.port, _listener_count(settings))
+            stack.enter_context(each) for each in _bind(settings.host, settings.port, _listener_count(settings))
         ]
-        _prove(settings)
-        # Workers are fresh processes and read the environment again: give them what the command line said.
+        _check_startup(settings)
+        # Workers are new processes that read the environment: pass on the options of the command line.
         os.environ.update(CDV_HOST=settings.host, CDV_PORT=str(settings.port), CDV_WORKERS=str(settings.workers))
         workers = _workers([listeners[n % len(listeners)] for n in range(settings.workers)], settings)
-        workers.on_startup(lambda: _greet(settings))
+        workers.on_startup(lambda: _announce(settings))
         stack.enter_context(CertificateWatch(settings, workers.replace_workers))
-        with _listening(settings.host, settings.port):
+        with _translated_bind_errors(settings.host, settings.port):
             for listener in listeners:
                 listener.listen(_BACKLOG)
         workers.serve()
@@ -60,12 +62,12 @@ def serve(settings: Settings) -> int:
 def _workers(listeners: Sequence[socket.socket], settings: Settings) -> Workers:
     return Workers(
         listeners,
-        prove=partial(_prove, settings),
+        check_startup=partial(_check_startup, settings),
         factory=True,
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGI,
-        # Of HTTP/2 the server bounds neither headers nor silence: who says nothing would hold a connection for ever.
+        # With HTTP/2 the server limits neither header size nor idle time: idle clients could hold connections for ever.
         http=HTTPModes.http1,
         websockets=False,
         workers=settings.workers,
@@ -85,8 +87,8 @@ def _workers(listeners: Sequence[socket.socket], settings: Settings) -> Workers:
     )
 
 
-def _allow_connections() -> None:
-    """Let this process and its workers open the files it takes, as far as they may: the default is often 1024."""
+def _raise_open_files_limit() -> None:
+    """Raise the limit of open files of this process and its workers, if permitted: the default is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * _CONNECTIONS_MAX
     if 0 <= soft < wanted:
@@ -94,16 +96,16 @@ def _allow_connections() -> None:
 
 
 def _listener_count(settings: Settings) -> int:
-    # Linux deals connections out evenly among sockets of one port, and unevenly among processes that share a socket.
+    # Linux balances connections evenly over several sockets on a port, but unevenly over processes that share a socket.
     return settings.workers if sys.platform == "linux" else 1
 
 
-def _bound(host: str, port: int, count: int) -> list[socket.socket]:
-    """Return `count` sockets that have the port and do not listen yet. Raises: CannotStart."""
-    with _listening(host, port), ExitStack() as stack:
+def _bind(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return `count` sockets that are bound to the port but do not listen yet. Raises: CannotStart."""
+    with _translated_bind_errors(host, port), ExitStack() as stack:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
 
-        def bound(*, shared: bool) -> socket.socket:
+        def bind(*, shared: bool) -> socket.socket:
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:
@@ -112,17 +114,17 @@ def _bound(host: str, port: int, count: int) -> list[socket.socket]:
             listener.bind(address)
             return listener
 
-        # The first shares with nobody, or another service that shares its port would not be noticed.
-        listeners = [bound(shared=False)]
+        # First without SO_REUSEPORT: with it, another service on the same port would go unnoticed.
+        listeners = [bind(shared=False)]
         if count > 1:
             listeners.pop().close()
-            listeners = [bound(shared=True) for _ in range(count)]
+            listeners = [bind(shared=True) for _ in range(count)]
         stack.pop_all()
         return listeners
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[None]:
+def _translated_bind_errors(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -133,46 +135,46 @@ def _listening(host: str, port: int) -> Iterator[None]:
         ) from error
 
 
-def _prove(settings: Settings) -> None:
-    """Return if a worker started now could serve. Raises: CannotStart."""
-    prove_certificates(settings)
-    asyncio.run(_try_service(settings))
+def _check_startup(settings: Settings) -> None:
+    """Raises: CannotStart: a worker that is started now could not serve."""
+    check_certificates(settings)
+    asyncio.run(_open_and_close_service(settings))
 
 
-async def _try_service(settings: Settings) -> None:
+async def _open_and_close_service(settings: Settings) -> None:
     async with open_service(settings) as service:
         if service.rate_limit_storage is not None:
             SharedCounters(service.rate_limit_storage)
 
 
-def _greet(settings: Settings) -> None:
-    """Say that the vault is open: to people in dev, elsewhere to whatever reads the log."""
-    with suppress(OSError):  # a log that cannot be written, such as on a full disk, keeps nobody from serving
+def _announce(settings: Settings) -> None:
+    """Announce that the service is ready: in dev by a greeting with an example, elsewhere by a log line."""
+    with suppress(OSError):  # an unwritable log, such as on a full disk, must not stop the service
         if settings.is_dev:
             print(_greeting(settings), file=sys.stderr)
         else:
-            logger.info("the vault is open at {} ({})", _base(settings), _kept_in(settings))
+            logger.info("the vault is open at {} ({})", _base_url(settings), _storage_of(settings))
 
 
-def _base(settings: Settings) -> str:
+def _base_url(settings: Settings) -> str:
     scheme = "http" if settings.tls_cert is None else "https"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{scheme}://{host}:{settings.port}"
 
 
 def _greeting(settings: Settings) -> str:
-    base = _base(settings)
-    opened = f"The vault is open at {base} ({_kept_in(settings)}). Reference: {base}/docs"
+    base = _base_url(settings)
+    announcement = f"The vault is open at {base} ({_storage_of(settings)}). Reference: {base}/docs"
     if settings.jwt_issuer is not None:
-        return opened
+        return announcement
     cdv = Path(sys.argv[0])
     command = os.path.relpath(cdv) if cdv.is_absolute() else str(cdv)
-    # What the other terminal does not know of, and the token depends on.
+    # Settings that the token depends on and that the other terminal may not have.
     for name in ("jwt_audience", "data_dir"):
         if getattr(settings, name) != Settings.model_fields[name].default:
             command = f"CDV_{name.upper()}={shlex.quote(str(getattr(settings, name)))} {command}"
     return (
-        f"{opened}\n"
+        f"{announcement}\n"
         "Try it from another terminal, in this folder:\n"
         f"  TOKEN=$({command} token --did did:example:ada)\n"
         f"  curl -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' {base}/v1/repo/record -d "
@@ -181,5 +183,5 @@ def _greeting(settings: Settings) -> str:
     )
 
 
-def _kept_in(settings: Settings) -> str:
+def _storage_of(settings: Settings) -> str:
     return f"kept in {settings.data_dir}" if settings.db_dsn is None else "kept in Postgres"

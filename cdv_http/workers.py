@@ -1,7 +1,7 @@
-"""Granian's worker processes, replaced without turning anybody away.
+"""Granian's worker processes, replaced without refusing a connection.
 
-On Linux each of granian's workers would make a listening socket of its own, and whoever waits at that of a worker that
-ends is turned away. Here the sockets outlive the workers: who waits at one is served by the next worker of its place.
+On Linux each of granian's workers opens a listening socket of its own, and when a worker ends, the connections in that
+socket's backlog are reset. Here the listening sockets outlive the workers: the next worker on a socket accepts them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,33 @@ from loguru import logger
 
 from cdv_http.app import create_app
 
-_ACCEPT_NO_MORE: Final = signal.SIGUSR1
-_END: Final = (signal.SIGINT, signal.SIGTERM)
-_LAST_REQUESTS_SECONDS: Final = 2.0  # ours: from a connection's acceptance until its first request is there
-_LOOK_SECONDS: Final = 0.05
-_COLLECT_AFTER: Final = 20_000  # ours: objects made and not yet freed; Python's default is 700
+_STOP_ACCEPTING_SIGNAL: Final = signal.SIGUSR1
+_SHUTDOWN_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_LAST_REQUESTS_SECONDS: Final = 2.0  # ours: from accepting a connection until its first request has arrived
+_POLL_SECONDS: Final = 0.05
+_GC_THRESHOLD: Final = 20_000  # ours: objects allocated and not yet freed; Python's default is 700
 
 
 class Workers(MPServer):
-    """Serves from `listeners`, one for each worker, which are bound and listen already. The same one twice is allowed.
+    """Serves on `listeners`, one per worker, which are already listening. Workers may share one.
 
-    `prove`: raises if a worker started now could not serve.
+    `check_startup`: raises if a worker that is started now could not serve.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], *, prove: Callable[[], None], **options: Any) -> None:  # noqa: ANN401 - granian's
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        *,
+        check_startup: Callable[[], None],
+        **options: Any,  # noqa: ANN401 - granian's
+    ) -> None:
         super().__init__("cdv_http.app:create_app", **options)
         self._listeners = listeners
-        self._prove = prove
+        self._check_startup = check_startup
         self.main_loop_interrupt: Any = _Interrupt()
 
     def replace_workers(self) -> None:
-        """As SIGHUP does, and from any thread."""
+        """Replace all workers, as on SIGHUP. May be called from any thread."""
         self.reload_signal = True
         self.main_loop_interrupt.set()
 
@@ -56,9 +62,9 @@ class Workers(MPServer):
             listener.set_inheritable(True)
 
     def _drop_shared_socket(self) -> None:
-        # Whoever comes while the last requests are answered is refused at once: nobody may hold a listener open.
+        # While the last requests are served, new connections must be refused: no process may keep a listener open.
         for worker in self.wrks:
-            self._tell_to_accept_no_more(worker)
+            self._tell_to_stop_accepting(worker)
         for listener in self._listeners:
             listener.close()
 
@@ -66,54 +72,56 @@ class Workers(MPServer):
         try:
             super().shutdown(exit_code)  # type: ignore[no-untyped-call]
         except SystemExit:
-            # A worker that heard of the end before we could tell it, as by Ctrl-C, has not failed.
+            # A worker that got the shutdown signal before this process forwarded it, as with Ctrl-C, has not failed.
             if exit_code or not self.interrupt_signal:
-                # Granian's own lines, which would say so, are turned off.
-                logger.error("workers end by themselves as soon as they are started; the service ends")
+                # Granian's own log lines about this are disabled.
+                logger.error("the workers exit as soon as they are started; the service stops (see the errors above)")
                 raise
 
     def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # noqa: ANN401, ARG002
         listener = self._listeners[idx]
         self._shd: Any = SocketHolder(listener.fileno(), False, self.backlog)  # type: ignore[call-arg]
         self._sso: Any = listener
-        worker: Any = super()._spawn_worker(idx, target, partial(_worker_app, self._inherited(listener)))
+        worker: Any = super()._spawn_worker(idx, target, partial(_worker_app, self._inherited_fds(listener)))
         start = worker.start
 
-        def start_deaf() -> None:
-            # Until it knows what to do then (`_hear`), or it would do what this process does, or die.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_END, _ACCEPT_NO_MORE})
+        def start_with_signals_blocked() -> None:
+            # The worker inherits the mask and unblocks the signals once it has handlers for them (`_handle_signals`).
+            # Until then it would run this process's handlers, or die.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_SHUTDOWN_SIGNALS, _STOP_ACCEPTING_SIGNAL})
             try:
                 start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-        worker.start = start_deaf
+        worker.start = start_with_signals_blocked
         return worker
 
     def _respawn_workers(self, workers: Sequence[int], spawn_target: Any, target_loader: Any, delay: float = 0) -> None:  # noqa: ANN401
-        """Replace them one by one. Once the end of all is asked for, leave those that are there to `shutdown`."""
+        """Replace the workers one by one. Stop when a shutdown is requested: `shutdown` ends the remaining ones."""
         for idx in workers:
             if self.interrupt_signal:
                 break
-            with suppress(ValueError):  # if it has crashed meanwhile, this is what is done about it
+            with suppress(ValueError):  # if it has crashed meanwhile, it is replaced here
                 self.interrupt_children.remove(idx)
             self.respawned_wrks[idx] = time.monotonic()
             old: Any = self.wrks[idx]
             if not old.is_alive():
-                logger.error("worker {} ended by itself ({}); another takes its place", idx + 1, old.inner.exitcode)
+                logger.error("worker {} exited unexpectedly ({}); starting another", idx + 1, old.inner.exitcode)
             self.wrks[idx] = new = self._spawn_worker(idx, spawn_target, target_loader)
             new.start()
             self._wait(delay)
-            if not self._end(old):
+            if not self._stop_worker(old):
                 self.wrks.append(old)
-        self._remember()
+        self._wake_if_pending()
 
-    def _end(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
-        """Have the worker accept no more and end. Return False when the end of all is asked for before it has.
+    def _stop_worker(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
+        """Stop the worker gracefully and return True; return False if a shutdown is requested before it has ended.
 
-        Granian's way to end lets requests finish, but closes connections on which none has arrived yet: wait for those.
+        Granian lets requests in flight finish, but closes connections on which no request has arrived yet. So the
+        worker stops accepting first, and gets time for the first requests of the connections that it has accepted.
         """
-        if self._tell_to_accept_no_more(worker):
+        if self._tell_to_stop_accepting(worker):
             self._wait(_LAST_REQUESTS_SECONDS)
             worker.terminate()
             self._wait(self.workers_kill_timeout or 0, worker)
@@ -125,22 +133,22 @@ class Workers(MPServer):
         return True
 
     def _wait(self, seconds: float, worker: Any = None) -> None:  # noqa: ANN401 - granian's
-        """Wait so long, until that worker has ended, or until the end of all is asked for."""
-        # Not an event's wait: another reload asked for meanwhile must not cut it short.
+        """Wait for `seconds`, until the worker has ended, or until a shutdown is requested."""
+        # Not by waiting for an event: another reload requested meanwhile must not shorten the wait.
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.interrupt_signal and (worker is None or worker.is_alive()):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
-    def _inherited(self, listener: socket.socket) -> list[int]:
-        """Return the listeners' numbers that a worker on this one has: by a fork, all of them."""
+    def _inherited_fds(self, listener: socket.socket) -> list[int]:
+        """Return the descriptors of the listeners that a worker on this one inherits: after a fork, all of them."""
         forks = multiprocessing.get_start_method() == "fork"
         return sorted({each.fileno() for each in (self._listeners if forks else [listener])})
 
-    def _tell_to_accept_no_more(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
-        """Return whether there was still somebody to tell."""
+    def _tell_to_stop_accepting(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
+        """Return False if the worker had already ended."""
         if worker.is_alive():
             with suppress(ProcessLookupError):
-                os.kill(worker.inner.pid, _ACCEPT_NO_MORE)
+                os.kill(worker.inner.pid, _STOP_ACCEPTING_SIGNAL)
                 return True
         return False
 
@@ -148,26 +156,26 @@ class Workers(MPServer):
         self.reload_signal = False
         self.main_loop_interrupt.clear()
         try:
-            # A worker that cannot start would be taken for a crash, and end the service.
-            self._prove()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end those that run
-            logger.error("the workers are not replaced, those that run go on: {}", error)
-            self._remember()
+            # Granian would treat a worker that cannot start as a crash, and stop the service.
+            self._check_startup()
+        except Exception as error:  # noqa: BLE001 - no error here may stop the running workers
+            logger.error("the workers are not replaced, the running ones continue: {}", error)
+            self._wake_if_pending()
         else:
-            logger.info("new workers take over; the old ones end when they have answered")
+            logger.info("replacing the workers; each old one ends when its requests in flight have completed")
             self._respawn_workers(range(self.workers), spawn_target, target_loader, self.respawn_interval)
 
-    def _remember(self) -> None:
-        """Wake the main loop for what was asked for just before it said that it had heard everything."""
+    def _wake_if_pending(self) -> None:
+        """Wake the main loop for a signal that arrived just before it cleared the event."""
         if self.interrupt_signal or self.reload_signal or self.interrupt_children:
             self.main_loop_interrupt.set()
 
 
 class _Interrupt:
-    """An event that signal handlers set. In the midst of threading.Event's own work they would wait for themselves."""
+    """An event that signal handlers may set. With threading.Event, a handler could deadlock on the event's own lock."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[None] = SimpleQueue()  # its `put` may interrupt any other call of it
+        self._queue: SimpleQueue[None] = SimpleQueue()  # its `put` is reentrant
 
     def is_set(self) -> bool:
         return not self._queue.empty()
@@ -186,59 +194,60 @@ class _Interrupt:
 
 
 def _worker_app(listeners: Sequence[int]) -> ASGIApp:
-    """Return what a worker serves, once it knows how to stop accepting. `listeners`: the sockets' numbers."""
-    app = create_app(started=_keep_what_is_there)
-    known = {listener: os.fstat(listener).st_ino for listener in listeners}
+    """Return a worker's application and set its handler of the stop-accepting signal. `listeners`: file descriptors."""
+    app = create_app(started=_freeze_objects)
+    inodes = {listener: os.fstat(listener).st_ino for listener in listeners}
 
     def stop_accepting(*_: object) -> None:
         app.admission.closing = True
-        _stop_accepting(known)
+        _stop_accepting(inodes)
 
-    signal.signal(_ACCEPT_NO_MORE, stop_accepting)
-    _signals.set_loop_signals = _hear
+    signal.signal(_STOP_ACCEPTING_SIGNAL, stop_accepting)
+    _signals.set_loop_signals = _handle_signals
     return app
 
 
-def _hear(loop: asyncio.AbstractEventLoop) -> WorkerSignal:
-    """Return what is set when the worker is told to end. It hears what it has been told since it was started.
+def _handle_signals(loop: asyncio.AbstractEventLoop) -> WorkerSignal:
+    """Set the worker's signal handlers; return the event that they set. Signals sent since its start are handled too.
 
-    In granian's place, whose worker hangs when it is told twice: with Ctrl-C, and when systemd stops a service, all
-    processes get the signal, and then the main process tells the workers.
+    Replaces granian's function, whose worker hangs when it gets the signal twice: with Ctrl-C, and when systemd stops a
+    service, all processes get it, and then the main process sends it to the workers.
     """
-    told = WorkerSignal()
-    end = cache(told.set)
+    shutdown = WorkerSignal()
+    set_once = cache(shutdown.set)
 
-    def hear(*_: object) -> None:
-        # Not the loop's own handlers: between its start-up and its serving the loop stands still, and uvloop loses what
-        # comes just then.
-        with suppress(RuntimeError):  # the loop is closed, and the worker at its end anyway
-            loop.call_soon_threadsafe(end)
+    def handle(*_: object) -> None:
+        # Not the loop's own signal handlers: between start-up and serving the loop does not run, and uvloop loses the
+        # signals that arrive then.
+        with suppress(RuntimeError):  # the loop is closed: the worker is ending anyway
+            loop.call_soon_threadsafe(set_once)
 
-    for number in _END:
-        signal.signal(number, hear)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_END, _ACCEPT_NO_MORE})
-    return told
+    for number in _SHUTDOWN_SIGNALS:
+        signal.signal(number, handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_SHUTDOWN_SIGNALS, _STOP_ACCEPTING_SIGNAL})
+    return shutdown
 
 
-def _keep_what_is_there() -> None:
-    """Have the garbage collector leave alone what lives as long as the worker, and look less often for the rest.
+def _freeze_objects() -> None:
+    """Exempt all present objects from garbage collection, and collect the others less often.
 
-    Otherwise it goes through the 180,000 objects that the service consists of again and again, and every request waits
-    for that. docs/adr/012-fewer-instructions.md has the figures.
+    Otherwise the collector traverses the service's 180,000 long-lived objects again and again, and all requests wait
+    for it. docs/adr/012-fewer-instructions.md has the measurements.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 10, 10)
+    gc.set_threshold(_GC_THRESHOLD, 10, 10)
 
 
 def _stop_accepting(listeners: Mapping[int, int]) -> None:
-    """Put a socket that nobody knows in the place of those that the next workers accept from.
+    """Replace this worker's listening sockets by one that nobody connects to; the next worker accepts on the originals.
 
-    `listeners`: their inodes by number. A worker that is ending may have closed one, and its number may be another's.
+    `listeners`: inodes by file descriptor. An ending worker may have closed a listener, whose descriptor may have been
+    reused since.
     """
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        deaf.setblocking(False)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        unused.setblocking(False)
         for listener, inode in listeners.items():
             with suppress(OSError):
                 if os.fstat(listener).st_ino == inode:
-                    os.dup2(deaf.fileno(), listener, inheritable=False)
+                    os.dup2(unused.fileno(), listener, inheritable=False)

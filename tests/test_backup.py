@@ -185,18 +185,18 @@ def test_nothing_is_written_over(cli: Cli, vault: Path, archive: Path, tmp_path:
     refused(cli("backup", archive, data_dir=vault), "exists")
     assert archive.read_bytes() == content
     before = files(vault)
-    refused(cli("restore", archive, data_dir=vault), "something already", "CDV_DATA_DIR")
+    refused(cli("restore", archive, data_dir=vault), "already exists", "CDV_DATA_DIR")
     assert files(vault) == before
     (tmp_path / "file").write_text("kept")
-    refused(cli("restore", archive, data_dir=tmp_path / "file"), "something already")
+    refused(cli("restore", archive, data_dir=tmp_path / "file"), "already exists")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    refused(cli("restore", archive, data_dir=tmp_path / "link"), "something already")
+    refused(cli("restore", archive, data_dir=tmp_path / "link"), "already exists")
     nothing_is_left(tmp_path, "vault", "archive.tar", "file", "link")
 
 
 def test_what_is_not_an_embedded_vault_is_refused(cli: Cli, tmp_path: Path) -> None:
     refused(cli("backup", tmp_path / "a.tar", data_dir=tmp_path / "none"), "vault.sqlite3", "CDV_DATA_DIR")
-    refused(cli("restore", tmp_path / "none.tar", data_dir=tmp_path / "none"), "none.tar", "no such file")
+    refused(cli("restore", tmp_path / "none.tar", data_dir=tmp_path / "none"), "none.tar", "does not exist")
     refused(cli("backup", tmp_path / "no folder" / "a.tar", data_dir=tmp_path / "none"), "cannot back up")
     for command in ("backup", "restore"):
         result = cli(command, tmp_path / "a.tar", data_dir=tmp_path / "none", CDV_DB_DSN="postgresql://db/cdv")

@@ -106,9 +106,9 @@ def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: 
 
 
 def test_a_misspelt_setting_is_told_to_people_in_dev_and_to_the_log_elsewhere(cdv: Cdv) -> None:
-    assert cdv("config", CDV_MISSPELT="1").err == "cdv: warning: CDV_MISSPELT is no setting and does nothing\n"
+    assert cdv("config", CDV_MISSPELT="1").err == "cdv: warning: CDV_MISSPELT is not a setting and is ignored\n"
     line = json.loads(cdv("config", **PRODUCTION, CDV_MISSPELT="1").err)
-    assert (line["level"], line["message"]) == ("warning", "CDV_MISSPELT is no setting and does nothing")
+    assert (line["level"], line["message"]) == ("warning", "CDV_MISSPELT is not a setting and is ignored")
 
 
 def test_help_names_every_command(cdv: Cdv) -> None:
@@ -274,7 +274,10 @@ def test_a_file_that_is_no_json_is_named(cdv: Cdv, tmp_path: Path, content: byte
 )
 def test_who_reads_a_vault_that_is_not_there_is_told(cdv: Cdv, arguments: tuple[str, ...]) -> None:
     first, second = cdv(*arguments), cdv(*arguments)
-    assert (first.code, first.err) == (0, "cdv: warning: no vault was in .cdv; CDV_DATA_DIR names another\n")
+    assert (first.code, first.err) == (
+        0,
+        "cdv: warning: there is no vault in .cdv; set CDV_DATA_DIR if yours is elsewhere\n",
+    )
     assert (second.code, second.err) == (0, "")
 
 

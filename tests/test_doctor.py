@@ -74,7 +74,7 @@ def test_nothing_stays_when_its_reader_goes_midway(cli: Cli, tmp_path: Path, mon
         heard.append(line)
 
     monkeypatch.setattr(doctor, "print", say, raising=False)
-    monkeypatch.setattr(command_line, "_forget_output", lambda: None)  # it is pytest's here
+    monkeypatch.setattr(command_line, "_discard_output", lambda: None)  # it is pytest's here
     assert cli("doctor", data_dir=tmp_path / "vault") == (0, "", "")
     assert steps("\n".join(heard), "ok") == STEPS[: len(heard)]
     with sqlite3.connect(tmp_path / "vault" / "vault.sqlite3") as connection:
@@ -136,7 +136,7 @@ def test_a_served_vault_is_examined_from_outside(cli: Cli, tmp_path: Path) -> No
         code, out, err = cli("doctor", "--url", vault.base, data_dir=tmp_path / "vault")
         assert (code, err) == (0, "")
         assert steps(out, "ok") == STEPS[3:]
-        assert "stays" in out
+        assert "remains: " in out
         (tmp_path / "token").write_text(secret(vault.token("did:example:ada"), "a token") + "\n")
         code, out, _ = cli(
             "doctor", "--url", f"{vault.base}/", "--token-file", tmp_path / "token", data_dir=tmp_path / "other"

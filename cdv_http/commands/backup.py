@@ -1,8 +1,8 @@
-"""`cdv backup` and `cdv restore`: the embedded vault as one file, taken while it is served, and back.
+"""`cdv backup` and `cdv restore`: save the embedded vault to one file, also while it is served, and restore it.
 
-The archive is a tar. Its last member, the manifest, names every other with size and SHA-256: what has no manifest was
-cut short. Holds the database as it was at one moment, the bytes of every asset that was final at that moment, the keys
-of the data dir and the catalogue copy. Uploads under way are left out: their URLs die in minutes.
+The archive is a tar. Its last member, the manifest, lists every other member with size and SHA-256; an archive without
+one is truncated. The archive has a snapshot of the database, the bytes of every asset that is final in it, the keys in
+the data dir and the cached catalogue. Unfinished uploads are left out: their URLs expire within minutes.
 """
 
 from __future__ import annotations
@@ -68,17 +68,17 @@ def _backup(settings: Settings, file: Path) -> int:
     data_dir = _embedded(settings, "back up")
     what = f"back up {data_dir} to {file}"
     if os.path.lexists(file):
-        raise CannotStart(what, "the file exists", "name another")
+        raise CannotStart(what, "the file already exists", "choose another name")
     if not (data_dir / _DATABASE).is_file():
-        raise CannotStart(what, f"there is no {_DATABASE} in it", "set CDV_DATA_DIR to the vault's")
-    with _in_one_line(what), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        raise CannotStart(what, f"there is no {_DATABASE} in it", "set CDV_DATA_DIR to the vault's data dir")
+    with _translated_os_errors(what), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
         copy, archive = Path(folder) / _DATABASE, Path(folder) / "archive"
         progress = _Progress()
         copy_database(data_dir / _DATABASE, copy)
         copy.chmod((data_dir / _DATABASE).stat().st_mode & 0o777)
         contents = _read(copy, progress)
         manifest = _write(archive, copy, data_dir, settings.env, contents, progress)
-        _take_out(archive, None, progress)
+        _extract(archive, None, progress)
         archive.rename(file)
         _sync(file.parent)
     print(f"{file}: {_summary(manifest)}")
@@ -89,21 +89,23 @@ def _restore(settings: Settings, file: Path) -> int:
     data_dir = _embedded(settings, "restore")
     what = f"restore {file} to {data_dir}"
     if data_dir.is_symlink() or (data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir()))):
-        raise CannotStart(what, "there is something already", "move it away, or set CDV_DATA_DIR to another")
+        raise CannotStart(
+            what, "it already exists and is not an empty directory", "move it away, or set CDV_DATA_DIR to another"
+        )
     if not file.is_file():
-        raise CannotStart(what, "there is no such file", "name one that `cdv backup` wrote")
+        raise CannotStart(what, "the file does not exist", "name a file that `cdv backup` wrote")
     parent = data_dir.absolute().parent
-    with _in_one_line(what):
+    with _translated_os_errors(what):
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=parent) as folder:
-            made = Path(folder) / "data"
-            made.mkdir(mode=0o700)
+            restored = Path(folder) / "data"
+            restored.mkdir(mode=0o700)
             progress = _Progress()
-            manifest = _take_out(file, made, progress)
-            _compare(_read(made / _DATABASE, progress), manifest, settings.env)
-            for directory, _, _ in os.walk(made):
+            manifest = _extract(file, restored, progress)
+            _check_media(_read(restored / _DATABASE, progress), manifest, settings.env)
+            for directory, _, _ in os.walk(restored):
                 _sync(Path(directory))
-            made.rename(data_dir)  # over an empty directory, too
+            restored.rename(data_dir)  # replaces an empty directory
             _sync(parent)
     print(f"{data_dir}: {_summary(manifest)}, as of {manifest.created_at}")
     return 0
@@ -113,12 +115,12 @@ def _embedded(settings: Settings, verb: str) -> Path:
     for name, value in (("CDV_DB_DSN", settings.db_dsn), ("CDV_S3_ENDPOINT", settings.s3_endpoint)):
         if value is not None:
             raise CannotStart(
-                f"{verb} this vault", f"{name} is set, this is for the embedded one", "see docs/backup.md"
+                f"{verb} this vault", f"{name} is set, but this command is for embedded vaults", "see docs/backup.md"
             )
     return settings.data_dir
 
 
-# What is in a vault
+# The contents of a vault
 
 
 @dataclass(slots=True)
@@ -128,26 +130,28 @@ class _Contents:
 
 
 def _read(database: Path, progress: _Progress) -> _Contents:
-    """Return what the database holds, having checked each record's CID. Raises: CannotStart."""
+    """Return the contents of the database, after verifying every record's CID. Raises: CannotStart."""
     contents = _Contents()
     for item in read_database(database):
         if isinstance(item, Asset):
             contents.assets.append(item)
             continue
         if cid_of(item.value) != item.cid:
-            raise CannotStart(f"trust {database.name}", f"{item.uri} is not what its CID says", "use an earlier backup")
+            raise CannotStart(f"trust {database.name}", f"{item.uri} does not match its CID", "use an earlier backup")
         contents.records += 1
         progress.say(f"{contents.records} records checked")
     return contents
 
 
-def _compare(contents: _Contents, manifest: _Manifest, env: str) -> None:
-    """Raises: CannotStart: the archive lacks an asset's bytes, or holds others."""
+def _check_media(contents: _Contents, manifest: _Manifest, env: str) -> None:
+    """Raises: CannotStart: the bytes of an asset are missing from the archive, or differ."""
     kept = {it.name: it for it in manifest.files}
     for asset in contents.assets:
         found = kept.get(_object_name(asset, env))
         if found is None or (found.size, found.sha256) != (asset.size_bytes, asset.checksum):
-            raise CannotStart("trust the archive", f"it lacks the bytes of {asset.uri}", "use another backup")
+            raise CannotStart(
+                "trust the archive", f"the bytes of {asset.uri} are missing or wrong", "use another backup"
+            )
 
 
 def _object_name(asset: Asset, env: str) -> str:
@@ -167,13 +171,15 @@ def _write(archive: Path, copy: Path, data_dir: Path, env: str, contents: _Conte
     with archive.open("xb") as raw:
         os.fchmod(raw.fileno(), 0o600)  # it holds keys
         with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            files.append(_add(tar, copy, _DATABASE))
-            files += [_add(tar, data_dir / name, name) for name in _KEYS if (data_dir / name).is_file()]
+            files.append(_add_file(tar, copy, _DATABASE))
+            files += [_add_file(tar, data_dir / name, name) for name in _KEYS if (data_dir / name).is_file()]
             for number, asset in enumerate(contents.assets, 1):
                 name = _object_name(asset, env)
-                files.append(_add(tar, data_dir / name, name))
+                files.append(_add_file(tar, data_dir / name, name))
                 if (files[-1].size, files[-1].sha256) != (asset.size_bytes, asset.checksum):
-                    raise CannotStart(f"trust {data_dir / name}", "its bytes are not those uploaded", "bring them back")
+                    raise CannotStart(
+                        f"trust {data_dir / name}", "its bytes are not those that were uploaded", "restore the file"
+                    )
                 progress.say(f"{number} of {len(contents.assets)} media assets, {raw.tell() / 1e6:.1f} MB")
             manifest = _Manifest(_FORMAT, format_time(datetime.now(UTC)), contents.records, len(contents.assets), files)
             encoded = msgspec.json.encode(manifest)
@@ -183,7 +189,7 @@ def _write(archive: Path, copy: Path, data_dir: Path, env: str, contents: _Conte
     return manifest
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> _File:
+def _add_file(tar: tarfile.TarFile, path: Path, name: str) -> _File:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         digest = hashlib.sha256()
@@ -197,38 +203,42 @@ def _member(name: str, size: int, mode: int) -> tarfile.TarInfo:
     return member
 
 
-def _take_out(archive: Path, target: Path | None, progress: _Progress) -> _Manifest:
-    """Write the members to `target`, or nowhere, and return the manifest that they were compared with.
+def _extract(archive: Path, target: Path | None, progress: _Progress) -> _Manifest:
+    """Verify the archive and return its manifest; extract its members to `target`, unless that is None.
 
-    Nothing but what `cdv backup` writes is taken. Raises: CannotStart.
+    Raises: CannotStart: it is damaged, or has a member that `cdv backup` does not write.
     """
     what = f"read {archive.name}"
-    taken: list[_File] = []
+    extracted: list[_File] = []
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
                 if not _is_ours(member):
-                    raise CannotStart(what, f"{member.name[:100]!r} is not of a vault", "use what `cdv backup` wrote")
+                    raise CannotStart(
+                        what, f"{member.name[:100]!r} is not part of a vault", "use a file that `cdv backup` wrote"
+                    )
                 content = tar.extractfile(member)
                 if content is None:
                     raise tarfile.ReadError("a member without content")
                 if member.name == _MANIFEST:
                     manifest = msgspec.json.decode(content.read(_MANIFEST_MAX_BYTES), type=_Manifest)
                     break
-                taken.append(_write_out(content, member, target))
-                progress.say(f"{len(taken)} files taken out")
+                extracted.append(_extract_member(content, member, target))
+                progress.say(f"{len(extracted)} files read")
             else:
-                raise tarfile.ReadError("it ends before its manifest")
+                raise tarfile.ReadError("it has no manifest")
     except (tarfile.TarError, EOFError, UnicodeError, ValueError, msgspec.DecodeError) as error:
-        raise CannotStart(what, f"it is damaged or cut short ({error})", "use another backup") from error
+        raise CannotStart(what, f"it is damaged or truncated ({error})", "use another backup") from error
     if manifest.format != _FORMAT:
-        raise CannotStart(what, f"format {manifest.format} is newer than this code", "restore with newer code")
-    if taken != manifest.files or not taken or taken[0].name != _DATABASE:
-        raise CannotStart(what, "its files are not those of its manifest", "use another backup")
+        raise CannotStart(
+            what, f"format {manifest.format} is newer than this version supports", "restore with a newer version"
+        )
+    if extracted != manifest.files or not extracted or extracted[0].name != _DATABASE:
+        raise CannotStart(what, "its files do not match its manifest", "use another backup")
     return manifest
 
 
-def _write_out(content: IO[bytes], member: tarfile.TarInfo, target: Path | None) -> _File:
+def _extract_member(content: IO[bytes], member: tarfile.TarInfo, target: Path | None) -> _File:
     path = Path(os.devnull)
     if target is not None:
         path = target / member.name
@@ -248,7 +258,7 @@ def _write_out(content: IO[bytes], member: tarfile.TarInfo, target: Path | None)
 
 
 def _is_ours(member: tarfile.TarInfo) -> bool:
-    """Whether it is a plain file with a name that `cdv backup` gives: no link, no device, no way out of the folder."""
+    """Return whether it is a regular file with a name that `cdv backup` writes: no link, device or path traversal."""
     name = member.name
     if member.type not in {tarfile.REGTYPE, tarfile.AREGTYPE} or member.sparse is not None or member.size < 0:
         return False
@@ -257,7 +267,7 @@ def _is_ours(member: tarfile.TarInfo) -> bool:
     return name.startswith(_OBJECTS) and all(part.strip(".") and "\0" not in part for part in name.split("/"))
 
 
-# Files, and what is said of them
+# Files and progress
 
 
 class _Digest(Protocol):
@@ -265,7 +275,7 @@ class _Digest(Protocol):
 
 
 class _Hashing(io.RawIOBase):
-    """A file that hashes what is read of it."""
+    """A file that hashes what is read from it."""
 
     def __init__(self, file: IO[bytes], digest: _Digest) -> None:
         self._file = file
@@ -278,7 +288,7 @@ class _Hashing(io.RawIOBase):
 
 
 class _Progress:
-    """A line on standard error, once a second."""
+    """Prints a progress line to standard error, at most once a second."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _PROGRESS_SECONDS
@@ -290,12 +300,12 @@ class _Progress:
 
 
 @contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
+def _translated_os_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
-        raise CannotStart(what, reason, "make room, or let this user read and write there") from error
+        raise CannotStart(what, reason, "free some space, or let this user read and write there") from error
 
 
 def _sync(directory: Path) -> None:

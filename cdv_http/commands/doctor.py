@@ -1,8 +1,8 @@
-"""`cdv doctor`: one real record and one real asset through everything that is configured, and away again.
+"""`cdv doctor`: writes one test record and one test asset through every configured dependency, then removes them.
 
-Each step is bounded in time and says how long it took; one that fails names the setting behind it. What was written is
-removed, but for events that a stream has: a message taken out of a stream would look like a loss to the reconciliation.
-With its op-log entry gone, nothing will publish it again.
+Each step has a time limit and reports its duration; a step that fails names the setting behind it. Events that a stream
+has stored are not removed: the reconciliation would take a removed message for a loss. They are not published again,
+because their op-log entries are removed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from cdv_core.domain.tokens import read_token
 from cdv_core.errors import CannotStart, CdvError, TokenExpired, TokenInvalid, TokenMalformed, Unavailable
 from cdv_core.ports.events import StreamState
 from cdv_core.ports.outbox import OpLogEntry
-from cdv_http.commands.doctor_vaults import ExaminedVault, OpenedVault, ServedVault, Wrong
+from cdv_http.commands.doctor_vaults import ExaminedVault, OpenedVault, ServedVault, UnexpectedResponse
 from cdv_http.commands.events import end_of_log
 
-_STEP_SECONDS: Final = 15  # ours: longer than any adapter waits by itself
+_STEP_SECONDS: Final = 15  # ours: longer than the timeout of any adapter
 _STEP_SECONDS_MAX: Final = 3600  # ours
 _TOKEN_SECONDS: Final = 300
 _RETRY_SECONDS: Final = 0.1
@@ -44,7 +44,7 @@ _PIXEL: Final = bytes.fromhex(
     "e221bc330000000049454e44ae426082"  # pragma: allowlist secret
 )
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def add_parser(commands: Any, settings: Callable[[], Settings]) -> None:  # noqa: ANN401 - argparse has no public name
@@ -93,11 +93,11 @@ async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.url is None:
         await _examine_opened(settings, report, did, token)
     elif token is None:
-        report.failed("token", "needed to speak to a vault", "--token-file: a file with a token of CDV_JWT_ISSUER")
+        report.failed("token", "required with --url", "--token-file: name a file with a token of CDV_JWT_ISSUER")
     else:
         await _examine_served(settings, report, arguments.url, token)
-    if report.unheard is not None and report.code == 0:
-        raise report.unheard
+    if report.output_error is not None and report.code == 0:
+        raise report.output_error
     return report.code
 
 
@@ -112,8 +112,8 @@ async def _examine_served(settings: Settings, report: _Report, url: str, token: 
         await _examine_records(report, vault)
         await _examine_media(report, vault, settings)
         if ends is not None and vault.published:
-            await report.step("event", lambda: _told(bus, ends, vault.published), depends_on="events")
-    report.note(f"stays: whatever was written for {did}; the API removes nothing")
+            await report.step("event", lambda: _wait_for_events(bus, ends, vault.published), depends_on="events")
+    report.note(f"remains: the record and the asset of {did}; the API cannot remove them")
 
 
 class _Streams(Protocol):
@@ -129,8 +129,8 @@ async def _ends(bus: _Streams) -> dict[str, int]:
     return {state.name: state.last_sequence for state in await bus.streams()}
 
 
-async def _told(bus: _Streams, ends: Mapping[str, int], uris: Collection[str]) -> None:
-    """Return when the streams tell of all of `uris` after those places."""
+async def _wait_for_events(bus: _Streams, ends: Mapping[str, int], uris: Collection[str]) -> None:
+    """Return when the streams have an event for each of `uris`, after the sequences in `ends`."""
     missing = set(uris)
     while missing:
         for state in await bus.streams():
@@ -161,7 +161,7 @@ async def _examine_opened(settings: Settings, report: _Report, did: Did, token: 
                 await _examine_media(report, vault, settings)
             events = ("record" in report.done) + ("finalize" in report.done)
             if service.bus is not None and events:
-                seen = _seen_in_streams(service, before, did, events)
+                seen = _wait_until_published(service, before, did, events)
                 await report.step("event", lambda: seen, depends_on="events")
         finally:
             written = await report.step("entries", lambda: _entries(service, before, did), depends_on="database")
@@ -171,7 +171,7 @@ async def _examine_opened(settings: Settings, report: _Report, did: Did, token: 
                 "cleanup", lambda: remove_doctor_data(settings, did, vault.assets, sequences), depends_on="database"
             )
             if published:
-                report.note(f"stays: {published} published events of {did}, until the streams let them go")
+                report.note(f"remain: {published} published events of {did}, until the streams drop them")
 
 
 async def _examine_records(report: _Report, vault: ExaminedVault) -> None:
@@ -179,13 +179,13 @@ async def _examine_records(report: _Report, vault: ExaminedVault) -> None:
     receipt = await report.step("record", lambda: vault.write(key), depends_on="database")
     if receipt is not None:
         again = await report.step("retry", lambda: vault.write(key), depends_on="database")
-        report.check("retry", again in {None, receipt}, "the retry got another answer than the first request")
+        report.check("retry", again in {None, receipt}, "the retry got another response than the first request")
         listed = await report.step("listing", vault.list, depends_on="database")
         report.check("listing", listed is None or receipt in listed, "the record is not in the listing")
 
 
 async def _examine_media(report: _Report, vault: ExaminedVault, settings: Settings) -> None:
-    # A type that may be uploaded here; text shows no type that it could contradict.
+    # A type that the settings allow. If that is not PNG, plain text: its bytes contradict no declared type.
     png = "image/png" in settings.allowed_mime_types
     mime_type, content = ("image/png", _PIXEL) if png else (settings.allowed_mime_types[0], b"cdv doctor")
     ticket = await report.step(
@@ -207,7 +207,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
-        raise CannotStart(f"read {file}", str(error), "name a file with a token") from error
+        raise CannotStart(f"read {file}", str(error), "name a readable file with a token") from error
 
 
 async def _verify(service: Service, token: str | None) -> None:
@@ -215,7 +215,7 @@ async def _verify(service: Service, token: str | None) -> None:
         await service.tokens.verify(token)
         return
     for dependency in service.dependencies:
-        if dependency.name == "issuer":  # without a token, at least its keys must be there
+        if dependency.name == "issuer":  # without a token, check at least that its keys can be fetched
             await dependency.check()
 
 
@@ -227,36 +227,36 @@ async def _entries(service: Service, after: int, did: Did) -> list[OpLogEntry]:
     return found
 
 
-async def _seen_in_streams(service: Service, before: int, did: Did, count: int) -> None:
-    """Return when both the op log and the streams say that the events are published. Raises: Unavailable."""
-    assert service.bus is not None, "asked only with a broker"  # noqa: S101
-    assert service.relay is not None, "it comes with the bus"  # noqa: S101
+async def _wait_until_published(service: Service, before: int, did: Did, count: int) -> None:
+    """Return when the events are published according to both the op log and the streams. Raises: Unavailable."""
+    assert service.bus is not None, "called only with a broker"  # noqa: S101
+    assert service.relay is not None, "configured together with the bus"  # noqa: S101
     for dependency in service.dependencies:
         if dependency.name == "events":
             await dependency.check()
     while True:
-        await service.relay.run_once()  # or another's: one works at a time
+        await service.relay.run_once()  # or another process's relay, since only one runs at a time
         ours = await _entries(service, before, did)
         if len(ours) == count and all(entry.stream_sequence is not None for entry in ours):
             break
         await asyncio.sleep(_RETRY_SECONDS)
     missing = {entry.event.event_id for entry in ours}
     for state in await service.bus.streams():
-        places = [it.stream_sequence or 0 for it in ours if state.carries(it.event)]
-        if places:
-            async with aclosing(service.bus.message_ids(state, min(places) - 1)) as ids:
-                async for place, event_id, _ in ids:
+        sequences = [it.stream_sequence or 0 for it in ours if state.carries(it.event)]
+        if sequences:
+            async with aclosing(service.bus.message_ids(state, min(sequences) - 1)) as ids:
+                async for sequence, event_id, _ in ids:
                     missing.discard(event_id)
-                    if place >= max(places):
+                    if sequence >= max(sequences):
                         break
     if missing:
-        raise Wrong("acknowledged, and not in the stream", "events")
+        raise UnexpectedResponse("acknowledged by the stream, but not found in it", "events")
 
 
 class _Report:
-    """Prints a line per step. `done`: the steps that went well. `code`: what to exit with.
+    """Prints a line per step. `done`: the successful steps. `code`: the exit code.
 
-    `unheard`: why lines could not be printed. The steps go on: what was written must be removed.
+    `output_error`: why a line could not be printed. The steps continue: what was written must be removed.
     """
 
     def __init__(self, settings: Settings, step_seconds: int) -> None:
@@ -264,63 +264,67 @@ class _Report:
         self._step_seconds = step_seconds
         self.done: set[str] = set()
         self.code = 0
-        self.unheard: OSError | None = None
+        self.output_error: OSError | None = None
 
-    async def step(self, name: str, do: Callable[[], Awaitable[Answer]], *, depends_on: str) -> Answer | None:
-        """Return what `do` returns; None if it failed. `depends_on`: what is to blame if nothing better is known."""
+    async def step(self, name: str, do: Callable[[], Awaitable[Result]], *, depends_on: str) -> Result | None:
+        """Return the result of `do`; None if it failed. `depends_on`: the dependency to blame by default."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._step_seconds):
-                answer = await do()
+                result = await do()
         except TimeoutError:
             self.failed(name, f"no answer within {self._step_seconds} s", remedy(self._settings, depends_on), started)
-        except Wrong as wrong:
-            self.failed(name, str(wrong), remedy(self._settings, wrong.dependency or depends_on), started)
+        except UnexpectedResponse as error:
+            self.failed(name, str(error), remedy(self._settings, error.dependency or depends_on), started)
         except CannotStart as error:
             self.failed(name, f"cannot {error.what}: {error.reason}", error.remedy, started)
         except CdvError as error:
-            blamed = error.dependency if isinstance(error, Unavailable) else depends_on
+            cause = error.dependency if isinstance(error, Unavailable) else depends_on
             if isinstance(error, TokenMalformed | TokenExpired | TokenInvalid):
-                blamed = "token"
-            self.failed(name, str(error.__cause__ or "") or str(error), remedy(self._settings, blamed), started)
+                cause = "token"
+            self.failed(name, str(error.__cause__ or "") or str(error), remedy(self._settings, cause), started)
         else:
-            self._say(f"ok    {name:<19} {time.monotonic() - started:7.3f} s")
+            self._print(f"ok    {name:<19} {time.monotonic() - started:7.3f} s")
             self.done.add(name)
-            return answer
+            return result
         return None
 
     def check(self, name: str, holds: bool, problem: str) -> None:
         if not holds:
-            self.failed(name, problem, "a defect: please report it")
+            self.failed(name, problem, "this is a defect: please report it")
 
     def failed(self, name: str, problem: str, remedy: str, started: float | None = None) -> None:
         self.code = 1
         took = "" if started is None else f"{time.monotonic() - started:7.3f} s"
-        self._say(f"FAIL  {name:<19} {took:>9}  {' '.join(problem.split())}; {remedy}")
+        self._print(f"FAIL  {name:<19} {took:>9}  {' '.join(problem.split())}; {remedy}")
 
     def note(self, text: str) -> None:
-        self._say(f"note  {text}")
+        self._print(f"note  {text}")
 
-    def _say(self, line: str) -> None:
-        if self.unheard is None:
+    def _print(self, line: str) -> None:
+        if self.output_error is None:
             try:
                 print(line, flush=True)
             except OSError as error:
-                self.unheard = error
+                self.output_error = error
 
 
 def remedy(settings: Settings, dependency: str) -> str:
-    """Return what to do about a dependency that fails: the settings behind it."""
-    embedded = "CDV_DATA_DIR: let this user read and write there, and see that the disk is not full"
+    """Return what to do about a failing dependency: the settings behind it."""
+    embedded = "CDV_DATA_DIR: let this user read and write there, and check that the disk is not full"
     if dependency == "database":
         return embedded if settings.db_dsn is None else "CDV_DB_DSN: start Postgres, or correct its address or role"
     if dependency == "object store":
-        return embedded if settings.s3_endpoint is None else "CDV_S3_ENDPOINT, _BUCKET or keys: start or correct it"
+        return (
+            embedded
+            if settings.s3_endpoint is None
+            else "CDV_S3_ENDPOINT, CDV_S3_BUCKET, or the keys: start the store, or correct them"
+        )
     return {
         "events": "CDV_NATS_URL: start NATS, or correct its address or CDV_NATS_CREDS",
         "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
-        "token": "--token-file: name a good token of CDV_JWT_ISSUER for CDV_JWT_AUDIENCE",
+        "token": "--token-file: use a valid token of CDV_JWT_ISSUER for CDV_JWT_AUDIENCE",
         "schema source": "CDV_SPECS_URL: correct the address",
-        "secret source": "the reference in the setting: see docs/configuration.md on secrets",
-        "service": "--url: is it served there, and does it trust the token's issuer?",
+        "secret source": "correct the reference in the setting: see docs/configuration.md on secrets",
+        "service": "--url: check that a vault is served there, and that it trusts the token's issuer",
     }.get(dependency, "see the message")

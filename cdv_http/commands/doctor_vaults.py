@@ -1,4 +1,4 @@
-"""The vault that `cdv doctor` examines: in this process, through the very adapters that would serve, or at a URL."""
+"""The vault that `cdv doctor` examines: in this process, with the adapters that would serve it, or at a URL."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cdv_core.errors import Unavailable
 
 COLLECTION: Final = "com.registryaccord.profile"
 RECORD: Final = {"displayName": "cdv doctor"}
-_SOCKET_SECONDS: Final = 5.0  # ours: less than a step's time, so that no thread outlives its step by much
-_ANSWER_MAX_BYTES: Final = 1024 * 1024
+_SOCKET_SECONDS: Final = 5.0  # ours: less than a step's time limit, so that no thread outlives its step by much
+_RESPONSE_MAX_BYTES: Final = 1024 * 1024
 
 
-class Wrong(Exception):
-    """An answer came, and it is not what it should be. `dependency`: what has gone wrong, if that can be told."""
+class UnexpectedResponse(Exception):
+    """A dependency responded, but not as expected. `dependency`: which one, if known."""
 
     def __init__(self, reason: str, dependency: str | None = None) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Wrong(Exception):
 
 
 class ExaminedVault(Protocol):
-    """What is done with a vault, and how: each call is one step."""
+    """The operations on a vault; each call is one step."""
 
     async def write(self, key: str) -> tuple[str, str]:
         """Write RECORD under that idempotency key; return its URI and CID."""
@@ -54,13 +54,13 @@ class ExaminedVault(Protocol):
 
 
 class OpenedVault:
-    """A vault in this process. `assets`: what was announced."""
+    """A vault in this process. `assets`: those that were announced."""
 
     def __init__(self, service: Service, did: Did) -> None:
         self._service = service
         self._vault = service.vault
         self._did = did
-        self._web = Web(service.settings.s3_ca)
+        self._http = HttpClient(service.settings.s3_ca)
         self.assets: list[Asset] = []
 
     async def write(self, key: str) -> tuple[str, str]:
@@ -80,7 +80,7 @@ class OpenedVault:
 
     async def upload(self, url: str, content: bytes) -> None:
         if self._service.served_blobs is None:
-            await self._web.expect("PUT", url, content, dependency="object store")
+            await self._http.expect("PUT", url, content, dependency="object store")
         else:
             await self._service.served_blobs.receive(url.rpartition("/")[2], _whole(content))
 
@@ -90,19 +90,19 @@ class OpenedVault:
     async def content(self, asset_id: str) -> bytes:
         url = await self._vault.media.content_url(asset_id)
         if self._service.served_blobs is None:
-            return (await self._web.expect("GET", url, dependency="object store"))[1]
+            return (await self._http.expect("GET", url, dependency="object store"))[1]
         blob = await self._service.served_blobs.open(url.rpartition("/")[2])
         return b"".join([chunk async for chunk in blob.chunks()])
 
 
 class ServedVault:
-    """A vault at a URL, spoken to with a token of `did`. `published`: the URIs of what was acknowledged."""
+    """A vault at a URL, called with a token of `did`. `published`: the URIs of acknowledged records and assets."""
 
     def __init__(self, base: str, did: Did, token: str) -> None:
         self._base = base.rstrip("/")
         self._did = did
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._web = Web(None)
+        self._http = HttpClient(None)
         self.published: set[str] = set()
 
     async def write(self, key: str) -> tuple[str, str]:
@@ -122,7 +122,7 @@ class ServedVault:
         return ticket["assetId"], ticket["uploadUrl"]
 
     async def upload(self, url: str, content: bytes) -> None:
-        await self._web.expect("PUT", urljoin(self._base, url), content, dependency="object store")
+        await self._http.expect("PUT", urljoin(self._base, url), content, dependency="object store")
 
     async def finalize(self, asset_id: str, sha256: str) -> None:
         asset = await self._call("POST", "/v1/media/finalize", {"assetId": asset_id, "sha256": sha256})
@@ -130,20 +130,22 @@ class ServedVault:
 
     async def content(self, asset_id: str) -> bytes:
         url = f"{self._base}/v1/media/{asset_id}/content"
-        location, content = await self._web.expect("GET", url, headers=self._headers, dependency="service")
+        location, content = await self._http.expect("GET", url, headers=self._headers, dependency="service")
         if location is None:
             return content
-        # Without our token: the URL is signed, and the store is not to see it.
-        return (await self._web.expect("GET", urljoin(url, location), dependency="object store"))[1]
+        # Without our token: the URL is signed, and the store must not see the token.
+        return (await self._http.expect("GET", urljoin(url, location), dependency="object store"))[1]
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         encoded = None if body is None else json.dumps(body).encode()
         headers = {**self._headers, "Content-Type": "application/json"}
-        _, content = await self._web.expect(method, self._base + path, encoded, headers=headers, dependency="service")
+        _, content = await self._http.expect(method, self._base + path, encoded, headers=headers, dependency="service")
         try:
             data: dict[str, Any] = json.loads(content)["data"]
         except (ValueError, KeyError, TypeError):
-            raise Wrong(f"{path.partition('?')[0]}: the answer is none of a vault's", "service") from None
+            raise UnexpectedResponse(
+                f"{path.partition('?')[0]}: the response is not that of a vault", "service"
+            ) from None
         return data
 
 
@@ -152,8 +154,8 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
-class Web:
-    """Blocking HTTP in threads, each call bounded in time."""
+class HttpClient:
+    """Blocking HTTP calls in threads, each with a timeout."""
 
     def __init__(self, ca_file: Path | None) -> None:
         trust = ssl.create_default_context(cafile=ca_file)
@@ -168,35 +170,35 @@ class Web:
         headers: Mapping[str, str] | None = None,
         dependency: str,
     ) -> tuple[str | None, bytes]:
-        """Return where the answer redirects to, if it does, and its content.
+        """Return the response's Location, if it is a redirect, and its content.
 
-        Raises: Wrong: it is a refusal. Unavailable: of `dependency`, there was none.
+        Raises: UnexpectedResponse: an error response. Unavailable: `dependency` did not respond.
         """
         request = Request(url, body, dict(headers or {}), method=method)  # noqa: S310 - settings and signed URLs
         try:
-            status, location, content = await asyncio.to_thread(self._ask, request)
+            status, location, content = await asyncio.to_thread(self._send, request)
         except OSError as error:
             raise Unavailable(dependency) from error
         if status >= 400:
-            raise _refusal(status, content, dependency)
+            raise _error_of(status, content, dependency)
         return location, content
 
-    def _ask(self, request: Request) -> tuple[int, str | None, bytes]:
+    def _send(self, request: Request) -> tuple[int, str | None, bytes]:
         try:
-            with self._opener.open(request, timeout=_SOCKET_SECONDS) as answer:
-                return answer.status, None, answer.read(_ANSWER_MAX_BYTES)
-        except HTTPError as answer:
-            with answer:
-                return answer.code, answer.headers.get("Location"), answer.read(_ANSWER_MAX_BYTES)
+            with self._opener.open(request, timeout=_SOCKET_SECONDS) as response:
+                return response.status, None, response.read(_RESPONSE_MAX_BYTES)
+        except HTTPError as error:
+            with error:
+                return error.code, error.headers.get("Location"), error.read(_RESPONSE_MAX_BYTES)
 
 
-def _refusal(status: int, content: bytes, dependency: str) -> Wrong:
+def _error_of(status: int, content: bytes, dependency: str) -> UnexpectedResponse:
     try:
         error = json.loads(content)["error"]
         named = error.get("details", {}).get("dependency", dependency)
-        return Wrong(f"{status} {error['code']}: {error['message']}", str(named))
+        return UnexpectedResponse(f"{status} {error['code']}: {error['message']}", str(named))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Wrong(f"answered {status}", dependency)
+        return UnexpectedResponse(f"responded with status {status}", dependency)
 
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""`cdv events`: print what the op log holds, follow what comes, and repair streams that have lost something."""
+"""`cdv events`: print the events in the op log, follow new ones, and repair streams that have lost some."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cdv_core.use_cases.reconciliation import Comparison
 from cdv_core.use_cases.relay import Relay
 
 _PAGE_ENTRIES: Final = 1000
-_SEQUENCE_MAX: Final = 2**63 - 1  # what the databases count up to
-_POLL_SECONDS: Final = 0.5  # ours: how long after its commit an event may be printed
-_LATE: Final = timedelta(seconds=30)  # ours: longer than a write may take from getting its sequence to its commit
-_PATIENCE_SECONDS: Final = 30.0  # ours: for the broker to be reached and for another relay to finish
+_SEQUENCE_MAX: Final = 2**63 - 1  # the largest sequence that the databases support
+_POLL_SECONDS: Final = 0.5  # ours: an event is printed this long after its commit at the latest
+_LATE: Final = timedelta(seconds=30)  # ours: longer than a write takes from getting its sequence to its commit
+_TIMEOUT_SECONDS: Final = 30.0  # ours: until the broker is reached and another relay finishes
 _RETRY_SECONDS: Final = 0.2
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class EventsAccess:
-    """What the commands work on. `relay`: None when no broker is configured."""
+    """What the commands need. `relay`: None if no broker is configured."""
 
     outbox: Outbox
     clock: Clock
@@ -45,9 +45,7 @@ OpenEvents: TypeAlias = Callable[[], AbstractAsyncContextManager[EventsAccess]]
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], open_events: OpenEvents) -> None:
     """Add `events` to the subparsers. `open_events`: opens the database, and the broker if there is one."""
     parser = commands.add_parser("events", help="print or follow the events in the op log, repair streams")
-    parser.add_argument(
-        "--follow", action="store_true", help="go on printing events as they come; without --from, only those"
-    )
+    parser.add_argument("--follow", action="store_true", help="keep printing new events; without --from, only new ones")
     parser.add_argument("--from", dest="first", type=_sequence, metavar="SEQ", help="begin at this op-log sequence")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.set_defaults(run=lambda arguments: asyncio.run(print_events(arguments, open_events)))
@@ -57,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], op
 
     def run_reconcile(arguments: argparse.Namespace) -> int:
         if arguments.follow or arguments.first is not None:
-            reconciling.error("--follow and --from are for printing events")
+            reconciling.error("--follow and --from apply to printing events, not to reconcile")
         return asyncio.run(reconcile(arguments, open_events))
 
     reconciling.set_defaults(run=run_reconcile)
@@ -70,7 +68,7 @@ def _sequence(text: str) -> int:
 
 
 async def print_events(arguments: argparse.Namespace, open_events: OpenEvents) -> int:
-    """Print one event per line: those there are, or without an end."""
+    """Print one event per line: the present ones, or with --follow also new ones, without end."""
     async with open_events() as access:
         outbox, first = access.outbox, arguments.first
         if arguments.follow:
@@ -84,30 +82,30 @@ async def print_events(arguments: argparse.Namespace, open_events: OpenEvents) -
 
 
 async def reconcile(
-    arguments: argparse.Namespace, open_events: OpenEvents, patience_seconds: float = _PATIENCE_SECONDS
+    arguments: argparse.Namespace, open_events: OpenEvents, timeout_seconds: float = _TIMEOUT_SECONDS
 ) -> int:
     """Compare the streams with the op log, print what was found, and publish what was missing.
 
-    Raises: Unavailable: the broker is not reached, or another relay does not finish.
+    Raises: Unavailable: the broker cannot be reached, or another relay does not finish.
     """
     async with open_events() as access:
         relay = access.relay
         if relay is None:
             print("cdv: no broker is configured (CDV_NATS_URL): events stay in the op log", file=sys.stderr)
             return 1
-        comparisons = await _patiently(relay.reconcile, patience_seconds)
+        comparisons = await _retried(relay.reconcile, timeout_seconds)
         for comparison in comparisons:
             print(_report(comparison, as_json=arguments.json), flush=True)
 
         async def publish() -> bool | None:
-            """Return whether there is nothing left to publish; None if this run came to nothing."""
+            """Return whether nothing is left to publish; None if this run could not publish, and must be retried."""
             outcome = await relay.run_once()
             if not outcome.leased or (outcome.waiting and not outcome.published):
                 return None
             return not (outcome.published or outcome.comparisons)
 
         if any(comparison.requeued for comparison in comparisons):
-            while not await _patiently(publish, patience_seconds):
+            while not await _retried(publish, timeout_seconds):
                 pass
     return 0
 
@@ -115,10 +113,10 @@ async def reconcile(
 async def follow(
     outbox: Outbox, clock: Clock, after: int, *, poll_seconds: float = _POLL_SECONDS
 ) -> AsyncGenerator[OpLogEntry]:
-    """Yield the entries after that sequence, then what comes, without an end.
+    """Yield the entries after that sequence, then new ones, without end.
 
-    In op-log order, but that an entry that commits late, with a lower sequence than others, comes late. None is missed
-    for that: while a sequence is missing that may still be committed, the log is read again from there.
+    In op-log order, except that an entry that commits after others with higher sequences is yielded after them. None is
+    missed: while a sequence is missing that may still be committed, the log is read again from there.
     """
     yielded: dict[int, datetime] = {}
     while True:
@@ -135,7 +133,7 @@ async def follow(
 
 
 def _settled(after: int, yielded: dict[int, datetime], before: datetime) -> int:
-    """Return the sequence up to which nothing can be committed any more."""
+    """Return the sequence up to which no further entry can be committed."""
     settled = max((sequence for sequence, occurred_at in yielded.items() if occurred_at < before), default=after)
     while settled + 1 in yielded:
         settled += 1
@@ -150,7 +148,7 @@ async def _read(outbox: Outbox, after: int) -> AsyncGenerator[OpLogEntry]:
 
 
 async def end_of_log(outbox: Outbox) -> int:
-    """Return the last sequence there is, found by bisection."""
+    """Return the highest sequence in the op log, found by bisection."""
     low, high = 0, 1
     while await outbox.read(high - 1, 1):
         low, high = high, high * 2
@@ -163,19 +161,19 @@ async def end_of_log(outbox: Outbox) -> int:
     return low
 
 
-async def _patiently(call: Callable[[], Awaitable[Answer | None]], patience_seconds: float) -> Answer:
-    """Return the first answer that is not None. Raises: Unavailable: none came, as long as we waited."""
+async def _retried(call: Callable[[], Awaitable[Result | None]], timeout_seconds: float) -> Result:
+    """Call until the result is not None, and return it. Raises: Unavailable: there was none within the timeout."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience_seconds
+    deadline = loop.time() + timeout_seconds
     while True:
         problem = Unavailable("events")
         try:
-            answer = await call()
+            result = await call()
         except Unavailable as error:
             problem = error
         else:
-            if answer is not None:
-                return answer
+            if result is not None:
+                return result
         if loop.time() >= deadline:
             raise problem
         await asyncio.sleep(_RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""`cdv schemas`: look at the catalogue, judge a change to it, and rehearse one on the records that are stored."""
+"""`cdv schemas`: inspect the catalogue, check a change to it, and rehearse a change on the stored records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cdv_core.domain.times import format_time
 from cdv_core.domain.validators import compile_validator
 from cdv_core.errors import CannotStart, InvalidField, SchemaVersionUnknown
 
-_FAILED, _MISUSED = 1, 2
+_FAILED, _USAGE_ERROR = 1, 2
 _PROGRESS_RECORDS: Final = 10_000
 
 SpecsUrlOf: TypeAlias = Callable[[], str | None]
@@ -37,18 +37,18 @@ def add_parser(
 ) -> None:
     """Add `schemas` to the subparsers.
 
-    `specs_url`: the catalogue's URL by the settings, None for the bundled one. `open_records`: opens the store and
-    gives every record in it.
+    `specs_url`: returns the catalogue's URL from the settings, None for the bundled one. `open_records`: opens the
+    store and yields every record in it.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         "schemas", help="inspect the schema catalogue, and check changes to it"
     )
-    parser.set_defaults(run=lambda it: _reported(lambda _: list_schemas(read_catalogue(specs_url())), it))
+    parser.set_defaults(run=lambda it: _print_errors(lambda _: list_schemas(read_catalogue(specs_url())), it))
     subcommands = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", description="without one: list")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = subcommands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=lambda arguments: _reported(run, arguments))
+        command.set_defaults(run=lambda arguments: _print_errors(run, arguments))
         return command
 
     def catalogue(arguments: argparse.Namespace) -> Catalogue:
@@ -65,7 +65,7 @@ def add_parser(
     command = add(
         "validate",
         lambda it: _validate(it, catalogue),
-        "say whether a file is a usable schema, or with --collection a valid record",
+        "check whether a file is a usable schema, or with --collection a valid record",
     )
     _with_url(command)
     command.add_argument("file", type=Path, help="a JSON Schema or a Lexicon; with --collection, a record")
@@ -77,7 +77,7 @@ def add_parser(
     )
 
     command = add(
-        "diff", lambda it: diff(it.old, it.new), "say whether a change to a schema is patch, minor or major, and why"
+        "diff", lambda it: diff(it.old, it.new), "print whether a change to a schema is patch, minor or major, and why"
     )
     command.add_argument("old", type=Path, metavar="OLD", help="schema document")
     command.add_argument("new", type=Path, metavar="NEW", help="schema document")
@@ -94,8 +94,8 @@ def _with_url(command: argparse.ArgumentParser) -> None:
     command.add_argument("--specs-url", metavar="URL", help="use the catalogue at this URL instead of CDV_SPECS_URL")
 
 
-def _reported(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Return the command's exit code, having said in plain words why it failed."""
+def _print_errors(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit code; print the reasons if it failed."""
     try:
         return run(arguments)
     except CatalogueRefused as refused:
@@ -106,17 +106,17 @@ def _reported(run: Callable[[argparse.Namespace], int], arguments: argparse.Name
         reasons, code = [str(failed)], _FAILED
     except OSError as error:
         if error.filename is None:
-            raise  # our own output cannot be written, which is the command line's to tell
+            raise  # our own output cannot be written: cdv_http/cli.py handles that
         reasons, code = [f"{error.filename}: {error.strerror}"], _FAILED
-    except (ValueError, InvalidField) as wrong:
-        reasons, code = [str(wrong)], _MISUSED
+    except (ValueError, InvalidField) as error:
+        reasons, code = [str(error)], _USAGE_ERROR
     for reason in reasons:
         print(f"cdv: {reason}", file=sys.stderr)
     return code
 
 
 def list_schemas(catalogue: Catalogue) -> int:
-    """Print a line for each version, the one that is used unless another is named marked with a star."""
+    """Print a line for each version; a star marks the default one."""
     for collection in catalogue:
         for schema in collection.versions.values():
             star = "*" if schema.version == collection.latest_stable else " "
@@ -136,7 +136,7 @@ def _state(collection: Collection, schema: Schema) -> str:
 
 
 def show(catalogue: Catalogue, collection: str, version: str | None) -> int:
-    """Print the document as it was published."""
+    """Print the schema document as it was published."""
     sys.stdout.buffer.write(_schema(catalogue, collection, version).document)
     sys.stdout.buffer.flush()
     return 0
@@ -153,9 +153,9 @@ def _schema(catalogue: Catalogue, collection: str, version: str | None) -> Schem
 def _validate(arguments: argparse.Namespace, catalogue: Callable[[argparse.Namespace], Catalogue]) -> int:
     if arguments.collection is None:
         if arguments.schema_version is not None:
-            raise ValueError("--schema-version: goes with --collection")
+            raise ValueError("--schema-version: requires --collection")
         _read_schema(arguments.file)
-        print(f"{arguments.file}: can be used")
+        print(f"{arguments.file}: is a usable schema")
         return 0
     schema = _schema(catalogue(arguments), arguments.collection, arguments.schema_version)
     violations = schema.violations(_read_document(arguments.file))
@@ -167,7 +167,7 @@ def _validate(arguments: argparse.Namespace, catalogue: Callable[[argparse.Names
 
 
 def _read_document(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """Raises: OSError, ValueError: no JSON that can be read, and the path."""
+    """Raises: OSError, ValueError: the file is not valid JSON; the message has the path."""
     content = path.read_bytes()
     try:
         return parse_document(content)
@@ -193,19 +193,19 @@ def diff(old: Path, new: Path) -> int:
 
 
 def check(directory: Path) -> int:
-    """Print every step between versions whose number promises less change than there is. Raises CatalogueRefused."""
+    """Print each pair of versions whose numbers understate the change between them. Raises CatalogueRefused."""
     catalogue = read_catalogue(directory.resolve().as_uri())
     broken = list(broken_promises(catalogue))
     for promise in broken:
         print(promise)
     if not broken:
         versions = sum(len(it.versions) for it in catalogue)
-        print(f"{directory}: {len(catalogue)} collections, {versions} versions, nothing to object to")
+        print(f"{directory}: {len(catalogue)} collections, {versions} versions, no problems found")
     return _FAILED if broken else 0
 
 
 async def rehearse(catalogue: Catalogue, open_records: OpenRecords) -> int:
-    """Judge every stored record by the catalogue's latest stable schemas; print how many would be refused, and why."""
+    """Validate every stored record against the latest stable schemas; print how many would be refused, and why."""
     rehearsal = Rehearsal(catalogue)
     async with open_records() as records:
         async for record in records:

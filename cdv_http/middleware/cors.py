@@ -1,7 +1,7 @@
-"""Which other origins' pages may call us (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol): none unless listed.
+"""CORS (https://fetch.spec.whatwg.org/#http-cors-protocol): only the listed origins may read responses.
 
-Ours and not the framework's, which replaces an answer's Vary, leaves it out where no origin was sent, and answers a
-preflight that it refuses with an error outside our envelope.
+Ours and not the framework's: that one replaces the Vary header of a response, leaves it out where no origin was sent,
+and rejects a preflight with an error outside the error envelope.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _METHODS_AND_HEADERS: Final = (
         b"access-control-allow-headers",
         b"authorization, content-type, idempotency-key, if-none-match, range, traceparent, x-correlation-id",
     ),
-    (b"access-control-max-age", b"600"),  # ours: as long as the strictest browser keeps one
+    (b"access-control-max-age", b"600"),  # ours: the longest time that every browser honours
 )
 
 
 class AllowedOrigins:
-    """Whose pages may read answers. No credentials: tokens travel in a header that the page sets, never in cookies."""
+    """The origins that may read responses. No credentials: pages send tokens in a header, never in cookies."""
 
     def __init__(self, origins: Collection[str]) -> None:
         self._any = "*" in origins
@@ -38,17 +38,17 @@ class AllowedOrigins:
         return bool(self._allowed)
 
     def is_preflight(self, method: str, headers: RequestHeaders) -> bool:
-        """Say whether this is a preflight, which is answered before anything else looks at it."""
+        """Return whether the request is a preflight, which is answered before anything else is checked."""
         return bool(self._allowed) and method == "OPTIONS" and b"access-control-request-method" in headers
 
     async def answer_preflight(self, headers: RequestHeaders, send: Send) -> None:
-        """Answer 204; without the headers that the browser waits for, it stops the page's request by itself."""
+        """Send 204. Without the headers that grant access, the browser does not send the page's request."""
         granted = [*_METHODS_AND_HEADERS] if self.granted(headers) else []
         await send({"type": "http.response.start", "status": 204, "headers": granted})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def granted(self, headers: RequestHeaders) -> list[tuple[bytes, bytes]]:
-        """Return what lets the request's origin read the answer; [] if it may not."""
+        """Return the headers that let the request's origin read the response; [] if it may not."""
         origin = headers.last(b"origin")
         if not origin or not (self._any or origin in self._allowed):
             return []

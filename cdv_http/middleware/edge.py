@@ -1,4 +1,4 @@
-"""What every request that is let in gets, whoever answers it: ids, safe headers, a time limit, one log line."""
+"""The edge: gives every admitted request an id, a trace, a time limit, safe headers, metrics and a log line."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from cdv_http.middleware.time_limits import TimeLimits
 from cdv_http.request_headers import RequestHeaders
 from cdv_http.request_state import RequestState, state_of
 
-_MEDIA: Final = "/v1/blobs/"
+_BLOBS_PREFIX: Final = "/v1/blobs/"
 _CORRELATION_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,%d}" % CORRELATION_ID_MAX_CHARS)
-# https://www.w3.org/TR/trace-context/: version 00, and what later ones begin with. An id of zeros is none, nor is ff.
+# https://www.w3.org/TR/trace-context/: version 00, and the beginning of later ones. Invalid: ids of zeros, version ff.
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?"
 )
 
 
 class EdgeMiddleware:
-    """The layer within load shedding (cdv_http/app.py). It sees every response but the 503 of that."""
+    """The layer inside load shedding (cdv_http/app.py). It handles every response except the 503 of a shed request."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         state, method = state_of(scope), scope["method"]
-        if self._addresses.speak_https(scope):
-            scope["scheme"] = "https"  # upload URLs are made from it
+        if self._addresses.uses_https(scope):
+            scope["scheme"] = "https"  # upload URLs are built from it
         given = traceparent_of(state.headers)
         probe = scope["path"] in NEVER_SHED
-        # Probes come every few seconds, and nobody looks for their traces.
+        # Probes are not traced: they come every few seconds.
         with NO_SPAN if probe else span("request", "server", parent=given) as serving:
             traceparent = state.traceparent = serving.traceparent or given
             state.correlation_id = correlation_id(state.headers, traceparent)
@@ -74,32 +74,33 @@ class EdgeMiddleware:
                     elif probe:
                         await self._app(scope, exchange.receive, exchange.send)
                     else:
-                        await self._answer_in_time(scope, exchange)
+                        await self._run_with_time_limit(scope, exchange)
                 finally:
-                    self._tell(scope, state, method, exchange.status, time.perf_counter() - started, serving)
+                    self._record(scope, state, method, exchange.status, time.perf_counter() - started, serving)
 
-    async def _answer_in_time(self, scope: HTTPScope, exchange: Exchange) -> None:
-        task = self._limits.begin()
-        # Media, and what is answered in parts, may take as long as it moves: megabytes over a poor line take minutes.
-        exchange.patient = scope["path"].startswith(_MEDIA)
-        exchange.moved = partial(self._limits.begin_again, task)
+    async def _run_with_time_limit(self, scope: HTTPScope, exchange: Exchange) -> None:
+        task = self._limits.start()
+        # Media and chunked responses may take as long as data keeps moving: megabytes over a slow line take minutes.
+        exchange.reports_uploads = scope["path"].startswith(_BLOBS_PREFIX)
+        exchange.on_progress = partial(self._limits.restart, task)
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            if not self._limits.ended(task):
+            if not self._limits.timed_out(task):
                 raise
-            logger.warning("the request ran over {} s", self._limits.seconds)
-            # What had begun to be answered is cut off by the server.
+            logger.warning("the request exceeded its time limit of {} s", self._limits.seconds)
+            # A response that has already started is cut off by the server.
             if not exchange.status:
-                exchange.listen_no_more()
-                await (_refuse_the_slow if exchange.client_owes else _refuse)(scope, exchange.send)
+                exchange.skip_drain()
+                respond = _respond_to_slow_client if exchange.awaiting_client else _respond_to_timeout
+                await respond(scope, exchange.send)
         finally:
-            self._limits.end(task)
+            self._limits.stop(task)
 
-    def _tell(
+    def _record(
         self, scope: HTTPScope, state: RequestState, method: str, status: int, seconds: float, serving: Span
     ) -> None:
-        """Tell metrics, trace and log how it went."""
+        """Report the completed request to metrics, trace and log."""
         route, error_code = scope.get("path_template") or "unmatched", state.error_code
         if serving.traceparent is not None:
             known_method = method if method in METHODS else "_OTHER"
@@ -120,16 +121,16 @@ class EdgeMiddleware:
 
 
 def correlation_id(headers: RequestHeaders, traceparent: str | None) -> str:
-    """Return what leads from a log line to its trace and its event: the trace's id, unless the client brings one."""
+    """Return the client's X-Correlation-Id if it is valid, else the trace id, else a fresh one."""
     given = headers.only(b"x-correlation-id")
     if given is not None and _CORRELATION_ID.fullmatch(given):
         return given.decode()
-    # It is no secret: under a flood, 7 % of the time went into asking the system for randomness.
+    # Not secret, so no system randomness: under a flood, that took 7 % of the time.
     return trace_id(traceparent) or f"{random.getrandbits(128):032x}"
 
 
 def traceparent_of(headers: RequestHeaders) -> str | None:
-    """Return the client's, if it is one (W3C), as one of version 00."""
+    """Return the client's traceparent as one of version 00; None if it is not valid (W3C Trace Context)."""
     match = _TRACEPARENT.fullmatch(headers.only(b"traceparent") or b"")
     if match is None or (match[1] == b"00" and match[3] is not None):
         return None
@@ -140,13 +141,13 @@ def trace_id(traceparent: str | None) -> str | None:
     return traceparent.split("-")[1] if traceparent else None
 
 
-async def _refuse(scope: HTTPScope, send: Send) -> None:
+async def _respond_to_timeout(scope: HTTPScope, send: Send) -> None:
     message = "the request took too long; try again later"
     await _send_error(scope, send, 503, "CDV_UNAVAILABLE", message, (b"retry-after", b"1"))
 
 
-async def _refuse_the_slow(scope: HTTPScope, send: Send) -> None:
-    # A fault of the client's: as one of ours, whoever lets bodies drip would raise our alarms.
+async def _respond_to_slow_client(scope: HTTPScope, send: Send) -> None:
+    # The client's fault, so not a 5xx: a client that sends its body slowly must not be able to raise our alerts.
     await _send_error(scope, send, 400, "CDV_BAD_REQUEST", "the body did not arrive in time")
 
 

@@ -1,4 +1,4 @@
-"""How long requests may take: of media, how long they may stand still."""
+"""Time limits of requests: for uploads and chunked responses, of the time without progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Task = asyncio.Task[Any]
 
 
 class Timer(Protocol):
-    """What is asked of the running loop."""
+    """The methods of the event loop that are used."""
 
     def time(self) -> float: ...
 
@@ -18,53 +18,53 @@ class Timer(Protocol):
 
 
 class TimeLimits:
-    """Ends tasks that take too long. They all may take as long, so the oldest is the first, and one timer does for all.
+    """Cancels tasks that take too long. All have the same limit, so the oldest expires first and one timer is enough.
 
-    A timer for each, as asyncio.timeout sets it, costs 7 % of a create (docs/adr/012-fewer-instructions.md).
+    One timer per task, as asyncio.timeout sets it, costs 7 % of a create (docs/adr/012-fewer-instructions.md).
     """
 
     def __init__(self, seconds: float, running_loop: Callable[[], Timer] = asyncio.get_running_loop) -> None:
         self.seconds = seconds
         self._running_loop = running_loop
-        self._began: dict[_Task, float] = {}  # by the loop's clock, the oldest first
-        self._over: set[_Task] = set()
+        self._started: dict[_Task, float] = {}  # by the loop's clock, the oldest first
+        self._expired: set[_Task] = set()
         self._timer: object | None = None
 
-    def begin(self) -> _Task:
-        """Limit the task that calls this, which is returned, until `end`."""
+    def start(self) -> _Task:
+        """Start the time limit of the calling task and return the task. `stop` ends it."""
         task = asyncio.current_task()
-        assert task is not None, "a coroutine calls this"  # noqa: S101
-        self._began[task] = self._now()
+        assert task is not None, "called by a coroutine"  # noqa: S101
+        self._started[task] = self._now()
         if self._timer is None:
-            self._wait(self.seconds)
+            self._set_timer(self.seconds)
         return task
 
-    def begin_again(self, task: _Task) -> None:
-        """Let it take as long again from now on, unless it was over the limit already."""
-        if self._began.pop(task, None) is not None:
-            self._began[task] = self._now()
+    def restart(self, task: _Task) -> None:
+        """Restart the time limit of a task, unless it has expired already."""
+        if self._started.pop(task, None) is not None:
+            self._started[task] = self._now()
 
-    def end(self, task: _Task) -> None:
-        self._began.pop(task, None)
-        self._over.discard(task)
+    def stop(self, task: _Task) -> None:
+        self._started.pop(task, None)
+        self._expired.discard(task)
 
-    def ended(self, task: _Task) -> bool:
-        """Say whether the cancellation that `task` has caught is ours alone; it is then taken back."""
-        return task in self._over and task.uncancel() == 0
+    def timed_out(self, task: _Task) -> bool:
+        """Return whether the time limit is the only reason of the CancelledError caught; if so, uncancel the task."""
+        return task in self._expired and task.uncancel() == 0
 
     def _now(self) -> float:
         return self._running_loop().time()
 
-    def _wait(self, seconds: float) -> None:
-        self._timer = self._running_loop().call_later(seconds, self._look)
+    def _set_timer(self, seconds: float) -> None:
+        self._timer = self._running_loop().call_later(seconds, self._expire)
 
-    def _look(self) -> None:
+    def _expire(self) -> None:
         self._timer = None
         latest = self._now() - self.seconds
-        for task, began in list(self._began.items()):
-            if began > latest:
-                self._wait(began - latest)
+        for task, started in list(self._started.items()):
+            if started > latest:
+                self._set_timer(started - latest)
                 break
-            del self._began[task]
-            self._over.add(task)
+            del self._started[task]
+            self._expired.add(task)
             task.cancel()

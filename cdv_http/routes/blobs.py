@@ -1,4 +1,4 @@
-"""Media bytes, where no object store has a server of its own: the URLs are signed, the signature is the authority."""
+"""Media bytes, if no object store is configured. The URLs are signed; the signature authorises the request."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cdv_http.request_state import state_of
 from cdv_http.requests import AnyRequest, body_chunks
 
 _RANGE: Final = re.compile(r"bytes=(\d{0,1000})-(\d{0,1000})", re.ASCII | re.IGNORECASE)
-# A file from a stranger is shown, if at all, as if it came from nowhere.
+# Files are uploaded by strangers: a browser that shows one must treat it as of an opaque origin, without scripts.
 _SANDBOX: Final = {"Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, max-age=300"}
 
 
 @put("/v1/blobs/upload/{token:str}", status_code=200)
 async def upload_blob(request: AnyRequest) -> Response[bytes]:
-    """Take the bytes of one upload."""
+    """Store the bytes of one upload."""
     await _store_of(request).receive(request.path_params["token"], body_chunks(request))
     return Response(b"", status_code=200)
 
 
 @get("/v1/blobs/download/{token:str}")
 async def download_blob(request: AnyRequest) -> Response[Any]:
-    """Give the bytes of one object, or the part of them that a Range header names."""
+    """Return the bytes of one object, or the byte range that the Range header asks for."""
     content = await _store_of(request).open(request.path_params["token"])
     headers = {**_SANDBOX, "Content-Disposition": content.disposition, "Accept-Ranges": "bytes"}
     asked = state_of(request.scope).headers
@@ -38,7 +38,7 @@ async def download_blob(request: AnyRequest) -> Response[Any]:
     if part is None:
         start, stop, status = 0, content.size_bytes, 200
     elif part.start >= part.stop:
-        reason = f"the file has {content.size_bytes} bytes, and none of those asked for"
+        reason = f"the requested range is outside the file, which has {content.size_bytes} bytes"
         raise RequestRefused(416, reason, {"Content-Range": f"bytes */{content.size_bytes}"})
     else:
         start, stop, status = part.start, part.stop, 206
@@ -48,10 +48,10 @@ async def download_blob(request: AnyRequest) -> Response[Any]:
 
 
 def _part(header: str, size_bytes: int) -> range | None:
-    """Return the bytes that a Range header asks for, empty if the object has none of them, None if it asks for all.
+    """Return the byte range of a Range header: empty if it is outside the object, None to send the whole object.
 
-    A range that ends before it begins is none (RFC 9110, 14.1.1), and of several none is served: the whole object is
-    a valid answer to them (14.2).
+    None also for a range that ends before it begins, which is invalid (RFC 9110, 14.1.1), and for several ranges: the
+    whole object is a valid response to them (14.2).
     """
     match = _RANGE.fullmatch(header)
     if match is None or match.groups() == ("", ""):

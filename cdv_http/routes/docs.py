@@ -1,4 +1,4 @@
-"""The API's reference: the OpenAPI document, and the same for people."""
+"""The API reference: the OpenAPI document and the HTML page made from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def openapi_json() -> Response[bytes]:
 
 @get("/docs")
 async def reference() -> Response[str]:
-    """Return the reference as a page."""
+    """Return the API reference as an HTML page."""
     return Response(_page(), media_type="text/html", headers={**_CACHED, "Content-Security-Policy": POLICY})
 
 

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what does it offer."""
+"""Liveness, readiness, metrics and the keys of the built-in issuer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DependencyState(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """`status`: ready; degraded (something is down that is not critical); unavailable; or draining."""
+    """`status`: ready, degraded (a dependency is down that is not critical), unavailable or draining."""
 
     status: str
     dependencies: list[DependencyState]
@@ -34,17 +34,17 @@ class Readiness(msgspec.Struct):
 
 @get("/healthz")
 async def healthz() -> Response[bytes]:
-    """Say that the process runs. Touches no dependency."""
+    """Return 200 while the process is running. Touches no dependency."""
     return success(Liveness("ok"))
 
 
 @get("/readyz")
 async def readyz(request: AnyRequest) -> Response[bytes]:
-    """Say whether requests can be served: 503 while a critical dependency is down, or when shutting down."""
+    """Return whether requests can be served: 503 while a critical dependency is down or the process is draining."""
     app = app_state_of(request.app)
     up = await app.metrics.dependencies.statuses()
     states = [DependencyState(it.name, up[it.name], it.critical) for it in app.service.dependencies]
-    if app.admission.closing:  # this process takes no new connections, though the service may go on in another
+    if app.admission.closing:  # this process accepts no new connections; another one may take over
         status = "draining"
     elif any(state.critical and not state.up for state in states):
         status = "unavailable"
@@ -64,15 +64,15 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
 
 @get("/metrics")
 async def metrics(request: AnyRequest) -> Response[bytes]:
-    """Return the service's metrics in Prometheus's text form."""
+    """Return the service's metrics in the Prometheus text format."""
     exposition = await app_state_of(request.app).metrics.exposition()
-    # Not as a media type: the framework would name the charset once more.
+    # Not as media_type: the framework would add the charset a second time.
     return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @get("/.well-known/jwks.json")
 async def jwks(request: AnyRequest) -> Response[bytes]:
-    """Publish the built-in issuer's public keys."""
+    """Return the public keys of the built-in issuer."""
     keys: dict[str, Any] | None = service_of(request).public_keys
     content = msgspec.json.encode(keys)
     return Response(content, headers={"Cache-Control": "public, max-age=300"}, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What a resource answers to, for those who ask with OPTIONS."""
+"""OPTIONS requests: which methods a resource allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdv_http.requests import AnyRequest
 
 
 def options_of(handlers: Iterable[HTTPRouteHandler]) -> HTTPRouteHandler:
-    """Return a handler of OPTIONS for every path of `handlers`; the framework's own forgets HEAD and shared paths."""
+    """Return an OPTIONS handler for every path of `handlers`; the framework's own omits HEAD and shared paths."""
     paths = sorted({path for handler in handlers for path in handler.paths})
     return route(paths, http_method="OPTIONS")(_options)
 

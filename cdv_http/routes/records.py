@@ -1,4 +1,4 @@
-"""Records over HTTP: parse, call, shape."""
+"""Records over HTTP: parse the request, call the use case, build the response."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from cdv_core.domain.limits import PAGE_DEFAULT, PAGE_MAX
 from cdv_core.domain.records import Receipt, record_json
 from cdv_core.errors import InvalidField
 from cdv_http.app_state import service_of
+from cdv_http.auth import authenticate_reader, authenticated_json
 from cdv_http.bodies import CreateRecordBody, Warnings, decode_body, given, page_json, record_receipt
 from cdv_http.request_state import state_of
-from cdv_http.requests import (
-    AnyRequest,
-    authenticate_reader,
-    authenticated_json,
-    query_parameters,
-    required,
-)
+from cdv_http.requests import AnyRequest, query_parameters, required
 from cdv_http.responses import success, success_json
 
 _LIST_PARAMETERS = frozenset({"did", "collection", "limit", "cursor", "since", "until"})
@@ -52,7 +47,7 @@ async def create_record(request: AnyRequest) -> Response[bytes]:
 
 @get("/v1/repo/record")
 async def get_record(request: AnyRequest) -> Response[bytes]:
-    """Return one record by its URI, with its CID as the entity tag."""
+    """Return one record by its URI, with its CID as the ETag."""
     service = service_of(request)
     viewer = await authenticate_reader(request, service)
     uri = required(query_parameters(request, _GET_PARAMETERS), "uri")
@@ -86,7 +81,7 @@ def _idempotency_key(request: AnyRequest, member: str | None) -> str | None:
     if not headers:
         return member
     if len({*headers, *([] if member is None else [member])}) > 1:
-        raise InvalidField("idempotencyKey", "must be the same as the Idempotency-Key header")
+        raise InvalidField("idempotencyKey", "must have the same value in the body and in every Idempotency-Key header")
     return headers[0]
 
 

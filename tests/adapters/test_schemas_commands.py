@@ -115,7 +115,7 @@ def test_a_name_that_is_none_is_a_misuse(capsys: pytest.CaptureFixture[str]):
 
 def test_validate_says_whether_a_file_is_a_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("validate", _file(tmp_path / "good.json", {"type": "object"})) == 0
-    assert "good.json: can be used" in capsys.readouterr().out
+    assert "good.json: is a usable schema" in capsys.readouterr().out
     assert run("validate", _file(tmp_path / "bad.json", {"type": "objekt", "form": "x"})) == 1
     assert capsys.readouterr().err.splitlines() == [
         "cdv: /type 'objekt' is not a type",
@@ -140,7 +140,7 @@ def test_validate_judges_a_record_by_a_collection(tmp_path: Path, capsys: pytest
 
 def test_a_version_without_its_collection_is_a_misuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("validate", _file(tmp_path / "good.json", {"type": "object"}), "--schema-version", "1.0.0") == 2
-    assert capsys.readouterr().err == "cdv: --schema-version: goes with --collection\n"
+    assert capsys.readouterr().err == "cdv: --schema-version: requires --collection\n"
 
 
 @pytest.mark.parametrize(("text", "code"), [("{", 2), ("", 2), ('{"a": 1, "a": 1}', 2), ("\ufeff{}", 2)])
@@ -169,7 +169,7 @@ def test_diff_says_how_much_changed_and_why(tmp_path: Path, capsys: pytest.Captu
 def test_check_passes_a_catalogue_whose_numbers_keep_their_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     write(tmp_path, catalogue_of("1.0.0", "1.0.1"))
     assert run("check", str(tmp_path)) == 0
-    assert "1 collections, 2 versions, nothing to object to" in capsys.readouterr().out
+    assert "1 collections, 2 versions, no problems found" in capsys.readouterr().out
 
 
 def test_check_fails_a_number_that_promises_less_change_than_there_is(

@@ -8,7 +8,7 @@ TOKENS = "cdv_core/domain/tokens.py"
 JWT = "cdv_adapters/tokens/jwt.py"
 KEYS = "cdv_adapters/tokens/key_set.py"
 USE_CASE = "cdv_core/use_cases/records.py"
-REQUESTS = "cdv_http/requests.py"
+AUTHENTICATION = "cdv_http/auth.py"
 
 _FETCHES = "            if now >= max(self._unknown_kid_at + self._cooldown_seconds, self._retry_at):\n"
 _UNPINNED = (TOKENS, '    if header.get("alg") not in _ALGORITHMS:', "    if False:")
@@ -28,7 +28,7 @@ AUTH: list[Defect] = [
         "any-scheme",
         "A token is read under any scheme.",
         "AUTH-001",
-        (REQUESTS, 'scheme.lower() != "bearer" or ', ""),
+        (AUTHENTICATION, 'scheme.lower() != "bearer" or ', ""),
     ),
     defect(
         "malformed-is-invalid",
@@ -206,7 +206,7 @@ AUTH: list[Defect] = [
             "    viewer = await authenticate_reader(request, service)\n    uri = ",
             "    viewer = await authenticate(request, service.tokens)\n    uri = ",
         ),
-        ("cdv_http/routes/records.py", "    authenticate_reader,\n", "    authenticate,\n    authenticate_reader,\n"),
+        ("cdv_http/routes/records.py", "import authenticate_reader,", "import authenticate, authenticate_reader,"),
     ),
     defect(
         "private-records-shown",
@@ -282,14 +282,18 @@ AUTH: list[Defect] = [
         "forged-writes",
         "Signatures are verified for reads only.",
         "AUTH-007",
-        (REQUESTS, "    return await tokens.verify(token)\n", _BELIEVED.format('request.method == "POST"', "CdvError")),
+        (
+            AUTHENTICATION,
+            "    return await tokens.verify(token)\n",
+            _BELIEVED.format('request.method == "POST"', "CdvError"),
+        ),
     ),
     defect(
         "forged-reads",
         "Whoever claims to be its owner may read an owner-only record.",
         "AUTH-007",
         (
-            REQUESTS,
+            AUTHENTICATION,
             "    return await tokens.verify(token)\n",
             _BELIEVED.format('"/repo/" in request.url.path', "CdvError"),
         ),
@@ -298,9 +302,9 @@ AUTH: list[Defect] = [
         "expired-writes",
         "An expired token may still write.",
         "AUTH-009",
-        (REQUESTS, "import CdvError,", "import CdvError, TokenExpired,"),
+        (AUTHENTICATION, "import CdvError,", "import CdvError, TokenExpired,"),
         (
-            REQUESTS,
+            AUTHENTICATION,
             "    return await tokens.verify(token)\n",
             _BELIEVED.format('request.method == "POST"', "TokenExpired"),
         ),
@@ -313,7 +317,7 @@ AUTH: list[Defect] = [
             "cdv_http/routes/media.py",
             """    await authenticate(request, service.tokens)
     no_parameters(request)
-    # A HEAD follows with a HEAD, and a URL may be signed for one method.
+    # A client follows a redirected HEAD with a HEAD, and a URL may be signed for one method only.
     url = await service.vault.media.content_url(request.path_params["assetId"], head=state_of(request.scope).head)
 """,
             """    try:

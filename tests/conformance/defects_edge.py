@@ -222,7 +222,7 @@ LIMITS: list[Defect] = [
         "one-budget-for-both",
         "Reads spend the budget of writes.",
         "LIMIT-003",
-        (RATES, 'f"{budget} {kind} {who}"', 'f"{kind} {who}"'),
+        (RATES, 'f"{budget} {kind} {holder}"', 'f"{kind} {holder}"'),
         (RATES, "self._own[budget, kind].add", 'self._own["reads", kind].add'),
     ),
     defect(
@@ -269,7 +269,7 @@ LIMITS: list[Defect] = [
         ),
         (
             REQUESTS,
-            '        raise RequestRefused(400, "the body ended before it was whole")',
+            '        raise RequestRefused(400, "the body ended before it was complete")',
             '        return b"", False',
         ),
     ),

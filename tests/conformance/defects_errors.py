@@ -7,6 +7,7 @@ from tests.conformance.defects_model import Defect, defect
 RESPONSES = "cdv_http/error_responses.py"
 EDGE = "cdv_http/middleware/edge.py"
 REQUESTS = "cdv_http/requests.py"
+AUTHENTICATION = "cdv_http/auth.py"
 ANSWERS = "cdv_http/responses.py"
 ROUTE = "cdv_http/routes/records.py"
 USE_CASE = "cdv_core/use_cases/records.py"
@@ -73,7 +74,7 @@ ERRORS: list[Defect] = [
         given = traceparent_of(state.headers)
 """,
         ),
-        (EDGE, "_MEDIA: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_MEDIA: Final'),
+        (EDGE, "_BLOBS_PREFIX: Final", '_SHORT = {b"if-none-match", b"accept", b"range"}\n_BLOBS_PREFIX: Final'),
     ),
     defect(
         "stack-traces-shown",
@@ -129,15 +130,15 @@ ERRORS: list[Defect] = [
         "token-before-the-body",
         "Who asks is looked at before size and media type.",
         "ERR-014",
-        (REQUESTS, _READ, "    subject = await authenticate(request, tokens)\n" + _READ),
-        (REQUESTS, _WHO, "    no_parameters(request)\n"),
+        (AUTHENTICATION, _READ, "    subject = await authenticate(request, tokens)\n" + _READ),
+        (AUTHENTICATION, _WHO, "    no_parameters(request)\n"),
     ),
     defect(
         "json-before-the-token",
         "JSON and shape are looked at before who asks.",
         "ERR-015",
         (
-            REQUESTS,
+            AUTHENTICATION,
             _WHO,
             '    if request.scope["path"] == "/v1/repo/record":\n'
             "        from cdv_http.bodies import CreateRecordBody, decode_body\n\n"

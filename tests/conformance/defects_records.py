@@ -197,8 +197,8 @@ RECORDS: list[Defect] = [
         "REC-019",
         (
             BODIES,
-            'record: Annotated[dict[str, Any], Meta(description="what',
-            'record: Annotated[dict[str, Any] | list[Any], Meta(description="what',
+            "record: Annotated[dict[str, Any], Meta(",
+            "record: Annotated[dict[str, Any] | list[Any], Meta(",
         ),
     ),
     defect(

@@ -181,7 +181,7 @@ async def test_reconcile_gives_up_when_another_relay_does_not_finish():
         yield EventsAccess(setting.outbox, setting.clock, setting.relay())
 
     with pytest.raises(Unavailable):
-        await reconcile(argparse.Namespace(json=False), opened, patience_seconds=0)
+        await reconcile(argparse.Namespace(json=False), opened, timeout_seconds=0)
 
 
 async def test_reconcile_waits_for_a_broker_that_is_being_reached(capsys: pytest.CaptureFixture[str]):

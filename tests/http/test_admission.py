@@ -1,4 +1,4 @@
-"""Who is let in when many want in (spec: CDV_MAX_IN_FLIGHT; operations: overload)."""
+"""Admission control and load shedding (spec: CDV_MAX_IN_FLIGHT; operations: overload)."""
 
 from __future__ import annotations
 
@@ -29,112 +29,112 @@ class Moment:
         self.processor = 1.0
         self.clocks: Any = {"monotonic": lambda: self.now, "thread_time": lambda: self.processor}
 
-    def places(self, most: int) -> Admission:
+    def admission(self, most: int) -> Admission:
         return Admission(most, **self.clocks)
 
 
-def enter(places: Admission, many: int, first: int = 0) -> int:
-    """Return how many of so many clients are let in."""
-    return sum(places.enter(f"client {number}") for number in range(first, first + many))
+def enter(admission: Admission, many: int, first: int = 0) -> int:
+    """Return how many of `many` clients are admitted."""
+    return sum(admission.enter(f"client {number}") for number in range(first, first + many))
 
 
-async def test_a_burst_takes_all_places_and_a_crowd_gets_few() -> None:
+async def test_a_burst_takes_all_slots_and_overload_gets_few() -> None:
     moment = Moment()
-    places = moment.places(100)
-    assert enter(places, 100) == 100
-    assert enter(places, 50, 100) == 0
+    admission = moment.admission(100)
+    assert enter(admission, 100) == 100
+    assert enter(admission, 50, 100) == 0
     for number in range(100):
-        places.leave([f"client {number}"], 0.001)
-    assert enter(places, 50) == 4
-    moment.now += 1  # the crowd is still there
-    assert enter(places, 50, 50) == 0
+        admission.leave([f"client {number}"], 0.001)
+    assert enter(admission, 50) == 4
+    moment.now += 1  # the overload goes on
+    assert enter(admission, 50, 50) == 0
     moment.now += 1
     for number in range(4):
-        places.leave([f"client {number}"], 0.001)
-    assert enter(places, 4) == 4
-    moment.now += 1  # for a second, nobody was turned away
-    assert enter(places, 80, 4) == 80
+        admission.leave([f"client {number}"], 0.001)
+    assert enter(admission, 4) == 4
+    moment.now += 1  # for a second, nothing was shed
+    assert enter(admission, 80, 4) == 80
 
 
-async def test_the_longer_a_request_takes_the_more_of_a_crowd_are_let_in() -> None:
+async def test_the_longer_a_request_takes_the_more_are_admitted_under_overload() -> None:
     moment = Moment()
-    places = moment.places(100)
+    admission = moment.admission(100)
 
     def serve(many: int, seconds: float, client_seconds: float = 0.0) -> None:
         for number in range(many):
-            assert places.enter(f"client {number}")
+            assert admission.enter(f"client {number}")
             state = RequestState(RequestHeaders(()))
             for _ in range(2):
-                with places.waiting_for_the_client(state):
+                with admission.waiting_for_the_client(state):
                     moment.now += client_seconds
-            places.leave([f"client {number}"], seconds + 2 * client_seconds - state.waited_seconds)
+            admission.leave([f"client {number}"], seconds + 2 * client_seconds - state.waited_seconds)
 
-    def crowd() -> int:
-        """Return how many of a crowd are let in; leave none of them there."""
-        before = enter(places, 200)
+    def overload() -> int:
+        """Return how many requests are admitted under overload, after completing all of them."""
+        before = enter(admission, 200)
         for number in range(before):
-            places.leave([f"client {number}"], 9.0)  # what a crowd takes is not what is normal
-        let_in = enter(places, 200)
-        for number in range(let_in):
-            places.leave([f"client {number}"], 9.0)
+            admission.leave([f"client {number}"], 9.0)  # latency under overload is not the baseline
+        admitted = enter(admission, 200)
+        for number in range(admitted):
+            admission.leave([f"client {number}"], 9.0)
         moment.now += 1
-        return let_in
+        return admitted
 
-    assert crowd() == 4
+    assert overload() == 4
     serve(18, 0.02)
     moment.now += 1
-    assert crowd() == 4  # so few say nothing yet
+    assert overload() == 4  # too few requests for a baseline
     serve(20, 0.0101)
     moment.now += 1
-    assert crowd() == 25
+    assert overload() == 25
     serve(20, 0.005, client_seconds=0.04)
     moment.now += 1
-    assert crowd() == 12  # what a client takes is not the service's time
+    assert overload() == 12  # waiting for the client does not count
     serve(20, 5.0)
     moment.now += 1
-    assert crowd() == 12  # it may have been busy for a moment
+    assert overload() == 12  # it may have been busy for a moment
 
 
 async def test_a_slow_processor_is_kept_busy_by_fewer() -> None:
     moment = Moment()
-    places = moment.places(100)
+    admission = moment.admission(100)
 
-    def let_in(processor_seconds: float) -> int:
-        """Serve twenty that take 10 ms each, and so much of it of the processor; return how many of a crowd get in."""
+    def admitted(processor_seconds: float) -> int:
+        """Serve twenty requests of 10 ms with that CPU time each; return how many are admitted under overload."""
         for number in range(20):
-            assert places.enter(f"client {number}")
-            places.leave([f"client {number}"], 0.0101)
+            assert admission.enter(f"client {number}")
+            admission.leave([f"client {number}"], 0.0101)
         moment.processor += 20 * processor_seconds
         moment.now += 1
-        for number in range(enter(places, 200)):
-            places.leave([f"client {number}"], 9.0)
-        moment.processor += 1.0  # what a crowd takes is not what is normal
-        few = enter(places, 200)
+        for number in range(enter(admission, 200)):
+            admission.leave([f"client {number}"], 9.0)
+        moment.processor += 1.0  # CPU time under overload is not the baseline
+        few = enter(admission, 200)
         for number in range(few):
-            places.leave([f"client {number}"], 9.0)
+            admission.leave([f"client {number}"], 9.0)
         moment.now += 1
         return few
 
-    assert let_in(0.005) == 4
-    assert let_in(0.001) == 10
-    assert let_in(0.005) == 10  # it may have been busy with other work for a moment
-    assert let_in(0.0001) == 25
+    assert admitted(0.005) == 4
+    assert admitted(0.001) == 10
+    assert admitted(0.005) == 10  # it may have been busy with other work for a moment
+    assert admitted(0.0001) == 25
 
 
-async def test_more_of_a_crowd_are_let_in_where_it_leaves_the_processor_idle() -> None:
+async def test_more_are_admitted_under_overload_where_it_leaves_the_processor_idle() -> None:
     moment = Moment()
-    places = moment.places(100)
+    admission = moment.admission(100)
 
     def serve(rounds: int) -> int:
-        """Return how many of a crowd get in each time."""
+        """Return how many are admitted in the last of these rounds under overload."""
         for _ in range(rounds):
-            for number in range(few := enter(places, 200)):
-                places.leave([f"client {number}"], 9.0)
+            for number in range(few := enter(admission, 200)):
+                admission.leave([f"client {number}"], 9.0)
         return few
 
     for number in range(20):  # the first ones, each after a long pause
-        assert places.enter(f"client {number}")
-        places.leave([f"client {number}"], 0.0241)
+        assert admission.enter(f"client {number}")
+        admission.leave([f"client {number}"], 0.0241)
     moment.processor += 20 * 0.01
     moment.now += 1
     serve(1)
@@ -147,24 +147,24 @@ async def test_more_of_a_crowd_are_let_in_where_it_leaves_the_processor_idle() -
     assert serve(10) == 12
 
 
-async def test_what_few_of_a_crowd_took_is_not_taken_for_normal() -> None:
+async def test_the_latency_of_few_requests_under_overload_is_no_baseline() -> None:
     moment = Moment()
-    places = moment.places(10)
-    assert enter(places, 12) == 10
+    admission = moment.admission(10)
+    assert enter(admission, 12) == 10
     for number in range(10):
-        places.leave([f"client {number}"], 9.0)
+        admission.leave([f"client {number}"], 9.0)
     moment.now += 1
     for number in range(20):
-        assert places.enter(f"client {number}")
-        places.leave([f"client {number}"], 0.002)
+        assert admission.enter(f"client {number}")
+        admission.leave([f"client {number}"], 0.002)
     moment.now += 1
-    assert enter(places, 12) == 10
+    assert enter(admission, 12) == 10
     for number in range(10):
-        places.leave([f"client {number}"], 9.0)
-    assert enter(places, 12) == 5
+        admission.leave([f"client {number}"], 9.0)
+    assert enter(admission, 12) == 5
 
 
-async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
+async def test_waits_for_the_client_do_not_count_as_latency() -> None:
     moment = Moment()
 
     class Noting(Admission):
@@ -176,49 +176,49 @@ async def test_the_gate_takes_no_wait_for_a_client_for_work() -> None:
 
     async def slow_client(scope: Any, *_: object) -> None:
         moment.now += 0.25
-        with places.waiting_for_the_client(state_of(scope)):
+        with admission.waiting_for_the_client(state_of(scope)):
             moment.now += 60
         moment.now += 0.5
 
-    places = Noting(10, **moment.clocks)
-    gate = LoadSheddingMiddleware(slow_client, places, ClientAddresses(()), AllowedOrigins(()))
+    admission = Noting(10, **moment.clocks)
+    middleware = LoadSheddingMiddleware(slow_client, admission, ClientAddresses(()), AllowedOrigins(()))
     scope: Any = {"type": "http", "method": "GET", "path": "/v1/x", "headers": [], "client": ("192.0.2.1", 1)}
-    await gate(scope, receive=None, send=None)  # type: ignore[arg-type]
-    assert places.seconds == 0.75
+    await middleware(scope, receive=None, send=None)  # type: ignore[arg-type]
+    assert admission.seconds == 0.75
 
 
-async def test_who_waits_long_for_its_client_is_in_nobodys_way() -> None:
+async def test_a_request_that_waits_long_for_its_client_makes_room_for_another() -> None:
     moment = Moment()
-    places = moment.places(10)
-    assert enter(places, 11) == 10  # so that there is a crowd, and only four may be at work
+    admission = moment.admission(10)
+    assert enter(admission, 11) == 10  # overload: only four may be active
     for number in range(6):
-        places.leave([f"client {number}"], 0.001)
-    with places.waiting_for_the_client(RequestState(RequestHeaders(()))):
-        assert not places.enter("another")  # the wait may be over in a moment
-    with places.waiting_for_the_client(RequestState(RequestHeaders(()))):
+        admission.leave([f"client {number}"], 0.001)
+    with admission.waiting_for_the_client(RequestState(RequestHeaders(()))):
+        assert not admission.enter("another")  # the wait may be over in a moment
+    with admission.waiting_for_the_client(RequestState(RequestHeaders(()))):
         moment.now += 0.25
-        assert places.enter("another")
-    assert not places.enter("one more")
+        assert admission.enter("another")
+    assert not admission.enter("one more")
 
 
-async def test_nobody_has_more_than_half_of_the_places() -> None:
-    places = Admission(10)
-    assert [places.enter("greedy") for _ in range(6)] == [True] * 5 + [False]
-    assert [places.enter("modest") for _ in range(5)] == [True] * 5
+async def test_no_client_holds_more_than_half_of_the_slots() -> None:
+    admission = Admission(10)
+    assert [admission.enter("greedy") for _ in range(6)] == [True] * 5 + [False]
+    assert [admission.enter("modest") for _ in range(5)] == [True] * 5
     for _ in range(5):
-        places.leave(["greedy"], 0.001)
-    assert places.enter("greedy")
-    assert [places.hold("a subject") for _ in range(6)] == [True] * 5 + [False]
+        admission.leave(["greedy"], 0.001)
+    assert admission.enter("greedy")
+    assert [admission.claim_for("a subject") for _ in range(6)] == [True] * 5 + [False]
 
 
 @pytest.fixture
 async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault with eight places, and clients behind a proxy that it trusts."""
+    """A vault with eight admission, and clients behind a proxy that it trusts."""
     async with serving(tmp_path, max_in_flight=8, trusted_proxies=("127.0.0.1",), request_timeout=20.0) as opened:
         yield opened
 
 
-async def test_one_addresss_slow_requests_leave_places_for_others(api: Api) -> None:
+async def test_one_addresss_slow_requests_leave_slots_for_others(api: Api) -> None:
     gone = asyncio.Event()
 
     async def waiting() -> AsyncIterator[bytes]:
@@ -244,7 +244,7 @@ async def test_one_addresss_slow_requests_leave_places_for_others(api: Api) -> N
     assert data(await api.creator().create(headers={"X-Forwarded-For": "192.0.2.1"}))
 
 
-async def test_one_subjects_slow_requests_leave_places_for_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_subjects_slow_requests_leave_slots_for_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy, gone, inside = api.creator(), asyncio.Event(), 0
     create = api.service.vault.records.create
 
@@ -262,19 +262,19 @@ async def test_one_subjects_slow_requests_leave_places_for_others(api: Api, monk
         await asyncio.sleep(0)
     answers = [await task for task in tasks[4:]]
     for answer in answers:
-        assert refused(answer, 429, "CDV_RATE_LIMIT")["details"] == {"budget": "requests at once"}
+        assert refused(answer, 429, "CDV_RATE_LIMIT")["details"] == {"budget": "concurrent_requests"}
     assert data(await api.creator().list()) == {"records": []}
     gone.set()
     for task in tasks[:4]:
         assert data(await task)
 
 
-async def test_those_who_arrive_together_in_a_crowd_are_not_all_let_in(
+async def test_requests_that_arrive_together_under_overload_are_not_all_admitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "Admission", Moment().places)
-    async with serving(tmp_path, max_in_flight=20, trusted_proxies=("127.0.0.1",)) as crowded:
-        records, gone, inside = crowded.service.vault.records, asyncio.Event(), 0
+    monkeypatch.setattr(app, "Admission", Moment().admission)
+    async with serving(tmp_path, max_in_flight=20, trusted_proxies=("127.0.0.1",)) as overloaded:
+        records, gone, inside = overloaded.service.vault.records, asyncio.Event(), 0
         create = records.create
 
         async def slow(*arguments: object, **named: object) -> object:
@@ -284,21 +284,21 @@ async def test_those_who_arrive_together_in_a_crowd_are_not_all_let_in(
             return await create(*arguments, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(type(records), "create", lambda _, *a, **n: slow(*a, **n))
-        for let_in in (20, 4):
+        for admitted in (20, 4):
             gone.clear()
             inside = 0
             tasks = [
-                asyncio.create_task(crowded.creator().create(headers={"X-Forwarded-For": f"192.0.2.{number}"}))
+                asyncio.create_task(overloaded.creator().create(headers={"X-Forwarded-For": f"192.0.2.{number}"}))
                 for number in range(60)
             ]
-            while inside < let_in or sum(task.done() for task in tasks) < 60 - let_in:
+            while inside < admitted or sum(task.done() for task in tasks) < 60 - admitted:
                 await asyncio.sleep(0)
             gone.set()
             statuses = sorted([(await task).status_code for task in tasks])
-            assert statuses == [200] * let_in + [503] * (60 - let_in)
+            assert statuses == [200] * admitted + [503] * (60 - admitted)
 
 
-async def test_who_is_turned_away_gets_the_headers_of_every_answer(
+async def test_a_shed_request_gets_the_headers_of_every_response(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = "https://app.example"
@@ -343,16 +343,16 @@ async def test_counts_that_fail_once_do_not_end_the_counting(monkeypatch: pytest
 
     monkeypatch.setattr(load_shedding, "observe_shed", observe)
     monkeypatch.setattr(Admission, "enter", lambda *_: False)
-    gate = LoadSheddingMiddleware(send, Admission(1), ClientAddresses(()), AllowedOrigins(()))  # type: ignore[arg-type]
+    middleware = LoadSheddingMiddleware(send, Admission(1), ClientAddresses(()), AllowedOrigins(()))  # type: ignore[arg-type]
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     for method in ("GET", "POST", "BREW"):
         scope: Any = {"type": "http", "method": method, "path": "/v1/x", "headers": [], "scheme": "http"}
-        await gate({**scope, "http_version": "1.1"}, None, send)  # type: ignore[arg-type]
+        await middleware({**scope, "http_version": "1.1"}, None, send)  # type: ignore[arg-type]
         await asyncio.sleep(0)
     assert counted == [{"GET": 1}, {"POST": 1}, {"other": 1}]
 
 
-async def test_who_is_turned_away_is_counted_and_told_of_once(
+async def test_shed_requests_are_counted_and_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def counts() -> tuple[float | None, ...]:
@@ -363,7 +363,7 @@ async def test_who_is_turned_away_is_counted_and_told_of_once(
             registry.get_sample_value("cdv_errors_total", {**labels, "code": "CDV_UNAVAILABLE"}),
         )
 
-    monkeypatch.setattr(app, "Admission", Moment().places)
+    monkeypatch.setattr(app, "Admission", Moment().admission)
     async with serving(tmp_path) as full:
         monkeypatch.setattr(Admission, "enter", lambda *_: False)
         await full.http.get("/v1/nope")
@@ -374,5 +374,5 @@ async def test_who_is_turned_away_is_counted_and_told_of_once(
         await asyncio.sleep(0)
         assert counts() == tuple((count or 0) + 3 for count in before)
     lines = capsys.readouterr().err
-    assert lines.count("turned away") == 1
+    assert lines.count("too many requests in flight") == 1
     assert "GET /v1/nope" not in lines

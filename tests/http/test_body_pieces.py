@@ -75,7 +75,7 @@ async def test_a_large_answer_goes_in_parts_for_each_of_which_its_client_is_wait
     scope: Any = {"type": "http", "method": method, "headers": (), "scheme": "http", "http_version": "1.1"}
     begin_state(scope)
     exchange = Exchange(scope, Server().receive, reader.send, Admission(1), AllowedOrigins(()))
-    exchange.moved = lambda: moved.append(len(reader.parts))
+    exchange.on_progress = lambda: moved.append(len(reader.parts))
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     await exchange.send({"type": "http.response.start", "status": 200, "headers": []})
     await exchange.send(cast("Any", {"type": "http.response.body", "body": content, "more_body": False}))

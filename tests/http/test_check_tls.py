@@ -59,7 +59,7 @@ def test_what_shows_an_unknown_certificate_is_told_by_the_setting_that_names_who
         "events": "CDV_NATS_CA",
         "schemas": "SSL_CERT_FILE",
     }.items():
-        assert f"whom to trust is said by {setting}" in said[name]
+        assert f"set the trusted CA with {setting}" in said[name]
 
 
 def test_a_catalogue_is_believed_on_the_word_of_a_private_authority(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_worker_that_was_killed_leaves_its_counts_and_nothing_in_flight(
             time.sleep(0.05)
         wait_for(vault, lambda seen: seen.value("cdv_requests_in_flight") == 0)
         assert scrape(vault).value("cdv_requests_total", route="/readyz") == requests >= 1
-    assert vault.log.count("ended by itself (-9); another takes its place") == 2
+    assert vault.log.count("exited unexpectedly (-9); starting another") == 2
 
 
 def test_the_end_of_the_certificate_is_known(started: list[RunningVault], tmp_path: Path) -> None:

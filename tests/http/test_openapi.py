@@ -38,7 +38,7 @@ OWN_CODES = {
     "finalize": {"CDV_CONFLICT", "CDV_MEDIA_CHECKSUM", "CDV_MEDIA_SIZE", "CDV_MEDIA_TYPE", "CDV_DID_MISMATCH",
                  "CDV_NOT_FOUND", "CDV_VALIDATION", "CDV_BAD_REQUEST"},
     "mediaMeta": {"CDV_NOT_FOUND", "CDV_VALIDATION"},
-    "mediaContent": {"CDV_VALIDATION", "CDV_NOT_FOUND", "CDV_BAD_REQUEST"},  # where the Host header names no host
+    "mediaContent": {"CDV_VALIDATION", "CDV_NOT_FOUND", "CDV_BAD_REQUEST"},  # where the Host header is not valid
 }  # fmt: skip
 TOKEN_CODES = {
     "CDV_AUTHN",

@@ -21,7 +21,7 @@ import pytest
 from cdv_adapters.container import local_issuer
 from cdv_adapters.settings import Settings
 from cdv_http.logs import set_up_logs
-from cdv_http.server import _greet
+from cdv_http.server import _announce
 from tests.http.api import PNG, Api, Creator, data
 from tests.http.running import RunningVault
 
@@ -96,14 +96,14 @@ async def test_the_lines_to_try_work_in_a_terminal_that_knows_no_settings(
 
 
 def test_an_ipv6_address_is_printed_as_urls_have_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    _greet(Settings.embedded(tmp_path).model_copy(update={"host": "::1"}))
+    _announce(Settings.embedded(tmp_path).model_copy(update={"host": "::1"}))
     assert "http://[::1]:8080/docs" in capsys.readouterr().err
 
 
 def test_outside_dev_the_greeting_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     staging = Settings.embedded(tmp_path).model_copy(update={"env": "staging"})
     set_up_logs(staging)
-    _greet(staging)
+    _announce(staging)
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["message"] == f"the vault is open at http://127.0.0.1:8080 (kept in {tmp_path})"
 
@@ -118,7 +118,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_serving(
 ) -> None:
     with monkeypatch.context() as context:
         context.setattr(sys, "stderr", _Full())
-        _greet(Settings.embedded(tmp_path))
+        _announce(Settings.embedded(tmp_path))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

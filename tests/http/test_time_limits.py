@@ -59,17 +59,17 @@ def loop() -> StillLoop:
 
 async def limited(limits: TimeLimits, *moves: asyncio.Event) -> str:
     """Wait for one after the other, moving in between; return what came of it."""
-    task = limits.begin()
+    task = limits.start()
     try:
         for move in moves:
             await move.wait()
-            limits.begin_again(task)
+            limits.restart(task)
     except asyncio.CancelledError:
-        if not limits.ended(task):
+        if not limits.timed_out(task):
             raise
         return "over"
     finally:
-        limits.end(task)
+        limits.stop(task)
     return "done"
 
 
@@ -123,14 +123,14 @@ async def test_who_is_over_the_limit_is_told_once_and_may_say_so(loop: StillLoop
     limits, read = loop.limits(20), asyncio.Event()
 
     async def refusing() -> str:
-        task = limits.begin()
+        task = limits.start()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            assert limits.ended(task)
+            assert limits.timed_out(task)
             await read.wait()  # the refusal, by a client who is slow
         finally:
-            limits.end(task)
+            limits.stop(task)
         return "refused"
 
     first = asyncio.create_task(refusing())
@@ -157,15 +157,15 @@ async def test_anothers_cancellation_in_the_same_moment_goes_on_too(loop: StillL
     ended: list[bool] = []
 
     async def both() -> str:
-        task = limits.begin()
+        task = limits.start()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             task.cancel()  # before anybody has asked whose the first was
-            ended.append(limits.ended(task))
+            ended.append(limits.timed_out(task))
             raise
         finally:
-            limits.end(task)
+            limits.stop(task)
         return "done"
 
     task = asyncio.create_task(both())

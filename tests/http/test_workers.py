@@ -17,7 +17,7 @@ from granian.constants import Interfaces
 from granian.server.mp import MPServer
 from loguru import logger
 
-from cdv_http.workers import Workers, _hear
+from cdv_http.workers import Workers, _handle_signals
 
 
 class Worker:
@@ -48,7 +48,9 @@ class Fleet(Workers):
     """`when`: what is asked for as soon as a worker has been started."""
 
     def __init__(self, count: int, *, proof: Any = lambda _: None, when: Any = lambda _: None) -> None:
-        super().__init__([], prove=lambda: proof(self), interface=Interfaces.ASGI, workers=count, respawn_interval=0)
+        super().__init__(
+            [], check_startup=lambda: proof(self), interface=Interfaces.ASGI, workers=count, respawn_interval=0
+        )
         self.wrks: list[Any] = [Worker() for _ in range(count)]
         self.started: list[int] = []
         self._when = when
@@ -58,7 +60,7 @@ class Fleet(Workers):
         self._when(self)
         return Worker()
 
-    def _tell_to_accept_no_more(self, worker: Any) -> bool:
+    def _tell_to_stop_accepting(self, worker: Any) -> bool:
         return bool(worker.is_alive())
 
     def hears(self) -> bool:
@@ -145,7 +147,7 @@ def test_that_workers_end_as_soon_as_they_are_started_is_said(monkeypatch: pytes
             fleet.shutdown()
     finally:
         logger.remove(handler)
-    assert said == ["ERROR workers end by themselves as soon as they are started; the service ends\n"]
+    assert said == ["ERROR the workers exit as soon as they are started; the service stops (see the errors above)\n"]
 
 
 def test_signals_on_signals_are_heard() -> None:
@@ -177,7 +179,7 @@ def test_what_a_worker_is_told_while_it_starts_waits_until_it_knows_what_to_do_t
     monkeypatch.setattr(MPServer, "_spawn_worker", lambda *_: Starting())
     before = mask()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        fleet = Workers([listener], prove=lambda: None, interface=Interfaces.ASGI, workers=1)
+        fleet = Workers([listener], check_startup=lambda: None, interface=Interfaces.ASGI, workers=1)
         fleet._spawn_worker(0, None, None).start()
     assert held == [before | {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}]
     assert mask() == before
@@ -196,7 +198,7 @@ def test_a_worker_hears_of_its_end_between_its_start_and_its_serving(monkeypatch
     told: list[str] = []
     monkeypatch.setattr("cdv_http.workers.WorkerSignal", lambda: SimpleNamespace(set=lambda: told.append("end")))
     loop = uvloop.new_event_loop()
-    _hear(loop)
+    _handle_signals(loop)
     loop.run_until_complete(asyncio.sleep(0))  # starts
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)

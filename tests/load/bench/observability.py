@@ -23,7 +23,7 @@ CONNECTIONS = 64
 _SECONDS, _ROUNDS, _CREATORS, _EACH = 2, 24, 1_000, 150
 # No setting turns metrics off, nor makes dev write JSON, and none of them can be changed while it runs.
 _SWITCHED = f"""
-import inspect, threading
+import dataclasses, inspect, threading
 import cdv_adapters.container as container, cdv_adapters.tracing as tracing
 import cdv_http.completed_requests as answered, cdv_http.app as app, cdv_http.logs as logs
 
@@ -51,7 +51,7 @@ def obey():
 
 def begin(settings):
     set_up_logs(settings)
-    logs._Chosen.readable = None
+    logs._request_log = dataclasses.replace(logs._request_log, text_format=None)
     threading.Thread(target=obey, daemon=True).start()
 
 app.set_up_logs = begin
