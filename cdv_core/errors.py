@@ -15,8 +15,11 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 _MEDIA_CONFLICTS: Final[Mapping[str, str]] = {
     "not_uploaded": "no bytes have been uploaded yet; upload them, then finalize",
     "finalized_with_another_hash": "it was finalized with another SHA-256; describe it to see which",
+    "claimed_by_another_hash": (
+        "a finalize with another SHA-256 has begun; upload those bytes again and finalize with that hash, or start over"
+    ),
     "changed_while_finalizing": (
-        "its bytes were replaced during finalize; finalize again with the hash of the new bytes"
+        "its bytes were replaced during finalize; upload those of this hash again and finalize again, or start over"
     ),
 }
 
@@ -250,7 +253,7 @@ class IdTaken(CdvError):
 
 @dataclass(eq=False)
 class MediaConflict(CdvError):
-    """`reason`: not_uploaded, finalized_with_another_hash or changed_while_finalizing."""
+    """`reason`: not_uploaded, finalized_with_another_hash, claimed_by_another_hash or changed_while_finalizing."""
 
     asset_id: str
     reason: str

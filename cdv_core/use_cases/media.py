@@ -195,7 +195,7 @@ class Media:
         """Delete up to `limit` staged objects whose upload URL expired an hour ago, and the assets never finalised.
 
         Returns how many assets were swept. Safe with any number of concurrent callers and after a crash at any point:
-        the next call continues. A final object is deleted only if its asset expired, so that it was never announced.
+        the next call continues. A final object is deleted only if its asset was claimed and expired, so that it was never announced.
         Raises: Unavailable: no object could be deleted. A single object that cannot be deleted does not block others.
         """
         swept: list[AssetId] = []
@@ -205,7 +205,9 @@ class Media:
         for asset in sorted(due, key=lambda asset: asset.asset_id in self._failed_deletions):
             try:
                 await self._blobs.delete(asset.staging_key)
-                if asset.state is AssetState.EXPIRED:
+                # Never claimed, as far as this database knows: then it has copied nothing. One that was restored to an
+                # earlier moment may have announced the object afterwards, and may be restored to a later one again.
+                if asset.state is AssetState.EXPIRED and asset.checksum is not None:
                     await self._blobs.delete(asset.final_key(self._policy.env))
             except Unavailable as error:
                 failures.append(error)
@@ -246,5 +248,6 @@ def _verify(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
 def _with_checksum(asset: Asset, checksum: Sha256) -> Asset:
     """Return `asset`. Raises: MediaConflict: its checksum is another one."""
     if asset.checksum != checksum:
-        raise MediaConflict(asset.asset_id, "finalized_with_another_hash")
+        is_final = asset.state is AssetState.FINALIZED
+        raise MediaConflict(asset.asset_id, "finalized_with_another_hash" if is_final else "claimed_by_another_hash")
     return asset

@@ -1,5 +1,6 @@
 """Media from promise to permanence, and everything that can come between."""
 
+import copy
 import hashlib
 import json
 from datetime import timedelta
@@ -215,7 +216,7 @@ async def test_of_two_finalisations_of_different_bytes_one_wins_and_its_bytes_st
             world.blobs.objects[asset.staging_key] = OTHER
             with pytest.raises(MediaConflict) as caught:
                 await world.finalize(asset, OTHER_HASH)
-            assert caught.value.reason == "finalized_with_another_hash"
+            assert caught.value.reason == "claimed_by_another_hash"
             return await promote(*arguments, **options)
 
     racing = Racing(world.clock)
@@ -319,10 +320,22 @@ async def test_the_sweeper_removes_what_was_never_finalised_and_nothing_that_was
 
 async def test_the_sweeper_removes_the_copy_of_a_finalisation_that_never_committed(world):
     asset = await world.uploaded()
+    await world.store.claim(asset.asset_id, HASH)
     world.blobs.objects[asset.final_key("prod")] = PNG
     world.clock.moment = asset.expires_at + SWEEP_GRACE * 2
     assert await world.media.sweep() == 1
     assert world.blobs.objects == {}
+
+
+async def test_a_database_restored_to_before_a_finalisation_deletes_none_of_its_bytes(world):
+    asset = await world.uploaded()
+    before = copy.deepcopy(world.store)
+    await world.finalize(asset)
+    world.media._store = before
+    world.clock.moment = asset.expires_at + SWEEP_GRACE * 2
+    assert await world.media.sweep() == 1
+    assert await before.find(asset.asset_id) is None
+    assert world.blobs.objects[asset.final_key("prod")] == PNG
 
 
 async def test_a_sweep_that_fails_takes_up_where_it_left(world):
