@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from loguru import logger
@@ -145,6 +146,8 @@ def _message(it: CompletedRequest) -> str:
     path = it.path.decode("ascii", "backslashreplace")
     if path.startswith(_SIGNED_PREFIX):
         path = _SIGNED.sub(r"\1...", path)
+    elif "%" in path and unquote(path).startswith(_SIGNED_PREFIX):  # routes match decoded paths
+        path = f"{_SIGNED_PREFIX}..."
     return f"{it.method} {path} {it.status} {it.seconds * 1000:.1f} ms"
 
 

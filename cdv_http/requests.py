@@ -15,7 +15,8 @@ from cdv_http.error_responses import RequestRefused
 from cdv_http.request_state import state_of
 
 # A subset of RFC 3986, 3.2.2: a name, an IPv4 or an IPv6 address, with an optional port.
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII)
+_PORT_MAX: Final = 65535
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -119,7 +120,8 @@ def absolute_url(request: AnyRequest, url: str) -> str:
 @lru_cache(maxsize=64)  # few different ones are sent
 def is_host(value: bytes) -> bool:
     """Return whether this is a valid Host header."""
-    return _HOST.fullmatch(value.decode("latin-1")) is not None
+    match = _HOST.fullmatch(value.decode("latin-1"))
+    return match is not None and int(match[1] or 0) <= _PORT_MAX
 
 
 @lru_cache(maxsize=64)  # few different ones are sent

@@ -48,6 +48,12 @@ _SIGNATURES: Final[tuple[tuple[bytes, tuple[str, ...]], ...]] = (
     ),
     (rb"\x1f\x8b", ("application/gzip", "application/x-gzip", "application/*")),
     (rb"MZ" + _BINARY, ("application/vnd.microsoft.portable-executable", "application/x-*")),
+    (rb"7z\xbc\xaf\x27\x1c", ("application/x-7z-compressed",)),
+    (rb"Rar!\x1a\x07", ("application/vnd.rar", "application/x-rar-compressed", "application/x-rar")),
+    (rb"\xfd7zXZ\0", ("application/x-xz", "application/*")),
+    (rb"\x28\xb5\x2f\xfd", ("application/zstd", "application/*")),
+    (rb"\0asm\x01\0\0\0", ("application/wasm",)),
+    (rb"\xca\xfe\xba\xbe", ("application/java-vm", "application/*")),
     (rb"\x7fELF", ("application/x-elf", "application/x-*")),
     # Markup may follow a byte order mark and white space, and is case-insensitive.
     (_MARKUP + rb"(?i:!doctype html|html|head|body|script)", ("text/html", "application/xhtml+xml")),

@@ -195,7 +195,8 @@ class Media:
         """Delete up to `limit` staged objects whose upload URL expired an hour ago, and the assets never finalised.
 
         Returns how many assets were swept. Safe with any number of concurrent callers and after a crash at any point:
-        the next call continues. A final object is deleted only if its asset was claimed and expired, so that it was never announced.
+        the next call continues. A final object is deleted only if its asset was claimed and expired, so that it was
+        never announced.
         Raises: Unavailable: no object could be deleted. A single object that cannot be deleted does not block others.
         """
         swept: list[AssetId] = []

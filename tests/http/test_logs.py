@@ -71,6 +71,20 @@ async def test_what_was_answered_last_is_told_before_the_service_ends(
     assert line["message"] == "GET /last 404 1.0 ms"
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/blobs/upload/SECRET", "/v1/%62lobs/upload/SECRET", "/v1/blobs%2Fdownload/SECRET"]
+)
+async def test_the_token_of_a_signed_url_is_not_logged(
+    opened: Open, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    async with opened() as api:
+        await api.http.put(path, content=b"x")
+    record_pending()
+    (message,) = [line["message"] for line in lines(capsys) if line["message"].startswith("PUT ")]
+    assert message.startswith("PUT /v1/blobs/")
+    assert "SECRET" not in message
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 async def test_in_dev_a_request_is_a_line_for_people(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
