@@ -197,10 +197,13 @@ def _worker_app(listeners: Sequence[int]) -> ASGIApp:
     """Return a worker's application and set its handler of the stop-accepting signal. `listeners`: file descriptors."""
     app = create_app(started=_freeze_objects)
     inodes = {listener: os.fstat(listener).st_ino for listener in listeners}
+    # Made now: in the handler there may be no descriptor left, in a worker that has accepted all that it can.
+    unused = socket.create_server(("127.0.0.1", 0))
+    unused.setblocking(False)
 
     def stop_accepting(*_: object) -> None:
         app.admission.closing = True
-        _stop_accepting(inodes)
+        _stop_accepting(inodes, unused)
 
     signal.signal(_STOP_ACCEPTING_SIGNAL, stop_accepting)
     _signals.set_loop_signals = _handle_signals
@@ -239,15 +242,13 @@ def _freeze_objects() -> None:
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
 
 
-def _stop_accepting(listeners: Mapping[int, int]) -> None:
-    """Replace this worker's listening sockets by one that nobody connects to; the next worker accepts on the originals.
+def _stop_accepting(listeners: Mapping[int, int], unused: socket.socket) -> None:
+    """Replace this worker's listening sockets by `unused`; the next worker accepts on the originals.
 
     `listeners`: inodes by file descriptor. An ending worker may have closed a listener, whose descriptor may have been
     reused since.
     """
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        unused.setblocking(False)
-        for listener, inode in listeners.items():
-            with suppress(OSError):
-                if os.fstat(listener).st_ino == inode:
-                    os.dup2(unused.fileno(), listener, inheritable=False)
+    for listener, inode in listeners.items():
+        with suppress(OSError):
+            if os.fstat(listener).st_ino == inode:
+                os.dup2(unused.fileno(), listener, inheritable=False)
