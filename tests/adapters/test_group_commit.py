@@ -65,7 +65,7 @@ async def test_a_write_that_comes_alone_goes_at_once():
     store = Store()
     store.let_go.set()
     group = GroupCommit(store.write)
-    assert [await group.store(row("1")), await group.stored(row("2"))] == [True, True]
+    assert [await group.store(row("1")), await group.store(row("2"))] == [True, True]
     assert store.groups == [["1"], ["2"]]
 
 
