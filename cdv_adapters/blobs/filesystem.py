@@ -22,6 +22,7 @@ from typing import IO, BinaryIO, Final, ParamSpec, TypeVar
 from anyio import CancelScope, to_thread
 
 from cdv_adapters.blobs.url_tokens import DownloadGrant, UploadGrant, UrlTokens, read_or_create_key
+from cdv_adapters.data_dir import MediaDir
 from cdv_core.domain.limits import MAGIC_BYTES
 from cdv_core.errors import AssetNotFound, CannotStart, MediaSizeMismatch, MediaTooLarge, Unavailable
 from cdv_core.ports.blobs import BlobContent, StagedBlob
@@ -48,9 +49,10 @@ class FilesystemBlobStore:
     def __init__(self, root: Path, clock: Clock, upload_max_bytes: int) -> None:
         self._root = root
         self._upload_max_bytes = int(upload_max_bytes)  # a setting's type is one that no URL can carry
-        self._objects = root / "objects"
-        self._incoming = root / "incoming"
-        self._key_file = root / "url-signing.key"
+        directory = MediaDir(root)
+        self._objects = directory.objects
+        self._incoming = directory.incoming
+        self._key_file = directory.url_signing_key
         self._clock = clock
         self._tokens: UrlTokens | None = None
 

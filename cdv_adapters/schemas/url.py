@@ -17,6 +17,7 @@ import anyio.to_thread
 import msgspec
 from loguru import logger
 
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.schemas.bundled import bundled_catalogue
 from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
 from cdv_adapters.schemas.compiler import CompilerFailed, NoProcess, compile_in_subprocess
@@ -86,7 +87,7 @@ class UrlSchemas:
             source = SpecsUrl(url)
         except ValueError as error:
             raise CannotStart(f"follow the catalogue at {url}", str(error), "correct CDV_SPECS_URL") from error
-        return cls(source, CatalogueCache(data_dir / "catalogue.msgpack"))
+        return cls(source, CatalogueCache(DataDir(data_dir).catalogue_cache))
 
     @property
     def catalogue(self) -> Catalogue:

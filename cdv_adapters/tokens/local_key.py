@@ -9,19 +9,18 @@ import tempfile
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.tokens.ed25519 import ALGORITHM, PublicKey, UnusableKey
 from cdv_adapters.tokens.jwt import JwtVerifier
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.tokens import base64url, read_json_object
 from cdv_core.errors import InvalidField
 from cdv_core.ports.clock import Clock
-
-KEY_FILE: Final = "issuer-key.json"
 
 
 class LocalIssuer:
@@ -41,7 +40,7 @@ class LocalIssuer:
 
         Raises InvalidField: the directory cannot be written, or the file there holds no such key.
         """
-        path = data_dir / KEY_FILE
+        path = DataDir(data_dir).issuer_key
         try:
             if not path.exists():
                 _create(path)

@@ -24,15 +24,21 @@ from typing import IO, Any, Final, Protocol
 import msgspec
 
 from cdv_adapters.container import copy_database, read_database
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.settings import Settings
 from cdv_core.domain.canonical import cid_of
 from cdv_core.domain.media import Asset
 from cdv_core.domain.times import format_time
 from cdv_core.errors import CannotStart
 
-_DATABASE: Final = "vault.sqlite3"
-_KEYS: Final = ("issuer-key.json", "media/url-signing.key", "catalogue.msgpack")  # each only if it is there
-_OBJECTS: Final = "media/objects/"
+# Members of the archive are named by their paths in the data directory.
+_LAYOUT: Final = DataDir(Path())
+_DATABASE: Final = _LAYOUT.database.as_posix()
+# Each only if it exists.
+_KEYS: Final = tuple(
+    it.as_posix() for it in (_LAYOUT.issuer_key, _LAYOUT.media.url_signing_key, _LAYOUT.catalogue_cache)
+)
+_OBJECTS: Final = f"{_LAYOUT.media.objects.as_posix()}/"
 _MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 1
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -71,7 +77,10 @@ def _backup(settings: Settings, file: Path) -> int:
         raise CannotStart(what, "the file exists", "name another")
     if not (data_dir / _DATABASE).is_file():
         raise CannotStart(what, f"there is no {_DATABASE} in it", "set CDV_DATA_DIR to the vault's")
-    with _in_one_line(what), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+    with (
+        _os_errors_as_cannot_start(what),
+        tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder,
+    ):
         copy, archive = Path(folder) / _DATABASE, Path(folder) / "archive"
         progress = _Progress()
         copy_database(data_dir / _DATABASE, copy)
@@ -93,7 +102,7 @@ def _restore(settings: Settings, file: Path) -> int:
     if not file.is_file():
         raise CannotStart(what, "there is no such file", "name one that `cdv backup` wrote")
     parent = data_dir.absolute().parent
-    with _in_one_line(what):
+    with _os_errors_as_cannot_start(what):
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=parent) as folder:
             made = Path(folder) / "data"
@@ -290,7 +299,7 @@ class _Progress:
 
 
 @contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
+def _os_errors_as_cannot_start(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
