@@ -151,7 +151,7 @@ def _within_traces(name: str, kind: Kind, method: Method) -> Method:
             return await method(*arguments, **options)
         statement = arguments[0] if arguments and isinstance(arguments[0], str) and " " in arguments[0] else None
         # Statements are constants: what clients sent is in their parameters.
-        attributes = {} if statement is None else {"db.query.text": _in_one_line(statement)}
+        attributes = {} if statement is None else {"db.query.text": _collapse_whitespace(statement)}
         with span(name, kind, attributes):
             return await method(*arguments, **options)
 
@@ -159,5 +159,5 @@ def _within_traces(name: str, kind: Kind, method: Method) -> Method:
 
 
 @lru_cache(maxsize=256)
-def _in_one_line(statement: str) -> str:
+def _collapse_whitespace(statement: str) -> str:
     return " ".join(statement.split())
