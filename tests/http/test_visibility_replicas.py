@@ -206,7 +206,7 @@ async def test_a_start_that_cannot_learn_them_is_refused_on_one_line(tmp_path: P
     store.error = Unavailable("database")
     with (
         Container.owner_only_store.override(providers.Object(store)),
-        pytest.raises(CannotStart, match="their owner's only"),
+        pytest.raises(CannotStart, match="only their owners may read"),
     ):
         async with open_service(Settings.embedded(tmp_path)):
             pass
