@@ -166,7 +166,7 @@ def _postgres_owner_only(database: PostgresDatabase) -> OwnerOnlyStore:
 
 
 def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3BlobStore:
-    from cdv_adapters.blobs.s3 import S3BlobStore, copy_seconds
+    from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits, copy_seconds
 
     assert settings.s3_endpoint is not None, "selected only with an endpoint"  # noqa: S101
     assert settings.s3_bucket is not None, "the settings require it with an endpoint"  # noqa: S101
@@ -184,8 +184,9 @@ def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3
         region=settings.s3_region,
         ca_file=settings.s3_ca,
         keys=None if access is None else keys,
-        answered_within_seconds=_PROBE_VALID_SECONDS,
-        copy_timeout_seconds=copy_seconds(settings.max_media_size),
+        time_limits=S3TimeLimits(
+            copy_seconds=copy_seconds(settings.max_media_size), probe_valid_seconds=_PROBE_VALID_SECONDS
+        ),
     )
 
 

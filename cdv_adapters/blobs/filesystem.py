@@ -1,10 +1,10 @@
-"""Media bytes as files under one directory, for the embedded vault. POSIX: a key's parts become file names.
+"""Media as files in one directory, for the embedded vault. POSIX: the parts of a key become file names.
 
-    objects/<key>      what was uploaded (`uploads/...`) and what is permanent
-    incoming/<random>  files being written; each is synced and then renamed into `objects`, so all there is whole
-    url-signing.key    signs the URLs (url_tokens.py)
+    objects/<key>      staged uploads (`uploads/...`) and permanent objects; all files here are complete
+    incoming/<random>  files being written; each is synced and then renamed into `objects`
+    url-signing.key    the key that signs the URLs (url_tokens.py)
 
-A file in `objects` is never written to again, only replaced by a rename: who holds an open one reads one upload.
+A file in `objects` is never modified, only replaced by a rename: a reader with an open file sees one whole upload.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from cdv_core.ports.clock import Clock
 
 _UPLOAD_PATH: Final = "/v1/blobs/upload/"
 _DOWNLOAD_PATH: Final = "/v1/blobs/download/"
-_CHUNK_BYTES: Final = 256 * 1024  # ours: few thread hops, little memory
-_NAME_MAX_BYTES: Final = 255  # the commonest file system limit
-_ABANDONED_AFTER_SECONDS: Final = 24 * 3600  # ours: no upload takes a day, so its process is dead
+_CHUNK_BYTES: Final = 256 * 1024  # ours: few thread switches, little memory
+_NAME_MAX_BYTES: Final = 255  # the limit of most file systems
+_ABANDONED_AFTER_SECONDS: Final = 24 * 3600  # ours: no upload takes a day, so its process must have died
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,14 +41,14 @@ R = TypeVar("R")
 class FilesystemBlobStore:
     """A ServedBlobStore on a local directory that several processes may share.
 
-    The mark of staged bytes is their SHA-256: `promote` hashes what it copies, so that nothing rests on file times or
-    inode numbers, which a replaced file may repeat. An upload takes up to `upload_max_bytes`, whatever was declared,
-    and `inspect` says that it is another size: as in an object store, so that clients find the same in both.
+    The `etag` of staged bytes is their SHA-256: `promote` hashes the bytes that it copies, and so does not rely on file
+    times or inode numbers, which a replaced file may reuse. An upload may have up to `upload_max_bytes`, whatever size
+    was declared, and `inspect` reports a wrong size: as with an object store, so that clients see the same in both.
     """
 
     def __init__(self, root: Path, clock: Clock, upload_max_bytes: int) -> None:
         self._root = root
-        self._upload_max_bytes = int(upload_max_bytes)  # a setting's type is one that no URL can carry
+        self._upload_max_bytes = int(upload_max_bytes)  # settings pass pydantic's ByteSize, which msgspec cannot encode
         directory = MediaDir(root)
         self._objects = directory.objects
         self._incoming = directory.incoming
@@ -57,7 +57,7 @@ class FilesystemBlobStore:
         self._tokens: UrlTokens | None = None
 
     async def prepare(self) -> None:
-        """Return when media can be kept here, before the first request asks. Raises: CannotStart."""
+        """Create the directories and the key, and check that files can be written. Raises: CannotStart."""
         try:
             await self.check()
         except Unavailable as error:
@@ -77,7 +77,7 @@ class FilesystemBlobStore:
     async def download_url(
         self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
     ) -> str:
-        del head  # the service answers both
+        del head  # the service answers both methods at the same URL
         tokens = await self._prepare()
         return _DOWNLOAD_PATH + tokens.sign(DownloadGrant(final_key, mime_type, disposition, expires_at))
 
@@ -85,7 +85,7 @@ class FilesystemBlobStore:
         return await _in_thread(self._inspect, staging_key, size_bytes)
 
     async def promote(self, staging_key: str, etag: str, final_key: str, *, mime_type: str, disposition: str) -> bool:
-        """As the port says; the type and the disposition are not kept, they travel in the download URL."""
+        """As the port says. The type and the disposition are not stored: they are part of the download URL."""
         del mime_type, disposition
         await self._prepare()
         return await _in_thread(self._promote, staging_key, etag, final_key)
@@ -109,7 +109,7 @@ class FilesystemBlobStore:
             finally:
                 with CancelScope(shield=True):
                     await _in_thread(file.close)
-            await _in_thread(self._place, temporary, grant.key)
+            await _in_thread(self._move_into_place, temporary, grant.key)
         finally:
             with CancelScope(shield=True):
                 await _in_thread(temporary.unlink, missing_ok=True)
@@ -126,7 +126,7 @@ class FilesystemBlobStore:
                 while left > 0:
                     chunk = await _in_thread(file.read, min(left, _CHUNK_BYTES))
                     if not chunk:
-                        raise Unavailable("object store")  # it was removed or cut short under our hands
+                        raise Unavailable("object store")  # the file was deleted or truncated while being read
                     left -= len(chunk)
                     yield chunk
             finally:
@@ -143,18 +143,18 @@ class FilesystemBlobStore:
         if self._tokens is None:
             try:
                 self._tokens = UrlTokens(await _in_thread(self._make_ready), self._clock)
-            except ValueError as error:  # the key's file is damaged, and says so
+            except ValueError as error:  # the key file is damaged
                 raise Unavailable("object store") from error
         return self._tokens
 
-    # What follows blocks, and is called in threads only.
+    # The methods below block. They are called in threads only.
 
     def _make_ready(self) -> bytes:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._objects.mkdir(exist_ok=True)
         self._incoming.mkdir(exist_ok=True)
         for left_over in self._incoming.iterdir():
-            with suppress(FileNotFoundError):  # its writer, or another process that tidies up, was faster
+            with suppress(FileNotFoundError):  # its writer, or another process that cleans up, was faster
                 if left_over.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
                     left_over.unlink()
         return read_or_create_key(self._key_file)
@@ -187,7 +187,7 @@ class FilesystemBlobStore:
             if digest.hexdigest() != sha256:
                 return False
             _sync(copy)
-            self._place(temporary, final_key)
+            self._move_into_place(temporary, final_key)
         return True
 
     def _delete(self, key: str) -> None:
@@ -198,7 +198,7 @@ class FilesystemBlobStore:
         except FileNotFoundError:
             return
         if path.parent.parent != self._objects.resolve():
-            with suppress(OSError):  # not empty, or gone: an asset's own directory goes with its last file
+            with suppress(OSError):  # not empty or already removed: an asset's directory is removed with its last file
                 path.parent.rmdir()
 
     def _size(self, key: str) -> int:
@@ -221,8 +221,8 @@ class FilesystemBlobStore:
         finally:
             path.unlink(missing_ok=True)
 
-    def _place(self, temporary: Path, key: str) -> None:
-        """Let the synced file be the object at `key`, whatever was there, durably."""
+    def _move_into_place(self, temporary: Path, key: str) -> None:
+        """Durably make the synced file the object at `key`, replacing an existing one."""
         path = self._path(key)
         missing = [path.parent]
         while not missing[-1].exists():
@@ -237,13 +237,13 @@ class FilesystemBlobStore:
         return self._path(key).open("rb")
 
     def _path(self, key: str) -> Path:
-        """Raises ValueError: `key` is none of those that assets have. Our own mistake: no client names a key."""
+        """Return the object's path. Raises ValueError: an invalid key, which is a bug: clients cannot choose keys."""
         parts = key.split("/")
         if any(not part.strip(".") or "\0" in part or len(os.fsencode(part)) > _NAME_MAX_BYTES for part in parts):
             raise ValueError(f"not an object key: {key!r}")
         objects = self._objects.resolve()
         path = objects.joinpath(*parts)
-        # A link that someone put there must not lead out of the directory, nor to another object.
+        # A symbolic link in the directory must not lead out of it, nor to another object.
         if path.resolve() != path:
             raise ValueError(f"leads elsewhere: {key!r}")
         return path
