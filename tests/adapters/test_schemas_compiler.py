@@ -67,7 +67,10 @@ def test_a_child_is_ended_when_nobody_wants_its_answer(monkeypatch: pytest.Monke
     [
         ("raise SystemExit(3)", "exited with 3"),
         ("print('no answer at all', end='')", "cannot be read"),
-        ("import sys, msgspec; sys.stdout.buffer.write(msgspec.msgpack.encode({'codes': {'a': b'N'}}))", "other than code"),
+        (
+            "import sys, msgspec; sys.stdout.buffer.write(msgspec.msgpack.encode({'codes': {'a': b'N'}}))",
+            "other than code",
+        ),
         (
             "import sys, msgspec; sys.stdout.buffer.write(msgspec.msgpack.encode({'codes': {'a': b''}}))",
             "cannot be read",
