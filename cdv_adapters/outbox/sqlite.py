@@ -1,4 +1,4 @@
-"""The op log in the vault's SQLite file, seen by relays."""
+"""The outbox on the op log in the vault's SQLite database."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SqliteOutbox(Outbox):
             connection.executemany(
                 "UPDATE op_log SET stream_sequence = ?, published_at = ?"
                 " WHERE sequence = ? AND stream_sequence IS NULL",
-                [(place, to_micros(published_at), sequence) for sequence, place, published_at in acknowledged],
+                [(in_stream, to_micros(published_at), sequence) for sequence, in_stream, published_at in acknowledged],
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO stream_marks (name, created, last_sequence, gaps) VALUES (?, ?, ?, ?)",
@@ -103,7 +103,7 @@ class SqliteOutbox(Outbox):
 
 
 def _holds_lease(connection: sqlite3.Connection, owner: str) -> bool:
-    """Whether nobody took the lease from `owner`; that it has expired does not matter."""
+    """Return whether `owner` still has the lease. An expired lease counts until another relay takes it over."""
     return connection.execute("SELECT 1 FROM relay_lease WHERE owner = ?", (owner,)).fetchone() is not None
 
 
