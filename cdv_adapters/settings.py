@@ -29,9 +29,9 @@ from cdv_adapters.settings_checks import (
     PostgresDsn,
     Rate,
     Replicas,
+    SchemasUrl,
     Seconds,
     Secret,
-    SpecsUrl,
     StorageUrl,
 )
 
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     jwt_audience: str | None = Field(None, description="the audience tokens must name; unset: `cdv`, dev only")
     jwks_url: HttpUrl = Field(None, description="the issuer's keys; unset: `{issuer}/.well-known/jwks.json`")
     jwks_ca: Path | None = Field(None, description="PEM of the authorities to trust for the issuer's keys")
-    specs_url: SpecsUrl = Field(None, description="schema catalogue, `https://` or `file://`; unset: the bundled one")
+    specs_url: SchemasUrl = Field(None, description="schema catalogue, `https://` or `file://`; unset: the bundled one")
     reject_deprecated_schemas: bool = Field(False, description="refuse deprecated schema versions before their sunset")
     read_auth: Literal["public", "token"] = Field("public", description="`token`: reading records needs a token too")
     cors_allowed_origins: Origins = Field((), description="exact origins, comma-separated; empty: deny all")

@@ -23,6 +23,7 @@ from anyio import CancelScope, to_thread
 
 from cdv_adapters.blobs.url_tokens import DownloadGrant, UploadGrant, UrlTokens, read_or_create_key
 from cdv_adapters.data_dir import MediaDir
+from cdv_adapters.durable_files import sync_directory
 from cdv_core.domain.limits import MAGIC_BYTES
 from cdv_core.errors import AssetNotFound, CannotStart, MediaSizeMismatch, MediaTooLarge, Unavailable
 from cdv_core.ports.blobs import BlobContent, StagedBlob
@@ -194,7 +195,7 @@ class FilesystemBlobStore:
         path = self._path(key)
         try:
             path.unlink()
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except FileNotFoundError:
             return
         if path.parent.parent != self._objects.resolve():
@@ -229,9 +230,9 @@ class FilesystemBlobStore:
             missing.append(missing[-1].parent)
         for directory in reversed(missing[:-1]):
             directory.mkdir(exist_ok=True)
-            _sync_directory(directory.parent)
+            sync_directory(directory.parent)
         temporary.rename(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     def _open(self, key: str) -> BinaryIO:
         return self._path(key).open("rb")
@@ -259,11 +260,3 @@ async def _in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) ->
 def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -207,9 +207,9 @@ class NatsConnection:
         _cancel(self._awaited)
 
 
-def raise_error(answer: Mapping[str, Any]) -> None:
+def raise_error(reply: Mapping[str, Any]) -> None:
     """Raises: APIError: JetStream replied with an error."""
-    if error := answer.get("error"):
+    if error := reply.get("error"):
         raise APIError(error.get("code"), error.get("description"), error.get("err_code"))
 
 

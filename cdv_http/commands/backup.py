@@ -25,6 +25,7 @@ import msgspec
 
 from cdv_adapters.container import copy_database, read_database
 from cdv_adapters.data_dir import DataDir
+from cdv_adapters.durable_files import sync_directory
 from cdv_adapters.settings import Settings
 from cdv_core.domain.canonical import cid_of
 from cdv_core.domain.media import Asset
@@ -89,7 +90,7 @@ def _backup(settings: Settings, file: Path) -> int:
         manifest = _write(archive, copy, data_dir, settings.env, contents, progress)
         _take_out(archive, None, progress)
         archive.rename(file)
-        _sync(file.parent)
+        sync_directory(file.parent)
     print(f"{file}: {_summary(manifest)}")
     return 0
 
@@ -111,9 +112,9 @@ def _restore(settings: Settings, file: Path) -> int:
             manifest = _take_out(file, made, progress)
             _compare(_read(made / _DATABASE, progress), manifest, settings.env)
             for directory, _, _ in os.walk(made):
-                _sync(Path(directory))
+                sync_directory(Path(directory))
             made.rename(data_dir)  # over an empty directory, too
-            _sync(parent)
+            sync_directory(parent)
     print(f"{data_dir}: {_summary(manifest)}, as of {manifest.created_at}")
     return 0
 
@@ -305,11 +306,3 @@ def _os_errors_as_cannot_start(what: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
         raise CannotStart(what, reason, "make room, or let this user read and write there") from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
