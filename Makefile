@@ -18,8 +18,8 @@ help: ## List what can be made
 run: $(VENV)/.installed-runtime ## Serve the embedded vault on 127.0.0.1:8080 (ARGS='--port 9000')
 	@exec $(BIN)/cdv serve $(ARGS)
 
-# Each worker has servers of its own, unless one is named in the environment: there, two would empty each other's streams.
-WORKERS = $(if $(CDV_TEST_POSTGRES_DSN)$(CDV_TEST_NATS_URL)$(CDV_TEST_S3_ENDPOINT)$(CDV_TEST_VERSIONED_S3_ENDPOINT),,--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
+# One more worker than cores: many tests wait. Each has servers of its own, unless one is named in the environment: there, two would empty each other's streams.
+WORKERS = $(if $(CDV_TEST_POSTGRES_DSN)$(CDV_TEST_NATS_URL)$(CDV_TEST_S3_ENDPOINT)$(CDV_TEST_VERSIONED_S3_ENDPOINT),,--numprocesses=$$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses=5 --dist=loadfile --no-loadscope-reorder)
 test: $(VENV)/.installed-dev ## Run every test on real servers, with coverage (ARGS='-k name -x')
 	$(BIN)/pytest --cov --cov-report= $(WORKERS) $(ARGS)
 	$(BIN)/coverage report --include='cdv_core/*' --fail-under=95

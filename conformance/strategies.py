@@ -1,7 +1,7 @@
-"""Values to try a vault with: names, hostile text, numbers at the edges, and records of every bundled collection.
+"""Hypothesis strategies: DIDs and other identifiers, hostile text, extreme numbers, and records of bundled collections.
 
-Plain JSON values and strings, nothing of ours, so that black-box checks can use them too. Everything here is valid
-by the contract and must be accepted and given back unchanged.
+They yield plain JSON values and strings, so that the black-box suite can use them as well. Every value is valid by the
+contract: a vault must accept it and return it unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DIDS: SearchStrategy[str] = st.one_of(
     st.from_regex(
         r"did:[a-z0-9]{1,8}:([A-Za-z0-9._-]{0,4}:){0,3}([A-Za-z0-9._-]|%[0-9A-Fa-f]{2}){1,12}", fullmatch=True
     ),
-    st.just("did:example:" + "x" * (2048 - len("did:example:"))),  # the longest there is
+    st.just("did:example:" + "x" * (2048 - len("did:example:"))),  # the longest DID allowed
 )
 
 NSIDS: SearchStrategy[str] = st.from_regex(
@@ -32,7 +32,7 @@ NSIDS: SearchStrategy[str] = st.from_regex(
 
 ULIDS: SearchStrategy[str] = st.from_regex(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", fullmatch=True)
 
-# Text that has broken parsers, renderers, encoders, file systems and queries.
+# Strings known to break parsers, renderers, encoders, file systems and queries.
 _HOSTILE = (
     "",
     " ",
@@ -96,7 +96,7 @@ def _at_most(characters: int) -> SearchStrategy[str]:
     )
 
 
-# What each bundled collection's schema asks for (spec: schema catalogue). `{did}` stands for the author.
+# Required and optional members of each bundled collection's schema (spec: schema catalogue).
 _MEMBERS: dict[str, tuple[dict[str, SearchStrategy[Any]], dict[str, SearchStrategy[Any]]]] = {
     "com.registryaccord.profile": ({"displayName": _at_most(64)}, {"bio": _at_most(256)}),
     "com.registryaccord.feed.post": ({"text": _at_most(2048), "createdAt": _TIMES}, {}),
@@ -114,7 +114,7 @@ COLLECTIONS = tuple(_MEMBERS)
 
 
 def records_of(collection: str, author: str) -> SearchStrategy[dict[str, Any]]:
-    """Return records of a bundled collection that its schema accepts, with members beyond the schema's among them."""
+    """Return valid records of a bundled collection, with additional members that its schema does not name."""
     required, optional = _MEMBERS[collection]
     if collection == "com.registryaccord.feed.post":
         required = {**required, "authorDid": st.just(author)}

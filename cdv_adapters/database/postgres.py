@@ -37,6 +37,7 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 _RETRY_AFTER_SECONDS: Final = 2  # ours: by then an exhausted pool has free connections, a restarted server is nearly up
 _HANG_SECONDS: Final = 1.0  # ours: on top of the statement timeout, which a working server enforces itself
 _PING_SECONDS: Final = 1.0  # ours: twice this is less than the timeout of any readiness probe
+_DRAIN_INTERVAL_SECONDS: Final = 5.0  # ours: between two replacements of all connections to a read-only server
 _RECONNECT_SECONDS: Final = 2.0  # ours: after this time the pool restarts its backoff, so no pause is longer
 _PREPARE_AFTER: Final = 5  # psycopg's default: executions after which a statement is prepared
 _MIGRATION_RESPONSE_SECONDS: Final = 4.0  # ours: for statements that neither migrate nor wait for a migration
@@ -131,6 +132,7 @@ class PostgresDatabase:
     ) -> None:
         self._options = options
         self._response_seconds = options.statement_seconds + _HANG_SECONDS
+        self._next_drain_at = 0.0
         adapters = AdaptersMap(psycopg.adapters)
         adapters.register_loader("json", ByteaBinaryLoader)  # return stored JSON as bytes, undecoded
         connection_arguments = {
@@ -211,14 +213,24 @@ class PostgresDatabase:
         try:
             connection = await self._checkout(acquire_seconds or self._options.acquire_seconds)
             connection.response_seconds = response_seconds or self._response_seconds
+            is_demoted = False
             try:
                 yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:
+                is_demoted = True
+                raise
             finally:
                 timed_out = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
                 await self._pool.putconn(connection)
                 if timed_out and response_seconds is None:
                     # The pool's other connections lead to the same server: replace them all, so that other callers
                     # do not each wait for a timeout.
+                    await self._pool.drain()
+                elif is_demoted and monotonic() >= self._next_drain_at:
+                    # They also lead to the former primary, now a standby, for as long as the pool keeps them: an hour.
+                    # New connections may lead to the new primary. Not at every write, in case the server stays
+                    # read-only.
+                    self._next_drain_at = monotonic() + _DRAIN_INTERVAL_SECONDS
                     await self._pool.drain()
         except psycopg.errors.UniqueViolation as error:
             raise IdTaken from error
@@ -277,6 +289,10 @@ async def _require_safe_settings(connection: _Connection) -> None:
     if await _scalar(connection, "SHOW synchronous_commit") == "off":
         reason = "synchronous_commit is off, and a crash would lose acknowledged writes"
         raise CannotStart("use the database", reason, "turn it on for this database and role")
+    if (isolation := await _scalar(connection, "SHOW default_transaction_isolation")) != "read committed":
+        reason = f"its transactions are {isolation} by default, and concurrent writes would fail"
+        remedy = "set default_transaction_isolation to 'read committed' for this database and role"
+        raise CannotStart("use the database", reason, remedy)
 
 
 async def _apply_missing(connection: _Connection, *, upgrade: bool) -> list[str]:

@@ -42,7 +42,7 @@ SELECT {_COLUMNS} FROM finalized"""
 # SKIP LOCKED: rows that another replica is expiring, or that are being finalized, are left to the next call.
 _EXPIRE: Final = f"""
 WITH due AS (
-    SELECT asset_id FROM assets WHERE NOT swept AND expires_at < %s ORDER BY expires_at, asset_id LIMIT %s
+    SELECT asset_id FROM assets WHERE NOT swept AND expires_at < least(%s, now()) ORDER BY expires_at, asset_id LIMIT %s
     FOR UPDATE SKIP LOCKED
 ),
 expired AS (

@@ -72,7 +72,7 @@ _FIND_REPLY: Final = "SELECT fingerprint, reply FROM replies WHERE did = %s AND 
 # subquery, and lock rows, repeatedly.
 _PURGE_REPLIES: Final = """
 DELETE FROM replies WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM replies WHERE expires_at <= %s ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT ctid FROM replies WHERE expires_at <= least(%s, now()) ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
 ))"""
 
 _COLUMNS: Final = "did, collection, rkey, cid, value, indexed_at, schema_version, created_at"
@@ -180,8 +180,8 @@ class PostgresRecordStore(RecordStore):
             return None
         assert retryable is not None, "only a request with an idempotency key can have a reply already"  # noqa: S101
         earlier = await self.find_reply(record.uri.did, retryable.key, retryable.fingerprint, record.indexed_at)
-        # None: another replica, whose clock is ahead, has purged the reply in between. Nothing was stored, and the key
-        # is unused again.
+        # None: another replica, by whose clock the reply has expired, has purged it in between. Nothing was stored, and
+        # the key is unused again.
         return await self.create(record, event, retryable) if earlier is None else earlier
 
     async def _write(self, rows_json: bytes) -> list[str]:

@@ -42,7 +42,7 @@ class CatalogueCache:
             return msgspec.msgpack.decode(self._path.read_bytes(), type=CachedCatalogue)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not msgpack, or text that is not UTF-8
             logger.warning("the cached catalogue in {} cannot be read: {}", self._path, error)
             return None
 

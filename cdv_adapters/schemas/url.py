@@ -31,7 +31,9 @@ from cdv_core.errors import CannotStart, Unavailable
 
 REFRESH_MAX_SECONDS: Final = 420  # ours: more than the limits of fetching and compiling together
 
-_COMPILED_HERE_MAX: Final = 20  # ours: so few documents compile faster than a process starts
+# Ours: what compiles faster than a process starts. While one large document is compiled here, nothing else runs.
+_COMPILED_HERE_MAX_DOCUMENTS: Final = 20
+_COMPILED_HERE_MAX_BYTES: Final = 32 * 1024
 # The compiling thread sleeps between two documents, so that requests need not wait for the GIL.
 _PAUSE_SECONDS: Final = 0.0005
 _PROBLEMS_LOGGED: Final = 20
@@ -250,7 +252,8 @@ class UrlSchemas:
         """Return the compiled catalogue. Raises: CatalogueRefused, CompilerFailed."""
         index = read_index(published.index)
         codes: dict[str, CodeType] = {}
-        if self._changed(index, published) > _COMPILED_HERE_MAX:
+        changed = self._changed(index, published)
+        if len(changed) > _COMPILED_HERE_MAX_DOCUMENTS or sum(changed) > _COMPILED_HERE_MAX_BYTES:
             try:
                 codes = compile_in_subprocess(published.index, published.documents, lambda: self._source.closed)
             except NoProcess as failed:
@@ -264,10 +267,11 @@ class UrlSchemas:
             pause=lambda: time.sleep(_PAUSE_SECONDS),
         )
 
-    def _changed(self, index: Index, published: CachedCatalogue) -> int:
-        """Return how many published documents are not part of the current catalogue."""
+    def _changed(self, index: Index, published: CachedCatalogue) -> list[int]:
+        """Return the sizes in bytes of the published documents that are not part of the current catalogue."""
         current = {schema.document for entry in self._published_catalogue for schema in entry.versions.values()}
-        return sum(published.documents[it.path] not in current for it in index.documents())
+        documents = [published.documents[it.path] for it in index.documents()]
+        return [len(document) for document in documents if document not in current]
 
 
 def fetch_catalogue(url: str) -> Catalogue:

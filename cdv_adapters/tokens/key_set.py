@@ -128,6 +128,8 @@ class IssuerKeys:
                 self._start_fetch()
             await self._wait_for_fetch()
             key = self._keys.get(kid)
+        if key is None and not self._keys and self._failure is not None:
+            raise self._unavailable()  # no keys are cached: an issuer that withdrew all its keys may have new ones now
         return key
 
     async def check(self) -> None:

@@ -12,10 +12,10 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from cdv_core.domain.implication import Implication
+from cdv_core.domain.json_equality import equal
 from cdv_core.domain.json_schema import SchemaDocument
 from cdv_core.domain.schemas import Catalogue, Schema
 from cdv_core.domain.versions import Version
-from cdv_core.domain.violations import equal
 
 Change = Literal["patch", "minor", "major"]
 

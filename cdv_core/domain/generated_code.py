@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import fastjsonschema
 
+from cdv_core.domain.json_equality import identity
 from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.lowering import Lowered
 
@@ -47,8 +48,10 @@ _ALWAYS_KNOWN: Final = frozenset(
 _RAISING: Final = re.compile(r"^( *)raise JsonSchemaValueException\(.*", re.MULTILINE)
 _CATCHING: Final = re.compile(r"except \(JsonSchemaValueException, JsonSchemaValuesException\):")
 _CALLING: Final = re.compile(r"^( *validate\w*\(\w+), custom_formats, .*", re.MULTILINE)
+# How it makes items comparable, for `uniqueItems`: as tuples and frozensets, whose hashes can be made to collide.
+_COMPARING: Final = re.compile(r"^( *)def fn\(var\): .*", re.MULTILINE)
 _VARIABLE: Final = re.compile(r"data[A-Za-z0-9_]*|validate(?:___definitions_d[0-9]+)?|quotient|fn|var|[kv]", re.ASCII)
-_GIVEN: Final = frozenset({"custom_formats", "name_prefix", "REGEX_PATTERNS", "NoneType", "Broken"})
+_GIVEN: Final = frozenset({"custom_formats", "name_prefix", "REGEX_PATTERNS", "NoneType", "Broken", "identity"})
 
 
 def generate(lowered: Lowered) -> CodeType:
@@ -76,6 +79,7 @@ def bind(code: CodeType, lowered: Lowered) -> Callable[[object], object]:
         "REGEX_PATTERNS": lowered.patterns,
         "NoneType": NoneType,
         "Broken": Broken,
+        "identity": identity,
     }
     exec(code, namespace)  # noqa: S102 - checked, piece by piece
     validate = namespace.get("validate")
@@ -91,6 +95,7 @@ def _reduced(source: str) -> str:
     """
     _, _, functions = source.partition("\nNoneType = type(None)\n")
     functions = _RAISING.sub(r"\1raise Broken", functions)
+    functions = _COMPARING.sub(r"\1fn = identity", functions)
     functions = _CATCHING.sub("except Broken:", functions)
     return _CALLING.sub(r"\1, custom_formats)", functions)
 

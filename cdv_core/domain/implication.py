@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from cdv_core.domain.json_equality import equal
 from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
 from cdv_core.domain.schema_constraints import (
     Node,
@@ -22,7 +23,7 @@ from cdv_core.domain.schema_constraints import (
     unnamed_demands,
     widened,
 )
-from cdv_core.domain.violations import equal, find_violations
+from cdv_core.domain.violations import find_violations
 
 # Which type of value a keyword looks at; the others look at every value.
 _LOOKS_AT: Final = {

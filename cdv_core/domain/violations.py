@@ -12,11 +12,13 @@ from itertools import accumulate, islice
 from typing import Any, Final
 
 from cdv_core.domain.formats import FORMATS
+from cdv_core.domain.json_equality import equal, identity
 from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
 from cdv_core.domain.lowering import MEASURES
 from cdv_core.domain.patterns import compile_pattern
 from cdv_core.errors import Violation
 
+VISITS_MAX: Final = 400_000  # ours: of a schema with a value; a second, where an ordinary record takes 1,000
 VIOLATIONS_MAX: Final = 1_000  # ours: a record of a hundred thousand bad items is not worth an answer of megabytes
 _POINTERS_MAX_CHARS: Final = 128 * 1024  # ours: for the same reason, when member names are long
 
@@ -34,25 +36,46 @@ _IS_TYPE: Final[Mapping[str, Callable[[Any], bool]]] = {
 def find_violations(document: SchemaDocument, value: object) -> tuple[Violation, ...]:
     """Return what is wrong with `value`, in schema order, each fault once; () if nothing is.
 
-    At most VIOLATIONS_MAX faults, the last then with the rule `more`.
+    At most VIOLATIONS_MAX faults, the last then with the rule `more`: also where the search was given up after
+    VISITS_MAX steps.
     """
-    found = list(islice(_Walk(document).faults(document.root, value, ""), VIOLATIONS_MAX + 1))
-    faults = list(dict.fromkeys(found))
+    faults, given_up = _search(document, value)
     lengths = accumulate(len(it.pointer) for it in faults)
     shown = sum(1 for length in islice(lengths, VIOLATIONS_MAX) if length <= _POINTERS_MAX_CHARS) or 1
-    if shown < len(faults):
+    if given_up and not faults:
+        return (Violation("", "schema", "does not fit the schema; where, was not found in the time that there is"),)
+    if shown < len(faults) or given_up:
         faults[shown:] = [Violation("", "more", "there are more violations than are listed here")]
     return tuple(faults)
+
+
+def _search(document: SchemaDocument, value: object) -> tuple[list[Violation], bool]:
+    """Return the faults, one more than are listed at most, and whether the search was given up."""
+    faults: dict[Violation, None] = {}
+    try:
+        for fault in islice(_Walk(document).faults(document.root, value, ""), VIOLATIONS_MAX + 1):
+            faults[fault] = None
+    except _TooManyVisits:
+        return list(faults), True
+    return list(faults), False
+
+
+class _TooManyVisits(Exception):
+    """VISITS_MAX are used up."""
 
 
 class _Walk:
     def __init__(self, document: SchemaDocument) -> None:
         self._document = document
+        self._visits_left = VISITS_MAX
 
     def fits(self, node: SchemaNode, value: object) -> bool:
         return next(self.faults(node, value, ""), None) is None
 
     def faults(self, node: SchemaNode, value: object, pointer: str) -> Iterator[Violation]:
+        if not self._visits_left:
+            raise _TooManyVisits
+        self._visits_left -= 1
         node = self._document.resolve(node)
         if node is False:
             yield Violation(pointer, "false", "nothing is allowed here")
@@ -91,7 +114,7 @@ class _Walk:
 
     def _of_array(self, node: dict[str, Any], value: list[object], pointer: str) -> Iterator[Violation]:
         yield from _of_size(node, len(value), "Items", "items", pointer)
-        if node.get("uniqueItems") and len({_identity(it) for it in value}) < len(value):
+        if node.get("uniqueItems") and len({identity(it) for it in value}) < len(value):
             yield Violation(pointer, "uniqueItems", "must not hold the same item twice")
         if "contains" in node and not any(self.fits(node["contains"], it) for it in value):
             yield Violation(pointer, "contains", "must hold an item that the schema asks for")
@@ -177,20 +200,6 @@ def _of_number(node: dict[str, Any], value: Any, pointer: str) -> Iterator[Viola
 def exact(number: float) -> Fraction:
     """Return the decimal number that was written, not its nearest double."""
     return Fraction(Decimal(repr(number)))
-
-
-def equal(one: object, other: object) -> bool:
-    """Whether two JSON values are the same: numbers by value, and no number is a boolean."""
-    return _identity(one) == _identity(other)
-
-
-def _identity(value: object) -> object:
-    """Return something hashable that is equal for equal JSON values and for no others."""
-    if isinstance(value, dict):
-        return "object", frozenset((name, _identity(it)) for name, it in value.items())
-    if isinstance(value, list):
-        return "array", tuple(_identity(it) for it in value)
-    return ("boolean", value) if isinstance(value, bool) else value
 
 
 def _is_number(value: object) -> bool:

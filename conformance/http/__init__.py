@@ -1,1 +1,1 @@
-"""The black-box suite: what the contract demands of any running CDV, seen through HTTP. Imports nothing of ours."""
+"""The black-box suite: tests any running CDV against the contract, over HTTP only, without importing our packages."""

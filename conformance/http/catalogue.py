@@ -1,4 +1,4 @@
-"""A schema catalogue that a run serves: the bundled collections, and one collection per state a version can be in."""
+"""A schema catalogue that a run serves: the bundled collections, and a collection for each state of a version."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OWNERS_ONLY = {"com.registryaccord.moderation.flag"}
 
 
 class Catalogue(Documents):
-    """Serves SPEC_INDEX.json and its documents. `deprecated_at`, `sunset_at`: of DEPRECATED, in Unix seconds."""
+    """SPEC_INDEX.json and its documents. `deprecated_at`, `sunset_at`: of DEPRECATED 1.0.0, in Unix seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Catalogue(Documents):
         self._add(DEPRECATED, {"1.0.0": text, "1.1.0": text}, {"1.0.0": {"status": "deprecated", **times}})
         self._add(SUNSET, {"1.0.0": text, "1.1.0": text}, {"1.0.0": {"status": "deprecated", **past}})
         self._add(RETIRED, {"1.0.0": text, "1.1.0": text}, {"1.0.0": {"status": "retired"}})
-        # Ten is more than nine, though not to a comparison of texts; the newest rules are the strictest.
+        # 1.10.0 is newer than 1.9.0, although it sorts before it as a string; only its schema limits the length.
         self._add(LATEST, {"1.9.0": text, "1.10.0": _object(["text"], text=_limited(3))})
         self._add(PRIVATE, {"1.0.0": text}, visibility="owner")
         limits = {"maxLength": LEXICON_BYTES_MAX, "maxGraphemes": LEXICON_GRAPHEMES_MAX}
@@ -72,18 +72,18 @@ class Catalogue(Documents):
         main = {"type": "record", "key": "tid", "record": record}
         self._add(LEXICON, {"1.0.0": {"lexicon": 1, "id": LEXICON, "defs": {"main": main}}})
 
-    def unfit(self) -> str:
-        """Return why a target may have no use for it, which the contract would allow; empty if it was fetched.
+    def not_used_reason(self) -> str:
+        """Return why the target could not use the catalogue, which the contract allows; empty if it fetched it.
 
-        The contract names SPEC_INDEX.json, and neither where the documents lie nor that http:// will do.
+        The contract names SPEC_INDEX.json, but not the paths of the documents, nor that http:// must be accepted.
         """
         with self.lock:
-            asked = {*self.asked}
-        unknown = sorted(asked - {*self.documents})
+            requested = {*self.request_counts}
+        unknown = sorted(requested - {*self.documents})
         if unknown:
-            return f"the catalogue lies at paths of its own, and the target asked for {', '.join(unknown[:5])}"
-        if not asked - {INDEX}:
-            return f"of the catalogue the target asked for {', '.join(sorted(asked)) or 'nothing'} alone"
+            return f"the target requested {', '.join(unknown[:5])}, where this catalogue has no documents"
+        if not requested - {INDEX}:
+            return f"the target requested only {', '.join(sorted(requested)) or 'nothing'} of the catalogue"
         return ""
 
     def _add(
@@ -93,7 +93,7 @@ class Catalogue(Documents):
         states: dict[str, dict[str, str]] | None = None,
         visibility: str = "public",
     ) -> None:
-        """Publish a collection whose last version is its latest stable one."""
+        """Add a collection, whose last document is its latest stable version."""
         namespace, _, name = collection.rpartition(".")
         versions = [{"version": version, **(states or {}).get(version, {})} for version in documents]
         entry = {"namespace": namespace, "name": name, "versions": versions, "latestStable": [*documents][-1]}

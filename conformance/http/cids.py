@@ -1,4 +1,4 @@
-"""The CID of a JSON value, computed from the contract alone: canonical DAG-CBOR, SHA-256, CIDv1, base32."""
+"""CIDs of JSON values, implemented independently from the contract: canonical DAG-CBOR, SHA-256, CIDv1, base32."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import hashlib
 import struct
 from typing import Any
 
-_DAG_CBOR_SHA256 = bytes([0x01, 0x71, 0x12, 0x20])  # CIDv1, codec, hash function, its length
+_DAG_CBOR_SHA256 = bytes([0x01, 0x71, 0x12, 0x20])  # CIDv1, codec dag-cbor, hash function SHA-256, length of the hash
 _UINT, _NEGATIVE, _TEXT, _ARRAY, _MAP = 0, 1, 3, 4, 5  # RFC 8949 §3.1
 
 
 def cid_of(value: Any) -> str:
-    """Return the CID of a decoded JSON value; a float without a fractional part is the integer."""
+    """Return the CID of a decoded JSON value. A float without a fractional part counts as an integer."""
     digest = hashlib.sha256(dag_cbor(value)).digest()
     return "b" + base64.b32encode(_DAG_CBOR_SHA256 + digest).decode().rstrip("=").lower()
 
 
 def dag_cbor(value: Any) -> bytes:
-    """Return the one DAG-CBOR encoding of a JSON value: shortest heads, 64-bit floats, keys shortest first."""
+    """Return the canonical DAG-CBOR encoding of a JSON value: shortest heads, 64-bit floats, shortest keys first."""
     if value is None:
         return b"\xf6"
     if isinstance(value, bool):

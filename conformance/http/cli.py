@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from conformance.http import page, profiles, report, runner
+from conformance.http import html_report, profiles, report, runner
 from conformance.http.catalogue import Catalogue
 from conformance.http.event_log import NoEvents, try_connection
 from conformance.http.laws import LAWS, TESTED_TOO
@@ -24,91 +24,143 @@ from conformance.http.requirements import GROUPS, Undecided, as_markdown, requir
 from conformance.http.servers import Issuer, serving
 from conformance.http.tokens import CommandTokens, Key, KeyTokens, NoTokens, TokenSource
 from conformance.http.transport import BoundedTransport
-from conformance.http.vault import AWAY
-from conformance.http.verdicts import OPEN, USAGE, exit_code, verdicts_of
+from conformance.http.vault import UNAVAILABLE_STATUSES
+from conformance.http.verdicts import INCONCLUSIVE, USAGE, exit_code, verdicts_of
 
-LOCAL_ISSUER = "urn:cdv:local-issuer"  # whose tokens a development vault trusts
+LOCAL_ISSUER = "urn:cdv:local-issuer"  # the issuer that a development vault trusts
 _HEALTH_SECONDS = 10
-_KNOCK = "/v1/media/01ARZ3NDEKTSV4RRFFQ69G5FAV/meta"  # of nothing, for whoever has a token
-SKEW_NOTICED_SECONDS = 3  # a Date header is exact to the second
+_TOKEN_PROBE_PATH = "/v1/media/01ARZ3NDEKTSV4RRFFQ69G5FAV/meta"  # needs a token; no such asset exists
+SKEW_NOTICED_SECONDS = 3  # smaller differences are within the precision of a Date header, one second
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit by its result."""
+    """Run the command line and exit with its result."""
     arguments = _parser().parse_args(argv)
     code: int = arguments.run(arguments)
     sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cdv-conformance", description="Judge a running CDV by the contract.")
+    parser = argparse.ArgumentParser(prog="cdv-conformance", description="Test a running CDV against the contract.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser("requirements", help="print every requirement, as Markdown")
     command.set_defaults(run=lambda _: print(as_markdown(), end="") or 0)
 
     command = commands.add_parser(
-        "run", help="judge a target", epilog="Exit: 0 it conforms; 1 not; 2 usage; 3 undecided."
+        "run",
+        help="test a target",
+        epilog="Exit code: 0 the target conforms; 1 it does not; 2 the command line is wrong; 3 undecided, because the "
+        "target did not respond or the run was interrupted.",
     )
-    command.add_argument("--url", type=_address, required=True, help="where the target answers")
-    tokens = command.add_argument_group("tokens, one of").add_mutually_exclusive_group(required=True)
+    command.add_argument("--url", type=_target_url, required=True, help="base URL of the target")
+    tokens = command.add_argument_group("source of tokens (choose one)").add_mutually_exclusive_group(required=True)
     tokens.add_argument(
-        "--issuer-key", type=Path, metavar="FILE", help="private key of its issuer, JWK or PEM (Ed25519)"
+        "--issuer-key",
+        type=Path,
+        metavar="FILE",
+        help="private Ed25519 key, JWK or PEM, of an issuer that the target trusts",
     )
-    tokens.add_argument("--token-command", metavar="COMMAND", help="prints a token; {did} stands for the DID")
-    tokens.add_argument("--own-issuer", type=_port, metavar="PORT", help="be the issuer that the target is pointed to")
-    command.add_argument("--issuer", help=f"iss of the tokens ({LOCAL_ISSUER}; with --own-issuer its address)")
-    command.add_argument("--audience", default="cdv", help="aud of the tokens (cdv)")
-    means = command.add_argument_group("means to judge more with")
-    means.add_argument("--nats", default="", metavar="URL", help="where the target publishes its events")
+    tokens.add_argument(
+        "--token-command", metavar="COMMAND", help="command that prints a token for the DID which replaces {did}"
+    )
+    tokens.add_argument(
+        "--own-issuer",
+        type=_port,
+        metavar="PORT",
+        help="serve an issuer on this loopback port, to which the target must be pointed (0: any free port)",
+    )
+    command.add_argument(
+        "--issuer", help=f"claim iss of the tokens (default: {LOCAL_ISSUER}; with --own-issuer its URL)"
+    )
+    command.add_argument("--audience", default="cdv", help="claim aud of the tokens (default: cdv)")
+    means = command.add_argument_group("options that make more requirements testable")
+    means.add_argument("--nats", default="", metavar="URL", help="NATS server on which the target publishes its events")
     means.add_argument(
-        "--catalogue", type=_port, metavar="PORT", help="serve a catalogue that the target is pointed to"
+        "--catalogue",
+        type=_port,
+        metavar="PORT",
+        help="serve a schema catalogue on this loopback port, to which the target must be pointed (0: any free port)",
     )
-    means.add_argument("--cors-origin", default="", metavar="ORIGIN", help="an origin that the target lists")
-    means.add_argument("--max-body-bytes", type=int, default=1024 * 1024, metavar="N", help="its body limit (1 MiB)")
-    means.add_argument("--ca", type=Path, metavar="FILE", help="of the authority that its certificate is from, as PEM")
+    means.add_argument("--cors-origin", default="", metavar="ORIGIN", help="an origin that the target allows")
     means.add_argument(
-        "--rejects-deprecated", action="store_true", help="it is started with CDV_REJECT_DEPRECATED_SCHEMAS=true"
+        "--max-body-bytes",
+        type=int,
+        default=1024 * 1024,
+        metavar="N",
+        help="the target's limit of a request body (default: 1 MiB)",
     )
-    how = command.add_argument_group("how")
-    how.add_argument("--profile", choices=profiles.PROFILES, default="default", help="how long to look (default)")
-    how.add_argument("--seed", type=int, help="repeat the examples of another run")
+    means.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="PEM certificate of the authority that issued the target's certificate",
+    )
+    means.add_argument(
+        "--rejects-deprecated",
+        action="store_true",
+        help="the target refuses deprecated versions (it runs with CDV_REJECT_DEPRECATED_SCHEMAS=true)",
+    )
+    how = command.add_argument_group("extent of the run")
+    how.add_argument(
+        "--profile",
+        choices=profiles.PROFILES,
+        default="default",
+        help="how many examples to try (default: default)",
+    )
+    how.add_argument("--seed", type=int, help="seed of an earlier run, to repeat its examples")
     how.add_argument(
         "--only",
-        type=_beginning,
+        type=_requirement_prefix,
         action="append",
         default=[],
         metavar="ID",
-        help="ids that begin so, such as MEDIA; repeatable",
+        help="test only requirements whose ids begin with this, such as MEDIA; repeatable",
     )
-    how.add_argument("--min", type=float, default=100, metavar="PERCENT", help="of MUST, for exit code 0 (100)")
-    how.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="for the target to answer (60)")
+    how.add_argument(
+        "--min",
+        type=float,
+        default=100,
+        metavar="PERCENT",
+        help="score of MUST needed for exit code 0 (default: 100)",
+    )
+    how.add_argument(
+        "--wait",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="how long to wait for the target to start (default: 60)",
+    )
     for kind in ("junit", "json", "html"):
-        command.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write the report as {kind}")
+        command.add_argument(
+            f"--{kind}", type=Path, metavar="FILE", help=f"also write the report to this file, as {kind}"
+        )
     command.set_defaults(run=_run)
     return parser
 
 
-def _address(text: str) -> str:
+def _target_url(text: str) -> str:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in {"http", "https"} or not url.host:
-        raise argparse.ArgumentTypeError("not an http:// or https:// address")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an http:// or https:// URL with a host")
     return text
 
 
-def _beginning(text: str) -> str:
-    found = {name for name in requirements() if name.startswith(text)}
-    if not found:
+def _requirement_prefix(text: str) -> str:
+    selected = {name for name in requirements() if name.startswith(text)}
+    if not selected:
         named = [*GROUPS, *requirements()]
         near = (
             get_close_matches(text.upper(), named, n=3) or [it for it in named if it.startswith(text.upper()[:2])][:3]
         )
-        raise argparse.ArgumentTypeError(f"no requirement begins with {text!r}; near it: {', '.join(near or GROUPS)}")
-    if found <= {*LAWS} - TESTED_TOO:
         raise argparse.ArgumentTypeError(
-            f"{text} is judged over all answers, whichever are asked for: leave --only out"
+            f"no requirement id begins with {text!r}; similar: {', '.join(near or GROUPS)}"
+        )
+    if selected <= {*LAWS} - TESTED_TOO:
+        raise argparse.ArgumentTypeError(
+            f"{text} is checked on every response of any run and has no test of its own: run without --only {text}"
         )
     return text
 
@@ -116,37 +168,41 @@ def _beginning(text: str) -> str:
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**16:
-        raise argparse.ArgumentTypeError("ports are 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{number} is not a port (0 to 65535)")
     return number
 
 
-def _try_files(arguments: argparse.Namespace) -> None:
-    """Find out before the run whether its reports can be written after it. Raises OSError."""
+def _check_report_paths(arguments: argparse.Namespace) -> None:
+    """Check before the run that its reports can be written. Raises OSError."""
     for path in (arguments.junit, arguments.json, arguments.html):
         if path is not None:
-            there = path.exists()
+            existed = path.exists()
             path.open("ab").close()
-            if not there:
-                path.unlink()  # a run that comes to nothing leaves no report
+            if not existed:
+                path.unlink()  # a run that ends early leaves no empty report
 
 
 def _run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         try:
-            _try_files(arguments)
+            _check_report_paths(arguments)
             plan = _plan(arguments, stack)
         except (NoTokens, OSError) as error:
-            return _misused(str(error))
-        print(f"{plan.url}: profile {plan.profile}, seed {plan.seed}", file=sys.stderr)
+            return _usage_error(str(error))
+        print(f"testing {plan.url} with profile {plan.profile}, seed {plan.seed}", file=sys.stderr)
         try:
-            _meet(plan, arguments.wait)
+            _probe_target(plan, arguments.wait)
             if plan.nats_url:
                 try_connection(plan.nats_url)
         except (httpx.HTTPError, Undecided) as error:
-            print(f"cdv-conformance: undecided: {plan.url} does not answer: {error}", file=sys.stderr)
-            return OPEN
+            print(
+                f"cdv-conformance: undecided: {plan.url} does not answer, so nothing was tested: {error}. "
+                "Check --url and that the target runs; --wait says how long to wait for it.",
+                file=sys.stderr,
+            )
+            return INCONCLUSIVE
         except (NoTokens, NoEvents) as error:
-            return _misused(str(error))
+            return _usage_error(str(error))
         began = time.monotonic()
         verdicts = verdicts_of(runner.run(plan, runner.Progress(live=sys.stderr.isatty())))
         plan.seconds = round(time.monotonic() - began, 1)
@@ -154,7 +210,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for path, write in (
         (arguments.junit, report.write_junit),
         (arguments.json, report.write_json),
-        (arguments.html, page.write_html),
+        (arguments.html, html_report.write_html),
     ):
         if path is not None:
             write(path, plan, verdicts)
@@ -162,7 +218,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace, stack: ExitStack) -> Plan:
-    """Return the plan; what it serves is served until the stack ends. Raises NoTokens, OSError: a port is taken."""
+    """Return the plan. Its issuer and catalogue are served until the stack closes.
+
+    Raises: NoTokens. OSError: a port is in use.
+    """
     settings = []
     issuer = None
     tokens: TokenSource
@@ -183,7 +242,7 @@ def _plan(arguments: argparse.Namespace, stack: ExitStack) -> Plan:
         catalogue = Catalogue()
         settings.append(f"CDV_SPECS_URL={stack.enter_context(serving(catalogue, arguments.catalogue))}")
     if settings:
-        print(f"the target is to be started now, with: {' '.join(settings)}", file=sys.stderr)
+        print(f"now start the target with: {' '.join(settings)}", file=sys.stderr)
     seed = random.randrange(2**31) if arguments.seed is None else arguments.seed
     return Plan(
         url=arguments.url.rstrip("/"),
@@ -202,55 +261,61 @@ def _plan(arguments: argparse.Namespace, stack: ExitStack) -> Plan:
 
 
 def _trust(file: Path | None) -> ssl.SSLContext:
-    """Trust the authority of the file, or those of this machine. Raises OSError."""
+    """Return a context that trusts the authority of the file, or else those of this machine. Raises OSError."""
     try:
         return ssl.create_default_context(cafile=file)
     except ssl.SSLError as error:
-        raise OSError(f"{file}: no certificate in PEM") from error
+        raise OSError(f"--ca {file}: the file has no certificate in PEM") from error
 
 
-def _meet(plan: Plan, wait_seconds: float) -> None:
-    """Wait for the target, try the tokens, and learn how far its clock is ahead.
+def _probe_target(plan: Plan, wait_seconds: float) -> None:
+    """Wait for the target, measure the skew of its clock, and try a token.
 
-    Raises: httpx.HTTPError, Undecided: it is not there. NoTokens.
+    Raises: httpx.HTTPError, Undecided: the target does not respond in time. NoTokens.
     """
     deadline = time.monotonic() + wait_seconds
     transport = BoundedTransport(_HEALTH_SECONDS, verify=plan.trust)
     with httpx.Client(transport=transport, timeout=_HEALTH_SECONDS, trust_env=False) as client:
         while True:
             try:
-                answer = client.get(f"{plan.url}/healthz")
-                if not answer.is_server_error:
+                response = client.get(f"{plan.url}/healthz")
+                if not response.is_server_error:
                     break
                 if time.monotonic() > deadline:
-                    if answer.status_code in AWAY:
-                        raise Undecided(f"status {answer.status_code} of /healthz")
-                    break  # what it says of itself is for the run to judge
+                    if response.status_code in UNAVAILABLE_STATUSES:
+                        raise Undecided(f"status {response.status_code} from /healthz")
+                    break  # the run judges what /healthz answers
             except httpx.HTTPError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(0.1)
-        ahead = _ahead_seconds(answer)
+        ahead = _ahead_seconds(response)
         if isinstance(plan.tokens, KeyTokens) and abs(ahead) > SKEW_NOTICED_SECONDS:
             plan.tokens.server_ahead_seconds = ahead
-            print(f"the target's clock is {ahead:+.0f} s from ours; tokens are made by its clock", file=sys.stderr)
+            print(
+                f"the target's clock differs from ours by {ahead:+.0f} s; tokens are issued by the target's clock",
+                file=sys.stderr,
+            )
         token = plan.tokens.token("did:example:conformance")
-        with suppress(httpx.HTTPError, Undecided):  # which is for the run to judge
-            shown = client.get(f"{plan.url}{_KNOCK}", headers={"Authorization": f"Bearer {token}"})
-            if shown.status_code == httpx.codes.UNAUTHORIZED:
-                advice = "does it trust their issuer, and their audience? What needs a token will fail"
-                print(f"the target refuses our tokens: {advice}", file=sys.stderr)
+        with suppress(httpx.HTTPError, Undecided):  # the run judges it
+            probe = client.get(f"{plan.url}{_TOKEN_PROBE_PATH}", headers={"Authorization": f"Bearer {token}"})
+            if probe.status_code == httpx.codes.UNAUTHORIZED:
+                print(
+                    "the target refuses our tokens with 401: tests that need a token will fail. Check that the target "
+                    "trusts their issuer (--issuer) and key, and expects their audience (--audience).",
+                    file=sys.stderr,
+                )
 
 
-def _ahead_seconds(answer: httpx.Response) -> float:
-    """Return how far the target's clock is ahead by the answer's Date, 0 if that says nothing."""
+def _ahead_seconds(response: httpx.Response) -> float:
+    """Return how far the target's clock is ahead of ours, by the response's Date; 0 if that is missing or invalid."""
     try:
-        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp() - time.time()
+        return parsedate_to_datetime(response.headers.get("date", "")).timestamp() - time.time()
     except (ValueError, OverflowError):
         return 0.0
 
 
-def _misused(message: str) -> int:
+def _usage_error(message: str) -> int:
     print(f"cdv-conformance: {message}", file=sys.stderr)
     return USAGE
 

@@ -1,4 +1,4 @@
-"""The events that a target publishes on NATS, in the order of each stream."""
+"""A consumer of the events that a target publishes on NATS, in the order of each stream."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any, Self
 from conformance.http.requirements import Undecided
 
 STREAMS = {"RA_RECORDS": "cdv.records.>", "RA_MEDIA": "cdv.media.>"}  # domain, events
-ARRIVAL_SECONDS = 30.0  # the contract sets no bound; a relay that is up needs no second
-STREAMS_SECONDS = 10.0  # for a target that has just started to make its streams
+ARRIVAL_SECONDS = 30.0  # the contract sets no bound; a running relay needs less than one second
+STREAMS_SECONDS = 10.0  # for a target that has just started, to create its streams
 _CONNECT_SECONDS = 10
 
 
 class NoEvents(Exception):
-    """Nothing can be heard at that address: says why."""
+    """No events can be received from that address; the message says why."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One message: where it came, its headers, and its body, decoded if it is JSON."""
+    """One message. `envelope`: its body, decoded from JSON; None if it is not JSON."""
 
     stream: str
     subject: str
@@ -39,7 +39,7 @@ class Event:
 
 
 def try_connection(url: str) -> None:
-    """Find out before a run whether there is NATS to listen to. Raises NoEvents."""
+    """Check before a run that NATS can be reached. Raises NoEvents."""
 
     async def connect() -> None:
         await (await _connected(url)).close()
@@ -48,54 +48,56 @@ def try_connection(url: str) -> None:
 
 
 class EventLog:
-    """Listens from the moment it is opened, in a thread of its own, and again after each loss of its connection."""
+    """Collects events in a background thread, from the moment it is opened, and reconnects after a lost connection."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._events: list[Event] = []
         self._arrived = threading.Condition()
         self._ready = threading.Event()
-        self._deaf = ""  # why silence proves nothing, from a loss of the connection to the next event
-        self._next: dict[str, int] = {}  # stream → the first message that was not heard yet
+        self._disconnected_reason = (
+            ""  # set from the loss of the connection to the next event: a missing event proves nothing
+        )
+        self._next: dict[str, int] = {}  # stream → sequence number of the next message to receive
         self._subscriptions: list[Any] = []
-        self.problem = ""  # why nothing can be heard, which is not the target's doing; empty if all is well
-        self.lacking = ""  # what the target should have made, and has not; empty if all is there
-        self.streams: dict[str, tuple[list[str], set[str]]] = {}  # name → its subjects, its consumers
+        self.problem = ""  # why no events can be received, through no fault of the target; empty if they can
+        self.missing = ""  # what the target should have created and has not; empty if nothing is missing
+        self.streams: dict[str, tuple[list[str], set[str]]] = {}  # name → subjects, names of consumers
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._listen(),), daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._consume(),), daemon=True)
         self._thread.start()
         self._ready.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._loop.is_closed():
-            with suppress(RuntimeError):  # it has ended by itself
+            with suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         self._loop.close()
 
     def wait(self, matches: Callable[[Event], bool]) -> list[Event]:
-        """Return the events so far once one matches.
+        """Wait until an event matches; return all events received so far.
 
-        Raises: AssertionError: none came. Undecided: nor could it have been heard.
+        Raises: AssertionError: none matched in time. Undecided: the connection was lost, so it may have been missed.
         """
-        assert not self.lacking, self.lacking
+        assert not self.missing, self.missing
         deadline = time.monotonic() + ARRIVAL_SECONDS
         with self._arrived:
             while not any(map(matches, self._events)):
                 if self._arrived.wait(deadline - time.monotonic()):
                     continue
-                if self._deaf:
-                    raise Undecided(self._deaf)
-                raise AssertionError(f"no such event in {ARRIVAL_SECONDS:.0f} s")
+                if self._disconnected_reason:
+                    raise Undecided(self._disconnected_reason)
+                raise AssertionError(f"no such event arrived within {ARRIVAL_SECONDS:.0f} s")
             return list(self._events)
 
-    async def _listen(self) -> None:
+    async def _consume(self) -> None:
         self._closing = asyncio.Event()
         try:
-            self._connection = await _connected(self._url, self._lose, self._listen_again)
+            self._connection = await _connected(self._url, self._on_disconnect, self._resubscribe)
         except NoEvents as error:
             self.problem = str(error)
             self._ready.set()
@@ -103,7 +105,7 @@ class EventLog:
         try:
             await self._find_streams()
         except Exception as error:
-            self.problem = f"the streams cannot be read: {error!r}"
+            self.problem = f"the streams on {self._url} cannot be read: {error!r}"
         self._ready.set()
         await self._closing.wait()
         await self._connection.close()
@@ -120,7 +122,7 @@ class EventLog:
                     break
                 except NotFoundError:
                     if time.monotonic() > deadline:
-                        self.lacking = f"there is no stream {name}"
+                        self.missing = f"there is no stream {name} on NATS"
                         return
                     await asyncio.sleep(0.2)
             consumers = {consumer.name for consumer in await streams.consumers_info(name)}
@@ -129,23 +131,23 @@ class EventLog:
             try:
                 await self._subscribe(name)
             except BadRequestError as error:
-                self.lacking = f"{name} cannot be read by {subject}: {error.description}"
+                self.missing = f"stream {name} has no messages on subject {subject}: {error.description}"
 
     async def _subscribe(self, name: str) -> None:
         from nats.js.api import ConsumerConfig, DeliverPolicy
 
-        place = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._next[name])
+        start = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._next[name])
         self._subscriptions.append(
             await self._connection.jetstream().subscribe(
-                STREAMS[name], stream=name, ordered_consumer=True, config=place, cb=self._hear(name)
+                STREAMS[name], stream=name, ordered_consumer=True, config=start, cb=self._message_handler(name)
             )
         )
 
-    def _hear(self, stream: str) -> Any:
+    def _message_handler(self, stream: str) -> Any:
         async def hear(message: Any) -> None:
             sequence = message.metadata.sequence.stream
             if sequence < self._next[stream]:
-                return  # heard before the connection was lost
+                return  # received before the connection was lost
             self._next[stream] = sequence + 1
             try:
                 envelope = json.loads(message.data)
@@ -153,17 +155,17 @@ class EventLog:
                 envelope = None
             with self._arrived:
                 self._events.append(Event(stream, message.subject, dict(message.headers or {}), envelope))
-                if self._connection.is_connected:  # and not of what had come before a loss
-                    self._deaf = ""
+                if self._connection.is_connected:  # else the message is from the buffer of a lost connection
+                    self._disconnected_reason = ""
                 self._arrived.notify_all()
 
         return hear
 
-    async def _lose(self) -> None:
-        self._deaf = f"the connection to {self._url} was lost"
+    async def _on_disconnect(self) -> None:
+        self._disconnected_reason = f"the connection to NATS at {self._url} was lost, so events may have been missed"
 
-    async def _listen_again(self) -> None:
-        """Go on where the connection was lost: the server may have dropped consumers that nobody listened to."""
+    async def _resubscribe(self) -> None:
+        """Create the subscriptions again, from the next messages on: the server may have removed idle consumers."""
         for each in self._subscriptions:
             with suppress(Exception):
                 await each.unsubscribe()
@@ -171,34 +173,34 @@ class EventLog:
         try:
             for name in self._next:
                 found = await self._connection.jetstream().stream_info(name)
-                self._next[name] = min(self._next[name], found.state.last_seq + 1)  # a stream may begin anew
+                self._next[name] = min(self._next[name], found.state.last_seq + 1)  # a stream may have been recreated
                 await self._subscribe(name)
         except Exception as error:
-            self._deaf = f"the streams cannot be read since the connection was lost: {error!r}"
+            self._disconnected_reason = f"the streams cannot be read again after the connection was lost: {error!r}"
 
 
-async def _nothing(*_: object) -> None:
-    """Say nothing: what becomes of the connection is told by what is or is not heard."""
+async def _ignore(*_: object) -> None:
+    """Ignore a callback of the connection: its state shows in what is received."""
 
 
-async def _connected(url: str, lost: Any = _nothing, again: Any = _nothing) -> Any:
-    """Return a connection that is made again for as long as it takes, each time it is lost. Raises NoEvents."""
+async def _connected(url: str, lost: Any = _ignore, again: Any = _ignore) -> Any:
+    """Return a connection that reconnects without limit whenever it is lost. Raises NoEvents."""
     try:
         import nats
     except ImportError as error:
-        raise NoEvents("nats-py is not installed: pip install nats-py") from error
+        raise NoEvents("--nats needs nats-py, which is not installed: pip install nats-py") from error
     try:
-        # Without an end to its attempts it would not give up on the first connection either.
+        # The client retries the first connection without limit as well, so the timeout is ours.
         return await asyncio.wait_for(
             nats.connect(
                 url,
                 connect_timeout=_CONNECT_SECONDS,
                 max_reconnect_attempts=-1,
-                error_cb=_nothing,
+                error_cb=_ignore,
                 disconnected_cb=lost,
                 reconnected_cb=again,
             ),
             _CONNECT_SECONDS,
         )
     except Exception as error:
-        raise NoEvents(f"no connection to {url}: {error!r}") from error
+        raise NoEvents(f"--nats: no connection to {url}: {error!r}") from error

@@ -1,4 +1,4 @@
-"""What was said and answered in the current example, and the curl that says it again."""
+"""Requests and responses of the current example, and curl commands that repeat them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,48 @@ from dataclasses import dataclass
 
 import httpx
 
-SHOWN_MAX = 12  # exchanges of a failure that are shown: the last ones
+SHOWN_MAX = 12  # exchanges shown for a failure: the last ones
 BODY_SHOWN_MAX = 4000  # characters
 _SIGNED = re.compile(r"(https?://[^\s\"?]+/[^\s\"?]*)\?[^\s\"]*(?:[Ss]ignature|token|sig)=[^\s\"]*")
-# Control characters, which a terminal obeys, and what no file or XML can hold: halves of pairs, and no characters.
+# Control characters, which a terminal would execute, and what XML or UTF-8 cannot hold: surrogates and non-characters.
 _UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_NOT_TYPED = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "transfer-encoding"}
+_SET_BY_CURL = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "transfer-encoding"}
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its answer. `speaker`: the DID whose ordinary token was sent, if one was."""
+    """A request and its response. `subject`: the DID whose ordinary token was sent; empty if none was.
+
+    `response`: None if the connection was closed without one.
+    """
 
     method: str
     url: str
     headers: list[tuple[str, str]]
     body: bytes
-    speaker: str
-    answer: httpx.Response | None
+    subject: str
+    response: httpx.Response | None
 
     def curl(self) -> str:
-        """Return a command for the shell; tokens as $TOKEN, with who they speak for."""
+        """Return a shell command, with $TOKEN for ordinary tokens and a comment that names their subject."""
         lines = []
         command = ["curl", "-sS", "-i", "-X", self.method, shlex.quote(_without_signature(self.url))]
         if self.method == "HEAD":
             command[3:5] = ["-I"]
         for name, value in self.headers:
-            if name.lower() in _NOT_TYPED and not (name.lower() == "content-length" and value != str(len(self.body))):
-                continue  # curl says these itself, unless they are to be a lie
-            if name.lower() == "authorization" and self.speaker:
-                lines.append(f"# TOKEN: a token whose sub is {self.speaker}")
+            if name.lower() in _SET_BY_CURL and not (name.lower() == "content-length" and value != str(len(self.body))):
+                continue  # curl sets these itself; a deliberately wrong Content-Length is kept
+            if name.lower() == "authorization" and self.subject:
+                lines.append(f"# TOKEN is a token whose sub is {self.subject}")
                 command += ["-H", '"Authorization: Bearer $TOKEN"']
             else:
                 command += ["-H", shlex.quote(f"{name}: {value}")]
         if self.body:
             text = _text(self.body)
             if len(self.body) > BODY_SHOWN_MAX:
-                lines.append(f"# a body of {len(self.body)} bytes, which begins: {text or self.body[:60]!r:.200}")
+                lines.append(
+                    f"# the file body: {len(self.body)} bytes, which begin with {text or self.body[:60]!r:.200}"
+                )
                 command += ["--data-binary", "@body"]
             elif text is None:
                 lines.append(f"echo {base64.b64encode(self.body).decode()} | base64 -d > body")
@@ -58,22 +63,22 @@ class Exchange:
         return "\n".join(lines)
 
     def outcome(self) -> str:
-        """Return the answer, shortened."""
-        if self.answer is None:
-            return "no answer"
-        text = _without_signature(self.answer.text[:600]) if self.answer.content else ""
-        return f"{self.answer.status_code} {text}".rstrip()
+        """Return the status and the beginning of the body."""
+        if self.response is None:
+            return "the connection was closed without a response"
+        text = _without_signature(self.response.text[:600]) if self.response.content else ""
+        return f"{self.response.status_code} {text}".rstrip()
 
 
 class Recorder:
-    """Keeps the exchanges of the current example; several threads may speak at once."""
+    """Records the exchanges of the current example. Thread-safe."""
 
     def __init__(self) -> None:
         self._exchanges: list[Exchange] = []
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Forget what was said: a new example begins."""
+        """Drop what was recorded: a new example begins."""
         with self._lock:
             self._exchanges = []
 
@@ -86,16 +91,16 @@ class Recorder:
         with self._lock:
             shown = self._exchanges[-SHOWN_MAX:]
             left_out = len(self._exchanges) - len(shown)
-        head = [f"# after {left_out} earlier requests, left out here"] if left_out else []
+        head = [f"# {left_out} earlier requests of this example are not shown"] if left_out else []
         return "\n\n".join([*head, *(exchange.curl() for exchange in shown)])
 
 
-# One run, one recorder: it stands for "the example under way".
+# One recorder per run: a run tries one example at a time.
 RECORDER = Recorder()
 
 
 def printable(text: str) -> str:
-    """Return the text as every report can show it, whatever the target put into it."""
+    """Return the text without characters that some report format cannot show, whatever the target sent."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
@@ -108,5 +113,5 @@ def _text(body: bytes) -> str | None:
 
 
 def _without_signature(text: str) -> str:
-    """Return the text with the queries of signed URLs cut off: whoever holds one may use it."""
+    """Return the text without the queries of signed URLs, which grant access to anyone who has them."""
     return _SIGNED.sub(r"\1?SIGNATURE", text)

@@ -1,4 +1,4 @@
-"""What a test may ask for beside `plan` and `vault`, which the runner gives."""
+"""Fixtures for the tests, in addition to `plan` and `vault`, which the runner provides."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from conformance.http.servers import Issuer
 from conformance.http.tokens import KeyTokens
 from conformance.http.vault import FOLLOW, PROFILE, REPLICAS_REACHED, Creator, Vault
 
-RECORDS = 30  # of the writer: more than the default page, few enough to write
+RECORDS = 30  # of the writer: more than the default page size, few enough to write quickly
 Test = TypeVar("Test", bound=Callable[..., object])
-IN_FORCE_SECONDS = 30.0  # fetched at the start, compiled off the request path
+IN_FORCE_SECONDS = 30.0  # a target may fetch and compile the catalogue in the background after its start
 
 
 def newcomer(*names: str) -> Callable[[Test], Test]:
-    """Mark a test: which of `ada` and `bob` must never have written before."""
+    """Mark a test: those of the creators `ada` and `bob` that must never have written before."""
 
     def mark(test: Test) -> Test:
         test.newcomers = names  # type: ignore[attr-defined]
@@ -33,77 +33,79 @@ def newcomer(*names: str) -> Callable[[Test], Test]:
 
 @pytest.fixture
 def ada(vault: Vault, request: pytest.FixtureRequest) -> Creator:
-    """Someone. Who must never have written before is named by `@newcomer("ada")`: tokens may cost."""
-    return _someone(vault, request, "ada")
+    """A creator. May have written before, since tokens may be expensive, unless the test is a `@newcomer("ada")`."""
+    return _creator_named(vault, request, "ada")
 
 
 @pytest.fixture
 def bob(vault: Vault, request: pytest.FixtureRequest) -> Creator:
-    """Someone else."""
-    return _someone(vault, request, "bob")
+    """Another creator."""
+    return _creator_named(vault, request, "bob")
 
 
-def _someone(vault: Vault, request: pytest.FixtureRequest, name: str) -> Creator:
+def _creator_named(vault: Vault, request: pytest.FixtureRequest, name: str) -> Creator:
     return vault.creator() if name in getattr(request.function, "newcomers", ()) else vault.known(name)
 
 
 @pytest.fixture
 def minter(vault: Vault) -> KeyTokens:
-    """The key of an issuer that the target trusts."""
+    """Signs tokens with the key of an issuer that the target trusts."""
     if not isinstance(vault.tokens, KeyTokens):
-        not_judged("needs --issuer-key or --own-issuer: tokens of a command cannot be altered")
+        not_judged("needs --issuer-key or --own-issuer: without the issuer's key, no altered tokens can be signed")
     return vault.tokens
 
 
 @pytest.fixture
 def issuer(plan: Plan) -> Issuer:
-    """The run's own issuer."""
+    """The issuer that the run serves."""
     if plan.issuer is None:
-        not_judged("needs --own-issuer")
+        not_judged("needs --own-issuer, and a target that uses that issuer")
     return plan.issuer
 
 
 @pytest.fixture(scope="session")
 def catalogue(plan: Plan, vault: Vault) -> Catalogue:
-    """The run's own catalogue, in force at the target."""
+    """The catalogue that the run serves, once it is in force at the target."""
     if plan.catalogue is None:
-        not_judged("needs --catalogue")
+        not_judged("needs --catalogue, and a target that uses that catalogue")
     deadline = time.monotonic() + IN_FORCE_SECONDS
-    in_a_row = 0  # replicas behind one address get it one after the other
+    in_a_row = 0  # replicas behind one address load it at different times
     while in_a_row < REPLICAS_REACHED:
-        answer = vault.known("ada").create(collection=LATEST, record={"text": "x"})
-        in_a_row = in_a_row + 1 if answer.status_code == 200 else 0
+        response = vault.known("ada").create(collection=LATEST, record={"text": "x"})
+        in_a_row = in_a_row + 1 if response.status_code == 200 else 0
         if in_a_row:
             continue
         if time.monotonic() > deadline:
-            unfit = plan.catalogue.unfit()
-            if unfit:
-                raise Undecided(unfit)
-            raise AssertionError("the catalogue was fetched and is not in force")
+            reason = plan.catalogue.not_used_reason()
+            if reason:
+                raise Undecided(reason)
+            raise AssertionError(
+                f"the target fetched the catalogue, which is still not in force after {IN_FORCE_SECONDS:.0f} s"
+            )
         time.sleep(0.2)
     return plan.catalogue
 
 
 @pytest.fixture
 def cors_origin(plan: Plan) -> str:
-    """An origin that the target lists."""
+    """An origin that the target allows."""
     if not plan.cors_origin:
-        not_judged("needs --cors-origin, one that the target lists")
+        not_judged("needs --cors-origin, with an origin that the target allows")
     return plan.cors_origin
 
 
 @pytest.fixture(scope="session")
 def events(plan: Plan) -> Iterator[EventLog]:
-    """What the target publishes from now on."""
+    """The events that the target publishes from now on."""
     if not plan.nats_url:
-        not_judged("needs --nats")
+        not_judged("needs --nats, the URL of the NATS server on which the target publishes")
     with EventLog(plan.nats_url) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def writer(vault: Vault) -> Creator:
-    """Someone with RECORDS records in two collections, written one after the other."""
+    """A creator with RECORDS records in two collections, written one after the other."""
     creator = vault.creator()
     for number in range(RECORDS):
         record = {"displayName": str(number), "subject": "did:example:a"}

@@ -1,4 +1,7 @@
-"""What holds for every answer whatever was asked: each answer of the run is put to each law."""
+"""Laws: a law is an invariant that holds for every response of a run, whatever the request was.
+
+Each response is checked against each law that applies to it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from conformance.http.exchanges import Exchange
 
 STATUS_OF_CODE: dict[str, set[int]] = {  # http-api §4
     "CDV_VALIDATION": {400},
-    "CDV_BAD_REQUEST": {400, 405, 413, 415, 416, 431},  # 416 is RFC 9110's, 431 where the server lets us
+    "CDV_BAD_REQUEST": {400, 405, 413, 415, 416, 431},  # 416: RFC 9110; 431: where the HTTP server allows it
     "CDV_SCHEMA_REJECT": {400},
     "CDV_CURSOR_INVALID": {400},
     "CDV_AUTHN": {401},
@@ -44,22 +47,22 @@ Applies = Callable[[Exchange, Any], bool]
 
 
 class Law(NamedTuple):
-    """`speaks_of`: whether it says anything of an answer. `wrong`: what is wrong with such an answer, None: nothing."""
+    """`applies`: whether a response is subject to the law. `violation`: how it breaks the law; None if it does not."""
 
-    speaks_of: Applies
-    wrong: Judge
+    applies: Applies
+    violation: Judge
 
 
 LAWS: dict[str, Law] = {}
-TESTED_TOO = {"ERR-005"}  # what has tests besides, so that a run of nothing else has something to ask
+TESTED_TOO = {"ERR-005"}  # laws that also have tests of their own, so that --only can select them
 
 
-def law(requirement: str, speaks_of: Applies) -> Callable[[Judge], Judge]:
-    """Judge a requirement by every answer that the law speaks of."""
+def law(requirement: str, applies: Applies) -> Callable[[Judge], Judge]:
+    """Register the decorated function as the law of a requirement, for the exchanges to which it `applies`."""
 
-    def register(wrong: Judge) -> Judge:
-        LAWS[requirement] = Law(speaks_of, wrong)
-        return wrong
+    def register(violation: Judge) -> Judge:
+        LAWS[requirement] = Law(applies, violation)
+        return violation
 
     return register
 
@@ -75,20 +78,20 @@ def _is_refusal(exchange: Exchange, _: Any = None) -> bool:
 @law("ERR-001", lambda exchange, _: _is_refusal(exchange) and exchange.method != "HEAD")
 def the_error_envelope(exchange: Exchange, body: Any) -> str | None:
     if not isinstance(body, dict) or set(body) != {"error"} or not isinstance(body["error"], dict):
-        return "a refusal that is not {error: {...}}"
+        return "the error response is not {error: {...}}"
     error = body["error"]
     if not {"code", "message", "correlationId"} <= set(error) <= {"code", "message", "correlationId", "details"}:
-        return f"an error with the members {sorted(error)}"
+        return f"the error has the members {sorted(error)}"
     if not all(isinstance(error[name], str) and error[name] for name in ("code", "message", "correlationId")):
-        return "code, message and correlationId must be texts that say something"
-    return None if isinstance(error.get("details", {}), dict | list) else "details that are no object or list"
+        return "code, message and correlationId must be non-empty strings"
+    return None if isinstance(error.get("details", {}), dict | list) else "details is neither an object nor a list"
 
 
 @law("ERR-002", lambda exchange, body: _is_v1(exchange) and code_of(body) is not None)
 def codes_and_statuses(exchange: Exchange, body: Any) -> str | None:
     code = code_of(body) or ""
     if code not in STATUS_OF_CODE:
-        return f"an unknown code: {code}"
+        return f"unknown error code {code}"
     status = _status(exchange)
     return None if status in STATUS_OF_CODE[code] else f"{code} with status {status}"
 
@@ -96,7 +99,7 @@ def codes_and_statuses(exchange: Exchange, body: Any) -> str | None:
 @law("ERR-003", lambda exchange, body: _is_v1(exchange) and body is not None and not _is_content(exchange))
 def json_is_called_json(exchange: Exchange, body: Any) -> str | None:
     kind = _header(exchange, "content-type").partition(";")[0].strip().lower()
-    return None if kind == "application/json" else f"JSON called {kind or 'nothing'}"
+    return None if kind == "application/json" else f"JSON with Content-Type {kind or 'missing'}"
 
 
 def _is_json_success(exchange: Exchange, _: Any) -> bool:
@@ -109,21 +112,21 @@ def the_success_envelope(exchange: Exchange, body: Any) -> str | None:
     good = isinstance(body, dict) and {"data"} <= set(body) <= {"data", "meta"}
     if good and all(isinstance(member, dict) for member in body.values()):
         return None
-    return "a success that is not {data: {...}, meta?: {...}}"
+    return "the successful response is not {data: {...}, meta?: {...}}"
 
 
 @law("ERR-005", lambda *_: True)
 def no_server_error(exchange: Exchange, body: Any) -> str | None:
-    if exchange.answer is None:
-        return "the connection was closed without an answer"
-    # 502, 503 and 504 say that something is down, which is no verdict on the service.
+    if exchange.response is None:
+        return "the connection was closed without a response"
+    # 502, 503 and 504 mean that something is unavailable, which proves nothing about the service.
     return f"status {_status(exchange)}" if _status(exchange) in {500, 501, 505} else None
 
 
 @law("ERR-006", _is_refusal)
 def no_stack_trace(exchange: Exchange, body: Any) -> str | None:
-    found = _TRACE.search(exchange.answer.text) if exchange.answer is not None else None
-    return f"the answer shows {found.group()!r}" if found else None
+    found = _TRACE.search(exchange.response.text) if exchange.response is not None else None
+    return f"the response contains a stack trace: {found.group()!r}" if found else None
 
 
 @law("ERR-007", lambda exchange, body: _is_v1(exchange) and any(_times(_data(body))))
@@ -145,9 +148,9 @@ def challenges(exchange: Exchange, body: Any) -> str | None:
     return None if found.split(" ")[0].lower() == "bearer" else f"401 with WWW-Authenticate: {found or 'missing'}"
 
 
-@law("OPS-001", lambda exchange, _: exchange.answer is not None)
+@law("OPS-001", lambda exchange, _: exchange.response is not None)
 def correlation(exchange: Exchange, body: Any) -> str | None:
-    found = exchange.answer.headers.get_list("x-correlation-id") if exchange.answer is not None else []
+    found = exchange.response.headers.get_list("x-correlation-id") if exchange.response is not None else []
     if len(found) != 1 or not CORRELATION_ID.fullmatch(found[0]):
         return f"X-Correlation-Id is {found}"
     error = body.get("error") if isinstance(body, dict) else None
@@ -157,36 +160,36 @@ def correlation(exchange: Exchange, body: Any) -> str | None:
 
 
 class Findings:
-    """How many answers each law spoke of, and the first that broke it."""
+    """How many responses each law was checked on, and the first violation of each. Thread-safe."""
 
     def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
-        self.broken: dict[str, tuple[str, Exchange]] = {}
+        self.checked: Counter[str] = Counter()
+        self.violations: dict[str, tuple[str, Exchange]] = {}
         self._lock = threading.Lock()
 
     def judge(self, exchange: Exchange) -> None:
         body = _json(exchange)
-        if _is_a_proxys(exchange, body):
+        if _is_from_proxy(exchange, body):
             return
         with self._lock:
-            for requirement, judged in LAWS.items():
-                if not judged.speaks_of(exchange, body):
+            for requirement, each in LAWS.items():
+                if not each.applies(exchange, body):
                     continue
-                self.asked[requirement] += 1
-                wrong = judged.wrong(exchange, body)
-                if wrong and requirement not in self.broken:
-                    self.broken[requirement] = wrong, exchange
+                self.checked[requirement] += 1
+                violation = each.violation(exchange, body)
+                if violation and requirement not in self.violations:
+                    self.violations[requirement] = violation, exchange
 
 
 def code_of(body: Any) -> str | None:
-    """Return an envelope's code."""
+    """Return the code of an error envelope; None if there is none."""
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, str) else None
 
 
 def _times(data: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the times that the service itself says; a record's value is the creator's."""
+    """Yield the times that the service itself sets, without those in a record's value, which the creator wrote."""
     if isinstance(data, dict):
         yield from ((name, data[name]) for name in sorted(_TIMES & set(data)))
         records = data.get("records")
@@ -196,7 +199,7 @@ def _times(data: Any) -> Iterator[tuple[str, Any]]:
 
 def _json(exchange: Exchange) -> Any:
     try:
-        return json.loads(exchange.answer.content) if exchange.answer is not None else None
+        return json.loads(exchange.response.content) if exchange.response is not None else None
     except ValueError:
         return None
 
@@ -205,8 +208,8 @@ def _data(body: Any) -> Any:
     return body.get("data") if isinstance(body, dict) else None
 
 
-def _is_a_proxys(exchange: Exchange, body: Any) -> bool:
-    """Tell whether a proxy on the way said that the vault is away: no contract binds it."""
+def _is_from_proxy(exchange: Exchange, body: Any) -> bool:
+    """Return whether a proxy in front of the vault reported it unavailable: the contract does not bind proxies."""
     if _status(exchange) == 503:
         return code_of(body) is None and not _header(exchange, "x-correlation-id")
     return _status(exchange) in {502, 504}
@@ -217,8 +220,8 @@ def _is_content(exchange: Exchange) -> bool:
 
 
 def _status(exchange: Exchange) -> int:
-    return exchange.answer.status_code if exchange.answer is not None else 0
+    return exchange.response.status_code if exchange.response is not None else 0
 
 
 def _header(exchange: Exchange, name: str) -> str:
-    return str(exchange.answer.headers.get(name, "")) if exchange.answer is not None else ""
+    return str(exchange.response.headers.get(name, "")) if exchange.response is not None else ""

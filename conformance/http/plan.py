@@ -1,4 +1,4 @@
-"""What a run is given: the target, its means, and how long to look."""
+"""The configuration of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conformance.http.tokens import TokenSource
 
 @dataclass
 class Plan:
-    """One run. What is None or empty is not there, and what needs it is not judged."""
+    """The configuration of one run. Requirements that need an option which is None or empty are not judged."""
 
     url: str
     tokens: TokenSource
@@ -26,4 +26,6 @@ class Plan:
     seed: int = 0
     only: tuple[str, ...] = ()
     seconds: float = 0.0
-    trust: ssl.SSLContext = field(default_factory=ssl.create_default_context)  # of an https:// target's certificate
+    trust: ssl.SSLContext = field(
+        default_factory=ssl.create_default_context
+    )  # verifies the certificate of an https:// target

@@ -1,4 +1,4 @@
-"""How long to look: the profiles, and `for_all`, which runs a test on many examples and shrinks what fails."""
+"""Profiles, which set how many examples a run tries, and `for_all`, which runs a test on them and shrinks failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.http.exchanges import RECORDER
 
 
 class Profile(NamedTuple):
-    """Examples of a cheap property, seconds to shrink one failure, seconds to wait in all for budgets to refill."""
+    """Examples of a property of cost 1, time to shrink one failure, and wait budget of the run (see WaitBudget)."""
 
     examples: int
     shrink_seconds: float
@@ -26,20 +26,20 @@ PROFILES = {
     "default": Profile(40, 20, 600),
     "thorough": Profile(300, 120, 7200),
 }
-_EVERY_MAX = 200  # a test ends when there are no more
+_EVERY_MAX = 200  # more than any finite list of cases; a test ends when all are tried
 _chosen = PROFILES["default"]
 
 
 def choose(name: str) -> None:
-    """Put a profile in force. To be called before any test module is imported."""
+    """Activate a profile. Must be called before any test module is imported."""
     global _chosen
     _chosen = PROFILES[name]
     settings.register_profile(
         "conformance",
         max_examples=_chosen.examples,
-        deadline=None,  # the network decides
-        derandomize=False,  # which Hypothesis sets where CI does, and then no seed counts
-        database=None,  # what failed against one target says nothing about the next
+        deadline=None,  # how long an example takes depends on the network
+        derandomize=False,  # Hypothesis sets it where the variable CI is set, and then ignores the seed
+        database=None,  # failing examples of one target say nothing about another
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
@@ -49,17 +49,17 @@ def choose(name: str) -> None:
 
 
 def examples(cost: int = 1) -> int:
-    """Return how many examples to try of a property that costs `cost` times what a cheap one does."""
+    """Return how many examples to try of a property whose examples are `cost` times as expensive as the cheapest."""
     return max(3, _chosen.examples // cost)
 
 
 def for_all(
     *, cost: int = 1, every: bool = False, **strategies: SearchStrategy[Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run the test on examples of the strategies. Each example begins a new recording.
+    """Run the test on examples of the strategies. Each example starts a new recording of exchanges.
 
-    `every`: on all examples there are, in every profile; for lists of cases, each of which somebody gets wrong.
-    What is drawn must have a telling repr, and nothing may be drawn later: by its repr an example is known again.
+    `every`: try all examples in every profile; for finite lists of cases that implementations get wrong one by one.
+    Examples are identified by the repr of what is drawn, so that must be unambiguous, and the test may draw no more.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -73,7 +73,7 @@ def for_all(
             nonlocal first_failure
             drawn = repr({name: named[name] for name in strategies})
             if first_failure and time.monotonic() > first_failure + _chosen.shrink_seconds and drawn not in failing:
-                return  # enough shrunk: of what comes now only the smallest failure so far, replayed, fails
+                return  # the time for shrinking is over: from here on, only examples that are known to fail may fail
             RECORDER.begin()
             try:
                 test(*args, **named)

@@ -1,4 +1,4 @@
-"""A run's verdicts, on the terminal, as JSON and as JUnit XML."""
+"""Reports of a run's verdicts: as text for the terminal, as JSON, and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILURES_SHOWN = 20
 
 
 def as_text(plan: Plan, verdicts: list[Verdict]) -> str:
-    """Return what the terminal shows at the end."""
+    """Return the text that the terminal shows at the end: scores, failures, and what was not decided."""
     lines = [f"{'group':<14} {'passed':>6} {'failed':>6} {'undecided':>9} {'not judged':>10} {'score':>7}"]
     lines += [_row(group, score_of(verdicts, group=group)) for group in GROUPS.values()]
     lines += [_row(level, score) for level, score in scores(verdicts) if level in LEVELS and score != Score(0, 0, 0, 0)]
@@ -26,7 +26,7 @@ def as_text(plan: Plan, verdicts: list[Verdict]) -> str:
         lines += ["", f"{each.requirement.id} {each.requirement.level}: {each.requirement.clause}", f"  {each.detail}"]
         lines += [f"    {line}" for line in each.script.splitlines()]
     if len(failed) > FAILURES_SHOWN:
-        lines += ["", f"and {len(failed) - FAILURES_SHOWN} more that failed: see --html or --json"]
+        lines += ["", f"{len(failed) - FAILURES_SHOWN} more failed: --html FILE or --json FILE write them all"]
     for verdict in (UNDECIDED, NOT_JUDGED):
         reasons: dict[str, list[str]] = {}
         for each in verdicts:
@@ -38,7 +38,7 @@ def as_text(plan: Plan, verdicts: list[Verdict]) -> str:
 
 
 def as_data(plan: Plan, verdicts: list[Verdict]) -> dict[str, Any]:
-    """Return the report as JSON has it."""
+    """Return the content of the JSON report."""
     return {
         "url": plan.url,
         "seed": plan.seed,
@@ -72,7 +72,7 @@ def write_json(path: Path, plan: Plan, verdicts: list[Verdict]) -> None:
 
 
 def write_junit(path: Path, plan: Plan, verdicts: list[Verdict]) -> None:
-    """Write one test case per requirement: undecided is an error, not judged is skipped."""
+    """Write one test case per requirement; undecided becomes an error, not judged becomes skipped."""
     failures, errors, skipped = ([v for v in verdicts if v.verdict == it] for it in (FAILED, UNDECIDED, NOT_JUDGED))
     counts = {"tests": len(verdicts), "failures": len(failures), "errors": len(errors), "skipped": len(skipped)}
     suite = ET.Element("testsuite", {"name": f"cdv-conformance {plan.url}", **{k: str(v) for k, v in counts.items()}})

@@ -1,4 +1,4 @@
-"""The demands of the contract (requirements.toml), and how a test says which of them it judges."""
+"""The requirements of the contract (requirements.toml), and how a test declares which of them it judges."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Test = TypeVar("Test", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Requirement:
-    """One demand; its id's prefix is its group."""
+    """One requirement. The prefix of its id names its group."""
 
     id: str
     level: str
@@ -47,14 +47,14 @@ class Requirement:
 
 @cache
 def requirements() -> dict[str, Requirement]:
-    """Return all demands by id, in the file's order."""
+    """Return all requirements by id, in the order of the file."""
     file = Path(__file__).with_name("requirements.toml")
     entries = tomllib.loads(file.read_text(encoding="utf-8"))["requirement"]
     return {entry["id"]: Requirement(**entry) for entry in entries}
 
 
 def judges(*ids: str) -> Callable[[Test], Test]:
-    """Note on a test which requirements its outcome decides."""
+    """Declare which requirements the outcome of a test decides."""
 
     def note(test: Test) -> Test:
         test.judges = ids  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def judges(*ids: str) -> Callable[[Test], Test]:
 
 
 class Nonconforming(AssertionError):
-    """The target breaks `requirement`, whatever else the test judges."""
+    """The target breaks `requirement`; says nothing about others that the test judges."""
 
     def __init__(self, requirement: str, message: str) -> None:
         super().__init__(message)
@@ -73,9 +73,9 @@ class Nonconforming(AssertionError):
 
 @contextmanager
 def clause(requirement: str) -> Iterator[None]:
-    """Let a failure of the block count against `requirement` alone. The innermost block decides.
+    """Count a failure of the block against `requirement` alone; of nested blocks, the innermost counts.
 
-    An answer without what the test looks for in it (a KeyError, say) is a failure as well.
+    An exception because the response lacks what the test reads from it, such as a KeyError, is a failure as well.
     """
     try:
         yield
@@ -84,15 +84,15 @@ def clause(requirement: str) -> Iterator[None]:
     except AssertionError as failure:
         raise Nonconforming(requirement, str(failure)) from failure
     except (LookupError, TypeError, ValueError, AttributeError) as failure:
-        raise Nonconforming(requirement, f"unexpected answer: {failure!r}") from failure
+        raise Nonconforming(requirement, f"the response is not as expected: {failure!r}") from failure
 
 
 class Undecided(Skipped):
-    """The target could not be asked: slow, down, or its budget is spent. Says nothing about conformance."""
+    """The requirement could not be tested: the target is slow, down or rate limited. Says nothing about conformance."""
 
 
 def not_judged(reason: str) -> NoReturn:
-    """End the test: this run has not what it takes to judge."""
+    """End the test: this run lacks an option or a property of the target that the test needs."""
     pytest.skip(reason)
 
 

@@ -1,4 +1,4 @@
-"""One run of the suite: pytest with the plan in its hands, every outcome collected."""
+"""One run of the suite: starts pytest with the plan, and collects the outcome of every test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from conformance.http.verdicts import FAILED, NOT_JUDGED, PASSED, UNDECIDED, Out
 
 FOLDER = Path(__file__).parent
 DETAIL_MAX = 1500  # characters
-# Rotation first: unknown kids begin a cool-down that it would have to wait out. What spends budgets comes last.
+# Rotation is first: tokens with unknown kids start a cool-down, which it would have to wait for. Limits are last: they
+# exhaust rate-limit budgets.
 ORDER = [
     *("rotation", "operations", "records", "content_ids", "idempotency", "listing", "cursors", "auth", "authorisation"),
     *("media", "errors", "cors", "schemas", "events", "machine", "limits"),
@@ -29,19 +30,19 @@ ORDER = [
 
 
 def run(plan: Plan, progress: Progress | None = None) -> list[Outcome]:
-    """Return every outcome, also if the run is interrupted."""
+    """Return every outcome, even if the run is interrupted."""
     profiles.choose(plan.profile)
     plugin = RunPlugin(plan, progress or Progress(live=False))
     arguments = [str(FOLDER), f"--config-file={FOLDER / 'pytest.ini'}", f"--rootdir={FOLDER}"]
     arguments += ["--disable-plugin-autoload", "-p", "_hypothesis_pytestplugin", f"--hypothesis-seed={plan.seed}"]
     code = pytest.main(arguments, plugins=[plugin, fixtures])
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}:
-        plugin.outcomes.append(Outcome("OPS-004", UNDECIDED, "the suite", f"pytest ended with {code!r}"))
+        plugin.outcomes.append(Outcome("OPS-004", UNDECIDED, "the suite", f"pytest ended abnormally: {code!r}"))
     return [*plugin.outcomes, *plugin.unfinished(), *outcomes_of_laws(plugin.target.findings)]
 
 
 class Progress:
-    """Says on standard error how far the run is: a line per group, and on a terminal a counter."""
+    """Reports progress on standard error: a line per module of tests, and a live counter on a terminal."""
 
     def __init__(self, *, live: bool) -> None:
         self._live = live
@@ -74,7 +75,7 @@ class Progress:
 
 
 class RunPlugin:
-    """A pytest plugin: gives tests the plan, takes their outcomes."""
+    """A pytest plugin that provides the plan and the target to the tests and collects their outcomes."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._plan = plan
@@ -82,12 +83,15 @@ class RunPlugin:
         self.target = Vault(plan.url, plan.tokens, profiles.PROFILES[plan.profile].wait_seconds, plan.trust)
         self._progress = progress
         self._totals: dict[str, int] = {}
-        self._waiting: dict[str, pytest.Item] = {}  # by node id
+        self._pending: dict[str, pytest.Item] = {}  # by node id
 
     def unfinished(self) -> Iterator[Outcome]:
-        """Yield that a test which was not run, or not to its end, decides nothing."""
-        for item in self._waiting.values():
-            yield from (Outcome(each, UNDECIDED, item.name, "the run was interrupted") for each in ids_of(item))
+        """Yield an undecided outcome for each test that was not run to its end."""
+        for item in self._pending.values():
+            yield from (
+                Outcome(each, UNDECIDED, item.name, "the run was interrupted before this test ended")
+                for each in ids_of(item)
+            )
 
     @pytest.fixture(scope="session")
     def plan(self) -> Plan:
@@ -100,7 +104,6 @@ class RunPlugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        # Progress and reports are ours.
         reporter = config.pluginmanager.unregister(name="terminalreporter")
         assert reporter is not None
 
@@ -108,7 +111,7 @@ class RunPlugin:
         if self._plan.only:
             items[:] = [item for item in items if any(it.startswith(self._plan.only) for it in ids_of(item))]
         items.sort(key=lambda item: ORDER.index(_module(item)))
-        self._waiting = {item.nodeid: item for item in items}
+        self._pending = {item.nodeid: item for item in items}
         for item in items:
             self._totals[_module(item)] = self._totals.get(_module(item), 0) + 1
 
@@ -129,7 +132,7 @@ class RunPlugin:
         if call.when == "call" or (call.when == "setup" and call.excinfo is not None):
             error = call.excinfo.value if call.excinfo is not None else None
             found = [*outcomes_of(ids_of(item), item.name, error)]
-            self._waiting.pop(item.nodeid, None)
+            self._pending.pop(item.nodeid, None)
             self.outcomes += found
             self._progress.add(min((it.verdict for it in found), key=(FAILED, UNDECIDED, NOT_JUDGED, PASSED).index))
         return report
@@ -145,11 +148,11 @@ def ids_of(item: pytest.Item) -> tuple[str, ...]:
 
 
 def outcomes_of(ids: tuple[str, ...], test: str, error: BaseException | None) -> Iterator[Outcome]:
-    """Yield what a test's end says about each requirement that it judges."""
+    """Yield what the end of a test says about each requirement that it judges."""
     if error is None:
         yield from (Outcome(each, PASSED, test) for each in ids)
         return
-    if isinstance(error, BaseExceptionGroup):  # hypothesis: it failed, and then not again
+    if isinstance(error, BaseExceptionGroup):  # Hypothesis raises a group when a failure could not be reproduced
         error = error.exceptions[0]
     if isinstance(error, Undecided | NoTokens | HypothesisException | httpx.HTTPError | OSError):
         yield from (Outcome(each, UNDECIDED, test, _detail(error)) for each in ids)
@@ -159,7 +162,7 @@ def outcomes_of(ids: tuple[str, ...], test: str, error: BaseException | None) ->
         broken = (error.requirement,) if isinstance(error, Nonconforming) else ids
         script = RECORDER.script()
         yield from (Outcome(each, FAILED, test, _detail(error), script) for each in broken)
-        stopped = f"the test stopped: {', '.join(broken)}"
+        stopped = f"not reached: the test ended early, because {', '.join(broken)} failed"
         yield from (Outcome(each, UNDECIDED, test, stopped) for each in ids if each not in broken)
 
 

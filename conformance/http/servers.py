@@ -1,4 +1,4 @@
-"""Servers that a run offers to its target: an issuer's keys, and a schema catalogue."""
+"""HTTP servers that a run provides for its target: an issuer's key set, and a schema catalogue."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from conformance.http.tokens import Key
 
 
 class Documents:
-    """JSON documents by path. `down`: every request is answered 503. `asked`: how often each path was."""
+    """JSON documents by path. `down`: answer every request with 503. `request_counts`: requests by path."""
 
     def __init__(self) -> None:
         self.documents: dict[str, Any] = {}
-        self.asked: dict[str, int] = {}
+        self.request_counts: dict[str, int] = {}
         self.down = False
         self.lock = threading.Lock()
 
-    def answer(self, path: str) -> tuple[int, bytes]:
+    def respond(self, path: str) -> tuple[int, bytes]:
         with self.lock:
-            self.asked[path] = self.asked.get(path, 0) + 1
+            self.request_counts[path] = self.request_counts.get(path, 0) + 1
             if self.down:
                 return 503, b"{}"
             document = self.documents.get(path)
@@ -31,29 +31,30 @@ class Documents:
 
 
 class Issuer(Documents):
-    """Publishes keys, bare or wrapped as {data: {keys}}."""
+    """Publishes its key set (JWKS)."""
 
     PATH = "/.well-known/jwks.json"
 
     def publish(self, *keys: Key, wrapped: bool = False) -> None:
+        """Replace the key set. `wrapped`: publish {data: {keys}} instead of {keys}."""
         bare = {"keys": [key.jwk() for key in keys]}
         with self.lock:
             self.documents[self.PATH] = {"data": bare} if wrapped else bare
 
     def fetches(self) -> int:
         with self.lock:
-            return self.asked.get(self.PATH, 0)
+            return self.request_counts.get(self.PATH, 0)
 
 
 @contextmanager
 def serving(documents: Documents, port: int) -> Iterator[str]:
-    """Serve on the loopback until the block ends; give the address. Port 0: any that is free. Raises OSError."""
+    """Serve on the loopback interface until the block ends; yield the URL. Port 0: any free port. Raises OSError."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            status, body = documents.answer(self.path)
+            status, body = documents.respond(self.path)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -61,7 +62,7 @@ def serving(documents: Documents, port: int) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-            """Say nothing."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""The CID is the value's and nothing else's: computed here as well, and compared."""
+"""Tests of CIDs: they depend on the value of the record only, and equal those computed by this suite."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import httpx
 from hypothesis import strategies as st
 
 from conformance.http.cids import cid_of
+from conformance.http.json_samples import JSON_OBJECTS, JSON_VALUES, NUMBERS, number_spellings, profiles, reserialized
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
-from conformance.http.values import JSON_OBJECTS, JSON_VALUES, NUMBERS, number_spellings, profiles, respelt
-from conformance.http.vault import PROFILE, RECORD, Creator, data, refused
+from conformance.http.vault import PROFILE, RECORD, Creator, data, expect_error
 
 CID = re.compile(r"bafyrei[a-z2-7]{52}", re.ASCII)
 
 
 def create_text(creator: Creator, record: str) -> httpx.Response:
-    """Create with the record's JSON written so."""
+    """Create a record whose JSON is sent exactly as given."""
     frame = json.dumps({"collection": PROFILE, "did": creator.did})
     return creator.vault.send("POST", RECORD, by=creator, content=f'{frame[:-1]}, "record": {record}}}'.encode())
 
 
 @judges("CID-001", "CID-002")
 @for_all(record=profiles())
-def test_the_cid_is_the_one_computed_here(ada: Creator, record: dict[str, Any]):
+def test_the_cid_equals_the_one_computed_by_the_suite(ada: Creator, record: dict[str, Any]):
     cid = ada.created(record=record)["cid"]
 
     with clause("CID-001"):
@@ -64,7 +64,7 @@ def test_order_and_white_space_do_not_count(ada: Creator, beyond: dict[str, Any]
     for name in ("authorDid", "bio"):
         record.pop(name, None)
 
-    assert data(create_text(ada, respelt(record, seed)))["cid"] == cid_of(record)
+    assert data(create_text(ada, reserialized(record, seed)))["cid"] == cid_of(record)
 
 
 @judges("CID-004")
@@ -105,7 +105,7 @@ def test_escapes_do_not_count_and_normal_forms_do(ada: Creator):
     ),
 )
 def test_integers_beyond_64_bits_are_refused(ada: Creator, number: str):
-    refused(create_text(ada, f'{{"displayName": "Ada", "n": [{number}]}}'), 400, "CDV_VALIDATION")
+    expect_error(create_text(ada, f'{{"displayName": "Ada", "n": [{number}]}}'), 400, "CDV_VALIDATION")
 
 
 @judges("CID-007")
@@ -116,13 +116,13 @@ def test_integers_beyond_64_bits_are_refused(ada: Creator, number: str):
         ['{{"displayName": "{}"}}', '{{"displayName": "Ada", "{}": 1}}', '{{"displayName": "A", "x": [["{}"]]}}']
     ),
 )
-def test_text_that_is_no_unicode_or_has_a_nul_is_refused(ada: Creator, bad: str, form: str):
-    refused(create_text(ada, form.format(bad)), 400, "CDV_VALIDATION")
+def test_text_with_a_nul_or_a_lone_surrogate_is_refused(ada: Creator, bad: str, form: str):
+    expect_error(create_text(ada, form.format(bad)), 400, "CDV_VALIDATION")
 
 
 @judges("CID-008")
 @for_all(cost=2, values=st.lists(JSON_VALUES, min_size=1, max_size=4))
-def test_what_is_listed_has_the_cid_that_was_answered(ada: Creator, values: list[Any]):
+def test_listed_records_have_the_cid_of_their_value(ada: Creator, values: list[Any]):
     receipts = {ada.created(record={"displayName": "Ada", "x": value})["uri"] for value in values}
     page = data(ada.listing(limit=len(values)))
 

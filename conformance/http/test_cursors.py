@@ -1,4 +1,4 @@
-"""Cursors: what is in them, and that nothing else is taken for one."""
+"""Tests of cursors: their content, and that nothing else is accepted as a cursor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conformance.http.fixtures import RECORDS
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
 from conformance.http.test_listing import position
-from conformance.http.vault import Creator, data, refused
+from conformance.http.vault import Creator, data, expect_error
 
 
 @judges("LIST-016")
@@ -26,7 +26,7 @@ def test_a_cursor_names_the_last_record(writer: Creator, limit: int):
 
 
 _RKEY, _TIME = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "2026-11-24T02:53:29.331656Z"
-_NO_CURSORS: list[Any] = [
+_INVALID_CURSORS: list[Any] = [
     *({}, [], None, 1, "x", {"lastIndexedAt": _TIME}, {"lastRkey": _RKEY}, [_TIME, _RKEY]),
     *(
         {"lastIndexedAt": 1, "lastRkey": _RKEY},
@@ -48,50 +48,50 @@ _NO_CURSORS: list[Any] = [
     | st.sampled_from(
         [
             base64.urlsafe_b64encode(json.dumps(it, separators=(",", ":")).encode()).decode().rstrip("=")
-            for it in _NO_CURSORS
+            for it in _INVALID_CURSORS
         ]
     )
     | st.binary(max_size=40).map(lambda content: base64.urlsafe_b64encode(content).decode().rstrip("="))
 )
-def test_what_is_no_cursor_is_refused(writer: Creator, cursor: str):
-    answer = writer.listing(cursor=cursor)
+def test_an_invalid_cursor_is_refused(writer: Creator, cursor: str):
+    response = writer.listing(cursor=cursor)
 
     with clause("LIST-017"):
-        error = refused(answer, 400, "CDV_CURSOR_INVALID")
+        error = expect_error(response, 400, "CDV_CURSOR_INVALID")
     with clause("LIST-019"):
         assert "cursor" in str(error.get("message", "")).lower()
         assert any(word in error["message"].lower() for word in ("without", "start", "again", "restart", "first"))
 
 
-_SPELLINGS: dict[str, Callable[[str], str]] = {
-    "padded, or too much so": lambda it: it + ("=" * (-len(it) % 4) or "===="),
+_OTHER_ENCODINGS: dict[str, Callable[[str], str]] = {
+    "padded, or with too much padding": lambda it: it + ("=" * (-len(it) % 4) or "===="),
     "followed by a line break": lambda it: it + "\n",
     "after a space": lambda it: f" {it}",
     "with a character that is not in the alphabet": lambda it: f"{it[:4]}!{it[4:]}",
     "with spaces in its JSON": lambda it: _encoded(json.dumps(_decoded(it))),
     "with its members in another order": lambda it: _encoded(_compact(dict(reversed(_decoded(it).items())))),
-    "with a member more": lambda it: _encoded(_compact({**_decoded(it), "x": 1})),
+    "with another member": lambda it: _encoded(_compact({**_decoded(it), "x": 1})),
     "with a member twice": lambda it: _encoded(
         _compact(_decoded(it))[:-1] + f',"lastRkey":"{_decoded(it)["lastRkey"]}"}}'
     ),
-    "with an offset for Z": lambda it: _retimed(it, lambda time: time.replace("Z", "+00:00")),
-    "with fewer digits or more": lambda it: _retimed(it, lambda time: time.replace("Z", "0Z")),
-    "escaped in its JSON": lambda it: _encoded(_compact(_decoded(it)).replace("lastRkey", "last\\u0052key")),
-    "twice over": lambda it: _encoded(it),
-    "cut short": lambda it: it[:-3],
-    "with stray bits": lambda it: _with_stray_bits(it),
+    "with +00:00 instead of Z": lambda it: _retimed(it, lambda time: time.replace("Z", "+00:00")),
+    "with more digits in its time": lambda it: _retimed(it, lambda time: time.replace("Z", "0Z")),
+    "with an escape in its JSON": lambda it: _encoded(_compact(_decoded(it)).replace("lastRkey", "last\\u0052key")),
+    "encoded twice": lambda it: _encoded(it),
+    "truncated": lambda it: it[:-3],
+    "with stray trailing bits": lambda it: _with_stray_bits(it),
 }
 
 
 @judges("LIST-018")
-@for_all(spelling=st.sampled_from([*_SPELLINGS]), limit=st.integers(1, 5))
-def test_a_cursor_has_one_spelling(writer: Creator, spelling: str, limit: int):
+@for_all(encoding=st.sampled_from([*_OTHER_ENCODINGS]), limit=st.integers(1, 5))
+def test_a_cursor_has_one_encoding(writer: Creator, encoding: str, limit: int):
     cursor = data(writer.listing(limit=limit))["nextCursor"]
-    other = _SPELLINGS[spelling](cursor)
+    other = _OTHER_ENCODINGS[encoding](cursor)
     if other == cursor:
-        return  # this spelling happens to be the one
+        return  # this encoding happens to be the same text
 
-    refused(writer.listing(limit=limit, cursor=other), 400, "CDV_CURSOR_INVALID")
+    expect_error(writer.listing(limit=limit, cursor=other), 400, "CDV_CURSOR_INVALID")
 
 
 def _decoded(cursor: str) -> Any:

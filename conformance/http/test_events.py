@@ -1,4 +1,4 @@
-"""What the world is told on NATS. A later write of the same DID fences off what came before: no waiting for silence."""
+"""Tests of the events on NATS. That no event follows is shown by a later write of the same DID, not by waiting."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from conformance.http.event_log import STREAMS, Event, EventLog
 from conformance.http.fixtures import newcomer
 from conformance.http.laws import TIME
 from conformance.http.requirements import Undecided, clause, judges
-from conformance.http.vault import FOLLOW, PROFILE, Creator, at_once, data, new_key, receipt_of, refused
+from conformance.http.vault import FOLLOW, PROFILE, Creator, concurrently, data, expect_error, new_key, receipt_of
 
 CONSUMERS = {"GATEWAY_FANOUT", "DURABLE_DEVTOOLS"}  # domain, events
 
 
 @pytest.fixture(autouse=True)
-def _heard(events: EventLog, request: pytest.FixtureRequest) -> None:
+def _require_streams(events: EventLog, request: pytest.FixtureRequest) -> None:
     if events.problem:
         raise Undecided(events.problem)
     if {*STREAMS} - {*events.streams} and "EVENT-001" not in request.function.judges:
-        raise Undecided(f"{events.lacking}, which is EVENT-001's to say")
+        raise Undecided(f"{events.missing}: judged by EVENT-001")
 
 
 def records_until(events: EventLog, creator: Creator, uri: str) -> list[Event]:
-    """Return the record events of a creator's up to that of `uri`, in order of arrival."""
+    """Return the record events of a creator up to the event of `uri`, in order of arrival."""
     found = events.wait(lambda event: event.payload.get("uri") == uri)
     return [event for event in found if event.stream == "RA_RECORDS" and event.payload.get("did") == creator.did]
 
 
-def fence(events: EventLog, creator: Creator) -> list[Event]:
-    """Write once more, and return the creator's events without that one, which came last."""
-    uri = creator.created(record={"displayName": "fence"})["uri"]
+def events_before_another_write(events: EventLog, creator: Creator) -> list[Event]:
+    """Create another record, wait for its event, and return the creator's record events that arrived before it."""
+    uri = creator.created(record={"displayName": "last"})["uri"]
     return [event for event in records_until(events, creator, uri) if event.payload.get("uri") != uri]
 
 
 @judges("EVENT-001")
 def test_streams_and_consumers_are_there(events: EventLog):
-    assert not events.lacking, events.lacking
+    assert not events.missing, events.missing
     for name, subject in STREAMS.items():
         subjects, consumers = events.streams[name]
-        assert subject in subjects, f"{name} takes {subjects}"
-        assert consumers >= CONSUMERS, f"{name} has the consumers {sorted(consumers)}"
+        assert subject in subjects, f"stream {name} has the subjects {subjects}"
+        assert consumers >= CONSUMERS, f"stream {name} has the consumers {sorted(consumers)}"
 
 
 @judges("EVENT-002", "EVENT-003", "EVENT-004", "EVENT-005")
@@ -65,7 +65,7 @@ def test_a_record_is_announced(events: EventLog, ada: Creator):
 
 
 def assert_enveloped(envelope: dict[str, Any]) -> None:
-    """Whether a version is a text or a number is left open."""
+    """Assert the members of an envelope. The contract leaves open whether `version` is a string or a number."""
     assert set(envelope) == {"type", "version", "occurredAt", "correlationId", "payload"}
     assert TIME.fullmatch(envelope["occurredAt"]), envelope["occurredAt"]
     assert isinstance(envelope["type"], str)
@@ -78,37 +78,37 @@ def assert_enveloped(envelope: dict[str, Any]) -> None:
 @newcomer("ada")
 def test_events_come_in_the_order_of_the_writes(events: EventLog, ada: Creator):
     written = [ada.created(record={"displayName": str(number)})["uri"] for number in range(20)]
-    at_once(lambda n: ada.created(record={"displayName": f"at once {n}"}), range(8))
+    concurrently(lambda n: ada.created(record={"displayName": f"at once {n}"}), range(8))
 
-    told = [event.payload["uri"] for event in fence(events, ada)]
+    announced = [event.payload["uri"] for event in events_before_another_write(events, ada)]
 
-    assert told[: len(written)] == written
-    assert len(told) == len({*told}) == 28, f"{len(told)} events of 28 records"
+    assert announced[: len(written)] == written
+    assert len(announced) == len({*announced}) == 28, f"{len(announced)} events of 28 records"
 
 
 @judges("EVENT-007")
 @newcomer("ada")
 def test_retries_are_announced_once(events: EventLog, ada: Creator):
     key = new_key()
-    answers = at_once(lambda _: ada.create(idempotencyKey=key), range(12))
-    answers += [ada.create(idempotencyKey=key) for _ in range(2)]
-    uri = data(answers[0])["uri"]
+    responses = concurrently(lambda _: ada.create(idempotencyKey=key), range(12))
+    responses += [ada.create(idempotencyKey=key) for _ in range(2)]
+    uri = data(responses[0])["uri"]
 
-    assert [event.payload["uri"] for event in fence(events, ada)] == [uri]
+    assert [event.payload["uri"] for event in events_before_another_write(events, ada)] == [uri]
 
 
 @judges("EVENT-008")
 @newcomer("ada", "bob")
-def test_what_was_refused_is_not_announced(events: EventLog, ada: Creator, bob: Creator):
+def test_a_refused_write_is_not_announced(events: EventLog, ada: Creator, bob: Creator):
     key = new_key()
     uri = ada.created(idempotencyKey=key)["uri"]
-    refused(ada.create(record={}), 400)
-    refused(ada.create(idempotencyKey=key, record={"displayName": "Bob"}), 409)
-    refused(ada.create(cid="bafyreiazrbzlipiwm5lcl6i4tyrd6fot4pvigbuea5gfbfkxtaxzyvorai"), 409)
-    refused(ada.create(did=bob.did), 403)
+    expect_error(ada.create(record={}), 400)
+    expect_error(ada.create(idempotencyKey=key, record={"displayName": "Bob"}), 409)
+    expect_error(ada.create(cid="bafyreiazrbzlipiwm5lcl6i4tyrd6fot4pvigbuea5gfbfkxtaxzyvorai"), 409)
+    expect_error(ada.create(did=bob.did), 403)
 
-    assert [event.payload["uri"] for event in fence(events, ada)] == [uri]
-    assert fence(events, bob) == []
+    assert [event.payload["uri"] for event in events_before_another_write(events, ada)] == [uri]
+    assert events_before_another_write(events, bob) == []
 
 
 @judges("EVENT-009")
@@ -117,10 +117,10 @@ def test_a_correlation_id_used_twice_loses_nothing(events: EventLog, ada: Creato
     own = {"X-Correlation-Id": f"c-{secrets.token_hex(8)}"}
     written = [data(ada.create(own, record={"displayName": str(number)}))["uri"] for number in range(3)]
 
-    told = fence(events, ada)
+    announced = events_before_another_write(events, ada)
 
-    assert [event.payload["uri"] for event in told] == written
-    ids = [event.headers.get("Nats-Msg-Id") for event in told]
+    assert [event.payload["uri"] for event in announced] == written
+    ids = [event.headers.get("Nats-Msg-Id") for event in announced]
     assert all(ids), "an event without Nats-Msg-Id"
     assert len({*ids}) == 3
 
@@ -131,10 +131,10 @@ def test_a_finalised_asset_is_announced_once(events: EventLog, ada: Creator):
     upload = ada.staged()
     first = ada.finalize(upload.asset_id, upload.sha256)
     asset = data(first)
-    at_once(lambda _: ada.finalize(upload.asset_id, upload.sha256), range(6))
+    concurrently(lambda _: ada.finalize(upload.asset_id, upload.sha256), range(6))
     last = ada.finalized()["assetId"]
 
-    told = [
+    announced = [
         event
         for event in events.wait(lambda event: event.payload.get("assetId") == last)
         if event.payload.get("did") == ada.did and event.stream == "RA_MEDIA"
@@ -144,9 +144,9 @@ def test_a_finalised_asset_is_announced_once(events: EventLog, ada: Creator):
         expected: dict[str, Any] = {
             name: asset[name] for name in ("assetId", "uri", "mimeType", "size", "checksum", "createdAt")
         }
-        assert told[0].subject == "cdv.media.finalized"
-        assert told[0].payload == {**expected, "did": ada.did}
-        assert set(told[0].envelope) == {"type", "version", "occurredAt", "correlationId", "payload"}
-        assert told[0].envelope["correlationId"] == first.headers["x-correlation-id"]
+        assert announced[0].subject == "cdv.media.finalized"
+        assert announced[0].payload == {**expected, "did": ada.did}
+        assert set(announced[0].envelope) == {"type", "version", "occurredAt", "correlationId", "payload"}
+        assert announced[0].envelope["correlationId"] == first.headers["x-correlation-id"]
     with clause("EVENT-011"):
-        assert [event.payload["assetId"] for event in told] == [upload.asset_id, last]
+        assert [event.payload["assetId"] for event in announced] == [upload.asset_id, last]

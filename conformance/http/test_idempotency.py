@@ -1,4 +1,4 @@
-"""A retry finds what the first request did, and nobody else's."""
+"""Tests of idempotency keys: a retry returns the first response, and keys of different DIDs are independent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pytest
 from hypothesis import strategies as st
 
 from conformance.http.fixtures import newcomer
+from conformance.http.json_samples import profiles, reserialized
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges
-from conformance.http.values import profiles, respelt
-from conformance.http.vault import FOLLOW, PROFILE, RECORD, Creator, Vault, at_once, data, new_key, refused
+from conformance.http.vault import FOLLOW, PROFILE, RECORD, Creator, Vault, concurrently, data, expect_error, new_key
 
-AT_ONCE = 24
-RACES = 4  # for each attempt: a service that looks up and stores in two steps often comes away with one
+CONCURRENT_REQUESTS = 24
+RACES = 4  # per attempt: a service that looks up and stores in two steps may survive a single race
 REPLAYED = "idempotent-replayed"
 
 
-def receipt_of(answer: httpx.Response) -> bytes:
-    """Return the bytes of an accepted create."""
-    data(answer)
-    return answer.content
+def receipt_of(response: httpx.Response) -> bytes:
+    """Return the body of a create, which must have been accepted."""
+    data(response)
+    return response.content
 
 
 @judges("IDEM-001", "IDEM-002", "IDEM-003")
@@ -53,13 +53,13 @@ def test_a_retry_gets_the_first_answer(ada: Creator, record: dict[str, Any], by_
 
 @judges("IDEM-004")
 @for_all(record=profiles(), seed=st.integers(0, 2**32))
-def test_another_spelling_is_the_same_request(ada: Creator, record: dict[str, Any], seed: int):
+def test_another_serialisation_is_the_same_request(ada: Creator, record: dict[str, Any], seed: int):
     record = {**record, "n": 10, "m": [1, 2.5]}
     key = new_key()
     first = ada.create(idempotencyKey=key, record=record)
     data(first)
 
-    body = respelt(ada.body(idempotencyKey=key, record=record), seed)
+    body = reserialized(ada.body(idempotencyKey=key, record=record), seed)
     again = ada.vault.send("POST", RECORD, by=ada, content=body.encode())
 
     assert receipt_of(again) == first.content
@@ -88,7 +88,7 @@ def test_another_request_with_the_key_is_refused(ada: Creator, other: dict[str, 
     uri = data(first)["uri"]
 
     with clause("IDEM-005"):
-        refused(ada.create(**{**good, **other}), 409, "CDV_CONFLICT")
+        expect_error(ada.create(**{**good, **other}), 409, "CDV_CONFLICT")
     with clause("IDEM-006"):
         assert data(ada.listing(limit=1))["records"][0]["uri"] == uri
         assert receipt_of(ada.create(**good)) == first.content
@@ -96,7 +96,7 @@ def test_another_request_with_the_key_is_refused(ada: Creator, other: dict[str, 
 
 @judges("IDEM-007")
 @newcomer("ada")
-def test_a_key_is_its_dids_own(ada: Creator, bob: Creator):
+def test_keys_of_different_dids_are_independent(ada: Creator, bob: Creator):
     key = new_key()
     hers = ada.created(idempotencyKey=key)
     his = bob.create(idempotencyKey=key, record={"displayName": "Bob"})
@@ -116,7 +116,7 @@ def test_header_and_member_are_the_same_key(ada: Creator):
         assert receipt_of(ada.create(idempotencyKey=key)) == first.content
         assert receipt_of(ada.create({"Idempotency-Key": key}, idempotencyKey=key)) == first.content
     with clause("IDEM-009"):
-        refused(ada.create({"Idempotency-Key": key}, idempotencyKey=new_key()), 400)
+        expect_error(ada.create({"Idempotency-Key": key}, idempotencyKey=new_key()), 400)
 
 
 _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F))
@@ -125,8 +125,8 @@ _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F))
 @judges("IDEM-010")
 @newcomer("ada")
 @for_all(key=st.text(_VISIBLE, min_size=1, max_size=255) | st.sampled_from(["k", "x" * 255, _VISIBLE]))
-def test_any_visible_key_will_do(vault: Vault, ada: Creator, key: str):
-    first = ada.create(idempotencyKey=key)  # somebody may have used it in an earlier example, which is as good
+def test_any_visible_ascii_key_is_accepted(vault: Vault, ada: Creator, key: str):
+    first = ada.create(idempotencyKey=key)  # an earlier example may have used the key, which is fine
 
     assert receipt_of(ada.create(idempotencyKey=key)) == receipt_of(first)
 
@@ -139,43 +139,51 @@ def test_any_visible_key_will_do(vault: Vault, ada: Creator, key: str):
     ),
 )
 def test_any_other_key_is_refused(ada: Creator, key: str):
-    refused(ada.create(idempotencyKey=key), 400, "CDV_VALIDATION")
+    expect_error(ada.create(idempotencyKey=key), 400, "CDV_VALIDATION")
 
 
 @judges("IDEM-011")
 def test_any_other_key_in_the_header_is_refused(ada: Creator):
     for key in ("x" * 256, "a b"):
-        refused(ada.create({"Idempotency-Key": key}), 400, "CDV_VALIDATION")
+        expect_error(ada.create({"Idempotency-Key": key}), 400, "CDV_VALIDATION")
 
 
 @judges("IDEM-012")
 @newcomer("ada")
 @pytest.mark.parametrize("attempt", range(3))
-def test_retries_at_once_make_one_record(ada: Creator, attempt: int):
+def test_concurrent_retries_create_one_record(ada: Creator, attempt: int):
     made = []
     for _ in range(RACES):
-        answers = at_once(lambda body: ada.create(**body), [ada.body(idempotencyKey=new_key())] * AT_ONCE)
+        responses = concurrently(
+            lambda body: ada.create(**body), [ada.body(idempotencyKey=new_key())] * CONCURRENT_REQUESTS
+        )
 
-        assert len({receipt_of(answer) for answer in answers}) == 1, "the answers differ"
-        made.append(data(answers[0])["uri"])
+        assert len({receipt_of(response) for response in responses}) == 1, (
+            "concurrent requests with one key got different responses"
+        )
+        made.append(data(responses[0])["uri"])
     assert [it["uri"] for it in ada.listed()] == made[::-1]
 
 
 @judges("IDEM-013")
 @newcomer("ada")
 @pytest.mark.parametrize("attempt", range(3))
-def test_of_different_requests_at_once_one_is_accepted(ada: Creator, attempt: int):
+def test_one_of_several_concurrent_different_requests_is_accepted(ada: Creator, attempt: int):
     made = []
     for _ in range(RACES):
         key = new_key()
-        bodies = [ada.body(idempotencyKey=key, record={"displayName": str(number)}) for number in range(AT_ONCE)]
-        answers = at_once(lambda body: ada.create(**body), bodies)
+        bodies = [
+            ada.body(idempotencyKey=key, record={"displayName": str(number)}) for number in range(CONCURRENT_REQUESTS)
+        ]
+        responses = concurrently(lambda body: ada.create(**body), bodies)
 
-        accepted = [answer for answer in answers if answer.status_code == 200]
-        assert len(accepted) == 1, f"{len(accepted)} were accepted"
-        for answer in answers:
-            if answer is not accepted[0]:
-                refused(answer, 409, "CDV_CONFLICT")
+        accepted = [response for response in responses if response.status_code == 200]
+        assert len(accepted) == 1, (
+            f"{len(accepted)} of {CONCURRENT_REQUESTS} different requests with one key were accepted"
+        )
+        for response in responses:
+            if response is not accepted[0]:
+                expect_error(response, 409, "CDV_CONFLICT")
         made.append(data(accepted[0])["uri"])
     assert [it["uri"] for it in ada.listed()] == made[::-1]
 
@@ -183,16 +191,16 @@ def test_of_different_requests_at_once_one_is_accepted(ada: Creator, attempt: in
 @judges("IDEM-014")
 def test_a_refused_request_leaves_its_key_unused(ada: Creator):
     key = new_key()
-    refused(ada.create(idempotencyKey=key, record={}), 400)
+    expect_error(ada.create(idempotencyKey=key, record={}), 400)
 
-    answer = ada.create(idempotencyKey=key)
+    response = ada.create(idempotencyKey=key)
 
-    assert data(answer)["uri"].startswith(f"at://{ada.did}/{PROFILE}/")
+    assert data(response)["uri"].startswith(f"at://{ada.did}/{PROFILE}/")
 
 
 @judges("IDEM-015")
-def test_a_key_gives_nothing_away_to_others(vault: Vault, ada: Creator, bob: Creator):
+def test_a_used_key_reveals_nothing_to_others(vault: Vault, ada: Creator, bob: Creator):
     key = new_key()
     ada.created(idempotencyKey=key)
 
-    refused(vault.send("POST", RECORD, by=bob, body=ada.body(idempotencyKey=key)), 403, "CDV_DID_MISMATCH")
+    expect_error(vault.send("POST", RECORD, by=bob, body=ada.body(idempotencyKey=key)), 403, "CDV_DID_MISMATCH")

@@ -1,4 +1,4 @@
-"""Pages: what is in them, in which order, and where they go on."""
+"""Tests of listings: the content of pages, their order, filters, and walks over all pages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from conformance.http.fixtures import RECORDS, newcomer
 from conformance.http.plan import Plan
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges, not_judged
-from conformance.http.vault import FOLLOW, LIST, PROFILE, Creator, Vault, at_once, data, refused
+from conformance.http.vault import FOLLOW, LIST, PROFILE, Creator, Vault, concurrently, data, expect_error
 
-LARGE_RECORDS, LARGE_TEXT_CHARS = 9, 250_000  # together more than a server may like to hold for one page
+LARGE_RECORDS, LARGE_TEXT_CHARS = 9, 250_000  # together more than a server may want to hold for one page
 
 
 def position(record: dict[str, Any]) -> tuple[str, str]:
@@ -22,7 +22,7 @@ def position(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def walk(creator: Creator, limit: int, between: Callable[[], object] = lambda: None, **filters: Any) -> list[list[Any]]:
-    """Return the pages. `between` is called after each."""
+    """Read all pages and return them. `between` is called after each page."""
     pages = []
     cursor: dict[str, str] = {}
     while True:
@@ -32,12 +32,12 @@ def walk(creator: Creator, limit: int, between: Callable[[], object] = lambda: N
         if "nextCursor" not in page:
             return pages
         cursor = {"cursor": page["nextCursor"]}
-        assert len(pages) < 200, "the walk does not end"
+        assert len(pages) < 200, "the walk has not ended after 200 pages"
 
 
 @judges("LIST-001", "LIST-021")
 @newcomer("ada")
-def test_a_page_says_of_a_record_what_get_says(ada: Creator):
+def test_a_page_shows_a_record_as_get_does(ada: Creator):
     ada.created(createdAt="2026-11-24T03:53:29+01:00")
     ada.created()
     page = data(ada.listing())
@@ -58,9 +58,9 @@ def test_the_newest_comes_first(everything: list[dict[str, Any]]):
 
 
 @judges("LIST-002")
-def test_what_came_at_once_is_in_order_too(vault: Vault):
+def test_concurrent_writes_are_listed_in_order(vault: Vault):
     new = vault.creator()
-    at_once(lambda n: new.created(record={"displayName": str(n)}), range(16))
+    concurrently(lambda n: new.created(record={"displayName": str(n)}), range(16))
 
     positions = [position(record) for page in walk(new, 5) for record in page]
 
@@ -79,7 +79,9 @@ def test_a_page_holds_25_unless_asked(writer: Creator):
     limit=st.integers(1, RECORDS + 2) | st.sampled_from([1, 10, 15, RECORDS - 1, RECORDS, 100]),
     only=st.sampled_from([None, FOLLOW, PROFILE]),
 )
-def test_the_pages_make_up_the_whole(writer: Creator, everything: list[dict[str, Any]], limit: int, only: str | None):
+def test_the_pages_contain_every_record_once(
+    writer: Creator, everything: list[dict[str, Any]], limit: int, only: str | None
+):
     expected = [it for it in everything if only is None or f"/{only}/" in it["uri"]]
     filters: dict[str, Any] = {"collection": only} if only else {}
     first = data(writer.listing(limit=limit, **filters))
@@ -102,8 +104,8 @@ def test_the_pages_make_up_the_whole(writer: Creator, everything: list[dict[str,
 
 
 @judges("LIST-007")
-def test_large_records_are_all_walked(vault: Vault, plan: Plan):
-    """A page may end early where its records are large, as long as it says so."""
+def test_a_walk_returns_all_large_records(vault: Vault, plan: Plan):
+    """A page may hold fewer large records than `limit`, as long as it has a nextCursor."""
     if plan.max_body_bytes < LARGE_TEXT_CHARS + 1000:
         not_judged(f"a body limit of {plan.max_body_bytes} bytes leaves no room for large records")
     new = vault.creator()
@@ -116,7 +118,7 @@ def test_large_records_are_all_walked(vault: Vault, plan: Plan):
 
 
 @judges("LIST-004", "LIST-006")
-def test_the_last_page_is_known_by_its_cursor(writer: Creator):
+def test_only_the_last_page_has_no_cursor(writer: Creator):
     for limit in (1, RECORDS - 1, RECORDS, RECORDS + 1):
         page = data(writer.listing(limit=limit))
         with clause("LIST-004"):
@@ -126,10 +128,10 @@ def test_the_last_page_is_known_by_its_cursor(writer: Creator):
 
 
 @judges("LIST-004")
-def test_the_largest_page_is_whole(vault: Vault):
+def test_the_largest_page_is_complete(vault: Vault):
     new = vault.creator()
     for _ in range(7):
-        at_once(lambda n: new.created(record={"displayName": str(n)}), range(15))
+        concurrently(lambda n: new.created(record={"displayName": str(n)}), range(15))
 
     for limit in (99, 100):
         assert len(data(new.listing(limit=limit))["records"]) == limit
@@ -143,7 +145,7 @@ def test_the_largest_page_is_whole(vault: Vault):
     ),
 )
 def test_any_other_limit_is_refused(writer: Creator, limit: str):
-    refused(writer.listing(limit=limit), 400)
+    expect_error(writer.listing(limit=limit), 400)
 
 
 @judges("LIST-008")
@@ -153,11 +155,11 @@ def test_a_walk_misses_nothing_while_others_write(vault: Vault, limit: int, writ
     before = {new.created(record={"displayName": str(number)})["uri"] for number in range(12)}
 
     def write() -> None:
-        at_once(lambda n: new.created(record={"displayName": f"later {n}"}), range(writers))
+        concurrently(lambda n: new.created(record={"displayName": f"later {n}"}), range(writers))
 
     walked = [record["uri"] for page in walk(new, limit, between=write) for record in page]
 
-    assert len({*walked}) == len(walked), "a record came twice"
+    assert len({*walked}) == len(walked), "a record was returned twice"
     assert not before - {*walked}, f"{len(before - {*walked})} records were missed"
 
 
@@ -181,7 +183,7 @@ def test_since_and_until_are_inclusive(
 
 
 @judges("LIST-010")
-def test_a_microsecond_makes_the_difference(writer: Creator, everything: list[dict[str, Any]]):
+def test_bounds_are_exact_to_a_microsecond(writer: Creator, everything: list[dict[str, Any]]):
     middle = everything[RECORDS // 2]
     moment = datetime.fromisoformat(middle["indexedAt"])
     after = (moment + timedelta(microseconds=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -196,7 +198,7 @@ def test_since_after_until_is_refused(writer: Creator, everything: list[dict[str
     newest, oldest = everything[0]["indexedAt"], everything[-1]["indexedAt"]
     assert newest > oldest
 
-    refused(writer.listing(since=newest, until=oldest), 400)
+    expect_error(writer.listing(since=newest, until=oldest), 400)
 
 
 @judges("LIST-012")
@@ -215,13 +217,13 @@ def test_since_after_until_is_refused(writer: Creator, everything: list[dict[str
         ]
     ),
 )
-def test_a_bound_that_is_no_moment_is_refused(writer: Creator, name: str, text: str):
-    refused(writer.listing(**{name: text}), 400)
+def test_an_invalid_bound_is_refused(writer: Creator, name: str, text: str):
+    expect_error(writer.listing(**{name: text}), 400)
 
 
 @judges("LIST-013")
 @newcomer("ada")
-def test_nobody_has_an_empty_page(vault: Vault, ada: Creator):
+def test_a_did_without_records_has_an_empty_page(vault: Vault, ada: Creator):
     for filters in ({}, {"collection": PROFILE}, {"limit": 1}):
         page = data(ada.listing(**filters))
         assert page == {"records": []}, page
@@ -235,12 +237,12 @@ def test_nobody_has_an_empty_page(vault: Vault, ada: Creator):
     ),
 )
 def test_a_listing_needs_a_did(ada: Creator, did: str):
-    refused(ada.listing(did=did), 400)
+    expect_error(ada.listing(did=did), 400)
 
 
 @judges("LIST-014")
 def test_a_listing_without_did_is_refused(vault: Vault, ada: Creator):
-    refused(vault.send("GET", LIST, by=ada), 400)
+    expect_error(vault.send("GET", LIST, by=ada), 400)
 
 
 @judges("LIST-015")
@@ -248,15 +250,15 @@ def test_a_listing_without_did_is_refused(vault: Vault, ada: Creator):
     every=True,
     collection=st.sampled_from(["com.example.nobody.knows", "post", "", "a..b", PROFILE.upper(), f"{PROFILE} ", "%"]),
 )
-def test_a_collection_nobody_knows_is_refused(writer: Creator, collection: str):
-    refused(writer.listing(collection=collection), 400)
+def test_an_unknown_collection_is_refused(writer: Creator, collection: str):
+    expect_error(writer.listing(collection=collection), 400)
 
 
 @judges("LIST-020")
 @newcomer("ada", "bob")
-def test_a_listing_is_its_dids_own(vault: Vault, ada: Creator, bob: Creator):
+def test_a_listing_has_records_of_its_did_only(vault: Vault, ada: Creator, bob: Creator):
     hers, his = ada.created()["uri"], bob.created()["uri"]
-    # One DID begins with the other's text: a comparison by prefix would mix them up.
+    # One DID is a prefix of the other, which a comparison by prefix would confuse.
     longer = vault.creator(f"{ada.did}x")
     longer.created()
 

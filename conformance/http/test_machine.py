@@ -1,4 +1,4 @@
-"""Any order of steps, against a plain model that knows every answer beforehand."""
+"""A state machine: any sequence of requests, compared with an in-memory model that predicts every response."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from conformance.http.vault import (
     Upload,
     Vault,
     data,
+    expect_error,
     new_key,
     receipt_of,
-    refused,
 )
 
 STEPS = {"quick": 25, "default": 40, "thorough": 80}
@@ -37,12 +37,12 @@ _RECORDS = st.fixed_dictionaries(
 
 
 def named(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of a record that the contract names."""
+    """Return only those members of a record that the contract names."""
     return {name: record[name] for name in (*RECEIPT, "value", "createdAt") if name in record}
 
 
 class VaultMachine(RuleBasedStateMachine):
-    """Two creators, who create, retry, read, list, upload and finalize."""
+    """Two creators who create, retry, read, list, upload and finalize."""
 
     vault: Vault
     requests = Bundle("requests")
@@ -66,11 +66,11 @@ class VaultMachine(RuleBasedStateMachine):
     def create(self, who: int, record: dict[str, Any], collection: str, keyed: bool) -> Any:
         creator = self.creators[who]
         body = creator.body(record=record, collection=collection, idempotencyKey=new_key() if keyed else ...)
-        answer = creator.create(**body)
-        receipt = receipt_of(answer)
+        response = creator.create(**body)
+        receipt = receipt_of(response)
         assert receipt["cid"] == cid_of(record)
         self._remember(creator, receipt, record)
-        return (creator, body, answer) if keyed else multiple()
+        return (creator, body, response) if keyed else multiple()
 
     @rule(
         who=st.integers(0, 1),
@@ -79,7 +79,7 @@ class VaultMachine(RuleBasedStateMachine):
         ),
     )
     def create_badly(self, who: int, fault: dict[str, Any]) -> None:
-        refused(self.creators[who].create(**fault), 400)
+        expect_error(self.creators[who].create(**fault), 400)
 
     @rule(request=requests)
     def retry(self, request: tuple[Creator, dict[str, Any], httpx.Response]) -> None:
@@ -91,7 +91,7 @@ class VaultMachine(RuleBasedStateMachine):
     @rule(request=requests)
     def reuse_the_key(self, request: tuple[Creator, dict[str, Any], httpx.Response]) -> None:
         creator, body, _ = request
-        refused(creator.create(**{**body, "record": {**body["record"], "y": 1}}), 409, "CDV_CONFLICT")
+        expect_error(creator.create(**{**body, "record": {**body["record"], "y": 1}}), 409, "CDV_CONFLICT")
 
     @rule(request=requests, reader=st.integers(0, 1))
     def get(self, request: tuple[Creator, dict[str, Any], httpx.Response], reader: int) -> None:
@@ -130,44 +130,44 @@ class VaultMachine(RuleBasedStateMachine):
     def put(self, upload: tuple[Creator, Upload], right: bool) -> None:
         creator, ticket = upload
         content = ticket.content if right else ticket.content[:-1] + bytes([ticket.content[-1] ^ 1])
-        answer = creator.put(ticket, content)
-        if ticket.asset_id not in self.assets and answer.is_success:
+        response = creator.put(ticket, content)
+        if ticket.asset_id not in self.assets and response.is_success:
             self.uploaded[ticket.asset_id] = content
 
     @rule(upload=uploads, who=st.integers(0, 1), right=st.booleans())
     def finalize(self, upload: tuple[Creator, Upload], who: int, right: bool) -> None:
         creator, ticket = upload
         stated = ticket.sha256 if right else hashlib.sha256(b"other").hexdigest()
-        answer = self.creators[who].finalize(ticket.asset_id, stated)
+        response = self.creators[who].finalize(ticket.asset_id, stated)
         asset = self.assets.get(ticket.asset_id)
         there = self.uploaded.get(ticket.asset_id)
         if self.creators[who] != creator:
-            refused(answer, 403, "CDV_DID_MISMATCH")
+            expect_error(response, 403, "CDV_DID_MISMATCH")
         elif asset is not None:
             if right:
-                assert data(answer) == asset
+                assert data(response) == asset
             else:
-                refused(answer, 409, "CDV_CONFLICT")
+                expect_error(response, 409, "CDV_CONFLICT")
         elif there is None:
-            refused(answer, 409, "CDV_CONFLICT")
+            expect_error(response, 409, "CDV_CONFLICT")
         elif right and there == ticket.content:
-            self.assets[ticket.asset_id] = data(answer)
+            self.assets[ticket.asset_id] = data(response)
         else:
-            refused(answer, 400, "CDV_MEDIA_CHECKSUM")
+            expect_error(response, 400, "CDV_MEDIA_CHECKSUM")
 
     @rule(upload=uploads, who=st.integers(0, 1))
     def look(self, upload: tuple[Creator, Upload], who: int) -> None:
         creator, ticket = upload
         reader = self.creators[who]
-        answer = reader.meta(ticket.asset_id)
+        response = reader.meta(ticket.asset_id)
         asset = self.assets.get(ticket.asset_id)
         if asset is not None:
-            assert data(answer) == asset
+            assert data(response) == asset
             assert reader.content(ticket.asset_id).content == ticket.content
         elif reader == creator:
-            assert data(answer).get("status") == "pending"
+            assert data(response).get("status") == "pending"
         else:
-            refused(answer, 404, "CDV_NOT_FOUND")
+            expect_error(response, 404, "CDV_NOT_FOUND")
 
     def __init__(self) -> None:
         super().__init__()

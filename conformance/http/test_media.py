@@ -1,4 +1,4 @@
-"""Media from the first word to the last byte."""
+"""Tests of media: uploadInit, upload, finalize, metadata and content."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges, not_judged
-from conformance.http.vault import ASSET, FINALIZE, PNG, Creator, Upload, Vault, at_once, data, refused
+from conformance.http.vault import ASSET, FINALIZE, PNG, Creator, Upload, Vault, concurrently, data, expect_error
 
-MAGIC = {  # as these types begin
+MAGIC = {  # the first bytes of files of these types
     "image/png": b"\x89PNG\r\n\x1a\n",
     "image/jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
     "image/gif": b"GIF89a",
     "video/mp4": b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom",
 }
 _CONTENTS = st.tuples(st.sampled_from([*MAGIC]), st.binary(max_size=300)).map(lambda it: (it[0], MAGIC[it[0]] + it[1]))
-OTHERS = {  # what no page should show, where a vault takes it at all
+ATTACHMENTS = {  # types that must not be shown inline, with a content; a vault need not accept them
     "application/pdf": b"%PDF-1.7\n",
     "text/plain": b"hello, world\n",
     "application/octet-stream": b"\x00\x01\x02",
@@ -32,7 +32,7 @@ OTHERS = {  # what no page should show, where a vault takes it at all
     "application/json": b"{}\n",
 }
 HUGE_BYTES = 2**50
-NOBODYS_ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+UNKNOWN_ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
 def sha256(content: bytes) -> str:
@@ -40,19 +40,19 @@ def sha256(content: bytes) -> str:
 
 
 @judges("MEDIA-001")
-def test_an_upload_begins_with_a_ticket(ada: Creator):
+def test_upload_init_returns_an_upload_url(ada: Creator):
     ticket = data(ada.init())
 
     assert {"assetId", "uploadUrl", "expiresAt"} <= set(ticket)
     assert ticket["uploadUrl"].startswith(("http://", "https://")), ticket["uploadUrl"]
-    # By the target's own clock, which may be another than ours.
+    # Compared by the target's clock, which may differ from ours.
     assert datetime.fromisoformat(ticket["expiresAt"]) > datetime.fromisoformat(ada.created()["indexedAt"])
     assert data(ada.init())["assetId"] != ticket["assetId"]
 
 
 @judges("MEDIA-002", "MEDIA-003", "MEDIA-004", "MEDIA-005", "MEDIA-019")
 @for_all(cost=2, upload=_CONTENTS, declared=st.booleans())
-def test_what_was_uploaded_is_served(ada: Creator, bob: Creator, upload: tuple[str, bytes], declared: bool):
+def test_the_uploaded_bytes_are_served(ada: Creator, bob: Creator, upload: tuple[str, bytes], declared: bool):
     kind, content = upload
     members = {"mimeType": kind, "filename": "holiday.bin", **({"sha256": sha256(content)} if declared else {})}
     with clause("MEDIA-002"):
@@ -69,35 +69,39 @@ def test_what_was_uploaded_is_served(ada: Creator, bob: Creator, upload: tuple[s
         assert asset.get("uri") == f"at://{ada.did}/{ASSET}/{staged.asset_id}"
     for reader in (ada, bob):
         with clause("MEDIA-005"):
-            answer = reader.content(staged.asset_id)
-            assert answer.status_code == 200, answer.status_code
-            assert answer.content == content, "other bytes than were uploaded"
+            response = reader.content(staged.asset_id)
+            assert response.status_code == 200, response.status_code
+            assert response.content == content, "the served bytes differ from the uploaded ones"
         with clause("MEDIA-019"):
             assert data(reader.meta(staged.asset_id)) == asset
 
 
 @judges("MEDIA-005")
-def test_a_download_url_counts_as_it_was_signed(ada: Creator):
+def test_a_download_url_works_only_with_its_signature(ada: Creator):
     asset = ada.finalized()
     path = f"/v1/media/{asset['assetId']}/content"
-    answer = ada.vault.send("GET", path, by=ada)
-    if answer.status_code == 200:
-        not_judged("the bytes come directly, by no URL of their own")
-    assert answer.status_code == 307, answer.status_code
-    url = str(answer.url.join(answer.headers["location"]))
+    response = ada.vault.send("GET", path, by=ada)
+    if response.status_code == 200:
+        not_judged("the target serves the bytes itself instead of redirecting to a signed URL")
+    assert response.status_code == 307, response.status_code
+    url = str(response.url.join(response.headers["location"]))
 
     for other in forged(url):
-        assert PNG not in ada.vault.send("GET", other).content, "the bytes come without their URL's signature"
+        assert PNG not in ada.vault.send("GET", other).content, (
+            "a URL with an altered or missing signature serves the bytes"
+        )
 
 
 _SIGNATURE = re.compile(r"(?i)((?:^|&)[^=&]*(?:signature|sig)=)([^&]+)")
 
 
 def forged(url: str) -> list[str]:
-    """Return the URL without what signs it, and with a character of that changed."""
+    """Return the URL without its query, and with one character of its signature changed."""
     whole, _, query = url.partition("?")
     if not query:
-        return [f"{whole[:-4]}{_another(whole[-4])}{whole[-3:]}"]  # the last one's bits may not all count
+        return [
+            f"{whole[:-4]}{_another(whole[-4])}{whole[-3:]}"
+        ]  # not the last character, some of whose bits may be unused
     found = _SIGNATURE.search(query)
     place = found.start(2) if found else len(query) - 4
     return [whole, f"{whole}?{query[:place]}{_another(query[place])}{query[place + 1 :]}"]
@@ -121,7 +125,7 @@ def test_finalising_again_gives_the_first_answer_or_a_conflict(ada: Creator):
     with clause("MEDIA-006"):
         assert data(ada.finalize(upload.asset_id, upload.sha256)) == data(first)
     with clause("MEDIA-007"):
-        refused(ada.finalize(upload.asset_id, sha256(b"other")), 409, "CDV_CONFLICT")
+        expect_error(ada.finalize(upload.asset_id, sha256(b"other")), 409, "CDV_CONFLICT")
         assert data(ada.meta(upload.asset_id)) == data(first)
 
 
@@ -129,21 +133,21 @@ def test_finalising_again_gives_the_first_answer_or_a_conflict(ada: Creator):
 def test_finalising_what_was_not_uploaded_is_a_conflict(ada: Creator):
     upload = ada.upload()
 
-    error = refused(ada.finalize(upload.asset_id, upload.sha256), 409, "CDV_CONFLICT")
+    error = expect_error(ada.finalize(upload.asset_id, upload.sha256), 409, "CDV_CONFLICT")
 
     assert (error.get("details") or {}).get("reason") == "not_uploaded", error
 
 
 @judges("MEDIA-009", "MEDIA-012")
 @for_all(cost=2, wrong=st.sampled_from([sha256(b""), sha256(b"other"), "0" * 64]))
-def test_the_hash_must_be_the_bytes(ada: Creator, wrong: str):
+def test_the_hash_must_match_the_bytes(ada: Creator, wrong: str):
     upload = ada.staged()
 
     with clause("MEDIA-009"):
-        refused(ada.finalize(upload.asset_id, wrong), 400, "CDV_MEDIA_CHECKSUM")
+        expect_error(ada.finalize(upload.asset_id, wrong), 400, "CDV_MEDIA_CHECKSUM")
     with clause("MEDIA-012"):
         assert data(ada.meta(upload.asset_id)).get("status") == "pending"
-        assert ada.put(upload).is_success, "the upload URL takes no second PUT while the asset is pending"
+        assert ada.put(upload).is_success, "the upload URL refuses a second PUT while the asset is pending"
         data(ada.finalize(upload.asset_id, upload.sha256))
 
 
@@ -155,12 +159,12 @@ def test_the_size_must_be_the_declared_one(ada: Creator, difference: int):
 
     with clause("MEDIA-010"):
         put = ada.put(upload, content)
-        answer = ada.finalize(upload.asset_id, sha256(content))
+        response = ada.finalize(upload.asset_id, sha256(content))
         if put.is_success:
-            refused(answer, 400, "CDV_MEDIA_SIZE")
+            expect_error(response, 400, "CDV_MEDIA_SIZE")
         else:
-            # It was refused on the way: nothing has been uploaded, or something that is not this.
-            assert answer.status_code in {400, 409}, answer.status_code
+            # The store refused the upload, so finalize finds nothing, or an earlier upload.
+            assert response.status_code in {400, 409}, response.status_code
     with clause("MEDIA-012"):
         assert ada.put(upload).is_success
         data(ada.finalize(upload.asset_id, upload.sha256))
@@ -174,7 +178,7 @@ def test_the_type_must_be_the_declared_one(ada: Creator, kinds: list[str], hidde
     upload = ada.upload(content, mimeType=declared)
     with clause("MEDIA-011"):
         if ada.put(upload).is_success:
-            refused(ada.finalize(upload.asset_id, upload.sha256), 400, "CDV_MEDIA_TYPE")
+            expect_error(ada.finalize(upload.asset_id, upload.sha256), 400, "CDV_MEDIA_TYPE")
     good = (MAGIC[declared] + b"x" * 60)[: len(content)]
     with clause("MEDIA-012"):
         assert ada.put(upload, good).is_success
@@ -182,14 +186,14 @@ def test_the_type_must_be_the_declared_one(ada: Creator, kinds: list[str], hidde
 
 
 @judges("MEDIA-013")
-def test_a_declared_hash_binds(ada: Creator):
+def test_bytes_other_than_the_declared_hash_are_refused(ada: Creator):
     other = PNG[:-1] + b"!"
     upload = ada.upload(PNG, sha256=sha256(PNG))
     if ada.put(upload, other).is_success:
-        answer = ada.finalize(upload.asset_id, sha256(other))
-        refused(
-            answer,
-            answer.status_code if answer.status_code in {400, 409} else 400,
+        response = ada.finalize(upload.asset_id, sha256(other))
+        expect_error(
+            response,
+            response.status_code if response.status_code in {400, 409} else 400,
             "CDV_MEDIA_CHECKSUM",
             "CDV_CONFLICT",
         )
@@ -198,11 +202,11 @@ def test_a_declared_hash_binds(ada: Creator):
 
 @judges("MEDIA-014", "MEDIA-015")
 @for_all(cost=2, kind=st.sampled_from(["text/html", "application/x-msdownload", "image/svg+xml", "text/javascript"]))
-def test_what_is_not_allowed_does_not_begin(ada: Creator, kind: str):
+def test_a_disallowed_type_or_size_is_refused_at_init(ada: Creator, kind: str):
     with clause("MEDIA-014"):
-        refused(ada.init(size=HUGE_BYTES), 400, "CDV_MEDIA_SIZE")
+        expect_error(ada.init(size=HUGE_BYTES), 400, "CDV_MEDIA_SIZE")
     with clause("MEDIA-015"):
-        refused(ada.init(mimeType=kind), 400, "CDV_MEDIA_TYPE")
+        expect_error(ada.init(mimeType=kind), 400, "CDV_MEDIA_TYPE")
 
 
 _BAD_INITS: list[dict[str, Any]] = [
@@ -215,8 +219,8 @@ _BAD_INITS: list[dict[str, Any]] = [
 
 @judges("MEDIA-016")
 @for_all(every=True, change=st.sampled_from(_BAD_INITS))
-def test_a_bad_ticket_is_refused(ada: Creator, change: dict[str, Any]):
-    refused(ada.init(**change), 400, "CDV_VALIDATION")
+def test_an_invalid_init_is_refused(ada: Creator, change: dict[str, Any]):
+    expect_error(ada.init(**change), 400, "CDV_VALIDATION")
 
 
 @judges("MEDIA-016")
@@ -234,54 +238,56 @@ def test_a_bad_ticket_is_refused(ada: Creator, change: dict[str, Any]):
         ]
     ),
 )
-def test_a_bad_finalize_is_refused(vault: Vault, ada: Creator, change: dict[str, Any]):
+def test_an_invalid_finalize_is_refused(vault: Vault, ada: Creator, change: dict[str, Any]):
     upload = ada.staged()
     body = {"assetId": upload.asset_id, "sha256": upload.sha256, **change}
     sent = {name: value for name, value in body.items() if value is not ...}
 
-    refused(vault.send("POST", FINALIZE, by=ada, body=sent), 400, "CDV_VALIDATION")
+    expect_error(vault.send("POST", FINALIZE, by=ada, body=sent), 400, "CDV_VALIDATION")
 
 
 @judges("MEDIA-017", "MEDIA-020", "MEDIA-023")
-def test_a_pending_asset_is_its_owners_own(ada: Creator, bob: Creator):
+def test_a_pending_asset_is_visible_to_its_owner_only(ada: Creator, bob: Creator):
     for upload in (ada.upload(), ada.staged()):
         with clause("MEDIA-017"):
-            refused(bob.finalize(upload.asset_id, upload.sha256), 403, "CDV_DID_MISMATCH")
+            expect_error(bob.finalize(upload.asset_id, upload.sha256), 403, "CDV_DID_MISMATCH")
         with clause("MEDIA-020"):
             pending = data(ada.meta(upload.asset_id))
             assert pending.get("status") == "pending"
             assert (pending.get("mimeType"), pending.get("size")) == ("image/png", len(PNG))
-            refused(bob.meta(upload.asset_id), 404, "CDV_NOT_FOUND")
+            expect_error(bob.meta(upload.asset_id), 404, "CDV_NOT_FOUND")
         with clause("MEDIA-023"):
             for anyone in (ada, bob):
                 assert 400 <= anyone.content(upload.asset_id).status_code < 500
 
 
 @judges("MEDIA-018")
-@for_all(cost=2, asset_id=st.sampled_from([NOBODYS_ID]) | st.from_regex(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", fullmatch=True))
-def test_an_asset_nobody_has_is_not_found(ada: Creator, asset_id: str):
-    refused(ada.finalize(asset_id, sha256(PNG)), 404, "CDV_NOT_FOUND")
-    refused(ada.meta(asset_id), 404, "CDV_NOT_FOUND")
-    refused(ada.content(asset_id), 404, "CDV_NOT_FOUND")
+@for_all(cost=2, asset_id=st.sampled_from([UNKNOWN_ID]) | st.from_regex(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", fullmatch=True))
+def test_an_unknown_asset_is_not_found(ada: Creator, asset_id: str):
+    expect_error(ada.finalize(asset_id, sha256(PNG)), 404, "CDV_NOT_FOUND")
+    expect_error(ada.meta(asset_id), 404, "CDV_NOT_FOUND")
+    expect_error(ada.content(asset_id), 404, "CDV_NOT_FOUND")
 
 
 @judges("MEDIA-021")
 @for_all(cost=2, other=st.sampled_from([PNG[:-1] + b"!", MAGIC["image/gif"] + b"x", b"", PNG + b"more"]))
-def test_the_old_url_changes_nothing(ada: Creator, bob: Creator, other: bytes):
+def test_the_upload_url_cannot_change_a_finalised_asset(ada: Creator, bob: Creator, other: bytes):
     upload = ada.staged()
     asset = data(ada.finalize(upload.asset_id, upload.sha256))
 
     ada.put(upload, other)
 
     for reader in (ada, bob):
-        assert reader.content(upload.asset_id).content == PNG, "the old upload URL changed the asset"
+        assert reader.content(upload.asset_id).content == PNG, (
+            "a PUT to the upload URL after finalize changed the asset"
+        )
     assert data(ada.meta(upload.asset_id)) == asset
     assert data(ada.finalize(upload.asset_id, upload.sha256)) == asset
 
 
 @judges("MEDIA-022")
 @pytest.mark.parametrize("attempt", range(3))
-def test_an_upload_that_races_with_finalize_never_changes_what_was_proved(ada: Creator, attempt: int):
+def test_a_concurrent_upload_never_changes_the_verified_bytes(ada: Creator, attempt: int):
     upload = ada.staged()
     others = [PNG[:-8] + secrets.token_bytes(8) for _ in range(4)]
 
@@ -291,12 +297,14 @@ def test_an_upload_that_races_with_finalize_never_changes_what_was_proved(ada: C
         else:
             ada.finalize(upload.asset_id, upload.sha256)
 
-    at_once(act, [b"", *others])
+    concurrently(act, [b"", *others])
 
     meta = data(ada.meta(upload.asset_id))
     if meta.get("status") != "pending":
         served = ada.content(upload.asset_id).content
-        assert sha256(served) == str(meta["checksum"]).removeprefix("sha256:"), "the bytes are not the checksum's"
+        assert sha256(served) == str(meta["checksum"]).removeprefix("sha256:"), (
+            "the served bytes do not match the checksum"
+        )
         assert len(served) == meta["size"]
 
 
@@ -330,10 +338,10 @@ _NAMES += [
 @judges("MEDIA-024")
 @for_all(name=st.sampled_from(_NAMES) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_a_filename_never_becomes_a_path(ada: Creator, name: str):
-    answer = ada.init(filename=name)
-    if answer.status_code == 400:
+    response = ada.init(filename=name)
+    if response.status_code == 400:
         return
-    ticket = data(answer)
+    ticket = data(response)
     assert ".." not in unquote(ticket["uploadUrl"].partition("?")[0]).split("/"), ticket["uploadUrl"].partition("?")[0]
     ada.vault.send("PUT", ticket["uploadUrl"], content=PNG)
     kept = data(ada.finalize(ticket["assetId"], sha256(PNG))).get("filename", "")
@@ -347,42 +355,42 @@ def test_a_filename_never_becomes_a_path(ada: Creator, name: str):
 
 @judges("MEDIA-025")
 @pytest.mark.parametrize("attempt", range(2))
-def test_finalisations_at_once_agree(ada: Creator, attempt: int):
+def test_concurrent_finalisations_agree(ada: Creator, attempt: int):
     upload = ada.staged()
 
-    answers = at_once(lambda _: ada.finalize(upload.asset_id, upload.sha256), range(8))
+    responses = concurrently(lambda _: ada.finalize(upload.asset_id, upload.sha256), range(8))
 
-    assert all(data(answer) == data(answers[0]) for answer in answers)
+    assert all(data(response) == data(responses[0]) for response in responses)
 
 
 @judges("MEDIA-026")
 @for_all(cost=2, kind=st.sampled_from([*MAGIC]))
-def test_content_is_served_without_guessing(ada: Creator, kind: str):
+def test_content_has_its_type_and_nosniff(ada: Creator, kind: str):
     asset = ada.finalized(MAGIC[kind] + b"x" * 50, mimeType=kind, filename="a.html")
 
-    answer = ada.content(asset["assetId"])
+    response = ada.content(asset["assetId"])
 
-    assert answer.status_code == 200
-    assert answer.headers.get("content-type", "").partition(";")[0] == kind
+    assert response.status_code == 200
+    assert response.headers.get("content-type", "").partition(";")[0] == kind
     first = ada.vault.send("GET", f"/v1/media/{asset['assetId']}/content", by=ada)
     assert first.headers.get("x-content-type-options", "").lower() == "nosniff"
 
 
 @judges("MEDIA-027")
-def test_what_no_page_should_show_is_an_attachment(ada: Creator):
-    taken = 0
-    for kind, content in OTHERS.items():
+def test_types_that_browsers_must_not_show_are_attachments(ada: Creator):
+    accepted = 0
+    for kind, content in ATTACHMENTS.items():
         begun = ada.init(content, mimeType=kind, filename="a.html")
         if begun.status_code == 400:
-            continue  # a type that this vault does not take
+            continue  # this vault does not accept the type
         ticket = data(begun)
         upload = Upload(ticket["assetId"], ticket["uploadUrl"], content)
         if not ada.put(upload).is_success or ada.finalize(upload.asset_id, upload.sha256).status_code == 400:
-            continue  # taken for something else
-        taken += 1
-        answer = ada.content(upload.asset_id)
-        assert answer.status_code == 200, answer.status_code
-        shown = answer.headers.get("content-disposition", "")
-        assert shown.partition(";")[0].strip().lower() == "attachment", f"{kind}: Content-Disposition is {shown!r}"
-    if not taken:
-        not_judged(f"the target takes none of {', '.join(OTHERS)}")
+            continue  # the vault detects another type
+        accepted += 1
+        response = ada.content(upload.asset_id)
+        assert response.status_code == 200, response.status_code
+        shown = response.headers.get("content-disposition", "")
+        assert shown.partition(";")[0].strip().lower() == "attachment", f"Content-Disposition of {kind} is {shown!r}"
+    if not accepted:
+        not_judged(f"the target accepts none of {', '.join(ATTACHMENTS)}")

@@ -1,4 +1,4 @@
-"""Correlation ids, liveness, readiness, metrics, the API's own description."""
+"""Tests of correlation ids, liveness, readiness, metrics and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from conformance.http.laws import CORRELATION_ID, STATUS_OF_CODE
 from conformance.http.openapi import undescribed
 from conformance.http.profiles import for_all
 from conformance.http.requirements import judges
-from conformance.http.vault import REPLICAS_REACHED, Creator, Vault, at_once, json_of, refused
+from conformance.http.vault import REPLICAS_REACHED, Creator, Vault, concurrently, expect_error, json_of
 
-ROUNDS_COUNTED = 12  # of three requests of each kind: eight replicas may share them
-# What the client libraries of several languages count by themselves.
-RUNTIMES = ("process_", "python_", "go_", "jvm_", "nodejs_")
-# The contract says what readiness tells, and not in which words.
+ROUNDS_COUNTED = 12  # each of six requests, which up to eight replicas may share
+# Prefixes of metrics that client libraries of several languages export about the process.
+PROCESS_METRICS = ("process_", "python_", "go_", "jvm_", "nodejs_")
+# The contract says what readiness reports, but not in which words.
 STATES = {"up", "down", "ok", "pass", "warn", "fail", "failed", "error", "healthy", "unhealthy", "ready", "unready"}
 STATES |= {"available", "unavailable", "degraded", "unknown"}
 
@@ -31,12 +31,12 @@ _BAD_IDS = st.sampled_from(["x" * 129, "a b", "a/b", "<script>", "a,b", '"a"', "
 @judges("OPS-002")
 @for_all(own=_GOOD_IDS)
 def test_a_good_correlation_id_is_echoed(vault: Vault, ada: Creator, own: str):
-    for answer in (
+    for response in (
         ada.create({"X-Correlation-Id": own}),
         vault.get("at://nobody", X_Correlation_Id=own),
         vault.send("GET", "/v1/nowhere", headers={"X-Correlation-Id": own}),
     ):
-        assert answer.headers.get("x-correlation-id") == own
+        assert response.headers.get("x-correlation-id") == own
 
 
 @judges("OPS-003")
@@ -58,17 +58,17 @@ def test_each_request_without_an_id_is_given_its_own(vault: Vault):
 
 
 @judges("OPS-004")
-def test_it_says_that_it_is_alive(vault: Vault):
+def test_liveness_answers_200(vault: Vault):
     assert vault.send("GET", "/healthz").status_code == 200
 
 
 @judges("OPS-005")
 def test_readiness_names_dependencies(vault: Vault):
-    answer = vault.send("GET", "/readyz", patient=False)
+    response = vault.send("GET", "/readyz", retry=False)
 
-    assert answer.status_code in {200, 503}, answer.status_code
-    listed = [*_dependencies(json_of(answer))]
-    assert listed, f"no dependency with its state in {answer.text[:300]!r}"
+    assert response.status_code in {200, 503}, response.status_code
+    listed = [*_dependencies(json_of(response))]
+    assert listed, f"no dependency with its state in the response: {response.text[:300]!r}"
 
 
 @judges("OPS-006")
@@ -80,55 +80,55 @@ def test_metrics_grow_with_the_requests(vault: Vault, ada: Creator):
         assert not line or line.startswith("#") or re.fullmatch(r"[a-zA-Z_:][\w:]*(\{.*\})? \S+( \S+)?", line), line
 
     for rounds in (1, ROUNDS_COUNTED):
-        earlier = later = most_counted(vault)
+        earlier = later = largest_counts(vault)
         began = time.monotonic()
         scraping_seconds = 0.0
         for _ in range(rounds):
             for _ in range(3):
                 ada.created()
-                refused(ada.create(record={}), 400)
+                expect_error(ada.create(record={}), 400)
             scraped = time.monotonic()
-            later = most_counted(vault)
+            later = largest_counts(vault)
             scraping_seconds += time.monotonic() - scraped
-        # Then for as long, and as many looks at it, but no request: what grows all the same says nothing of requests.
+        # Control: the same time and as many scrapes, but no other requests. What grows as much does not count requests.
         time.sleep(time.monotonic() - began - scraping_seconds)
         control = later
         for _ in range(rounds):
-            control = most_counted(vault)
+            control = largest_counts(vault)
         for name, value in later.items():
-            if _counts_requests(value - earlier.get(name, 0), control.get(name, value) - value, rounds):
+            if _grew_with_requests(value - earlier.get(name, 0), control.get(name, value) - value, rounds):
                 return
-    raise AssertionError("no counter of the service grew by the requests")
+    raise AssertionError("no counter in /metrics grew with the requests")
 
 
 @judges("OPS-007")
 def test_the_openapi_document_describes_every_operation_and_code(vault: Vault):
-    answer = vault.send("GET", "/openapi.json")
+    response = vault.send("GET", "/openapi.json")
 
-    assert answer.status_code == 200
-    document = json_of(answer)
-    assert isinstance(document, dict), "no JSON object"
+    assert response.status_code == 200
+    document = json_of(response)
+    assert isinstance(document, dict), "the document is not a JSON object"
     assert str(document.get("openapi", "")).startswith("3."), document.get("openapi")
     missing = undescribed(document)
-    assert not missing, f"not described: {'; '.join(missing)}"
+    assert not missing, f"the document does not describe: {'; '.join(missing)}"
     text = json.dumps(document)
     assert not [code for code in STATUS_OF_CODE if code not in text]
 
 
 @judges("OPS-008")
 def test_the_reference_page_needs_no_other_host(vault: Vault):
-    answer = vault.send("GET", "/docs")
-    if answer.is_redirect:
-        answer = vault.send("GET", str(answer.url.join(answer.headers["location"])))
+    response = vault.send("GET", "/docs")
+    if response.is_redirect:
+        response = vault.send("GET", str(response.url.join(response.headers["location"])))
 
-    assert answer.status_code == 200
-    assert answer.headers.get("content-type", "").startswith("text/html")
+    assert response.status_code == 200
+    assert response.headers.get("content-type", "").startswith("text/html")
     loaded = re.findall(
-        r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*[\"']?((?:https?:)?//[^\"'\s>]+)", answer.text
+        r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*[\"']?((?:https?:)?//[^\"'\s>]+)", response.text
     )
     foreign = [url for url in loaded if not url.startswith(vault.url)]
     assert not foreign, foreign
-    assert "@import" not in answer.text
+    assert "@import" not in response.text
 
 
 @judges("OPS-009")
@@ -143,42 +143,42 @@ def test_a_trace_context_changes_nothing(ada: Creator, sent: str):
     assert ada.create({"traceparent": sent}, record={}).status_code == 400
 
 
-def most_counted(vault: Vault) -> dict[str, float]:
-    """Return the largest value of each series: each of several replicas behind the address tells of itself only."""
-    answers = at_once(lambda _: vault.send("GET", "/metrics"), range(REPLICAS_REACHED))
+def largest_counts(vault: Vault) -> dict[str, float]:
+    """Return the largest value of each series among several scrapes: each replica behind the address has its own."""
+    responses = concurrently(lambda _: vault.send("GET", "/metrics"), range(REPLICAS_REACHED))
     most: dict[str, float] = {}
-    for answer in answers:
-        for series, value in _counts(answer.text).items():
+    for response in responses:
+        for series, value in _counts(response.text).items():
             most[series] = max(value, most.get(series, value))
     return most
 
 
 def _counts(exposition: str) -> dict[str, float]:
-    """Return what the service itself has counted: the value of each such series.
+    """Return the value of each series of the service's own counters, and of the counts of histograms and summaries.
 
-    Without the buckets of a histogram: they grow by how long things took.
+    Buckets are left out: which of them grows depends on durations.
     """
     counted = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (counter|histogram|summary)$", exposition, re.MULTILINE):
-        if not name.startswith(RUNTIMES):
+        if not name.startswith(PROCESS_METRICS):
             counted |= {name, f"{name}_total"} if kind == "counter" else {f"{name}_count"}
     series = re.findall(r"^(([a-zA-Z_:][\w:]*)(?:\{.*\})?) (\S+)", exposition, re.MULTILINE)
     return {labelled: float(value) for labelled, name, value in series if name in counted}
 
 
-def _counts_requests(grown: float, grown_alone: float, rounds: int) -> bool:
-    """Tell whether a series grew by requests, of which there were three of each kind in each round.
+def _grew_with_requests(growth: float, control_growth: float, rounds: int) -> bool:
+    """Return whether a series grew with the requests, of which each round had three of each of two kinds.
 
-    One that counts all requests together counts the looks at it as well, eight to the six of a round. How many of the
-    eight it shows is chance: that evens out over many rounds only.
+    A series that counts all requests counts the scrapes as well: eight per round, besides the six requests. How many
+    of the eight reach the replica whose value is shown is random, which evens out only over many rounds.
     """
-    if grown_alone <= 0:
-        return grown >= 3
-    return rounds == ROUNDS_COUNTED and grown - grown_alone > grown_alone / 4
+    if control_growth <= 0:
+        return growth >= 3
+    return rounds == ROUNDS_COUNTED and growth - control_growth > control_growth / 4
 
 
 def _dependencies(value: object) -> Iterator[dict[str, object]]:
-    """Yield whatever looks like a dependency's state: truth values for up and critical, or a word for the first."""
+    """Yield objects that look like a dependency's state: booleans for up and critical, or a word for the first."""
     if isinstance(value, dict):
         truths = [it for it in value.values() if isinstance(it, bool)]
         words = [it for it in value.values() if isinstance(it, str) and it.lower() in STATES]

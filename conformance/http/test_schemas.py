@@ -1,4 +1,4 @@
-"""Records against their schemas: of the bundled collections, and of a catalogue of the run's own."""
+"""Tests of schema validation: with the bundled collections, and with a catalogue that the run serves."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from conformance.http import catalogue as published
 from conformance.http.catalogue import BUNDLED, Catalogue
 from conformance.http.fixtures import newcomer
+from conformance.http.json_samples import JSON_VALUES, records_of, same_json
 from conformance.http.plan import Plan
 from conformance.http.profiles import for_all
 from conformance.http.requirements import clause, judges, not_judged
-from conformance.http.values import JSON_VALUES, records_of, same
-from conformance.http.vault import LIST, Creator, Vault, data, refused
+from conformance.http.vault import LIST, Creator, Vault, data, expect_error
 
 SUBJECT = "at://did:example:a/com.registryaccord.feed.post/01ARZ3NDEKTSV4RRFFQ69G5FAV"
-# One good record per collection; AUTHOR stands for the writer.
+# One valid record per collection; AUTHOR is replaced by the DID of the creator.
 GOOD: dict[str, dict[str, Any]] = {
     "com.registryaccord.profile": {"displayName": "Ada", "bio": "counts"},
     "com.registryaccord.feed.post": {"text": "hello", "createdAt": "2026-11-24T02:53:29Z", "authorDid": "AUTHOR"},
@@ -54,22 +54,22 @@ FORMATS: list[tuple[str, str, Any]] = [
 
 
 def good(creator: Creator, collection: str, **changes: Any) -> dict[str, Any]:
-    """Return a good record with changes; a member given as ... is left out."""
+    """Return a valid record with changes; a member given as ... is left out."""
     record = {name: creator.did if value == "AUTHOR" else value for name, value in GOOD[collection].items()}
     return {name: value for name, value in {**record, **changes}.items() if value is not ...}
 
 
 def violations_of(error: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the details list: objects with a JSON pointer, a rule and a message, whatever the list is called."""
+    """Return the violations in `details`: objects with a JSON pointer, a rule and a message, in a list of any name."""
     details = error.get("details")
     lists = [details] if isinstance(details, list) else [it for it in (details or {}).values() if isinstance(it, list)]
-    assert lists, f"no list of violations in details: {details}"
+    assert lists, f"details contains no list of violations: {details}"
     assert all(isinstance(it, dict) for it in lists[0]), lists[0]
     return lists[0]
 
 
 def pointer_of(violation: dict[str, Any]) -> str | None:
-    """Return the violation's JSON pointer: empty for the record, or beginning with a slash."""
+    """Return the violation's JSON pointer: empty for the whole record, or beginning with a slash; None if missing."""
     pointers = [it for name, it in violation.items() if isinstance(it, str) and (not it or it.startswith("/"))]
     return pointers[0] if pointers else None
 
@@ -82,28 +82,30 @@ def _valid(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 @judges("SCHEMA-001")
 @for_all(case=_valid())
-def test_every_record_that_the_table_allows_is_accepted(ada: Creator, case: tuple[str, dict[str, Any]]):
+def test_every_valid_record_is_accepted(ada: Creator, case: tuple[str, dict[str, Any]]):
     collection, record = case
     if "authorDid" in record:
         record = {**record, "authorDid": ada.did}
 
     found = data(ada.get(ada.created(collection=collection, record=record)["uri"]))
 
-    assert same(found["value"], record)
+    assert same_json(found["value"], record)
 
 
 @judges("SCHEMA-001")
-def test_every_collection_accepts_its_plain_record(ada: Creator):
+def test_every_collection_accepts_a_minimal_record(ada: Creator):
     for collection in BUNDLED:
         ada.created(collection=collection, record=good(ada, collection))
 
 
 @judges("SCHEMA-002")
 @for_all(every=True, case=st.sampled_from(REQUIRED))
-def test_what_is_required_may_not_be_missing(ada: Creator, case: tuple[str, str]):
+def test_a_missing_required_member_is_refused(ada: Creator, case: tuple[str, str]):
     collection, name = case
 
-    refused(ada.create(collection=collection, record=good(ada, collection, **{name: ...})), 400, "CDV_SCHEMA_REJECT")
+    expect_error(
+        ada.create(collection=collection, record=good(ada, collection, **{name: ...})), 400, "CDV_SCHEMA_REJECT"
+    )
 
 
 @judges("SCHEMA-003")
@@ -112,13 +114,13 @@ def test_what_is_required_may_not_be_missing(ada: Creator, case: tuple[str, str]
     character=st.sampled_from(["x", "\u00fc", "\u6f22", "\U0001f600"]),
     beyond=st.integers(1, 50),
 )
-def test_texts_are_measured_in_characters(ada: Creator, case: tuple[str, str, int], character: str, beyond: int):
+def test_string_lengths_count_characters(ada: Creator, case: tuple[str, str, int], character: str, beyond: int):
     collection, name, limit = case
 
     ada.created(collection=collection, record=good(ada, collection, **{name: character * limit}))
     for length in (limit + 1, limit + beyond):
-        answer = ada.create(collection=collection, record=good(ada, collection, **{name: character * length}))
-        refused(answer, 400, "CDV_SCHEMA_REJECT")
+        response = ada.create(collection=collection, record=good(ada, collection, **{name: character * length}))
+        expect_error(response, 400, "CDV_SCHEMA_REJECT")
 
 
 @judges("SCHEMA-004")
@@ -128,7 +130,9 @@ def test_a_member_of_another_type_is_refused(ada: Creator, case: tuple[str, str]
     number = name == "size"
     assume(isinstance(value, bool) or not isinstance(value, int | float if number else str))
 
-    refused(ada.create(collection=collection, record=good(ada, collection, **{name: value})), 400, "CDV_SCHEMA_REJECT")
+    expect_error(
+        ada.create(collection=collection, record=good(ada, collection, **{name: value})), 400, "CDV_SCHEMA_REJECT"
+    )
 
 
 @judges("SCHEMA-005")
@@ -136,16 +140,18 @@ def test_a_member_of_another_type_is_refused(ada: Creator, case: tuple[str, str]
 def test_formats_are_enforced(ada: Creator, case: tuple[str, str, Any]):
     collection, name, value = case
 
-    refused(ada.create(collection=collection, record=good(ada, collection, **{name: value})), 400, "CDV_SCHEMA_REJECT")
+    expect_error(
+        ada.create(collection=collection, record=good(ada, collection, **{name: value})), 400, "CDV_SCHEMA_REJECT"
+    )
 
 
 @judges("SCHEMA-005")
-def test_an_author_is_a_did(ada: Creator):
+def test_an_author_did_must_be_a_did(ada: Creator):
     post = "com.registryaccord.feed.post"
-    # Nobody's DID is also somebody else's: either refusal says so.
-    answer = ada.create(collection=post, record=good(ada, post, authorDid="ada"))
+    # The value is neither a DID nor the subject's DID: either error is right.
+    response = ada.create(collection=post, record=good(ada, post, authorDid="ada"))
 
-    assert (answer.status_code, answer.json()["error"]["code"]) in {
+    assert (response.status_code, response.json()["error"]["code"]) in {
         (400, "CDV_SCHEMA_REJECT"),
         (403, "CDV_DID_MISMATCH"),
     }
@@ -153,11 +159,11 @@ def test_an_author_is_a_did(ada: Creator):
 
 @judges("SCHEMA-006")
 @for_all(cost=2, case=st.sampled_from(LENGTHS))
-def test_a_violation_says_where_what_and_why(ada: Creator, case: tuple[str, str, int]):
+def test_a_violation_has_a_pointer_a_rule_and_a_message(ada: Creator, case: tuple[str, str, int]):
     collection, name, limit = case
-    answer = ada.create(collection=collection, record=good(ada, collection, **{name: "x" * (limit + 1)}))
+    response = ada.create(collection=collection, record=good(ada, collection, **{name: "x" * (limit + 1)}))
 
-    violation = violations_of(refused(answer, 400, "CDV_SCHEMA_REJECT"))[0]
+    violation = violations_of(expect_error(response, 400, "CDV_SCHEMA_REJECT"))[0]
 
     assert pointer_of(violation) in {f"/{name}", f"/record/{name}"}, violation
     assert any("length" in str(it).lower() for it in violation.values()), violation
@@ -169,10 +175,11 @@ def test_a_violation_says_where_what_and_why(ada: Creator, case: tuple[str, str,
 def test_every_violation_is_listed(ada: Creator, wrong: list[str], count: int):
     asset = "com.registryaccord.media.asset"
     bad = {"mimeType": 1, "size": "big", "checksum": "short"}
-    answer = ada.create(collection=asset, record=good(ada, asset, **{name: bad[name] for name in wrong[:count]}))
+    response = ada.create(collection=asset, record=good(ada, asset, **{name: bad[name] for name in wrong[:count]}))
 
     pointers = {
-        (pointer_of(it) or "").rpartition("/")[2] for it in violations_of(refused(answer, 400, "CDV_SCHEMA_REJECT"))
+        (pointer_of(it) or "").rpartition("/")[2]
+        for it in violations_of(expect_error(response, 400, "CDV_SCHEMA_REJECT"))
     }
 
     assert pointers == {*wrong[:count]}
@@ -180,8 +187,8 @@ def test_every_violation_is_listed(ada: Creator, wrong: list[str], count: int):
 
 @judges("SCHEMA-008")
 @for_all(cost=2, name=st.from_regex(r"[a-z]{3,10}", fullmatch=True))
-def test_a_collection_that_is_not_there_is_refused(ada: Creator, name: str):
-    refused(ada.create(collection=f"org.example.nobody.{name}"), 400)
+def test_an_unknown_collection_is_refused(ada: Creator, name: str):
+    expect_error(ada.create(collection=f"org.example.nobody.{name}"), 400)
 
 
 @judges("SCHEMA-009")
@@ -191,13 +198,13 @@ def test_a_collection_that_is_not_there_is_refused(ada: Creator, name: str):
         ["99.0.0", "0.0.1", "1.0.1", "1", "1.0", "latest", "", "1.0.0-x", "v1.0.0", "01.0.0", " 1.0.0"]
     ),
 )
-def test_a_version_that_is_not_there_is_refused(ada: Creator, version: str):
-    refused(ada.create(schemaVersion=version), 400)
+def test_an_unknown_version_is_refused(ada: Creator, version: str):
+    expect_error(ada.create(schemaVersion=version), 400)
 
 
 @judges("SCHEMA-010")
 @newcomer("ada")
-def test_the_version_is_kept(ada: Creator):
+def test_the_schema_version_is_stored(ada: Creator):
     version = ada.created()["schemaVersion"]
 
     named = ada.created(schemaVersion=version)
@@ -208,14 +215,14 @@ def test_the_version_is_kept(ada: Creator):
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", version), version
 
 
-# --- with a catalogue of the run's own ---
+# --- with the catalogue that the run serves ---
 
 
 @judges("SCHEMA-011")
 def test_the_latest_stable_version_decides(ada: Creator, catalogue: Catalogue):
     newest = ada.created(collection=published.LATEST, record={"text": "abc"})
     assert newest["schemaVersion"] == "1.10.0"
-    refused(ada.create(collection=published.LATEST, record={"text": "abcd"}), 400, "CDV_SCHEMA_REJECT")
+    expect_error(ada.create(collection=published.LATEST, record={"text": "abcd"}), 400, "CDV_SCHEMA_REJECT")
 
     older = ada.created(collection=published.LATEST, record={"text": "abcd"}, schemaVersion="1.9.0")
 
@@ -225,43 +232,45 @@ def test_the_latest_stable_version_decides(ada: Creator, catalogue: Catalogue):
 @judges("SCHEMA-012", "SCHEMA-013")
 def test_a_deprecated_version_warns(ada: Creator, plan: Plan, catalogue: Catalogue):
     if plan.rejects_deprecated:
-        not_judged("the target refuses deprecated versions")
-    answer = ada.create(collection=published.DEPRECATED, record={"text": "x"}, schemaVersion="1.0.0")
+        not_judged("the target refuses deprecated versions (--rejects-deprecated)")
+    response = ada.create(collection=published.DEPRECATED, record={"text": "x"}, schemaVersion="1.0.0")
 
     with clause("SCHEMA-012"):
-        assert data(answer)["schemaVersion"] == "1.0.0"
-        assert answer.json().get("meta", {}).get("warnings"), "no meta.warnings"
+        assert data(response)["schemaVersion"] == "1.0.0"
+        assert response.json().get("meta", {}).get("warnings"), "the response has no meta.warnings"
         assert "meta" not in ada.create(collection=published.DEPRECATED, record={"text": "x"}).json()
     with clause("SCHEMA-013"):
-        # Of which moment is left open: how an index says since when, the contract does not.
-        assert re.fullmatch(r"@\d+", answer.headers.get("deprecation", ""), re.ASCII), answer.headers.get("deprecation")
-        sunset = answer.headers.get("sunset", "")
+        # Any time: the contract does not say how an index states since when a version is deprecated.
+        assert re.fullmatch(r"@\d+", response.headers.get("deprecation", ""), re.ASCII), response.headers.get(
+            "deprecation"
+        )
+        sunset = response.headers.get("sunset", "")
         assert sunset.endswith("GMT"), f"Sunset: {sunset}"
         assert parsedate_to_datetime(sunset).timestamp() == catalogue.sunset_at
 
 
 @judges("SCHEMA-012")
-def test_a_deprecated_version_is_refused_where_it_is_to_be(ada: Creator, plan: Plan, catalogue: Catalogue):
+def test_a_deprecated_version_is_refused_if_configured(ada: Creator, plan: Plan, catalogue: Catalogue):
     if not plan.rejects_deprecated:
-        not_judged("needs --rejects-deprecated, and a target that does")
-    answer = ada.create(collection=published.DEPRECATED, record={"text": "x"}, schemaVersion="1.0.0")
+        not_judged("needs --rejects-deprecated, and a target that refuses deprecated versions")
+    response = ada.create(collection=published.DEPRECATED, record={"text": "x"}, schemaVersion="1.0.0")
 
-    refused(answer, 400, "CDV_SCHEMA_REJECT")
+    expect_error(response, 400, "CDV_SCHEMA_REJECT")
 
 
 @judges("SCHEMA-014")
 def test_after_its_sunset_a_version_is_refused(ada: Creator, catalogue: Catalogue):
-    answer = ada.create(collection=published.SUNSET, record={"text": "x"}, schemaVersion="1.0.0")
+    response = ada.create(collection=published.SUNSET, record={"text": "x"}, schemaVersion="1.0.0")
 
-    refused(answer, 400, "CDV_SCHEMA_REJECT")
+    expect_error(response, 400, "CDV_SCHEMA_REJECT")
     ada.created(collection=published.SUNSET, record={"text": "x"})
 
 
 @judges("SCHEMA-015")
 def test_a_retired_version_is_refused(ada: Creator, catalogue: Catalogue):
-    answer = ada.create(collection=published.RETIRED, record={"text": "x"}, schemaVersion="1.0.0")
+    response = ada.create(collection=published.RETIRED, record={"text": "x"}, schemaVersion="1.0.0")
 
-    refused(answer, 400, "CDV_SCHEMA_REJECT")
+    expect_error(response, 400, "CDV_SCHEMA_REJECT")
     ada.created(collection=published.RETIRED, record={"text": "x"})
 
 
@@ -278,7 +287,7 @@ def test_lexicon_limits_count_bytes_and_graphemes(ada: Creator, catalogue: Catal
 
 @judges("SCHEMA-016")
 def test_lexicon_limits_are_exact(ada: Creator, catalogue: Catalogue):
-    accent, family = "e\u0301", "\U0001f469\u200d\U0001f467"  # one cluster each, of two characters and of three
+    accent, family = "e\u0301", "\U0001f469\u200d\U0001f467"  # one grapheme each, of two and of three code points
     for text in ("x" * 5, "x" * 6, accent * 5, accent * 6, family * 3, family * 4):
         assert_measured(ada, text)
 
@@ -286,26 +295,26 @@ def test_lexicon_limits_are_exact(ada: Creator, catalogue: Catalogue):
 def assert_measured(ada: Creator, text: str) -> None:
     fits = len(text.encode()) <= published.LEXICON_BYTES_MAX and _graphemes(text) <= published.LEXICON_GRAPHEMES_MAX
 
-    answer = ada.create(collection=published.LEXICON, record={"text": text})
+    response = ada.create(collection=published.LEXICON, record={"text": text})
 
     if fits:
-        data(answer)
+        data(response)
     else:
-        refused(answer, 400, "CDV_SCHEMA_REJECT")
+        expect_error(response, 400, "CDV_SCHEMA_REJECT")
 
 
 @judges("SCHEMA-017")
 @newcomer("ada")
-def test_visibility_is_the_catalogues_to_say(vault: Vault, catalogue: Catalogue, ada: Creator, bob: Creator):
+def test_visibility_is_taken_from_the_catalogue(vault: Vault, catalogue: Catalogue, ada: Creator, bob: Creator):
     uri = ada.created(collection=published.PRIVATE, record={"text": "x"})["uri"]
 
     data(ada.get(uri))
-    refused(vault.get(uri), 401)
-    refused(vault.get(uri, bob), 403, "CDV_AUTHZ")
+    expect_error(vault.get(uri), 401)
+    expect_error(vault.get(uri, bob), 403, "CDV_AUTHZ")
     assert data(vault.send("GET", LIST, by=bob, params={"did": ada.did}))["records"] == []
 
 
 def _graphemes(text: str) -> int:
-    """Count the clusters of a text made of the pieces above: what is joined is one, accents are none."""
+    """Count the graphemes of a text made of the pieces above: joined characters are one, combining accents are none."""
     joined = text.replace("\u200d\U0001f467", "").replace("\u0301", "")
     return len(joined)

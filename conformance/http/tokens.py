@@ -1,4 +1,4 @@
-"""Where the run's tokens come from: a command, or a private key of an issuer that the target trusts."""
+"""Sources of the run's tokens: a command, or the private key of an issuer that the target trusts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _RENEWED_AFTER_SECONDS = 900
 _COMMAND_SECONDS = 30
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)  # RFC 6750, b64token
 COMMANDS_AHEAD = 3
-USES_MAX = 100  # of one DID's token, before another DID takes over: budgets are per DID
+USES_MAX = 100  # requests of one DID before a role gets another one: rate limits are per DID
 
 
 class NoTokens(Exception):
-    """Tokens cannot be had as the command line says. The message is for whoever typed it."""
+    """Tokens cannot be obtained in the way that the command line says. The message is for the user."""
 
 
 class Key:
-    """An Ed25519 key pair with the name that the issuer publishes it under."""
+    """An Ed25519 key pair. `kid`: the key id under which the issuer publishes it."""
 
     def __init__(self, private: Ed25519PrivateKey, kid: str = "") -> None:
         self.private = private
@@ -47,7 +47,7 @@ class Key:
 
     @classmethod
     def read(cls, path: Path) -> Key:
-        """Return the key of a file, JWK or PEM. Raises NoTokens."""
+        """Read a private key from a JWK or PEM file. Raises NoTokens."""
         try:
             content = path.read_bytes()
             if content.lstrip().startswith(b"{"):
@@ -56,15 +56,17 @@ class Key:
                 return cls(Ed25519PrivateKey.from_private_bytes(raw), jwk.get("kid", ""))
             private = load_pem_private_key(content, None)
         except OSError as error:
-            raise NoTokens(f"{path}: {error.strerror}") from error
+            raise NoTokens(f"--issuer-key {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
-            raise NoTokens(f"{path}: no private Ed25519 key, as JWK or unencrypted PEM") from error
+            raise NoTokens(
+                f"--issuer-key {path}: the file holds no private Ed25519 key as JWK or unencrypted PEM"
+            ) from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise NoTokens(f"{path}: not an Ed25519 key")
+            raise NoTokens(f"--issuer-key {path}: the key is not an Ed25519 key")
         return cls(private)
 
     def jwk(self) -> dict[str, str]:
-        """Return the public half."""
+        """Return the public key as a JWK."""
         return {"kty": "OKP", "crv": "Ed25519", "x": b64(self.public), "kid": self.kid, "use": "sig", "alg": "EdDSA"}
 
     def _thumbprint(self) -> str:  # RFC 7638
@@ -73,16 +75,16 @@ class Key:
 
 
 class TokenSource:
-    """Ordinary tokens, remembered per DID for as long as they are fresh."""
+    """A source of valid tokens, which are cached per DID until they are due for renewal."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[str, float]] = {}
-        self._speakers: dict[str, str] = {}
+        self._subjects: dict[str, str] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def token(self, did: str) -> str:
-        """Return a token whose sub is `did`. Callers of one DID wait for one token; of others, they do not."""
+        """Return a token whose sub is `did`. Concurrent callers of one DID share one token; other DIDs do not wait."""
         with self._lock:
             own = self._locks.setdefault(did, threading.Lock())
         with own:
@@ -90,19 +92,19 @@ class TokenSource:
             if not token or time.monotonic() - made_at > _RENEWED_AFTER_SECONDS:
                 token = self.make(did)
                 self._tokens[did] = token, time.monotonic()
-                self._speakers[f"Bearer {token}"] = did
+                self._subjects[f"Bearer {token}"] = did
             return token
 
-    def speaker(self, authorization: str) -> str:
-        """Return the DID whose ordinary token this is, or nothing."""
-        return self._speakers.get(authorization, "")
+    def subject(self, authorization: str) -> str:
+        """Return the DID whose token this Authorization header carries; empty if it is none of this source's."""
+        return self._subjects.get(authorization, "")
 
     def new_did(self) -> str:
-        """Return a DID that nobody has written for."""
+        """Return a DID for which nothing was ever written."""
         return f"did:example:{secrets.token_hex(12)}"
 
     def known_did(self, role: str) -> str:
-        """Return a DID that may have written before, never one of another role. A new one, where that costs nothing."""
+        """Return a DID that may have written before and that no other role uses; a new one where tokens are cheap."""
         return self.new_did()
 
     def make(self, did: str) -> str:
@@ -110,9 +112,9 @@ class TokenSource:
 
 
 class CommandTokens(TokenSource):
-    """What a command prints; `{did}` stands for the DID.
+    """Tokens that a command prints; `{did}` in its arguments is replaced by the DID.
 
-    It may be slow: it is run ahead for DIDs to come, and known ones are used again.
+    The command may be slow, so tokens of the next new DIDs are requested in advance, and DIDs are reused.
     """
 
     def __init__(self, command: str) -> None:
@@ -123,7 +125,7 @@ class CommandTokens(TokenSource):
         except ValueError as error:
             raise NoTokens(f"--token-command: {error}") from error
         if not self._words:
-            raise NoTokens("--token-command: no command")
+            raise NoTokens("--token-command: the command is empty")
         self._ahead: deque[tuple[str, Future[str]]] = deque()
         self._threads = ThreadPoolExecutor(COMMANDS_AHEAD)
         self._known: dict[str, str] = {}  # by role
@@ -151,18 +153,20 @@ class CommandTokens(TokenSource):
         try:
             done = subprocess.run(words, capture_output=True, timeout=_COMMAND_SECONDS, check=True)
         except subprocess.CalledProcessError as error:
-            said = error.stderr.decode(errors="replace").strip()
-            raise NoTokens(f"{words[0]} exited with {error.returncode}: {said}") from error
+            printed = error.stderr.decode(errors="replace").strip()
+            raise NoTokens(f"--token-command: {words[0]} exited with {error.returncode}: {printed}") from error
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NoTokens(f"{words[0]}: {error}") from error
+            raise NoTokens(f"--token-command: {words[0]} could not be run to its end: {error}") from error
         token = done.stdout.decode("ascii", errors="replace").strip()
         if not _TOKEN.fullmatch(token):
-            raise NoTokens(f"{words[0]} printed no token, but {token[:80]!r}")
+            raise NoTokens(
+                f"--token-command: {words[0]} must print a token and nothing else, but printed {token[:80]!r}"
+            )
         return token
 
 
 class KeyTokens(TokenSource):
-    """Tokens minted here, good ones and bad ones. `server_ahead_seconds`: of the target's clock over ours."""
+    """Signs valid and invalid tokens. `server_ahead_seconds`: how far the target's clock is ahead of ours."""
 
     def __init__(self, key: Key, *, issuer: str, audience: str) -> None:
         super().__init__()
@@ -175,11 +179,11 @@ class KeyTokens(TokenSource):
         return int(time.time() + self.server_ahead_seconds)
 
     def header(self, **changes: Any) -> dict[str, Any]:
-        """Return a good header with changes; a member given as ... is left out."""
+        """Return a valid header with changes; a member given as ... is left out."""
         return _changed({"alg": "EdDSA", "kid": self.key.kid, "typ": "JWT"}, changes)
 
     def claims(self, did: str, **changes: Any) -> dict[str, Any]:
-        """Return good claims with changes; a member given as ... is left out."""
+        """Return valid claims with changes; a member given as ... is left out."""
         now = self.now()
         good = {"iss": self.issuer, "aud": self.audience, "sub": did, "iat": now, "exp": now + LIFE_SECONDS}
         return _changed(good, changes)

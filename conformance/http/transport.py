@@ -1,4 +1,4 @@
-"""How the suite reads answers: no longer and no more than an answer can take, since a target may send for ever."""
+"""An HTTP transport that bounds the time and size of each response, because a target may send without end."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import httpx
 
 from conformance.http.requirements import Undecided
 
-ANSWER_MAX_BYTES = 64 * 1024 * 1024  # as sent: twice a page of the hundred largest records
+RESPONSE_MAX_BYTES = 64 * 1024 * 1024  # on the wire; twice the size of a page of the hundred largest records
 
 
 class BoundedTransport(httpx.HTTPTransport):
-    """Gives an answer `answer_seconds` for all of its bytes. Raises Undecided: it has too many."""
+    """Reads a response within `response_seconds`. Raises: httpx.ReadTimeout: it takes longer. Undecided: too large."""
 
-    def __init__(self, answer_seconds: float, **options: Any) -> None:
+    def __init__(self, response_seconds: float, **options: Any) -> None:
         super().__init__(trust_env=False, **options)
-        self._answer_seconds = answer_seconds
+        self._response_seconds = response_seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        deadline = time.monotonic() + self._answer_seconds
-        answer = super().handle_request(request)
-        assert isinstance(answer.stream, httpx.SyncByteStream)
-        answer.stream = _Bounded(answer.stream, deadline)
-        return answer
+        deadline = time.monotonic() + self._response_seconds
+        response = super().handle_request(request)
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _Bounded(response.stream, deadline)
+        return response
 
 
 class _Bounded(httpx.SyncByteStream):
@@ -37,10 +37,10 @@ class _Bounded(httpx.SyncByteStream):
         size = 0
         for chunk in self._stream:
             size += len(chunk)
-            if size > ANSWER_MAX_BYTES:
-                raise Undecided(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
+            if size > RESPONSE_MAX_BYTES:
+                raise Undecided(f"the response is larger than {RESPONSE_MAX_BYTES} bytes; the rest was not read")
             if time.monotonic() > self._deadline:
-                raise httpx.ReadTimeout("the answer does not end")
+                raise httpx.ReadTimeout("the response was still being sent when its time was up")
             yield chunk
 
     def close(self) -> None:

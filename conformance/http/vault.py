@@ -1,4 +1,4 @@
-"""The target, and creators who speak to it. Every exchange is recorded and put to the laws."""
+"""The HTTP client of the target, and creators who use it. Every exchange is recorded and checked against the laws."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ RECORD, LIST = "/v1/repo/record", "/v1/repo/listRecords"
 INIT, FINALIZE = "/v1/media/uploadInit", "/v1/media/finalize"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20
 
-ANSWER_SECONDS = 35.0  # the contract's request timeout of 30 s, and the way there and back
-WAIT_MAX_SECONDS = 65.0  # for one answer: a window of a minute and its edges
+RESPONSE_SECONDS = 35.0  # the contract's request timeout of 30 s, plus 5 s for the network
+WAIT_MAX_SECONDS = 65.0  # the longest Retry-After that is honoured: a rate-limit window of one minute, and a margin
 TRIES_MAX = 4
-AWAY = {502, 503, 504}  # what says that the target is not there, or not now
-REPLICAS_REACHED = 8  # by as many requests at once, each on a connection of its own
-SLOW_MAX = 3  # times in a row that an endpoint, or all of them, did not answer: then it is no longer waited for
+UNAVAILABLE_STATUSES = {502, 503, 504}  # the target, or the way to it, is temporarily unavailable
+REPLICAS_REACHED = 8  # concurrent requests, each on its own connection, that should reach every replica
+TIMEOUTS_MAX = 3  # consecutive timeouts of one endpoint, or of all, after which no more requests are sent to it
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Headers = dict[str, str] | Sequence[tuple[str, str]]
@@ -45,7 +45,7 @@ Headers = dict[str, str] | Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Upload:
-    """What a test wants to know of an upload."""
+    """An upload that was begun: its asset, its upload URL, and the bytes to send."""
 
     asset_id: str
     url: str
@@ -56,19 +56,22 @@ class Upload:
         return hashlib.sha256(self.content).hexdigest()
 
 
-class Patience:
-    """How long a run has waited in all, and who no longer answers. Many threads may wait at once."""
+class WaitBudget:
+    """The total time that a run may spend waiting, and which endpoints have stopped responding. Thread-safe."""
 
     def __init__(self, wait_seconds: float) -> None:
         self.waited_seconds = 0.0
         self._wait_seconds = wait_seconds
-        self._until = 0.0  # by when everybody who waits will have waited
-        self._slow: Counter[str] = Counter()  # by endpoint, and "" for all of them
-        self._gave_up: dict[str, float] = {}
+        self._until = 0.0  # when the last of the current waits ends (monotonic clock)
+        self._timeouts: Counter[str] = Counter()  # consecutive timeouts by endpoint; "" counts all endpoints together
+        self._last_timeout: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def spend(self, seconds: float) -> bool:
-        """Take the seconds from what is left, but for those in which somebody waits already; False: too little is."""
+        """Reserve a wait of `seconds`; return False if the budget does not cover it.
+
+        Time in which another thread waits already is not charged again.
+        """
         with self._lock:
             now = time.monotonic()
             more = max(now + seconds - max(now, self._until), 0.0)
@@ -78,40 +81,44 @@ class Patience:
             self._until = max(now + seconds, self._until)
             return True
 
-    def ask(self, endpoint: str) -> None:
-        """Raises Undecided: it was not answered so often that it is not worth the time."""
+    def require_responsive(self, endpoint: str) -> None:
+        """Raises Undecided: the endpoint timed out so often in a row that further requests are not worth the time."""
         with self._lock:
-            times = max(self._slow[endpoint], self._slow[""])
-        if times >= SLOW_MAX:
-            raise Undecided(f"slow: {times} times in a row there was no answer in {ANSWER_SECONDS:.0f} s")
+            timeouts = max(self._timeouts[endpoint], self._timeouts[""])
+        if timeouts >= TIMEOUTS_MAX:
+            raise Undecided(
+                f"slow: not sent, because {timeouts} requests in a row timed out after {RESPONSE_SECONDS:.0f} s"
+            )
 
-    def answered(self, endpoint: str) -> None:
+    def responded(self, endpoint: str) -> None:
         with self._lock:
-            self._slow[endpoint] = self._slow[""] = 0
+            self._timeouts[endpoint] = self._timeouts[""] = 0
 
-    def gave_up(self, endpoint: str, began: float) -> None:
-        """Count a request without an answer; those that were under way together count once."""
+    def timed_out(self, endpoint: str, began: float) -> None:
+        """Count a request that timed out; requests that were in flight at the same time count once."""
         with self._lock:
             for name in (endpoint, ""):
-                if began >= self._gave_up.get(name, 0.0):
-                    self._slow[name] += 1
-                    self._gave_up[name] = time.monotonic()
+                if began >= self._last_timeout.get(name, 0.0):
+                    self._timeouts[name] += 1
+                    self._last_timeout[name] = time.monotonic()
 
 
 class Vault:
     """A running CDV at `url`."""
 
     def __init__(self, url: str, tokens: TokenSource, wait_seconds: float, trust: ssl.SSLContext) -> None:
-        """Wait `wait_seconds` in all: a target that always says "later" is undecided, and soon."""
+        """`wait_seconds`: the wait budget of the whole run: it bounds a run whose target always asks to retry later."""
         self.url = url.rstrip("/")
         self.tokens = tokens
         self.trust = trust
         self.findings = Findings()
         self.down_since = 0.0
-        self._patience = Patience(wait_seconds)
+        self._wait_budget = WaitBudget(wait_seconds)
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=2)
-        transport = BoundedTransport(ANSWER_SECONDS, limits=limits, verify=trust)
-        self._http = httpx.Client(timeout=ANSWER_SECONDS, transport=transport, trust_env=False, follow_redirects=False)
+        transport = BoundedTransport(RESPONSE_SECONDS, limits=limits, verify=trust)
+        self._http = httpx.Client(
+            timeout=RESPONSE_SECONDS, transport=transport, trust_env=False, follow_redirects=False
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -122,17 +129,18 @@ class Vault:
         path: str,
         *,
         by: Creator | None = None,
-        patient: bool = True,
+        retry: bool = True,
         headers: Headers = (),
         content: bytes | Iterable[bytes] | None = None,
         body: Any = None,
         params: Any = None,
     ) -> httpx.Response:
-        """Return the answer. `by`: whose token to send. `body`: sent as JSON. `path`: or a whole URL.
+        """Return the response. `by`: whose token to send. `body`: sent as JSON. `path`: a path of the target, or a URL.
 
-        A spent budget is waited for and an unavailable service asked again, within bounds, unless not `patient`. What
-        may have happened and would happen twice is not asked again: a record without an idempotency key.
-        Raises: Undecided: slow or down. Nonconforming: the connection was closed without an answer.
+        With `retry`, a request that is answered 429, 502, 503 or 504 is sent again after its Retry-After, at most
+        TRIES_MAX times and within the wait budget. A create without idempotency key is not repeated after a 502, 503
+        or 504: it may have been stored, and a retry would store it twice.
+        Raises: Undecided: the target is slow or down. Nonconforming: it closed the connection without a response.
         """
         sent = [*(headers.items() if isinstance(headers, dict) else headers)]
         if by is not None:
@@ -141,55 +149,62 @@ class Vault:
             content = json.dumps(body).encode()
         if content is not None and not any(name.lower() == "content-type" for name, _ in sent) and method != "PUT":
             sent.append(("Content-Type", "application/json"))
-        own = path.startswith("/")  # a URL that was handed out may be a store's, whose answers are no service's
+        own = path.startswith(
+            "/"
+        )  # a URL that the target returned may lead to an object store, which no law applies to
         url = self.url + path if own else path
         if not isinstance(content, bytes | None):
-            content = list(content)  # it may have to be sent again
+            content = list(content)  # a retry sends it again
         for _ in range(TRIES_MAX):
             request = self._http.build_request(method, url, headers=sent, content=content, params=params)
-            answer = self._exchange(request, own)
-            if not patient or answer.status_code not in {429, *AWAY}:
-                return answer
-            if answer.status_code in AWAY and own and _creates_anew(request):
-                raise Undecided(f"status {answer.status_code}: a write without a key, which may have happened")
-            self._wait(answer)
-        reason = "the rate limit" if answer.status_code == 429 else f"unavailable ({answer.status_code})"
-        raise Undecided(f"{reason}: {method} {path}")
+            response = self._exchange(request, own)
+            if not retry or response.status_code not in {429, *UNAVAILABLE_STATUSES}:
+                return response
+            if response.status_code in UNAVAILABLE_STATUSES and own and _is_unkeyed_create(request):
+                raise Undecided(
+                    f"status {response.status_code} to a create without idempotency key: it may have happened, "
+                    "so it is not sent again"
+                )
+            self._wait(response)
+        reason = "rate limited (429)" if response.status_code == 429 else f"unavailable ({response.status_code})"
+        raise Undecided(f"{method} {path} is still {reason} after {TRIES_MAX} attempts")
 
     def _exchange(self, request: httpx.Request, own: bool) -> httpx.Response:
         endpoint = f"{request.method} {request.url.path.rpartition('/')[2]}" if own else request.url.host
-        self._patience.ask(endpoint)
+        self._wait_budget.require_responsive(endpoint)
         began = time.monotonic()
-        speaker = self.tokens.speaker(request.headers.get("authorization", ""))
-        answer: httpx.Response | None = None
+        subject = self.tokens.subject(request.headers.get("authorization", ""))
+        response: httpx.Response | None = None
         try:
-            answer = self._http.send(request)
-            self._patience.answered(endpoint)
+            response = self._http.send(request)
+            self._wait_budget.responded(endpoint)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.down_since = self.down_since or time.monotonic()
             raise Undecided(f"down: no connection to {request.url.host}:{request.url.port} ({error})") from error
         except httpx.TimeoutException as error:
-            self._patience.gave_up(endpoint, began)
+            self._wait_budget.timed_out(endpoint, began)
             raise Undecided(
-                f"slow: no answer to {request.method} {request.url.path} in {ANSWER_SECONDS:.0f} s"
+                f"slow: no response to {request.method} {request.url.path} in {RESPONSE_SECONDS:.0f} s"
             ) from error
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
-            self._must_be_up()
-            if self._is_answered(request):
-                raise Undecided(f"a connection broke, and the same request was answered then: {error}") from error
+            self._require_reachable()
+            if self._succeeds_on_retry(request):
+                raise Undecided(
+                    f"the connection was lost ({error}); the same request succeeded when sent again"
+                ) from error
             broken = error
         exchange = Exchange(
-            request.method, str(request.url), request.headers.multi_items(), _sent_bytes(request), speaker, answer
+            request.method, str(request.url), request.headers.multi_items(), _sent_bytes(request), subject, response
         )
         RECORDER.add(exchange)
         if own:
             self.findings.judge(exchange)
-        if answer is None:
-            raise Nonconforming("ERR-005", f"the connection was closed without an answer: {broken}")
-        return answer
+        if response is None:
+            raise Nonconforming("ERR-005", f"the connection was closed without a response: {broken}")
+        return response
 
-    def _is_answered(self, request: httpx.Request) -> bool:
-        """Ask once more, alone: what breaks once may be the network's doing, what breaks again is not."""
+    def _succeeds_on_retry(self, request: httpx.Request) -> bool:
+        """Send the request again: a connection lost once may be the network's fault; lost twice, it is the target's."""
         try:
             self._http.send(request)
         except httpx.HTTPError:
@@ -197,37 +212,39 @@ class Vault:
         return True
 
     def revive(self) -> None:
-        """Go on with a target that was down. Raises Undecided: it still is."""
-        self._must_be_up()
+        """Forget that the target was down if it responds again. Raises Undecided: it is still down."""
+        self._require_reachable()
         self.down_since = 0.0
 
-    def _must_be_up(self) -> None:
+    def _require_reachable(self) -> None:
         """Raises Undecided: the target is down."""
         try:
             self._http.get(f"{self.url}/healthz")
         except httpx.HTTPError as error:
             self.down_since = self.down_since or time.monotonic()
-            raise Undecided(f"down: {error}") from error
+            raise Undecided(f"down: {self.url}/healthz does not respond ({error})") from error
 
-    def _wait(self, answer: httpx.Response) -> None:
-        asked = answer.headers.get("retry-after", "1")
-        seconds = max(float(asked), 0.2) if asked.isdecimal() else 1.0
-        if seconds > WAIT_MAX_SECONDS or not self._patience.spend(seconds):
-            waited = f"after {self._patience.waited_seconds:.0f} s of waiting in this run"
-            raise Undecided(f"status {answer.status_code}, to come again in {asked} s, {waited}")
+    def _wait(self, response: httpx.Response) -> None:
+        retry_after = response.headers.get("retry-after", "1")
+        seconds = max(float(retry_after), 0.2) if retry_after.isdecimal() else 1.0
+        if seconds > WAIT_MAX_SECONDS or not self._wait_budget.spend(seconds):
+            waited = f"this run has waited {self._wait_budget.waited_seconds:.0f} s already"
+            raise Undecided(
+                f"status {response.status_code} with Retry-After {retry_after} s, which is too long to wait: {waited}"
+            )
         time.sleep(seconds)
 
     def creator(self, did: str = "") -> Creator:
-        """Return someone who has never written before, or who owns `did`."""
+        """Return a creator who has never written before, or the owner of `did`."""
         return Creator(self, did or self.tokens.new_did())
 
     def known(self, role: str) -> Creator:
-        """Return someone who may have written before, and is nobody of another role."""
+        """Return a creator who may have written before and is shared by no other role."""
         return Creator(self, self.tokens.known_did(role))
 
     @property
     def minter(self) -> KeyTokens | None:
-        """The key of a trusted issuer, if this run has one."""
+        """The source that signs tokens with a trusted issuer's key; None if this run has no such key."""
         return self.tokens if isinstance(self.tokens, KeyTokens) else None
 
     def get(self, uri: str, by: Creator | None = None, **headers: str) -> httpx.Response:
@@ -237,13 +254,13 @@ class Vault:
 
 @dataclass(frozen=True)
 class Creator:
-    """The bearer of a DID's token."""
+    """A client that sends the token of one DID."""
 
     vault: Vault
     did: str
 
     def body(self, **members: Any) -> dict[str, Any]:
-        """Return a good create's body; a member given as ... is left out."""
+        """Return the body of a valid create, with changes; a member given as ... is left out."""
         good = {"collection": PROFILE, "did": self.did, "record": {"displayName": "Ada"}}
         return {name: value for name, value in {**good, **members}.items() if value is not ...}
 
@@ -261,7 +278,7 @@ class Creator:
         return self.vault.send("GET", LIST, by=self, params={"did": self.did, **parameters})
 
     def listed(self, **parameters: Any) -> list[dict[str, Any]]:
-        """Walk all pages; return the records."""
+        """Read all pages; return the records."""
         records: list[dict[str, Any]] = []
         page = data(self.listing(limit=100, **parameters))
         records += page["records"]
@@ -276,7 +293,7 @@ class Creator:
         return self.vault.send("POST", INIT, by=self, body=body)
 
     def upload(self, content: bytes = PNG, **members: Any) -> Upload:
-        """Init an upload, without sending the bytes."""
+        """Initialise an upload without sending the bytes."""
         ticket = data(self.init(content, **members))
         return Upload(ticket["assetId"], ticket["uploadUrl"], content)
 
@@ -284,17 +301,17 @@ class Creator:
         return self.vault.send("PUT", upload.url, content=upload.content if content is None else content)
 
     def staged(self, content: bytes = PNG, **members: Any) -> Upload:
-        """Init an upload and send the bytes, which must be taken."""
+        """Initialise an upload and send the bytes, which the upload URL must accept."""
         upload = self.upload(content, **members)
-        answer = self.put(upload)
-        assert answer.is_success, f"the upload URL answers {answer.status_code} to a plain PUT"
+        response = self.put(upload)
+        assert response.is_success, f"the upload URL answers a plain PUT with {response.status_code}"
         return upload
 
     def finalize(self, asset_id: str, sha256: str) -> httpx.Response:
         return self.vault.send("POST", FINALIZE, by=self, body={"assetId": asset_id, "sha256": sha256})
 
     def finalized(self, content: bytes = PNG, **members: Any) -> dict[str, Any]:
-        """Bring an asset all the way to permanent; return it."""
+        """Upload and finalise an asset; return it."""
         upload = self.staged(content, **members)
         return data(self.finalize(upload.asset_id, upload.sha256))
 
@@ -302,47 +319,47 @@ class Creator:
         return self.vault.send("GET", f"/v1/media/{asset_id}/meta", by=self)
 
     def content(self, asset_id: str) -> httpx.Response:
-        """Return the answer that bears the bytes, or the refusal."""
-        answer = self.vault.send("GET", f"/v1/media/{asset_id}/content", by=self)
-        if answer.status_code != 307:
-            return answer
-        return self.vault.send("GET", str(httpx.URL(str(answer.url)).join(answer.headers["location"])))
+        """Return the response with the bytes, after following one redirect, or the error response."""
+        response = self.vault.send("GET", f"/v1/media/{asset_id}/content", by=self)
+        if response.status_code != 307:
+            return response
+        return self.vault.send("GET", str(httpx.URL(str(response.url)).join(response.headers["location"])))
 
 
-def data(answer: httpx.Response) -> dict[str, Any]:
-    """Return a success's data."""
-    assert answer.status_code == 200, f"expected 200, got {_shown(answer)}"
-    body = json_of(answer)
-    assert isinstance(body, dict), f"no JSON object: {answer.text[:200]!r}"
+def data(response: httpx.Response) -> dict[str, Any]:
+    """Return `data` of a successful response. Raises AssertionError: it is not a 200 with an object there."""
+    assert response.status_code == 200, f"expected 200, got {_shown(response)}"
+    body = json_of(response)
+    assert isinstance(body, dict), f"the response is not a JSON object: {response.text[:200]!r}"
     found = body.get("data")
-    assert isinstance(found, dict), f"no data in {answer.text[:200]!r}"
+    assert isinstance(found, dict), f"the response has no object `data`: {response.text[:200]!r}"
     return found
 
 
-def receipt_of(answer: httpx.Response) -> dict[str, Any]:
-    """Return the members of a create's data that the contract names: what else is there is REC-002's to judge."""
-    found = data(answer)
+def receipt_of(response: httpx.Response) -> dict[str, Any]:
+    """Return the members of a create's data that the contract names. Whether there are others is judged by REC-002."""
+    found = data(response)
     return {name: found[name] for name in RECEIPT if name in found}
 
 
-def refused(answer: httpx.Response, status: int, *codes: str) -> dict[str, Any]:
-    """Return a refusal's error: of that status, and with one of the codes if any are named."""
+def expect_error(response: httpx.Response, status: int, *codes: str) -> dict[str, Any]:
+    """Return `error` of an error response, which must have that status and, if any are given, one of the codes."""
     expected = f"{status} {' or '.join(codes)}".rstrip()
-    assert answer.status_code == status, f"expected {expected}, got {_shown(answer)}"
-    body = json_of(answer)
+    assert response.status_code == status, f"expected {expected}, got {_shown(response)}"
+    body = json_of(response)
     code = code_of(body)
-    assert not codes or code in codes, f"expected {expected}, got {_shown(answer)}"
+    assert not codes or code in codes, f"expected {expected}, got {_shown(response)}"
     error = body.get("error") if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {}
 
 
 def new_key() -> str:
-    """Return an idempotency key that nobody has used."""
+    """Return an idempotency key that was never used."""
     return f"key-{secrets.token_hex(8)}"
 
 
-def at_once(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Make the call for every item at the same moment, each in a thread of its own; return the results in order."""
+def concurrently(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Call for every item at the same moment, each in its own thread; return the results in the order of the items."""
     waiting = list(items)
     start = threading.Barrier(len(waiting))
 
@@ -354,25 +371,25 @@ def at_once(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Resul
         return list(threads.map(run, waiting))
 
 
-def everywhere(call: Callable[[], object]) -> None:
-    """Make the call so often, and so many at once, that it reaches every replica there may be behind the address."""
+def on_every_replica(call: Callable[[], object]) -> None:
+    """Call so often and so concurrently that every replica behind the address should have been reached."""
     for _ in range(2):
-        at_once(lambda _: call(), range(REPLICAS_REACHED))
+        concurrently(lambda _: call(), range(REPLICAS_REACHED))
 
 
-def json_of(answer: httpx.Response) -> Any:
+def json_of(response: httpx.Response) -> Any:
     try:
-        return json.loads(answer.content)
+        return json.loads(response.content)
     except ValueError:
         return None
 
 
-def _shown(answer: httpx.Response) -> str:
-    return f"{answer.status_code} {code_of(json_of(answer)) or ''} {answer.text[:300]}"
+def _shown(response: httpx.Response) -> str:
+    return f"{response.status_code} {code_of(json_of(response)) or ''} {response.text[:300]}"
 
 
-def _creates_anew(request: httpx.Request) -> bool:
-    """Tell whether a request makes a record each time that it is sent."""
+def _is_unkeyed_create(request: httpx.Request) -> bool:
+    """Return whether the request creates another record each time it is sent."""
     if request.method != "POST" or not request.url.path.endswith(RECORD) or "idempotency-key" in request.headers:
         return False
     return b'"idempotencyKey"' not in _sent_bytes(request)

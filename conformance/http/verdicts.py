@@ -1,4 +1,4 @@
-"""From the outcomes of tests and laws to one verdict per requirement, and from verdicts to a score."""
+"""Combines the outcomes of tests and laws into one verdict per requirement, and verdicts into scores."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from conformance.http.requirements import LEVELS, Requirement, requirements
 
 PASSED, FAILED, UNDECIDED, NOT_JUDGED = "passed", "failed", "undecided", "not judged"
 _WORST_FIRST = (FAILED, UNDECIDED, PASSED, NOT_JUDGED)
-CONFORMING, NONCONFORMING, USAGE, OPEN = 0, 1, 2, 3  # exit codes
+CONFORMING, NONCONFORMING, USAGE, INCONCLUSIVE = 0, 1, 2, 3  # exit codes
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one test went for one requirement. `script`: what to paste to see it fail."""
+    """What one test says about one requirement. `script`: curl commands that reproduce a failure."""
 
     requirement: str
     verdict: str
@@ -27,7 +27,7 @@ class Outcome:
 
 @dataclass
 class Verdict:
-    """What is known of one requirement, the worst outcome first."""
+    """All outcomes of one requirement, the worst first."""
 
     requirement: Requirement
     outcomes: list[Outcome] = field(default_factory=list)
@@ -38,7 +38,11 @@ class Verdict:
 
     @property
     def detail(self) -> str:
-        return printable(self.outcomes[0].detail) if self.outcomes else "left out of this run"
+        return (
+            printable(self.outcomes[0].detail)
+            if self.outcomes
+            else "no test of this requirement was selected in this run"
+        )
 
     @property
     def script(self) -> str:
@@ -47,7 +51,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Score:
-    """Counts of one group or level."""
+    """How many requirements of a group or level have each verdict."""
 
     passed: int
     failed: int
@@ -56,25 +60,25 @@ class Score:
 
     @property
     def percent(self) -> float | None:
-        """Return the part that passed of what was decided; None if nothing was."""
+        """Return the percentage of passed among decided (passed or failed) requirements; None if none was decided."""
         decided = self.passed + self.failed
         return 100 * self.passed / decided if decided else None
 
 
 def outcomes_of_laws(findings: Findings) -> Iterable[Outcome]:
-    """Yield an outcome per law: of one that speaks of no answer that came, this run says nothing."""
+    """Yield an outcome per law. A law that applied to no response of the run is not judged."""
     for requirement in LAWS:
-        if requirement in findings.broken:
-            wrong, exchange = findings.broken[requirement]
-            yield Outcome(requirement, FAILED, "every answer", wrong, exchange.curl())
-        elif findings.asked[requirement]:
-            yield Outcome(requirement, PASSED, f"every answer ({findings.asked[requirement]})")
+        if requirement in findings.violations:
+            violation, exchange = findings.violations[requirement]
+            yield Outcome(requirement, FAILED, "every response", violation, exchange.curl())
+        elif findings.checked[requirement]:
+            yield Outcome(requirement, PASSED, f"every response ({findings.checked[requirement]})")
         else:
-            yield Outcome(requirement, NOT_JUDGED, "every answer", "no answer came that it speaks of")
+            yield Outcome(requirement, NOT_JUDGED, "every response", "it applies to none of the responses of this run")
 
 
 def verdicts_of(outcomes: Iterable[Outcome]) -> list[Verdict]:
-    """Return a verdict for each requirement, in the order of the list."""
+    """Return a verdict for each requirement, in the order of requirements.toml."""
     verdicts = {name: Verdict(requirement) for name, requirement in requirements().items()}
     for outcome in outcomes:
         verdicts[outcome.requirement].outcomes.append(outcome)
@@ -84,7 +88,7 @@ def verdicts_of(outcomes: Iterable[Outcome]) -> list[Verdict]:
 
 
 def score_of(verdicts: Iterable[Verdict], *, group: str = "", level: str = "") -> Score:
-    """Return the counts of a group, a level, both or all."""
+    """Return the counts of the requirements of a group, a level or both; of all by default."""
     found = [
         each.verdict
         for each in verdicts
@@ -94,8 +98,8 @@ def score_of(verdicts: Iterable[Verdict], *, group: str = "", level: str = "") -
 
 
 def exit_code(verdicts: list[Verdict], min_percent: float) -> int:
-    """Return 0 if enough of the MUSTs hold, 1 if not, 3 if the target could not be asked."""
+    """Return 1 if the score of MUST is below `min_percent`, 3 if a MUST is undecided or none was decided, else 0."""
     must = score_of(verdicts, level=LEVELS[0])
     if must.percent is not None and must.percent < min_percent:
         return NONCONFORMING
-    return OPEN if must.percent is None or must.undecided else CONFORMING
+    return INCONCLUSIVE if must.percent is None or must.undecided else CONFORMING

@@ -1,7 +1,7 @@
-"""A blob store put to the test, the client's side of its URLs, and assets on their way through it.
+"""A blob store under test, a client that uses its URLs, and helpers that upload, promote and download assets.
 
-Whoever writes an adapter gives a `Subject` as the fixture `subject` and inherits BlobStoreContract; test_blobs.py
-beside this file shows how.
+To test an adapter, inherit BlobStoreContract and provide a `Subject` as the fixture `subject`; test_blobs.py in this
+folder shows how.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ UPLOAD_LIFE, DOWNLOAD_LIFE = timedelta(minutes=15), timedelta(minutes=5)
 
 
 class SystemClock:
-    """Real time: a store of its own judges a URL's age by its own clock."""
+    """Real time: an external object store checks the expiry of URLs by its own clock."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
 
 class SettableClock(SystemClock):
-    """Real time, but for what it is set back by: what a store signs now, it signed then."""
+    """Real time minus `set_back`, so that a store can sign a URL as if it were earlier."""
 
     def __init__(self) -> None:
         self.set_back = timedelta()
@@ -41,7 +41,7 @@ class SettableClock(SystemClock):
 
 @dataclass(frozen=True)
 class Download:
-    """What a GET of a download URL gave."""
+    """The response to a GET of a download URL."""
 
     data: bytes
     mime_type: str
@@ -49,37 +49,37 @@ class Download:
 
 
 class Subject(Protocol):
-    """A blob store, and the client's side of its URLs.
+    """A blob store under test, and a client that uses its URLs.
 
-    `clock`: what the store signs its URLs by. A SettableClock, if the store can be given one: then their end is tried.
+    `clock`: the clock that the store signs its URLs by. If it is a SettableClock, the expiry of URLs is tested as well.
     """
 
     store: BlobStore
     clock: Clock
 
     async def put(self, url: str, data: bytes) -> None:
-        """Send `data` to a URL.
+        """PUT `data` to a URL.
 
-        Raises: MediaTooLarge where the store bounds uploads by the declared size. BlobUrlRefused: it takes no upload at
-        this URL, a 403 for example.
+        Raises: MediaTooLarge: the store limits uploads to the declared size. BlobUrlRefused: it accepts no upload at
+        this URL, for example by answering 403.
         """
         ...
 
     async def get(self, url: str) -> Download | None:
-        """Fetch a URL; None if the object is gone. Raises: BlobUrlRefused: it gives nothing at this URL."""
+        """GET a URL; None if the object does not exist. Raises: BlobUrlRefused: the URL allows no download."""
         ...
 
     async def head(self, url: str) -> int:
-        """Ask a download URL that was made for a HEAD; return how many bytes the object is said to have."""
+        """Send a HEAD to a download URL that was created for one; return the Content-Length."""
         ...
 
 
 OpenSubject: TypeAlias = Callable[[], AbstractAsyncContextManager[Subject]]
-"""Opens a store; what earlier machines left in it does not matter."""
+"""Opens a store, which may still hold objects of earlier state machines."""
 
 
 class Uploads:
-    """Assets on their way through a store."""
+    """Uploads, promotes and downloads assets in the store under test."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
@@ -91,7 +91,7 @@ class Uploads:
         return await self.store.upload_url(asset.staging_key, size_bytes=size_bytes, expires_at=expires_at)
 
     async def put(self, asset: Asset, data: bytes) -> str:
-        """Upload, and return the URL that was used."""
+        """Upload `data`; return the URL that was used."""
         url = await self.url(asset, len(data))
         await self._subject.put(url, data)
         return url
@@ -114,11 +114,11 @@ class Uploads:
         )
 
     async def final(self, asset: Asset) -> Download | None:
-        """Download the permanent object as its asset describes it."""
+        """Download the promoted object with the type and disposition of its asset; None if it does not exist."""
         return await self._subject.get(await self.download_url(asset))
 
     async def final_size(self, asset: Asset) -> int:
-        """Return what a HEAD says of the permanent object."""
+        """Return the size of the promoted object, by a HEAD."""
         return await self._subject.head(await self.download_url(asset, head=True))
 
     async def download_url(self, asset: Asset, *, head: bool = False) -> str:
@@ -134,7 +134,7 @@ class Uploads:
 def asset_named(
     number: int, size_bytes: int, *, filename: str | None = "a.png", did: str = "did:plc:abc", mime: str = TYPES[0]
 ) -> Asset:
-    """Return asset `number` of a creator: two of one number are the same asset."""
+    """Return asset `number` of a creator; the same number gives the same asset id."""
     asset_id = AssetId.parse(f"01K{number:023d}")
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     return Asset(asset_id, Did.parse(did), mime, size_bytes, begin, begin + timedelta(minutes=15), filename)

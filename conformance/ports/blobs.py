@@ -1,7 +1,7 @@
-"""What every blob store does, whatever it is made of: single cases, and the state machine of blobs_machine.py.
+"""The contract of blob stores: single cases, and the state machine of blobs_machine.py.
 
-A store is put to the test as a `Subject`, which knows how its URLs are used: by plain HTTP, or through the store
-itself when our service serves it.
+A store is tested through a `Subject`, which knows how to use its URLs: by plain HTTP, or through the store itself if
+our service serves the URLs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from conformance.ports.blobs_machine import BOUNDED, blob_store_machine
 
 
 class BlobStoreContract:
-    """Inherit, and give a `subject` fixture: a fresh, empty store."""
+    """To use it, inherit and provide the fixture `subject`: a fresh, empty store."""
 
     @pytest.fixture
     def open_subject(self, subject: Subject) -> OpenSubject:
-        """What the state machine tries, in event loops of its own: override it for a store that is bound to one."""
+        """How the state machine opens a store in its own event loop; override it if a store is bound to one loop."""
 
         @asynccontextmanager
         async def opened() -> AsyncIterator[Subject]:
@@ -100,7 +100,7 @@ class BlobStoreContract:
 
         promoted = await uploads.promote(asset, blob)
 
-        # A store that keeps versions may still copy what was inspected; none may copy what was not.
+        # A store with versions may still copy the inspected version; no store may copy the other bytes.
         final = await uploads.final(asset)
         assert (final.data if final else None) == (b"proof" if promoted else None)
 
@@ -250,9 +250,9 @@ class BlobStoreContract:
 
 
 def forged(url: str, other: str) -> list[str]:
-    """Return what may be made of two good URLs: with another end, or beginning as the one and ending as the other."""
-    different = [place for place, (one, two) in enumerate(zip(url, other, strict=False)) if one != two]
-    # The first of these has what names the key from the one, and the signature from the other.
-    places = sorted({*different[1::16], *different[1:][-1:]})
+    """Return forgeries of two valid URLs: with an altered end, or with the start of one and the end of the other."""
+    different = [position for position, (one, two) in enumerate(zip(url, other, strict=False)) if one != two]
+    # The first splice combines the key of one URL with the signature of the other.
+    positions = sorted({*different[1::16], *different[1:][-1:]})
     last = "x" if url[-1] != "x" else "y"
-    return [url[:-1] + last, url[:-1], url + last, *(url[:place] + other[place:] for place in places)]
+    return [url[:-1] + last, url[:-1], url + last, *(url[:position] + other[position:] for position in positions)]

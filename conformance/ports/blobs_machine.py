@@ -1,4 +1,4 @@
-"""Blob stores against a dictionary: any sequence of uploads, inspections, copies, downloads and deletions."""
+"""A state machine for blob stores: any sequence of operations, compared with a dictionary as the model."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def _is_filename(text: str) -> bool:
 
 _NUMBERS = itertools.count(1000)
 _FILENAMES = st.none() | (st.text(min_size=1, max_size=60) | TEXTS).filter(_is_filename)
-# As long as what an inspection shows of the bytes, and one more.
+# The largest sizes: as many bytes as an inspection returns, and one more.
 _SIZES = st.integers(1, 5) | st.sampled_from([MAGIC_BYTES, MAGIC_BYTES + 1])
-# Few different bytes, so that an upload is often repeated.
+# Few different contents, so that equal uploads are frequent.
 _BYTES = st.sampled_from(b"ab")
 
 
 class BlobStoreMachine(RuleBasedStateMachine):
-    """Any sequence of uploads, inspections, copies and deletions leaves what a dictionary would hold."""
+    """After any sequence of uploads, inspections, copies and deletions, the store holds what the model holds."""
 
     assets = Bundle("assets")
     urls = Bundle("urls")
@@ -94,7 +94,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
             assert off_by == 1
         else:
             self._staged[asset] = data
-        self.download(asset)  # which no upload changes
+        self.download(asset)  # no upload changes the promoted object
 
     @rule(asset=assets, byte=_BYTES, off_by=st.sampled_from([-1, 1]))
     def upload_another_size(self, asset, byte, off_by):
@@ -108,7 +108,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
             blob = self._runner.run(self._uploads.inspect(asset))
         except MediaSizeMismatch as mismatch:
             assert data is not None
-            assert (mismatch.declared_bytes, mismatch.actual_bytes) == (asset.size_bytes, len(data))  # noqa: PT017 - a rule goes on either way
+            assert (mismatch.declared_bytes, mismatch.actual_bytes) == (asset.size_bytes, len(data))  # noqa: PT017 - the rule continues without the error as well
             assert len(data) != asset.size_bytes
             return multiple()
         if data is None:
@@ -116,7 +116,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
             return multiple()
         assert blob is not None
         assert (blob.size_bytes, blob.head) == (len(data), data[:MAGIC_BYTES])
-        assert len(data) == asset.size_bytes, "the size that was declared was not looked at"
+        assert len(data) == asset.size_bytes, "the store did not check the declared size"
         assert blob.sha256 == hashlib.sha256(data).hexdigest()
         return asset, blob, data
 
@@ -132,7 +132,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
 
     @rule(target=blobs, asset=assets, byte=_BYTES)
     def bring_all_the_way(self, asset, byte):
-        """Upload, inspect and promote: chance alone seldom does all of that, and then all of it again."""
+        """Upload, inspect and promote in one step, since random steps seldom do all of that, let alone twice."""
         self.upload(self.hand_out_a_url(asset), byte, 0)
         inspected = self.inspect(asset)
         self.promote(inspected, 1)
@@ -187,7 +187,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
             clock.set_back = timedelta()
 
     def _refuses(self, to_read: str, to_write: str, asset: Asset) -> None:
-        """Read at the one URL and write to the other; what then is there, later steps see."""
+        """Assert that one URL cannot be read and the other not written. Later steps check that nothing changed."""
         with pytest.raises(BlobUrlRefused):
             self._runner.run(self._subject.get(to_read))
         with pytest.raises(BlobUrlRefused):
@@ -205,5 +205,5 @@ class BlobStoreMachine(RuleBasedStateMachine):
 
 
 def blob_store_machine(open_subject: OpenSubject) -> type[BlobStoreMachine]:
-    """Return a machine for this store; for `run_state_machine_as_test`."""
+    """Return a state machine for this store, to be passed to `run_state_machine_as_test`."""
     return type("BlobStoreMachine", (BlobStoreMachine,), {"opened_by": staticmethod(open_subject)})

@@ -1,4 +1,4 @@
-"""What every clock must do."""
+"""The contract of clocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cdv_core.ports.clock import Clock
 
 
 class ClockContract:
-    """Inherit, and give a fixture `clock`."""
+    """To use it, inherit and provide the fixture `clock`."""
 
     def test_the_time_is_aware_and_in_utc(self, clock: Clock):
         now = clock.now()

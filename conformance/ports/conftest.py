@@ -1,4 +1,4 @@
-"""Our own databases, put to the contracts. `open_stores` is each of them in turn."""
+"""Fixtures that open our own databases. `open_stores` runs a test on each of them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -69,9 +69,9 @@ def open_sqlite(tmp_path: Path) -> OpenStores:
 
 @pytest.fixture(scope="session")
 def migrated_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The name of an empty vault's database on the run's Postgres, to be copied."""
+    """The name of an empty, migrated database on the run's Postgres, used as a template."""
     dsn = postgres_server.create_database()
-    asyncio.run(migrate(dsn))  # not anyio's: that refuses while an async fixture of the session is open
+    asyncio.run(migrate(dsn))  # not anyio.run, which refuses to run while an async fixture of the session is open
     yield urlsplit(dsn).path.removeprefix("/")
     postgres_server.drop_database(dsn)
 
@@ -91,7 +91,7 @@ def open_postgres(
     async def opened() -> AsyncIterator[Stores]:
         dsn = postgres_server.create_database(template=migrated_database)
         with ExitStack() as exits:
-            if "away" in request.fixturenames:  # for the others a proxy would only be slower
+            if "away" in request.fixturenames:  # tests that need no outage are faster without the proxy
                 proxy = exits.enter_context(FaultProxy(dsn))
                 stores = at(proxy.url, lambda gone: proxy.cut() if gone else proxy.heal())
             else:

@@ -1,4 +1,4 @@
-"""What every event bus does. An adapter gives an `OpenBus` as the fixture `open_bus` and inherits EventBusContract."""
+"""The contract of event buses. To test an adapter, inherit EventBusContract and provide the fixture `open_bus`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamState
 from cdv_core.ports.outbox import OpLogEntry
 
 OpenBus: TypeAlias = Callable[[], AbstractAsyncContextManager[EventBus]]
-"""Opens a bus whose streams are empty; leaving the context closes it."""
+"""Opens a bus with empty streams; leaving the context closes it."""
 
 Received: TypeAlias = Callable[[EventBus], Awaitable[list[tuple[str, str, bytes]]]]
-"""What a consumer of the bus is given of both streams: (subject, event id, body) of each, in each stream's order."""
+"""Returns what a consumer of both streams receives: (subject, event id, body) of each message, in stream order."""
 
 DIDS = (Did("did:plc:alice"), Did("did:web:bob.example"), Did("did:plc:carol"))
 SUBJECTS = (
@@ -36,7 +36,7 @@ AT = datetime(2026, 11, 24, 2, 53, 29, 331656, tzinfo=UTC)
 
 
 def an_entry(number: int, did: Did = DIDS[0], subject: str = SUBJECTS[0]) -> OpLogEntry:
-    """Return op-log entry `number`; its event's id is made of that number."""
+    """Return op-log entry `number`, whose event id is derived from the number."""
     return OpLogEntry(number, Event(f"{number:026d}", did, subject, b'{"number": %d}' % number, AT))
 
 
@@ -51,6 +51,8 @@ async def ids_of(bus: EventBus, name: str = RECORDS, after: int = 0) -> list[tup
 
 
 class EventBusContract:
+    """To use it, inherit and provide the fixture `open_bus`."""
+
     @pytest.fixture
     async def bus(self, open_bus: OpenBus):
         async with open_bus() as bus:
@@ -58,14 +60,14 @@ class EventBusContract:
 
     @pytest.fixture
     def received(self) -> Received | None:
-        """The back door: override it where the streams can be read otherwise than through the bus."""
+        """Override it if the streams can be read in another way than through the bus."""
         return None
 
     async def test_a_consumer_gets_each_event_whole_and_under_its_subject(
         self, bus: EventBus, received: Received | None
     ):
         if received is None:
-            pytest.skip("the streams of this bus cannot be read otherwise")
+            pytest.skip("the streams of this bus cannot be read in another way than through the bus")
         entries = [an_entry(number, DIDS[number % 3], SUBJECTS[number % 3]) for number in range(1, 10)]
         await bus.publish(entries, await bus.streams())
         await bus.publish(entries, await bus.streams())
@@ -181,7 +183,7 @@ class EventBusContract:
 
 
 class EventBusMachine(RuleBasedStateMachine):
-    """Any sequence of publications, fresh, repeated and outdated, against a list per stream."""
+    """Any sequence of publications: new, repeated, or onto an outdated state; the model is a list per stream."""
 
     opened_by: ClassVar[OpenBus]
 
@@ -226,7 +228,7 @@ class EventBusMachine(RuleBasedStateMachine):
             assert ids[name][answer.stream_sequence] == event.event_id
             assert answer.duplicate == (event.event_id in self.held[name])
             if not answer.duplicate:
-                # In the order given, within a DID; the streams themselves may order DIDs as they like.
+                # Entries of one DID keep their order; entries of different DIDs may be interleaved in any way.
                 assert answer.stream_sequence > last.get((name, event.did), len(self.held[name]))
                 last[name, event.did] = answer.stream_sequence
         added = {(stream_of(it), it.event.event_id) for it, answer in zip(entries, answers, strict=True) if answer}

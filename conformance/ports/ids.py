@@ -1,4 +1,4 @@
-"""What every source of ids must do."""
+"""The contract of id sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def moment_of(ulid: str) -> datetime:
-    """Return the millisecond that a ULID bears."""
+    """Return the time in a ULID, which has a precision of one millisecond."""
     millis = 0
     for character in ulid[:10]:
         millis = millis * 32 + _CROCKFORD.index(character)
@@ -28,14 +28,14 @@ def to_the_millisecond(moment: datetime) -> datetime:
 
 
 class IdSourceContract:
-    """Inherit, and give the fixtures `ids` and `other_ids`: two sources."""
+    """To use it, inherit and provide the fixtures `ids` and `other_ids`: two independent sources."""
 
     @settings(
         deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
     )
     @given(steps=st.lists(st.integers(-3_000, 5_000), min_size=1, max_size=30))
     def test_each_id_sorts_after_every_other_whatever_the_clock_does(self, ids: IdSource, steps: list[int]):
-        # The source has seen other examples: what it gave last is where this one begins.
+        # The source is shared by all examples, so this one starts from the last id issued.
         last = ids.new(START)
         now = START
         for micros in steps:

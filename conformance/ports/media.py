@@ -1,4 +1,4 @@
-"""What every media store must do, whatever it is made of: the state machine, and laws under concurrency."""
+"""The contract of media stores: a state machine, and tests of concurrent operations."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from conformance.ports.stores import (
 )
 
 CHECKSUM = "c" * 64
-PAST = START + timedelta(hours=1)  # when every asset here has expired
+PAST = START + timedelta(hours=1)  # every asset of these tests has expired by then
 
 
 async def claimed(stores: Stores, number: int = 1, did: Did = ALICE) -> Asset:
-    """Add pending asset `number`, and claim it."""
+    """Add pending asset `number` and claim it; return it."""
     asset = an_asset(number, did)
     await stores.media.add(asset)
     claimed = await stores.media.claim(asset.asset_id, CHECKSUM)
@@ -44,7 +44,7 @@ async def claimed(stores: Stores, number: int = 1, did: Did = ALICE) -> Asset:
 
 
 class MediaStoreContract(DatabaseContract):
-    """Inherit, and give a fixture `open_stores`."""
+    """To use it, inherit and provide the fixture `open_stores`."""
 
     def test_it_behaves_like_its_model(self, open_stores: OpenStores):
         run_state_machine_as_test(media_machine(open_stores), settings=BOUNDED)

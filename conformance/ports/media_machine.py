@@ -1,4 +1,4 @@
-"""Media stores against a plain-Python model: any sequence of adding, claiming, finalising, expiring and sweeping."""
+"""A state machine for media stores: any sequence of operations, compared with an in-memory model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHECKSUMS = st.sampled_from(["0" * 64, "f" * 64])
 
 
 class MediaModel:
-    """What a media store holds."""
+    """The model: what a media store must hold."""
 
     def __init__(self) -> None:
         self.assets: dict[AssetId, Asset] = {}
@@ -82,7 +82,7 @@ class MediaStoreMachine(StoresMachine):
         super().__init__()
         self.model = MediaModel()
 
-    # Numbers and events are drawn from few: some assets and finalisations come under an id that is taken.
+    # Numbers and event ids come from small ranges, so that some are already taken.
     @rule(
         target=assets,
         number=NUMBERS,
@@ -129,5 +129,5 @@ class MediaStoreMachine(StoresMachine):
 
 
 def media_machine(*opened_by: OpenStores) -> type[MediaStoreMachine]:
-    """Return a machine for these databases; for `run_state_machine_as_test`."""
+    """Return a state machine for these databases, to be passed to `run_state_machine_as_test`."""
     return type("MediaStoreMachine", (MediaStoreMachine,), {"opened_by": opened_by})

@@ -1,4 +1,4 @@
-"""What every outbox must do, whatever it is made of: the state machine, and laws under concurrency."""
+"""The contract of outboxes: a state machine, and tests of concurrent relays."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ids(entries: list[OpLogEntry] | None) -> list[str] | None:
 
 
 class OutboxContract(DatabaseContract):
-    """Inherit, and give a fixture `open_stores`."""
+    """To use it, inherit and provide the fixture `open_stores`."""
 
     def test_it_behaves_like_its_model(self, open_stores: OpenStores):
         run_state_machine_as_test(outbox_machine(open_stores), settings=BOUNDED)
@@ -182,7 +182,9 @@ class OutboxContract(DatabaseContract):
                 await write(stores, 100 * place + number, did)
 
         async def relay(owner: str, stores: Stores) -> None:
-            for _ in range(10_000):  # so that what never hands out everything fails, and does not hang
+            for _ in range(
+                10_000
+            ):  # bounded, so that an outbox which never hands out everything fails instead of hanging
                 done = written.is_set()
                 entries = await lease(stores, owner, limit=4)
                 stream.extend(entries or [])
@@ -190,10 +192,10 @@ class OutboxContract(DatabaseContract):
                 await stores.outbox.release(owner)
                 if done and (await stores.outbox.backlog()).count == 0:
                     return
-                await asyncio.sleep(0)  # a store in memory never gives way by itself
+                await asyncio.sleep(0)  # an in-memory store never yields to other tasks by itself
 
         async def writers() -> None:
-            # Each DID is written to at both nodes at once.
+            # Each DID is written to through both nodes concurrently.
             await asyncio.gather(
                 *(writer(2 * place + n, did, node) for place, did in enumerate(dids) for n, node in enumerate(nodes))
             )

@@ -1,4 +1,4 @@
-"""Outboxes against a plain-Python model: writers, three relays and a stream that loses things, in any order."""
+"""A state machine for outboxes: writers, three relays and a stream that loses events, compared with a model."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ MARKS = st.builds(
 )
 
 Seen: TypeAlias = tuple[Event, int | None, datetime | None]
-"""An entry's event, its place in the stream, and when it was published."""
+"""The event of an entry, its sequence number in the stream, and when it was published."""
 
 
 class OutboxModel:
-    """What an outbox knows. Entries go by their event ids: sequences are each database's own."""
+    """The model. Entries are identified by event id, because each database assigns its own sequence numbers."""
 
     def __init__(self) -> None:
         self.events: dict[str, Event] = {}
@@ -95,7 +95,7 @@ def seen(entries: list[OpLogEntry]) -> list[Seen]:
 
 
 async def sequences(stores: Stores) -> dict[str, int]:
-    """Return the sequence of each event id."""
+    """Return the sequence number of each entry by its event id."""
     return {entry.event.event_id: entry.sequence for entry in await stores.outbox.read(0, 10_000)}
 
 
@@ -201,5 +201,5 @@ class OutboxMachine(StoresMachine):
 
 
 def outbox_machine(*opened_by: OpenStores) -> type[OutboxMachine]:
-    """Return a machine for these databases; for `run_state_machine_as_test`."""
+    """Return a state machine for these databases, to be passed to `run_state_machine_as_test`."""
     return type("OutboxMachine", (OutboxMachine,), {"opened_by": opened_by})

@@ -1,4 +1,4 @@
-"""What every record store must do, whatever it is made of: the state machine, and laws under concurrency."""
+"""The contract of record stores: a state machine, and tests of concurrent operations."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ from conformance.strategies import COLLECTIONS, DIDS, JSON_OBJECTS, NSIDS, recor
 
 KEY = IdempotencyKey("key")
 LIFE = timedelta(hours=24)
-# Examples may share a store: each writes a record of its own.
-_ONE_STORE_FOR_ALL = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
+# Examples may share a store, because each writes a different record.
+_SHARED_STORE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
 
 
 def retryable(record: NewRecord, request: int = 0) -> IdempotentReply:
-    """Return what lets the write of `record` be repeated, as request number `request`. Its reply is the URI."""
+    """Return the idempotent reply to the write of `record`: its URI. `request`: sets the fingerprint."""
     return IdempotentReply(KEY, bytes([request]) * 32, str(record.uri).encode(), record.indexed_at + LIFE)
 
 
 async def answer(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
-    """Write `record` under the key, and return what its writer is told."""
+    """Write `record` under KEY; return the reply: its own, or the one stored under the key."""
     earlier = await stores.records.create(record, its_event(record), retryable(record, request))
     return str(record.uri).encode() if earlier is None else earlier
 
 
 async def answers_at_once(nodes: Sequence[Stores], records: Iterable[NewRecord]) -> list[bytes]:
-    """Write the records under the key, at once and at both nodes, and return what their writers are told."""
+    """Write the records under KEY, concurrently and through both nodes; return the replies."""
     return await asyncio.gather(*(answer(stores, record) for stores, record in zip(cycle(nodes), records)))
 
 
@@ -74,7 +74,7 @@ async def create(stores: Stores, record: NewRecord) -> None:
 
 
 def large(number: int, size: int) -> NewRecord:
-    """Return record `number` with a text of `size` characters, which compresses well; more than clients may."""
+    """Return record `number` with a text of `size` characters, which may exceed the limit for clients."""
     small = a_record(number)
     value = msgspec.json.encode({"text": "x" * size})
     return NewRecord(small.uri, small.cid, value, small.indexed_at, small.schema_version)
@@ -85,7 +85,7 @@ async def stored_uris(stores: Stores) -> list[RecordUri]:
 
 
 async def event_uris(stores: Stores) -> list[str]:
-    """Return the URI that each event of the op log speaks of, in op-log order."""
+    """Return the record URI of each event, in op-log order."""
     return [msgspec.json.decode(event.envelope)["payload"]["uri"] for event in await op_log(stores)]
 
 
@@ -97,12 +97,12 @@ def _values(did: str) -> st.SearchStrategy[tuple[str, str, dict[str, Any]]]:
 
 
 class RecordStoreContract(DatabaseContract):
-    """Inherit, and give a fixture `open_stores`."""
+    """To use it, inherit and provide the fixture `open_stores`."""
 
     def test_it_behaves_like_its_model(self, open_stores: OpenStores):
         run_state_machine_as_test(record_machine(open_stores), settings=BOUNDED)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=_ONE_STORE_FOR_ALL)
+    @settings(max_examples=60, deadline=None, suppress_health_check=_SHARED_STORE)
     @given(did_collection_and_value=DIDS.flatmap(_values))
     async def test_what_is_read_has_the_cid_of_what_was_stored(
         self, stores: Stores, numbers: Iterator[int], did_collection_and_value: tuple[str, str, dict[str, Any]]
@@ -163,7 +163,7 @@ class RecordStoreContract(DatabaseContract):
 
     async def test_100_creators_first_writes_at_once_are_all_kept(self, nodes: Sequence[Stores]):
         stores, _ = nodes
-        # Each is made at both nodes: two writes of a DID that neither has seen.
+        # Each DID is written to through both nodes, neither of which has seen it before.
         records = [a_record(number, Did(f"did:plc:{number // 2}")) for number in range(200)]
 
         await asyncio.gather(*(create(nodes[number % 2], record) for number, record in enumerate(records)))
@@ -200,7 +200,7 @@ class RecordStoreContract(DatabaseContract):
     async def test_to_those_who_read_meanwhile_each_creators_op_log_grows_only_at_its_end(
         self, nodes: Sequence[Stores]
     ):
-        """Or a relay would publish the later one first. Large records at one node, as they take longer to commit."""
+        """Else a relay could publish the later event first. Large records of one node take longer to commit."""
         seen: list[str] = []
         written = asyncio.Event()
 
@@ -215,7 +215,7 @@ class RecordStoreContract(DatabaseContract):
                 events = await event_uris(nodes[1])
                 assert events[: len(seen)] == seen
                 seen[:] = events
-                await asyncio.sleep(0)  # a store in memory never gives way by itself
+                await asyncio.sleep(0)  # an in-memory store never yields to other tasks by itself
 
         await asyncio.gather(writers(), reader())
 
@@ -299,7 +299,7 @@ class RecordStoreContract(DatabaseContract):
                     kept.add(str(record.uri))
             return kept
 
-        # A write whose caller has gone may still be under way: what comes later is whole as well.
+        # The cancelled write may still be in flight; it must take effect completely or not at all.
         async with asyncio.timeout(10):
             while True:
                 logged, kept = set(await event_uris(stores)), await replied()
@@ -309,7 +309,7 @@ class RecordStoreContract(DatabaseContract):
 
     @pytest.mark.parametrize("collection", [None, POST])
     async def test_pages_walked_during_writes_hold_each_earlier_record_exactly_once(self, stores: Stores, collection):
-        # Three at each microsecond, so that pages end between records of one moment.
+        # Three records at each microsecond, so that some pages end between records of the same time.
         earlier = [a_record(500 + n, ALICE, POST if n % 2 else LIKE, at=later(n // 3)) for n in range(60)]
         for record in earlier:
             await create(stores, record)
@@ -377,7 +377,7 @@ class RecordStoreContract(DatabaseContract):
         assert (1 <= len(page) <= 3, more) == (True, True)
 
     async def test_a_record_larger_than_a_page_is_a_page(self, stores: Stores):
-        """No client can write one; a program that embeds the stores could."""
+        """No client may write such a record, but a program that embeds the stores can."""
         for number in range(2):
             await create(stores, large(number, PAGE_MAX_BYTES))
 
@@ -385,7 +385,7 @@ class RecordStoreContract(DatabaseContract):
         assert ([it.uri.rkey for it in page], more) == ([ulid(1)], True)
 
     async def test_questions_asked_at_once_get_each_its_own_answer(self, stores: Stores):
-        """A store may answer several together."""
+        """A store may read for several callers with one statement."""
         dids = [ALICE, BOB, CAROL]
         for number, (did, collection) in enumerate(product(dids, (POST, LIKE, FLAG, POST))):
             await create(stores, a_record(number, did, collection))
@@ -428,7 +428,7 @@ class RecordStoreContract(DatabaseContract):
 
 
 async def answer_under_own_key(stores: Stores, record: NewRecord) -> None:
-    """Write `record` under a key that is its rkey."""
+    """Write `record` with its rkey as the idempotency key."""
     key = IdempotencyKey(record.uri.rkey)
     kept = IdempotentReply(key, b"\x00" * 32, b"reply", record.indexed_at + LIFE)
     await stores.records.create(record, its_event(record), kept)

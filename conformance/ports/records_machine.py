@@ -1,4 +1,4 @@
-"""Record stores against a plain-Python model: any sequence of writes, reads, retries and purges."""
+"""A state machine for record stores: any sequence of operations, compared with an in-memory model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from conformance.ports.stores import (
     ulid,
 )
 
-# Few of each, so that steps meet.
+# Few values of each, so that steps often use the same ones.
 DIDS = st.sampled_from([ALICE, BOB, CAROL])
 COLLECTIONS = st.sampled_from([POST, LIKE, FLAG])
 NUMBERS = st.integers(0, 30)
@@ -44,7 +44,7 @@ FINGERPRINTS = st.sampled_from([b"\x00" * 32, bytes(range(32))])
 
 
 class RecordsModel:
-    """What a record store holds, as lists and dictionaries."""
+    """The model: what a record store must hold, as lists and dictionaries."""
 
     def __init__(self) -> None:
         self.records: dict[RecordUri, StoredRecord] = {}
@@ -107,7 +107,7 @@ class RecordStoreMachine(StoresMachine):
         super().__init__()
         self.model = RecordsModel()
 
-    # Numbers, moments and events are drawn from few: some writes come under an id that is taken.
+    # Numbers, times and event ids come from small ranges, so that some are already taken.
     @rule(
         target=uris,
         did=DIDS,
@@ -199,5 +199,5 @@ class RecordStoreMachine(StoresMachine):
 
 
 def record_machine(*opened_by: OpenStores) -> type[RecordStoreMachine]:
-    """Return a machine for these databases; for `run_state_machine_as_test`."""
+    """Return a state machine for these databases, to be passed to `run_state_machine_as_test`."""
     return type("RecordStoreMachine", (RecordStoreMachine,), {"opened_by": opened_by})

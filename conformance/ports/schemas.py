@@ -1,4 +1,4 @@
-"""What every SchemaSource promises: a whole catalogue at any moment, got without waiting."""
+"""The contract of schema sources: at any time a complete catalogue is available without waiting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cdv_core.ports.schemas import SchemaSource
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
-# spec: schema catalogue. A record that fits, of each collection.
+# spec: schema catalogue. A valid record of each collection.
 FITTING: dict[str, dict[str, Any]] = {
     "com.registryaccord.profile": {"displayName": "Ada", "bio": "Counts."},
     "com.registryaccord.feed.post": {"text": "", "createdAt": "2026-11-24T02:53:29+01:00", "authorDid": "did:plc:ada"},
@@ -34,9 +34,9 @@ FITTING: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Swappable:
-    """A source with the bundled catalogue in force. `swap(documents)` has it meet another one.
+    """A source with the bundled catalogue in force. `swap(documents)` makes it load another one.
 
-    It has these documents in place of bundled ones, by collection without `com.registryaccord.`, broken or not.
+    The documents, valid or not, replace bundled ones; their keys are collections without `com.registryaccord.`.
     """
 
     source: SchemaSource
@@ -44,7 +44,7 @@ class Swappable:
 
 
 class SchemaSourceContract:
-    """For a source that has the bundled catalogue in force; a subclass gives the fixture `source`."""
+    """To use it, inherit and provide the fixture `source`: a source with the bundled catalogue in force."""
 
     def test_the_catalogue_holds_what_the_contract_lists(self, source: SchemaSource):
         assert {str(it.name) for it in source.catalogue} == FITTING.keys()
@@ -127,7 +127,7 @@ class SchemaSourceContract:
         assert source.catalogue.owner_only == before.owner_only | {gone, post}
         assert gone not in source.catalogue
         assert {it.name for it in source.catalogue} == {it.name for it in before}
-        assert post not in before.owner_only  # which a request may still hold
+        assert post not in before.owner_only  # a request in flight may still use the earlier catalogue
         source.restrict_to_owners(frozenset({gone}))
         assert source.catalogue.owner_only == before.owner_only | {gone}
         source.restrict_to_owners(frozenset())
@@ -135,7 +135,7 @@ class SchemaSourceContract:
 
     @pytest.fixture
     def swappable(self) -> Swappable | None:
-        """A source of its own whose catalogue can be replaced: override it where there is such a source."""
+        """A separate source whose catalogue can be replaced; override it if the adapter has one."""
         return None
 
     async def test_a_catalogue_is_replaced_whole_or_not_at_all(self, swappable: Swappable | None):
@@ -149,12 +149,12 @@ class SchemaSourceContract:
 
         await swappable.swap(longer)
         assert [_longest_name(source.catalogue), _longest_text(source.catalogue)] == [65, 2049]
-        # Who read the catalogue before keeps what was read.
+        # A catalogue that was obtained before does not change.
         assert [_longest_name(before), _longest_text(before)] == [64, 2048]
 
 
 def _longer(name: str) -> bytes:
-    """Return the bundled document of a collection, with one character more in its first text."""
+    """Return the bundled document of a collection, with a maxLength raised by one."""
     document = files("cdv_core.catalogue").joinpath(f"com.registryaccord.{name}", "1.0.0.json").read_text("utf-8")
     return (
         document.replace('"maxLength": 64', '"maxLength": 65')
@@ -172,7 +172,7 @@ def _longest_text(catalogue: Catalogue) -> int:
 
 
 def _longest(catalogue: Catalogue, name: str, member: str, least: int) -> int:
-    """Return the length of the longest text that is accepted: `least` or one more."""
+    """Return the greatest accepted length of a member: `least` or one more."""
     schema = _latest(catalogue, name)
     accepted = [it for it in (least, least + 1) if not schema.violations({**FITTING[name], member: "x" * it})]
     return max(accepted)

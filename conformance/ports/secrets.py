@@ -1,4 +1,4 @@
-"""What every SecretSource must do."""
+"""The contract of secret sources."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ SECRETS = {
     "what JSON and URLs must escape": '"\\ {}#?&%2F/:@é☃\U0001f600',
     "white space inside and around": "  a\tb  c ",
     "several lines": "-----BEGIN-----\nline\n\nline\n-----END-----",
-    "as long as KMS takes": "x" * 4096,
+    "as long as KMS accepts": "x" * 4096,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A source and its back door. `put(value)` returns a reference; `replace(reference, value)` puts another there.
+    """A source, and ways to change its content. `put(value)` stores a secret and returns its reference.
 
-    `replace` is None where a reference can never mean anything else. `away(True)` takes the source away.
+    `replace(reference, value)`: stores another value there; None if a reference cannot change its value. `away(True)`
+    makes the source unavailable. `absent`: a valid reference to nothing. `malformed`: invalid references of this
+    source. `foreign`: references of other sources.
     """
 
     source: SecretSource
@@ -37,12 +39,12 @@ class Rig:
 
 
 def told_by(error: BaseException) -> str:
-    """Everything that a log could show of an error: its text, its causes', and both in full."""
+    """Return everything that a log could show of an error: its text, its traceback, its cause and its context."""
     return repr(error) + "".join(traceback.format_exception(error)) + repr(error.__cause__) + repr(error.__context__)
 
 
 class SecretSourceContract:
-    """Subclass it with a fixture `rig` that gives a fresh Rig."""
+    """To use it, inherit and provide the fixture `rig`: a fresh Rig."""
 
     @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
     async def test_a_secret_is_given_as_it_is(self, rig: Rig, secret: str):

@@ -1,7 +1,7 @@
-"""A database put to the test: its stores; what is written to it; and a machine that drives several.
+"""What the contracts of all stores share: a database under test, test data, and a state machine for several databases.
 
-Whoever writes an adapter gives an `OpenStores` as the fixture `open_stores` and inherits RecordStoreContract,
-MediaStoreContract, OutboxContract and OwnerOnlyContract; test_records.py beside this file shows how.
+To test an adapter, inherit RecordStoreContract, MediaStoreContract, OutboxContract and OwnerOnlyContract and provide an
+`OpenStores` as the fixture `open_stores`; test_records.py in this folder shows how.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ POST, LIKE, FLAG = (
     Nsid("com.registryaccord.moderation.flag"),
 )
 START = datetime(2026, 11, 24, 2, 53, 29, 331656, tzinfo=UTC)
-_PATIENCE_SECONDS = 20  # more than any store should wait, and less than anybody would
-# What one run of a state machine may cost.
+_TIMEOUT_SECONDS = 20  # longer than any store may take to fail or to recover
+# The extent of one run of a state machine.
 BOUNDED = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For several stores in one machine. Few examples: the contract's own test compares each store with the model already.
+TOGETHER = settings(BOUNDED, max_examples=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One database. What `records` and `media` commit is what `outbox` hands out.
+    """The stores of one database. `outbox` hands out what `records` and `media` commit.
 
-    `again`: opens another instance on the same database, as another node would; None where there can be no other.
-    `away(True)` takes the server away and `away(False)` brings it back; None where there is nothing to take.
+    `again`: opens another instance on the same database, as another node would; None if there can be only one.
+    `away(True)` makes the server unavailable, `away(False)` makes it available again; None if there is no server.
     """
 
     records: RecordStore
@@ -62,7 +64,7 @@ OpenStores: TypeAlias = Callable[[], AbstractAsyncContextManager[Stores]]
 
 
 class DatabaseContract:
-    """What the contracts of the stores stand on."""
+    """Fixtures shared by the contracts of the stores."""
 
     @pytest.fixture
     async def stores(self, open_stores: OpenStores):
@@ -71,7 +73,7 @@ class DatabaseContract:
 
     @pytest.fixture
     async def nodes(self, stores: Stores):
-        """Two instances on one database, so that nothing may rest on what one of them knows."""
+        """Two instances on one database, to find adapters that rely on the state of one instance."""
         if stores.again is None:
             yield stores, stores
             return
@@ -81,14 +83,14 @@ class DatabaseContract:
     @pytest.fixture
     def again(self, stores: Stores) -> OpenStores:
         if stores.again is None:
-            pytest.skip("this database has no second instance")
+            pytest.skip("this database cannot have a second instance")
         return stores.again
 
     @pytest.fixture
     def away(self, stores: Stores):
-        """The switch. Asked for by the tests that use it and by no other."""
+        """Makes the server unavailable. Tests request it only if they use it, because it may need a slower set-up."""
         if stores.away is None:
-            pytest.skip("this database has no server that could be away")
+            pytest.skip("this database has no server that could be unavailable")
         yield stores.away
         stores.away(False)
 
@@ -111,7 +113,7 @@ def a_record(
     value: dict[str, Any] | None = None,
     created_at: datetime | None = None,
 ) -> NewRecord:
-    """Return record `number`: two of one number, DID and collection have the same URI. By default one each second."""
+    """Return record `number`; number, DID and collection determine its URI. By default numbers are a second apart."""
     canonical = canonical_record({"number": number} if value is None else value)
     return NewRecord(
         RecordUri(did, collection, RecordKey(ulid(number))),
@@ -140,9 +142,9 @@ def an_asset(
 
 
 def its_event(thing: NewRecord | Asset, number: int | None = None) -> Event:
-    """Return the event of a record's creation or an asset's finalisation; its id is the thing's own, or `number`'s.
+    """Return the event of a record's creation or an asset's finalisation.
 
-    Every other one was written within a trace.
+    Its id is that of the record or asset, or made from `number`. About half of the events have a trace context.
     """
     event_id = str(thing.uri.rkey) if number is None else ulid(number)
     trace = f"00-{event_id.encode().hex()[-32:]}-b7ad6b7169203331-01" if event_id[-1] in "02468ACEGJMPRTWY" else None
@@ -164,15 +166,15 @@ async def op_log(stores: Stores) -> list[Event]:
 
 
 async def unavailable_until_back(away: Callable[[bool], None], *calls: Callable[[], Awaitable[Any]]) -> None:
-    """See that each call works, raises Unavailable and nothing else while the server is away, and works again then."""
+    """Assert that each call works, raises exactly Unavailable while the server is away, and works again afterwards."""
     for call in calls:
         await _once_available(call)  # it may still be connecting
     away(True)
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
         refusals = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
     assert [type(it) for it in refusals] == [Unavailable] * len(calls)
     away(False)
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
         await asyncio.gather(*map(_once_available, calls))
 
 
@@ -181,13 +183,13 @@ async def _once_available(call: Callable[[], Awaitable[Any]]) -> None:
         try:
             await call()
         except Unavailable:
-            await asyncio.sleep(0.01)  # to be asked again and again costs a store that refuses at once all its time
+            await asyncio.sleep(0.01)  # retrying without a pause would keep a store busy that fails immediately
         else:
             return
 
 
 class StoresMachine(RuleBasedStateMachine):
-    """Takes one or more databases through the same steps. All must do what the model does, and so agree as well."""
+    """Runs the same steps on one or more databases. All must behave like the model, and so like each other."""
 
     opened_by: ClassVar[tuple[OpenStores, ...]]
 
@@ -201,7 +203,7 @@ class StoresMachine(RuleBasedStateMachine):
         return self._runner.run(coroutine)
 
     def check(self, call: Callable[[Stores], Coroutine[Any, Any, Any]], model: Callable[[], Any]) -> Any:
-        """Make the call on every database and hold it to the model's result or refusal, which is returned."""
+        """Make the call on every database, assert that each gives the model's result or error, and return that."""
         try:
             expected = model()
         except CdvError as refusal:
@@ -223,12 +225,12 @@ async def _outcome(call: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def listed(stores: Stores, listing: ListQuery) -> list[StoredRecord]:
-    """Return the listing, decoded, once it was seen to be encoded as the domain does."""
+    """Return the decoded records of a listing, after checking that the store encodes them as the domain does."""
     return (await matching(stores, listing))[0]
 
 
 async def matching(stores: Stores, listing: ListQuery) -> tuple[list[StoredRecord], bool]:
-    """Return the same, and whether more match."""
+    """Return the same as `listed`, and whether more records match."""
     told = await stores.records.list(listing)
     records = [read_record_json(it) for it in told.records]
     assert told.records == [record_json(it) for it in records]

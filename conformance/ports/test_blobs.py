@@ -1,4 +1,4 @@
-"""Our blob stores keep the contract: files, S3, and the fake that other tests stand on."""
+"""Our blob stores against the contract: the file store, S3, and the fake that other tests use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.servers.s3 import AGAIN
 
 
 class Served:
-    """A store whose URLs lead to our own service."""
+    """A store whose URLs our own service serves."""
 
     def __init__(self, store: ServedBlobStore, clock: Clock) -> None:
         self._served = store
@@ -57,7 +57,7 @@ async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 class Http:
-    """A store with a server of its own, used as any HTTP client would."""
+    """A store with its own server, whose URLs are used over HTTP."""
 
     def __init__(self, store: BlobStore, http: urllib3.PoolManager, clock: Clock) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""Our clocks, put to the contract."""
+"""Our clocks against the contract."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Our event buses, put to the contract."""
+"""Our event buses against the contract."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager

@@ -1,4 +1,4 @@
-"""Our sources of ids, put to the contract."""
+"""Our id sources against the contract."""
 
 from concurrent.futures import ThreadPoolExecutor
 

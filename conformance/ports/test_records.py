@@ -1,19 +1,19 @@
-"""Our record stores, put to the contract."""
+"""Our record stores against the contract, and against each other."""
 
 from hypothesis.stateful import run_state_machine_as_test
 
 from conformance.ports.records import RecordStoreContract
 from conformance.ports.records_machine import record_machine
-from conformance.ports.stores import BOUNDED, OpenStores
+from conformance.ports.stores import TOGETHER, OpenStores
 
 
 class TestRecordStores(RecordStoreContract):
-    """Each of `open_stores` in conftest.py."""
+    """Runs on each database of the fixture `open_stores` in conftest.py."""
 
 
 def test_sqlite_and_the_fake_agree(open_sqlite: OpenStores, open_fake: OpenStores):
-    run_state_machine_as_test(record_machine(open_sqlite, open_fake), settings=BOUNDED)
+    run_state_machine_as_test(record_machine(open_sqlite, open_fake), settings=TOGETHER)
 
 
 def test_sqlite_and_postgres_agree(open_sqlite: OpenStores, open_postgres: OpenStores):
-    run_state_machine_as_test(record_machine(open_sqlite, open_postgres), settings=BOUNDED)
+    run_state_machine_as_test(record_machine(open_sqlite, open_postgres), settings=TOGETHER)

@@ -1,4 +1,4 @@
-"""Our schema sources keep the contract: the bundled catalogue, and the same one followed at a URL."""
+"""Our schema sources against the contract: the bundled catalogue, and the same catalogue loaded from a URL."""
 
 from __future__ import annotations
 

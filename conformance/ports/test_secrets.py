@@ -1,4 +1,4 @@
-"""The secret sources, put to the contract."""
+"""Our secret sources against the contract."""
 
 from collections.abc import Iterator
 from itertools import count

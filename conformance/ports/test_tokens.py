@@ -1,4 +1,4 @@
-"""The verifiers, put to the contract."""
+"""Our token verifiers against the contract."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -74,6 +74,6 @@ class TestFake(TokenVerifierContract):
     @pytest.fixture
     def rig(self, clock: FakeClock) -> Rig:
         verifier, other = FakeTokenVerifier(clock), FakeTokenVerifier(clock)
-        for _ in range(9):  # its tokens are numbered too: not with our numbers
+        for _ in range(9):  # its tokens are numbered as well; these numbers must differ from the verifier's
             other.issue("did:web:first.example")
         return Rig(verifier, verifier.issue, other.issue, clock)

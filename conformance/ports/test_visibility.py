@@ -1,7 +1,7 @@
-"""Our stores of owner-only collections, put to the contract."""
+"""Our stores of owner-only collections against the contract."""
 
 from conformance.ports.visibility import OwnerOnlyContract
 
 
 class TestOwnerOnlyStores(OwnerOnlyContract):
-    """Each of `open_stores` in conftest.py."""
+    """Runs on each database of the fixture `open_stores` in conftest.py."""

@@ -1,4 +1,4 @@
-"""What every TokenVerifier must do, whoever issues the tokens."""
+"""The contract of token verifiers, whoever issues the tokens."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MALFORMED = {
     "a kid that is null": _headed(b'{"alg":"EdDSA","kid":null}'),
 }
 
-# What a token may claim, and it is refused. ISSUER and AUDIENCE stand for those of a good one.
+# Claims with which a token is refused. ISSUER and AUDIENCE are replaced by those of a valid token.
 REFUSED_CLAIMS: list[tuple[str, Any]] = [
     *(("iss", it) for it in (..., None, 1, "", "https://elsewhere.example", "ISSUER/", "xISSUER", ["ISSUER"])),
     *(
@@ -68,7 +68,7 @@ REFUSED_CLAIMS: list[tuple[str, Any]] = [
     *(("nbf", it) for it in (None, "x", True)),
     *(("iat", it) for it in (None, "x", True)),
 ]
-# Nor may it choose how it is verified. What is the issuer's own algorithm is passed over.
+# Headers with which a token is refused: it must not choose how it is verified. The issuer's own algorithm is skipped.
 REFUSED_HEADERS: list[tuple[str, Any]] = [
     *(
         ("alg", it)
@@ -84,16 +84,16 @@ _SHAPED = st.builds("{}.{}.{}".format, _BASE64URL, _BASE64URL, _BASE64URL)
 
 
 Members: TypeAlias = dict[str, Any]
-"""Of a JSON object."""
+"""Members of a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A verifier, and the world it lives in: who issues its tokens, who else does, and a clock to move.
+    """A verifier and its environment: the issuer that it trusts, another issuer, and a clock to advance.
 
-    `mint(claims, header)` signs, with the issuer's key, a good token for SUBJECT but for these members; one whose value
-    is `...` is left out. `public_key`: in each form in which an attacker may have it, to be tried as an HMAC secret.
-    `away(True)` takes away what the keys are fetched from. All three may be left out, where there is no such thing.
+    `mint(claims, header)` signs, with the issuer's key, a valid token for SUBJECT with these members changed; a member
+    whose value is `...` is left out. `public_key`: the forms of the public key that an attacker may have, to be tried
+    as HMAC secrets. `away(True)` makes the source of the keys unavailable. All three are optional.
     """
 
     verifier: TokenVerifier
@@ -106,11 +106,11 @@ class Rig:
 
     def minted(self, claims: Members | None = None, header: Members | None = None) -> str:
         if self.mint is None:
-            pytest.skip("tokens of this issuer cannot be made by hand")
+            pytest.skip("tokens of this issuer cannot be signed with changed members")
         return self.mint(claims or {}, header or {})
 
     def moment(self, seconds: float) -> float:
-        """Return the number that stands for so many seconds from now."""
+        """Return the Unix time that is so many seconds from now by the clock."""
         now: datetime = self.clock.now()
         return now.timestamp() + seconds
 
@@ -135,7 +135,7 @@ async def _once_available(verifier: TokenVerifier, token: str) -> VerifiedToken:
 
 
 class TokenVerifierContract:
-    """Subclass it with a fixture `rig` that gives a fresh Rig, its clock at a whole second."""
+    """To use it, inherit and provide the fixture `rig`: a fresh Rig, whose clock is at a whole second."""
 
     async def test_a_token_speaks_for_its_subject_until_it_expires(self, rig: Rig):
         token = rig.issue(SUBJECT, 600)
@@ -225,7 +225,7 @@ class TokenVerifierContract:
     @pytest.mark.parametrize(("name", "value"), REFUSED_HEADERS)
     async def test_a_header_that_would_have_it_verified_otherwise_is_refused(self, rig: Rig, name: str, value: object):
         if (name, value) == ("alg", parts_of(rig.minted())[0]["alg"]):
-            pytest.skip("that is the issuer's own")
+            pytest.skip("this is the algorithm of the issuer")
 
         with pytest.raises(TokenInvalid):
             await rig.verifier.verify(rig.minted(header={name: value}))
@@ -236,7 +236,7 @@ class TokenVerifierContract:
 
         with pytest.raises(TokenInvalid):
             await rig.verifier.verify(_compact({**header, "alg": alg}, claims, signature))
-        # An empty signature is no base64url of anything: it may be called malformed as well.
+        # A token with an empty signature may also be reported as malformed.
         with pytest.raises((TokenInvalid, TokenMalformed)):
             await rig.verifier.verify(_compact({**header, "alg": alg}, claims, b""))
 

@@ -1,4 +1,4 @@
-"""What every OwnerOnlyStore must do: what was promised stays promised, until it is opened in as many words."""
+"""The contract of OwnerOnlyStore: a collection stays restricted to owners until it is explicitly made public."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conformance.ports.stores import FLAG, LIKE, POST, DatabaseContract, OpenSto
 
 
 class OwnerOnlyContract(DatabaseContract):
-    """Inherit, and give a fixture `open_stores`."""
+    """To use it, inherit and provide the fixture `open_stores`."""
 
     async def test_nothing_is_an_owners_only_at_first(self, stores: Stores):
         assert await stores.owner_only.owner_only() == frozenset()

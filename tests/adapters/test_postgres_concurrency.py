@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, count
 
 import psycopg
@@ -154,6 +154,20 @@ async def test_an_expired_key_is_won_anew_by_one(replicas):
     )
     assert answers.count(None) == 1
     assert answers.count(b"new") == 11
+
+
+async def test_a_replica_whose_clock_is_a_day_ahead_removes_nothing_that_is_live(replicas):
+    here, ahead = replicas
+    now = datetime.now(UTC)
+    key = IdempotentReply(IdempotencyKey("live"), b"f" * 32, b"{}", now + timedelta(hours=24))
+    await create(here, 1, retryable=key)
+    asset = an_asset(1, expires_at=now + timedelta(minutes=15))
+    await here.media.add(asset)
+    its_now = now + timedelta(hours=25)
+    assert await ahead.records.purge_expired_replies(its_now, 100) == 0
+    assert await ahead.media.expire(its_now, 100) == []
+    assert await here.media.find(asset.asset_id) == asset
+    assert await here.records.find_reply(ALICE, key.key, key.fingerprint, now) == b"{}"
 
 
 async def test_a_key_purged_while_its_write_waited_is_new(replicas, operator):

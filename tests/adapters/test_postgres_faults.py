@@ -237,6 +237,28 @@ async def test_a_server_that_became_a_standby_is_unavailable(postgres_dsn: str):
     assert isinstance(refused.__cause__, psycopg.errors.ReadOnlySqlTransaction)
 
 
+async def test_writes_go_to_the_new_primary_once_the_address_leads_there(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cdv_adapters.database.postgres._DRAIN_INTERVAL_SECONDS", 0.1)
+    await migrate(postgres_dsn)
+    name = urlsplit(postgres_dsn).path.removeprefix("/")
+    async with (
+        await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as operator,
+        open_postgres(postgres_dsn, IMPATIENT) as stores,
+    ):
+        await create(stores, 1)
+        await operator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        await operator.execute(
+            b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            b" WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        while not isinstance((await refusal(create(stores, 2))).__cause__, psycopg.errors.ReadOnlySqlTransaction):
+            continue
+        await operator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        await recovered(lambda: create(stores, 3))  # an hour, where connections to the old primary were kept
+
+
 async def test_a_cancelled_caller_gives_its_connection_back(stores: PostgresStores):
     async def patient() -> None:
         async with stores.database.connection() as connection:

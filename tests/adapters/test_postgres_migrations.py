@@ -113,6 +113,14 @@ async def test_a_server_that_acknowledges_before_it_has_written_is_refused(postg
         await migrate(postgres_dsn)
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_server_that_would_refuse_concurrent_writes_is_refused(postgres_dsn: str, level: str):
+    name = urlsplit(postgres_dsn).path.removeprefix("/")
+    query(postgres_dsn, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
+    with pytest.raises(CannotStart, match=f"{level}.*default_transaction_isolation"):
+        await migrate(postgres_dsn)
+
+
 @pytest.fixture
 def unprivileged_dsn(postgres_dsn: str) -> Iterator[str]:
     """The same database, for a role that may read and write, and make no tables."""

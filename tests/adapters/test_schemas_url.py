@@ -322,7 +322,7 @@ async def test_the_copy_of_another_url_is_not_used(tmp_path: Path):
     assert other.state.origin == "bundled"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x80", b"x" * 1000])
+@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x80", b"x" * 1000, b"\x81\xa3url\xa1\xff"])
 async def test_a_damaged_copy_is_passed_over(damage: bytes, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "catalogue.msgpack").write_bytes(damage)

@@ -79,6 +79,18 @@ async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spar
     assert await world.accepts(world.a)
 
 
+async def test_an_outage_after_a_set_without_keys_is_unavailable(world: World):
+    world.issuer.keys = []
+    assert not await world.accepts(world.a)
+    world.issuer.down = True
+    world.now += 11
+    with pytest.raises(Unavailable):
+        await world.accepts(world.a)
+    world.issuer.down, world.issuer.keys = False, [world.a]
+    world.now += 11
+    assert await world.accepts(world.a)
+
+
 async def test_an_issuer_that_hangs_from_the_start_is_given_up_on(world: World):
     keys = IssuerKeys(world.issuer, fetch_timeout_seconds=0.01)
     world.issuer.gate.clear()

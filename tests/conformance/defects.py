@@ -1,4 +1,4 @@
-"""Every defect that the suite must report, and every trap that they show. docs/defects.md is made from this."""
+"""All defects that the suite must report, and the traps that they demonstrate. Generates docs/defects.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ OF_GROUP: dict[str, list[Defect]] = {
 }
 DEFECTS: list[Defect] = [each for group in OF_GROUP.values() for each in group]
 
-# What systems of this kind did wrong that called themselves ready. Empty: a defect shows it. Else: why none can.
+# Mistakes made by systems of this kind that were called ready. Value: empty if a defect demonstrates the trap, else why
+# none can.
 TRAPS: dict[str, str] = {
     "A stream subject cdv.records.* matches one token": "",
     "Publishing after commit with only a warning on failure loses events": "",
@@ -79,7 +80,7 @@ TRAPS: dict[str, str] = {
 
 
 def serve_with(name: str) -> None:
-    """Run the `cdv` command with the defect of that name in it; without any if there is no name."""
+    """Run the `cdv` command with the defect of that name planted; without a defect if the name is empty."""
     plant([edit for each in DEFECTS if each.name == name for edit in each.edits])
     from cdv_http.cli import main
 

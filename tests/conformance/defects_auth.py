@@ -1,4 +1,4 @@
-"""Defects of tokens, of whose things are whose, and of the issuer's keys."""
+"""Defects of tokens, authorisation and key rotation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defects of operations, origins and limits."""
+"""Defects of operations, CORS and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defects of refusals: their form, and the order of checks."""
+"""Defects of error responses: their form, and the order of checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defects of what the world is told."""
+"""Defects of events."""
 
 from __future__ import annotations
 

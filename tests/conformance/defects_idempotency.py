@@ -1,4 +1,4 @@
-"""Defects of retries."""
+"""Defects of idempotency keys."""
 
 from __future__ import annotations
 

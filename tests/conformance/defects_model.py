@@ -1,4 +1,4 @@
-"""What a defect is, and how it gets into our service: its source is edited while Python imports it."""
+"""Defects, and how they are planted in our service: the source of a module is edited while Python imports it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Edit:
-    """`old`, which stands once in the file, becomes `new`. `file`: from the root of the repository."""
+    """Replaces `old`, which occurs exactly once in the file, by `new`. `file`: path from the root of the repository."""
 
     file: str
     old: str
@@ -29,7 +29,7 @@ class Edit:
 
     @property
     def found(self) -> int:
-        """How often `old` stands in the file: once, or the defect is out of date."""
+        """How often `old` occurs in the file: if not once, the defect is out of date."""
         return (ROOT / self.file).read_text(encoding="utf-8").count(self.old)
 
 
@@ -37,9 +37,9 @@ class Edit:
 class Defect:
     """`breaks`: what our service then does wrong. `caught_by`: the requirements that must be reported as failed.
 
-    `trap`: the trap that it falls into, if it is one. `only`: what the suite is asked to judge, if that is more than
-    `caught_by`; a law over all answers needs some. `settings`: what the service is started with. `waits`: the suite
-    waits long for what does not come.
+    `trap`: the trap that it demonstrates, if any. `only`: the requirements that the suite tests, if not those of
+    `caught_by`; a law needs some, since it has no test that sends requests. `settings`: of the service. `waits`: the
+    suite waits long for something that never arrives.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Defect:
 
 
 def defect(name: str, breaks: str, caught_by: str, *edits: tuple[str, str, str], **more: Any) -> Defect:
-    """Return the defect. `caught_by`: ids between spaces, and so is `only`. `edits`: (file, old, new)."""
+    """Return the defect. `caught_by` and `only`: ids separated by spaces. `edits`: (file, old, new)."""
     only = tuple(more.pop("only", "").split())
     return Defect(name, breaks, tuple(caught_by.split()), tuple(Edit(*it) for it in edits), only=only, **more)
 
 
 def plant(edits: Sequence[Edit]) -> None:
-    """Have this process, and those it forks, import the edited modules. Before any of them is imported."""
+    """Make this process and its forks import the edited modules. Must be called before any of them is imported."""
     sources: dict[str, str] = {}
     for edit in edits:
         assert edit.module not in sys.modules, f"{edit.module} is imported already"
-        assert edit.found == 1, f"{edit.file} has {edit.found} times: {edit.old}"
+        assert edit.found == 1, f"{edit.file} contains {edit.found} times: {edit.old}"
         source = sources.get(edit.module) or (ROOT / edit.file).read_text(encoding="utf-8")
         sources[edit.module] = source.replace(edit.old, edit.new)
     sys.meta_path.insert(0, _Finder(sources))

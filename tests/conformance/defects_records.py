@@ -12,7 +12,7 @@ SQLITE = "cdv_adapters/records/sqlite.py"
 ROUTE = "cdv_http/routes/records.py"
 BODIES = "cdv_http/bodies.py"
 
-# What is refused by its schema is stored, and so announced, all the same.
+# A record that its schema refuses is stored and announced nevertheless.
 STORED_THOUGH_REFUSED = (
     USE_CASE,
     "        except CdvError:\n",

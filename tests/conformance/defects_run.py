@@ -1,6 +1,6 @@
-"""Runs: a service of ours with a defect in it, and the suite, which must report what the defect breaks.
+"""Runs the suite against our service with one defect planted; the suite must report what the defect breaks.
 
-`python -m tests.conformance.defects_run [BEGINNING ...]` runs those whose names begin so, or all.
+`python -m tests.conformance.defects_run [PREFIX ...]` runs the defects whose names begin with a prefix, or all.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.conformance.judging import ORIGIN, Judgement, finished, started, wait
 from tests.servers import NatsServer, own
 from tests.servers.process import free_port
 
-SEED = "1"  # of the examples, so that a run can be repeated
-AT_ONCE = 3  # and as many that wait for the suite's patience to end
+SEED = "1"  # fixed, so that a run can be repeated
+AT_ONCE = 3  # runs in parallel, and as many of those that wait for a timeout of the suite
 
 
 @dataclass(frozen=True)
 class Run:
-    """One defect's run. `missed`: what should have been reported as failed, and was not. `beyond`: what was besides."""
+    """The run of one defect. `missed`: expected failures that were not reported. `beyond`: unexpected failures."""
 
     defect: Defect
     missed: tuple[str, ...]
@@ -38,7 +38,7 @@ class Run:
 
 
 def run(defect: Defect) -> Run:
-    """Serve with the defect, and judge."""
+    """Start our service with the defect and run the suite against it."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         judgement = _judged(defect, Path(folder))
@@ -49,7 +49,7 @@ def run(defect: Defect) -> Run:
 
 
 def run_all(defects: list[Defect], at_once: int = AT_ONCE) -> Iterator[Run]:
-    """Yield the runs as they end."""
+    """Yield the runs in the order in which they end."""
     with ThreadPoolExecutor(at_once) as working, ThreadPoolExecutor(at_once) as waiting:
         runs = [(waiting if each.waits else working).submit(run, each) for each in defects]
         yield from (it.result() for it in as_completed(runs))
@@ -92,18 +92,20 @@ def _judged(defect: Defect, folder: Path) -> Judgement:
 
 
 def main() -> None:
-    """Exit with 1 if a defect was missed."""
+    """Run the selected defects; exit with 1 if one was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("beginnings", nargs="*", help="of the names of defects")
-    parser.add_argument("--at-once", type=int, default=AT_ONCE, metavar="N", help=f"how many ({AT_ONCE})")
-    parser.add_argument("--verbose", action="store_true", help="show what the suite printed where it missed a defect")
+    parser.add_argument("prefixes", nargs="*", metavar="PREFIX", help="run only defects whose names begin with it")
+    parser.add_argument(
+        "--at-once", type=int, default=AT_ONCE, metavar="N", help=f"runs in parallel (default: {AT_ONCE})"
+    )
+    parser.add_argument("--verbose", action="store_true", help="print the output of the suite for each missed defect")
     arguments = parser.parse_args()
-    chosen = [it for it in DEFECTS if it.name.startswith(tuple(arguments.beginnings or [""]))]
+    chosen = [it for it in DEFECTS if it.name.startswith(tuple(arguments.prefixes or [""]))]
     began = time.monotonic()
     missed = []
     for number, each in enumerate(run_all(chosen, arguments.at_once), 1):
-        outcome = "caught" if not each.missed else f"MISSED by {' '.join(each.missed)}"
-        outcome += f", failed besides: {' '.join(each.beyond)}" if each.beyond else ""
+        outcome = "caught" if not each.missed else f"MISSED: {' '.join(each.missed)} did not fail"
+        outcome += f", also failed: {' '.join(each.beyond)}" if each.beyond else ""
         requirements = " ".join(each.defect.caught_by)
         print(
             f"{number:>3}/{len(chosen)} {each.seconds:5.1f} s  {each.defect.name:<32} {requirements:<24} {outcome}",

@@ -147,7 +147,11 @@ SCHEMAS: list[Defect] = [
         "graphemes-are-characters",
         "maxGraphemes counts characters.",
         "SCHEMA-016",
-        ("cdv_core/domain/graphemes.py", "    return sum(1 for _ in _CLUSTER.finditer(text))", "    return len(text)"),
+        (
+            "cdv_core/domain/graphemes.py",
+            '    return sum(1 for _ in _CLUSTER.finditer(_FLAG.sub("X", text)))',
+            "    return len(text)",
+        ),
     ),
     defect(
         "bytes-are-characters",

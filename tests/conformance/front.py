@@ -1,4 +1,4 @@
-"""Several replicas of our service behind one address, as a load balancer has them, on a network that takes its time."""
+"""Several replicas of our service behind one address, as behind a load balancer, on a network with latency."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.servers.redis_server import own_redis, redis_program
 
 CHUNK_BYTES = 65536
 HEAD_MAX_BYTES = 1024 * 1024
-LINGER_SECONDS = 2.0  # for a client that still sends when it was answered: closing on it might cost it the answer
+LINGER_SECONDS = 2.0  # for a client that still sends after the response: closing at once could reset its connection
 _KEEP_ALIVE = re.compile(rb"\r\nconnection:[ \t]*keep-alive[ \t]*\r\n", re.IGNORECASE)
 
 
 class Target(Protocol):
-    """What is judged: there from the block's beginning to its end."""
+    """A service under test, which runs from the beginning to the end of the block."""
 
     @property
     def url(self) -> str: ...
@@ -35,14 +35,14 @@ class Target(Protocol):
     ) -> None: ...
 
 
-Serving = Callable[[Path, dict[str, str]], Target]  # a folder for its log, and its settings
+Serving = Callable[[Path, dict[str, str]], Target]  # arguments: folder for its log, settings
 
 
 class Replicas:
-    """`count` replicas behind `url`: each request meets the next of them. It answers when all of them do.
+    """`count` replicas behind `url`, to which requests go in turn. It accepts connections once all replicas are ready.
 
-    They count requests in a store that they share, where this machine has one; else each for itself, so that they
-    have budgets which nobody spends. `latency_seconds`: for which each chunk is held, either way.
+    The replicas share a rate-limit store if this machine has one; else each counts for itself, with limits so high that
+    they are never reached. `latency_seconds`: delay of each chunk in either direction.
     """
 
     def __init__(self, folder: Path, settings: dict[str, str], count: int, latency_seconds: float = 0.0) -> None:
@@ -74,14 +74,14 @@ class Replicas:
 
 
 def shares_budgets() -> bool:
-    """Whether replicas count requests together on this machine, as the contract has it."""
+    """Return whether replicas on this machine can share a rate-limit store, as the contract requires."""
     return redis_program() is not None
 
 
 class Front:
-    """Forwards each connection to the next port, and has each answer end its connection.
+    """Forwards each connection to the next port, and limits each connection to one request.
 
-    So no two requests that follow each other are answered by one replica, and nothing but `Connection` is changed.
+    Thus consecutive requests reach different replicas. Of the bytes, only the header `Connection` is changed.
     """
 
     def __init__(self, ports: list[int], latency_seconds: float = 0.0) -> None:
@@ -133,7 +133,7 @@ class Front:
             to_client.write_eof()
             await asyncio.wait([asking], timeout=LINGER_SECONDS)
         except OSError:
-            to_client.transport.abort()  # what became of one side, the other learns as well
+            to_client.transport.abort()  # pass on that the other side was reset
         finally:
             if asking is not None:
                 asking.cancel()
@@ -144,7 +144,7 @@ class Front:
                     writer.close()
 
     async def _ask(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
-        """Pass on what the client sends. A server that no longer listens has answered: the rest is read and dropped."""
+        """Forward what the client sends. Once the server stops reading, it has responded, and the rest is discarded."""
         try:
             chunk = await client.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:

@@ -1,4 +1,4 @@
-"""The suite as its users have it: a process, and a target that it judges."""
+"""Runs the suite as users do: as a process, against a target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN_SECONDS = 240
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a run ended: exit code, what it printed, and its JSON report, empty if there is none."""
+    """The result of a run: exit code, output, and JSON report, which is empty if none was written."""
 
     code: int
     text: str
@@ -40,24 +40,24 @@ class Judgement:
 
 
 def judge(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> Judgement:
-    """Run the suite against a target that is there already."""
+    """Run the suite against a target that is running already."""
     return finished(started(folder, url, *options, command=command), folder)
 
 
 def judge_with_everything(
     folder: Path, settings: dict[str, str], *options: str, serving: Serving = Replica, run_seconds: float = RUN_SECONDS
 ) -> Judgement:
-    """Start a service of ours under the suite's own issuer and catalogue, and judge it by all there is."""
+    """Run the suite with all options against our service, which uses the suite's issuer and catalogue."""
     issuer, catalogue = free_port(), free_port()
     pointed = {
         "CDV_JWT_ISSUER": f"http://127.0.0.1:{issuer}",
         "CDV_JWT_AUDIENCE": "cdv",
         "CDV_SPECS_URL": f"http://127.0.0.1:{catalogue}",
         "CDV_CORS_ALLOWED_ORIGINS": ORIGIN,
-        # Few enough to be spent by the quick profile, more than any of its creators writes.
+        # Low enough for the quick profile to exhaust, but more than any of its creators writes otherwise.
         "CDV_RATE_LIMIT_WRITES": "140/minute",
         "CDV_RATE_LIMIT_READS": "1000000/minute",
-        # The usual ones, and one that no page should show.
+        # The default types, and one that must be served as an attachment.
         "CDV_ALLOWED_MIME_TYPES": "image/jpeg,image/png,image/gif,video/mp4,application/pdf",
         "CDV_DATA_DIR": str(folder / "data"),
     }

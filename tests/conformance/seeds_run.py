@@ -1,7 +1,7 @@
-"""It does not cry wolf: our own service, which keeps the contract, judged with one seed after another.
+"""Looks for false failures: runs the suite with many seeds against our own service, which keeps the contract.
 
-`python -m tests.conformance.seeds_run --seeds 50 --production 15` judges the embedded adapters with 35 seeds and
-those of production with 15, all by everything that there is to judge by: an own issuer, a catalogue, events.
+`python -m tests.conformance.seeds_run --seeds 50 --production 15` tests the embedded adapters with 35 seeds and the
+production adapters with 15, with all options: the suite's own issuer and catalogue, and events.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.servers import Bucket, FaultProxy, NatsServer, PostgresServer, S3Serv
 RUN_SECONDS = {"quick": 600, "default": 3000, "thorough": 20000}
 EMBEDDED, PRODUCTION = "embedded", "production"
 
-# The service's own defaults where the profile can spend them. `quick` has those of `judge_with_everything`.
+# The service's default rate limits if the profile can exhaust them. `quick` uses those of `judge_with_everything`.
 BUDGETS = {
     "quick": {},
     "default": {"CDV_RATE_LIMIT_WRITES": "600/minute", "CDV_RATE_LIMIT_READS": "3000/minute"},
@@ -49,7 +49,7 @@ def production_settings(dsn: str, nats_url: str, bucket: Bucket) -> dict[str, st
 
 @dataclass(frozen=True)
 class Run:
-    """One judgement. `seconds`: the suite's own, without the service's start."""
+    """One run of the suite."""
 
     seed: int
     adapters: str
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def conforms(self) -> bool:
-        """Nothing failed or was left undecided, of whatever level."""
+        """Whether no requirement of any level failed or was undecided."""
         report = self.judgement.report
         return self.judgement.code == 0 and bool(report) and not self.judgement.ids("failed") | self.undecided
 
@@ -78,7 +78,7 @@ class Run:
 
 
 class Ground:
-    """The servers that all runs share; each has a database, streams and a bucket of its own."""
+    """The servers that all runs share. Each run has its own database, streams and bucket."""
 
     def __init__(self, latency_seconds: float = 0.0) -> None:
         self._latency_seconds = latency_seconds
@@ -113,7 +113,7 @@ class Ground:
             yield {**settings, "CDV_S3_ENDPOINT": self._slowed(stack, bucket.endpoint)}
 
     def _slowed(self, stack: ExitStack, url: str) -> str:
-        """Return the URL of the server, or of a slow way to it."""
+        """Return the URL of the server, or of a proxy that adds latency."""
         if not self._latency_seconds:
             return url
         proxy = stack.enter_context(FaultProxy(url))
@@ -122,14 +122,14 @@ class Ground:
 
 
 def serving(replicas: int, latency_seconds: float = 0.0) -> Serving:
-    """Return how to serve: one process, or several behind one address."""
+    """Return how to start the service: as one process, or as replicas behind one address."""
     if replicas == 1 and not latency_seconds:
         return Replica
     return partial(Replicas, count=replicas, latency_seconds=latency_seconds)
 
 
 def judged(seed: int, adapters: str, ground: Ground, profile: str, serve: Serving, *options: str) -> Run:
-    """Serve afresh, and judge."""
+    """Start a new service and run the suite against it."""
     with tempfile.TemporaryDirectory() as folder, ground.settings(adapters) as settings:
         words = ["--profile", profile, "--seed", str(seed), *options]
         found = judge_with_everything(
@@ -139,27 +139,41 @@ def judged(seed: int, adapters: str, ground: Ground, profile: str, serve: Servin
 
 
 def main() -> None:
-    """Exit with 1 if anything failed or was undecided."""
+    """Run all seeds; exit with 1 if anything failed or was undecided."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=50, metavar="N", help="how many runs (50)")
-    parser.add_argument("--first", type=int, default=1, metavar="SEED", help="of these seeds the first (1)")
     parser.add_argument(
-        "--production", type=int, default=15, metavar="N", help="of the runs, on Postgres, NATS, S3 (15)"
+        "--seeds", type=int, default=50, metavar="N", help="number of runs, each with its own seed (default: 50)"
     )
-    parser.add_argument("--profile", choices=[*BUDGETS], default="default", help="of the suite (default)")
-    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="behind one address; production only (1)")
+    parser.add_argument("--first", type=int, default=1, metavar="SEED", help="the first seed (default: 1)")
+    parser.add_argument(
+        "--production",
+        type=int,
+        default=15,
+        metavar="N",
+        help="runs of these on Postgres, NATS and S3; the others are embedded (default: 15)",
+    )
+    parser.add_argument(
+        "--profile", choices=[*BUDGETS], default="default", help="profile of the suite (default: default)"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="replicas behind one address; production runs only (default: 1)",
+    )
     parser.add_argument(
         "--latency-ms",
         type=float,
         default=0,
         metavar="MS",
-        help="each way to Postgres, NATS, S3; a third of it to the service",
+        help="latency in each direction to Postgres, NATS and S3; a third of it to the service",
     )
-    parser.add_argument("options", nargs="*", help="after --, for the suite: --only LIST")
+    parser.add_argument("options", nargs="*", help="options for the suite, after --, such as --only LIST")
     arguments = parser.parse_args()
     production = min(arguments.production, arguments.seeds)
     if arguments.replicas > 1 and production < arguments.seeds:
-        parser.error("--replicas: an embedded vault has one process; ask for --production as many as --seeds")
+        parser.error("--replicas: an embedded vault has one process; set --production to the number of --seeds")
     latency_seconds = arguments.latency_ms / 1000
     serve = serving(arguments.replicas, latency_seconds / 3)
     began, failures = time.monotonic(), 0

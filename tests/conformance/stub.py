@@ -1,4 +1,4 @@
-"""A target made for a test: it answers as it is told, and remembers what it was asked."""
+"""A stub target for tests: it responds as configured and records the requests."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, dict[str, str], Any]  # status, headers, a JSON value; or bytes, which are sent as they are
+Answer = tuple[int, dict[str, str], Any]  # status, headers, body: a JSON value, or bytes that are sent unchanged
 
 
 class Stub:
-    """`answer` is asked for every request but /healthz, which is alive, or as `health` says."""
+    """`answer` responds to every request but /healthz, to which `health` responds. `asked`: the requests so far."""
 
     def __init__(self, answer: Callable[[str, str, bytes], Answer]) -> None:
         self.answer = answer
@@ -23,7 +23,7 @@ class Stub:
 
 
 def refusal(status: int, code: str, **headers: str) -> Answer:
-    """An answer that is one in every way but, maybe, the right one."""
+    """Return an error response that keeps every law, though it may be the wrong response."""
     error = {"code": code, "message": "no", "correlationId": "c-1"}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return status, {"X-Correlation-Id": "c-1", **named}, {"error": error}
@@ -45,7 +45,7 @@ def serving(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Stub]:
                 stub.asked.append((self.command, self.path, body))
                 try:
                     answered = stub.answer(self.command, self.path, body)
-                except ConnectionAbortedError:  # how a test has the connection closed without an answer
+                except ConnectionAbortedError:  # raised by a test to close the connection without a response
                     self.close_connection = True
                     return
             status, headers, value = answered
@@ -61,7 +61,7 @@ def serving(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Stub]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-            """Say nothing."""
+            """Do not log requests."""
 
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
         setattr(Handler, f"do_{method}", Handler.do)

@@ -1,4 +1,4 @@
-"""The suite's own distribution is enough: in an environment with its requirements and nothing of ours, it judges."""
+"""The suite's own distribution works without our other packages, in an environment with its requirements only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(*words: str | Path, cwd: Path = ROOT) -> str:
 
 
 def required_by(lines: list[str]) -> set[str]:
-    """The distributions that these requirements need, and those need, as far as they are installed here."""
+    """Return the distributions that these requirements need, transitively, as far as they are installed here."""
     found: set[str] = set()
     waiting = [Requirement(line) for line in lines]
     while waiting:
@@ -52,7 +52,7 @@ def required_by(lines: list[str]) -> set[str]:
         try:
             more = distribution(needed.name).requires or []
         except PackageNotFoundError:
-            continue  # optional here
+            continue  # not installed, because it is optional
         found.add(needed.name)
         waiting += [Requirement(line) for line in more]
     return found
@@ -60,7 +60,7 @@ def required_by(lines: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel and what it requires; its folder of commands."""
+    """The bin folder of a new environment with the wheel and its requirements."""
     folder = tmp_path_factory.mktemp("alone")
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT / "conformance")
     (wheel,) = folder.glob("*.whl")
@@ -77,7 +77,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         wheel,
     )
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    # Nothing is downloaded in tests: what the wheel requires is lent from the environment that runs them.
+    # Tests download nothing: the requirements are linked from the environment that runs the tests.
     requires = run(
         binaries / "python", "-c", "import importlib.metadata as m; print(*m.requires('cdv-conformance'), sep='\\n')"
     )
@@ -98,7 +98,7 @@ def test_it_judges_a_served_vault(alone: Path, tmp_path: Path):
     vault = RunningVault(tmp_path / "vault")
     try:
         key = str(vault.data_dir / "issuer-key.json")
-        # A part of it: all of its files are imported even so, and test_own_service.py judges by the whole.
+        # Some groups only: this imports all files already, and test_own_service.py runs the whole suite.
         asked = ("--issuer-key", key, "--only", "REC", "--only", "AUTH")
         judgement = judge(tmp_path, vault.base, *asked, command=[str(alone / "cdv-conformance")])
     finally:

@@ -1,4 +1,4 @@
-"""The state machine of blob stores can fail: it finds what is wrong with a store that has a defect."""
+"""The state machine of blob stores can fail: it finds the defect of each of these stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conformance suite can fail: it reports what is wrong with a service of ours that has a defect."""
+"""The conformance suite can fail: it reports each defect that is planted in our service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.conformance.defects import DEFECTS, TRAPS, as_markdown
 from tests.conformance.defects_model import ROOT, Defect
 from tests.conformance.defects_run import run, run_all
 
-# Of each kind one, and none that the suite waits for.
+# One of each kind, and none for which the suite waits long.
 SAMPLE = {
     "random-cid",
     "keys-shared-by-all",
@@ -24,7 +24,7 @@ SAMPLE = {
 
 def test_every_defect_is_up_to_date():
     outdated = [
-        f"{it.name}: {edit.file} has {edit.found} times {edit.old!r}"
+        f"{it.name}: {edit.file} contains {edit.found} times {edit.old!r}"
         for it in DEFECTS
         for edit in it.edits
         if edit.found != 1

@@ -1,4 +1,4 @@
-"""The suite's own ear: what the target has not made is the target's, and a connection that is lost is nobody's."""
+"""The consumer of events: missing streams count against the target, a lost connection counts against nobody."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.servers import FaultProxy
 
 
 def tell(url: str, subject: str = "", *, streams: bool = False) -> None:
-    """Make the streams, or publish on the subject."""
+    """Create the streams if `streams`; publish on the subject if one is given."""
 
     async def run() -> None:
         connection = await nats.connect(url)
@@ -29,7 +29,7 @@ def tell(url: str, subject: str = "", *, streams: bool = False) -> None:
             await connection.jetstream().publish(subject, b"{}")
         await connection.close()
 
-    # In a thread of its own: the test's event loop is not ours to use.
+    # In a separate thread: asyncio.run cannot be called where an event loop is running.
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     thread.join()
@@ -38,7 +38,7 @@ def tell(url: str, subject: str = "", *, streams: bool = False) -> None:
 def heard(events: EventLog, subject: str) -> list[Event]:
     try:
         return events.wait(lambda event: event.subject == subject)
-    except Undecided as skipped:  # which would be what becomes of the test
+    except Undecided as skipped:  # pytest would skip this test
         raise RuntimeError(str(skipped)) from skipped
 
 
@@ -48,7 +48,7 @@ def test_a_vault_without_streams_fails_what_asks_for_them(tmp_path: Path, nats_u
         judgement = judge(tmp_path, stub.url, *token, "--only", "EVENT-00", "--nats", nats_url)
 
     assert judgement.verdict("EVENT-001")["verdict"] == "failed", judgement.text
-    assert "there is no stream RA_RECORDS" in judgement.verdict("EVENT-001")["detail"]
+    assert "there is no stream RA_RECORDS on NATS" in judgement.verdict("EVENT-001")["detail"]
     assert {"EVENT-002", "EVENT-006"} <= judgement.ids("undecided")
 
 
@@ -59,7 +59,7 @@ def test_a_connection_that_is_lost_accuses_nobody_and_is_made_again(nats_url: st
         tell(nats_url, "cdv.records.a.created")
         heard(events, "cdv.records.a.created")
         monkeypatch.setattr(event_log, "ARRIVAL_SECONDS", 1.0)
-        with pytest.raises(AssertionError, match="no such event"):
+        with pytest.raises(AssertionError, match="no such event arrived"):
             heard(events, "cdv.records.b.created")
 
         proxy.cut()

@@ -1,4 +1,4 @@
-"""What the contract leaves open fails nobody."""
+"""The suite accepts every behaviour that the contract leaves open."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_a_small_body_limit_leaves_no_room_for_large_records(tmp_path: Path):
 
 def test_a_catalogue_that_a_target_has_no_use_for_says_what_was_asked():
     catalogue = Catalogue()
-    assert "asked for nothing alone" in catalogue.unfit()
-    assert catalogue.answer(INDEX)[0] == 200
-    assert f"asked for {INDEX} alone" in catalogue.unfit()
+    assert "requested only nothing" in catalogue.not_used_reason()
+    assert catalogue.respond(INDEX)[0] == 200
+    assert f"requested only {INDEX}" in catalogue.not_used_reason()
     for path in catalogue.documents:
-        catalogue.answer(path)
-    assert not catalogue.unfit()
-    assert catalogue.answer("/schemas/a.b.c/1.0.0")[0] == 404
-    assert "/schemas/a.b.c/1.0.0" in catalogue.unfit()
+        catalogue.respond(path)
+    assert not catalogue.not_used_reason()
+    assert catalogue.respond("/schemas/a.b.c/1.0.0")[0] == 404
+    assert "/schemas/a.b.c/1.0.0" in catalogue.not_used_reason()
 
 
 @pytest.mark.parametrize(("asked", "verdict"), [("nothing", "undecided"), ("all", "failed")])
@@ -86,19 +86,19 @@ def test_only_a_catalogue_that_was_fetched_must_come_into_force(
     monkeypatch.setattr(fixtures, "IN_FORCE_SECONDS", 0.0)
     served = Catalogue()
     for path in served.documents if asked == "all" else ():
-        served.answer(path)
+        served.respond(path)
     tokens = KeyTokens(Key.new(), issuer="x", audience="cdv")
     with serving(lambda *_: refusal(400, "CDV_VALIDATION")) as stub:
         plan = Plan(stub.url, tokens, catalogue=served)
         target = Vault(stub.url, tokens, 0, plan.trust)
         expected = Undecided if verdict == "undecided" else AssertionError
-        with pytest.raises(expected, match=r"nothing alone|not in force"):
+        with pytest.raises(expected, match=r"only nothing|not in force"):
             inspect.unwrap(fixtures.catalogue)(plan, target)
         target.close()
 
 
 class Counting:
-    """A vault that takes every record but an empty one, and counts. Its time goes on with each create."""
+    """A vault that accepts every record but an empty one and counts requests. Each create advances its clock."""
 
     def __init__(self, shown: Callable[[Counting], str]) -> None:
         self.seen: Counter[str] = Counter()
@@ -144,13 +144,13 @@ def test_a_counter_counts_requests_however_it_puts_them_together(monkeypatch: py
         if verdict == "passed":
             test_operations.test_metrics_grow_with_the_requests(target, target.creator())
         else:
-            with pytest.raises(AssertionError, match="no counter of the service grew"):
+            with pytest.raises(AssertionError, match="no counter in /metrics grew"):
                 test_operations.test_metrics_grow_with_the_requests(target, target.creator())
 
 
 @contextmanager
 def asked(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
-    """Serve these answers, to be judged by one test of the suite."""
+    """Serve these responses and yield a Vault, to be passed to one test of the suite."""
     tokens = KeyTokens(Key.new(), issuer="x", audience="cdv")
     with serving(answer) as stub:
         target = Vault(stub.url, tokens, 0, Plan(stub.url, tokens).trust)
@@ -159,7 +159,7 @@ def asked(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
 
 
 def referring(document: dict[str, Any]) -> None:
-    """Have each path keep the parameters of its operations, as references."""
+    """Move the parameters of operations to their paths, as references."""
     kept = document["components"]["parameters"] = {}
     for number, item in enumerate(document["paths"].values()):
         parameters = [it for operation in item.values() for it in operation.pop("parameters", [])]
@@ -169,7 +169,7 @@ def referring(document: dict[str, Any]) -> None:
 
 
 def refusing_otherwise(document: dict[str, Any]) -> None:
-    """Describe all refusals of an operation as its default, or those by the client as one."""
+    """Describe the error responses of each operation by `default`, or by the ranges 4XX and 5xx."""
     for path, item in document["paths"].items():
         for operation in item.values():
             answers = {it: told for it, told in operation["responses"].items() if it < "400"}
@@ -188,7 +188,7 @@ def under_a_server(document: dict[str, Any]) -> None:
 
 
 def streaming(document: dict[str, Any]) -> None:
-    """Describe the content of a medium as an answer of its own, and nothing else that it does not need to."""
+    """Describe content as a 200 instead of a redirect, and leave out everything optional."""
     answers = document["paths"]["/v1/media/{assetId}/content"]["get"]["responses"]
     answers["200"] = answers.pop("307")
     for item in document["paths"].values():
@@ -213,7 +213,7 @@ def test_what_an_openapi_document_leaves_out_is_named():
     del document["paths"]["/v1/media/{assetId}/meta"]["get"]["parameters"]
 
     assert undescribed(document) == [
-        "GET /v1/repo/record: answer 304",
+        "GET /v1/repo/record: response 304",
         "GET /v1/media/{}/meta: parameter path",
         "GET /docs",
     ]
@@ -226,4 +226,4 @@ def test_what_is_refused_without_a_token_need_not_be_counted():
         return created if method == "POST" else refusal(401, "CDV_AUTHN", WWW_Authenticate="Bearer")
 
     with asked(answer) as target, pytest.raises(pytest.skip.Exception, match="need not be counted"):
-        test_limits.test_budgets_are_told_without_a_token_too(target, target.creator())
+        test_limits.test_responses_without_a_token_show_the_rate_limit(target, target.creator())

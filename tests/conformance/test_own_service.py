@@ -1,4 +1,4 @@
-"""Our own service keeps every clause, on the embedded adapters and on those of production."""
+"""Our own service passes every requirement, with the embedded adapters and with the production adapters."""
 
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ def assert_conforming(judgement: Judgement, but: frozenset[str] = frozenset()) -
     assert judgement.ids("passed") == {it["id"] for it in judgement.report["requirements"]} - but, judgement.text
 
 
-# Replicas that share no store allow a creator each its budget: no machine without such a store can judge that, and
-# no answer of theirs is one that must say when to come again.
+# Replicas without a shared rate-limit store each allow a whole budget. On a machine without such a store, LIMIT-005
+# cannot be tested, and no response has a Retry-After for ERR-008.
 UNSHARED = frozenset() if shares_budgets() else frozenset({"LIMIT-005", "ERR-008"})
 
 

@@ -1,4 +1,4 @@
-"""The port contracts are there for others: the page's example passes, and one that breaks its contract does not."""
+"""The port contracts work for other adapters: the example in the docs passes, and altered ones fail."""
 
 import subprocess
 import sys

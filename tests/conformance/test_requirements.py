@@ -1,4 +1,4 @@
-"""Every requirement is judged, and everything that is judged is a requirement."""
+"""Every requirement has a test or a law, and every test and law belongs to a requirement."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ MODULES = sorted(path.stem for path in runner.FOLDER.glob("test_*.py"))
 
 
 def marked() -> dict[str, tuple[str, ...]]:
-    """Each test of the suite with the requirements it names."""
+    """Return each test of the suite with the requirements that it names."""
     found = {}
     for name in MODULES:
         module = importlib.import_module(f"conformance.http.{name}")
@@ -72,7 +72,7 @@ def test_the_document_is_the_list():
 
 @pytest.mark.parametrize(
     ("value", "cid"),
-    [  # made with libipld, and {"hello": "world"} is known from the IPLD documents
+    [  # computed with libipld; {"hello": "world"} is an example of the IPLD documentation
         ({"hello": "world"}, "bafyreidykglsfhoixmivffc5uwhcgshx4j465xwqntbmu43nb2dzqwfvae"),
         ({}, "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua"),
     ],

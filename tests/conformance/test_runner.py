@@ -1,4 +1,4 @@
-"""The runner: what it makes of targets that are well, broken, busy, down, and of commands that are wrong."""
+"""The runner: verdicts for targets that work, fail, are busy or down, and messages for wrong command lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from conformance.http.cli import _KNOCK as KNOCK
+from conformance.http.cli import _TOKEN_PROBE_PATH as TOKEN_PROBE_PATH
 from conformance.http.cli import _ahead_seconds
 from conformance.http.event_log import NoEvents, try_connection
 from conformance.http.requirements import requirements
@@ -45,7 +45,7 @@ with open({asked!r}, "a", encoding="utf-8") as asked:
     asked.write("x")
 print(KeyTokens(Key.read(Path({key!r})), issuer="urn:cdv:local-issuer", audience="cdv").mint(sys.argv[1]))
 """
-TOKENS_FEW = 75  # at a second each, and two at a time, well under a minute
+TOKENS_FEW = 75  # at a second each, with two commands in parallel: well under a minute
 TOKENS = ("--token-command", PRINTS_A_TOKEN)
 
 
@@ -125,7 +125,7 @@ def test_a_target_is_there_when_its_proxy_no_longer_says_that_it_is_not(tmp_path
         stub.health = lambda: (502, {}, "away")
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011", "--wait", "0")
         assert judgement.code == 3
-        assert "does not answer: status 502" in judgement.text
+        assert "does not answer, so nothing was tested: status 502" in judgement.text
 
 
 def test_a_law_that_speaks_of_no_answer_of_the_run_is_not_judged(tmp_path: Path):
@@ -134,7 +134,7 @@ def test_a_law_that_speaks_of_no_answer_of_the_run_is_not_judged(tmp_path: Path)
 
     assert judgement.ids("passed") == {"REC-011", *("ERR-001", "ERR-002", "ERR-003", "ERR-005", "ERR-006", "OPS-001")}
     assert {"ERR-004", "ERR-007", "ERR-008", "AUTH-023"} <= judgement.ids("not judged")
-    assert judgement.verdict("ERR-008")["detail"] == "no answer came that it speaks of"
+    assert judgement.verdict("ERR-008")["detail"] == "it applies to none of the responses of this run"
 
 
 def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
@@ -175,7 +175,7 @@ def test_a_connection_that_breaks_once_is_no_verdict(tmp_path: Path, times: int,
     broken: list[str] = []
 
     def answer(_: str, path: str, __: bytes) -> Answer:
-        if len(broken) < times and "/repo/" in path:  # what is judged, and not what was tried before
+        if len(broken) < times and "/repo/" in path:  # a request of a test, not one sent before the run
             broken.append(path)
             raise ConnectionAbortedError
         return refusal(404, "CDV_NOT_FOUND")
@@ -189,7 +189,7 @@ def test_a_connection_that_breaks_once_is_no_verdict(tmp_path: Path, times: int,
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Who was started in the background of a script may ignore interruptions, and then so do its children."""
+    """Restore the default handler: a background process of a script ignores SIGINT, and so do its children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -251,7 +251,7 @@ def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted
     lock = threading.Lock()
 
     def answer(method: str, *_: object) -> Answer:
-        time.sleep(0.05)  # which is how long it takes, and in which more than one comes back
+        time.sleep(0.05)  # the time of a request, in which more than one token of the bucket is refilled
         with lock:
             now = time.monotonic()
             bucket["left"] = min(600.0, bucket["left"] + (now - bucket["at"]) * 50) - 1
@@ -270,7 +270,7 @@ def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted
 
 @contextmanager
 def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
-    """Serve a target that answers 200 as soon as it has a request's head, whatever length that says."""
+    """Serve a target that answers 200 as soon as it has read the head, whatever its Content-Length."""
     body = b'{"data":{"uri":"at://x"}}'
     said = f"HTTP/1.1 200 OK\r\n{headers}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -280,7 +280,7 @@ def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
                 pass
             self.wfile.write(said)
             with suppress(OSError):
-                self.connection.settimeout(1)  # for what is still on its way
+                self.connection.settimeout(1)  # for bytes that are still in transit
                 self.rfile.read(1000)
 
     with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
@@ -318,7 +318,7 @@ def test_less_than_everything_may_be_enough(tmp_path: Path):
         assert judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", "--min", "99").code == 1
 
 
-@pytest.mark.parametrize("ci", ["", "true"])  # which tools take for a wish that nothing be left to chance
+@pytest.mark.parametrize("ci", ["", "true"])  # Hypothesis is deterministic by default where CI is set
 def test_a_seed_repeats_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str):
     monkeypatch.setenv("CI", ci) if ci else monkeypatch.delenv("CI", raising=False)
     asked = []
@@ -407,9 +407,12 @@ def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--only", "ERR-001"), "ERR-001 is judged over all answers, whichever are asked for: leave --only out"),
-        (("--only", "media"), "near it: MEDIA"),
-        (("--only", "REC", "--only", "LIST-070"), "near it: LIST-0"),
+        (
+            ("--only", "ERR-001"),
+            "ERR-001 is checked on every response of any run and has no test of its own: run without --only ERR-001",
+        ),
+        (("--only", "media"), "similar: MEDIA"),
+        (("--only", "REC", "--only", "LIST-070"), "similar: LIST-0"),
         (("--only", "REC-001", "--nats", "nats://127.0.0.1:1"), "no connection to nats://127.0.0.1:1"),
     ],
 )
@@ -421,13 +424,13 @@ def test_what_would_judge_nothing_is_said_before_the_run(tmp_path: Path, options
     assert said in judgement.text
     assert "Traceback" not in judgement.text
     assert not judgement.report
-    assert {path for _, path, _ in stub.asked} <= {KNOCK}, "the run had begun"
+    assert {path for _, path, _ in stub.asked} <= {TOKEN_PROBE_PATH}, "the run had begun"
 
 
 def test_without_nats_py_a_run_does_not_begin(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "nats", None)
 
-    with pytest.raises(NoEvents, match="nats-py is not installed"):
+    with pytest.raises(NoEvents, match="nats-py, which is not installed"):
         try_connection("nats://127.0.0.1:4222")
 
 
@@ -441,7 +444,7 @@ def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
 
     assert judgement.verdict("REC-008")["verdict"] == "failed"  # another issuer's key
     assert "CDV_JWT_INVALID" in judgement.text
-    assert "the target refuses our tokens" in judgement.text  # and whose fault that is, nobody but its reader knows
+    assert "the target refuses our tokens" in judgement.text  # only the user can know which side is wrong
 
 
 @pytest.mark.parametrize("date", [None, "", "soon", "Thu, 99 Jan 2026 00:00:00 GMT"])

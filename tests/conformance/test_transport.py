@@ -1,4 +1,4 @@
-"""Answers that do not end: a run goes on after them."""
+"""Responses without end: a run continues after them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_has_an_end_in_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(transport, "ANSWER_MAX_BYTES", 10**18)
+    monkeypatch.setattr(transport, "RESPONSE_MAX_BYTES", 10**18)
     with httpx.Client(transport=BoundedTransport(0.05)) as client, pytest.raises(httpx.ReadTimeout):
         client.get("http://target")
 
@@ -39,7 +39,7 @@ def test_an_answer_has_an_end_in_size():
 
 
 def test_a_long_refusal_is_read_at_once():
-    """Not in minutes: each line break could begin a line of a trace, and all that follow could be its blanks."""
+    """The search must not be quadratic: each line break could begin a trace whose blanks are all that follow."""
     refusal = Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text="\n" * 200_000))
     began = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Real PostgreSQL, NATS and S3 servers for tests and benchmarks, without Docker where there is none.
+"""Real PostgreSQL, NATS and S3 servers for tests and benchmarks, with or without Docker.
 
 with PostgresServer.from_wheel() as server, FaultProxy(server.create_database()) as proxy:
     ...  # connect to proxy.url; server.kill(); server.restart(); proxy.hang()

@@ -1,4 +1,4 @@
-"""Which server a test run uses: one named in the environment, else a container, else the program from a wheel."""
+"""The choice of servers: one named in the environment, else a Docker container, else the program from a wheel."""
 
 from typing import TypeVar
 
@@ -10,17 +10,17 @@ AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 def own(kind: type[AnyServer], *, durable: bool = True) -> AnyServer:
-    """A new server that nobody else uses: it may be killed. Raises: NoServer."""
+    """Return a new server for this caller alone, which may be killed. Raises: NoServer."""
     return kind.in_docker(durable=durable) if docker_offers(kind.IMAGE) else kind.from_wheel(durable=durable)
 
 
 def shared(kind: type[AnyServer], *, durable: bool = True) -> AnyServer:
-    """The server that the environment names, else one of our own. Not to be killed or paused. Raises: NoServer."""
+    """Return the server that the environment names, else a new one. Do not kill or pause it. Raises: NoServer."""
     return kind.from_environment() or own(kind, durable=durable)
 
 
 def describe(kind: type[Server]) -> str:
-    """What `shared` would choose, in words. Starts nothing, but may pull an image."""
+    """Describe what `shared` would choose. Starts nothing, but may pull an image."""
     if named := kind.from_environment():
         return f"{named.host.address}:{named.host.port} ({kind.VARIABLE})"
     if docker_offers(kind.IMAGE):

@@ -1,4 +1,4 @@
-"""A server in a Docker container of its stock image."""
+"""A server in a Docker container from its official image."""
 
 import atexit
 import contextlib
@@ -15,8 +15,8 @@ SOCKETS = [Path("/var/run/docker.sock"), Path.home() / ".docker/run/docker.sock"
 
 @cache
 def docker_offers(image: str) -> bool:
-    """Whether a Docker engine answers that has the image or can pull it. After one failed pull no other is tried."""
-    # Importing Docker's client costs more than most test files: not without a sign of an engine.
+    """Return whether Docker runs here and has the image or can pull it. After a failed pull, no other is tried."""
+    # Importing the Docker client takes longer than most test files, so look for an engine first.
     if "DOCKER_HOST" not in os.environ and not any(path.exists() for path in SOCKETS):
         return False
     import docker
@@ -42,7 +42,7 @@ _registry_is_out_of_reach = False
 
 
 class Container:
-    """A `Host`: a container whose `container_port` is published on the same local port from start to start."""
+    """A `Host`: a container whose `container_port` is published on a local port that stays the same across restarts."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Container:
         from testcontainers.core.config import testcontainers_config
         from testcontainers.core.container import DockerContainer
 
-        testcontainers_config.ryuk_disabled = True  # one image less to pull; `close` removes the container
+        testcontainers_config.ryuk_disabled = True  # one image fewer to pull; `close` removes the container
         self.port = free_port()
         self._container = DockerContainer(image).with_bind_ports(container_port, self.port).with_envs(**variables or {})
         if command:

@@ -36,25 +36,25 @@ def running(choose: Callable[[], AnyServer]) -> Iterator[AnyServer]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The run's PostgreSQL, which does not sync and must not be killed. `postgres_dsn` is an empty database in it."""
+    """The PostgreSQL of the run: does not sync, must not be killed. `postgres_dsn` is an empty database in it."""
     yield from running(lambda: shared(PostgresServer, durable=False))
 
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NatsServer]:
-    """The run's NATS, which does not sync and must not be killed. `nats_url` is the same, emptied."""
+    """The NATS server of the run: does not sync, must not be killed. `nats_url` is the same server without streams."""
     yield from running(lambda: shared(NatsServer, durable=False))
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """The run's object store, which must not be killed. `s3_bucket` is an empty bucket in it."""
+    """The object store of the run, which must not be killed. `s3_bucket` is an empty bucket in it."""
     yield from running(lambda: shared(S3Server, durable=False))
 
 
 @pytest.fixture(scope="session")
 def versioned_s3_server() -> Iterator[VersionedS3Server]:
-    """The run's object store that keeps versions, not to be killed. `versioned_s3_bucket`: an empty bucket in it."""
+    """The object store with versions of the run, which must not be killed. `versioned_s3_bucket`: an empty bucket."""
     yield from running(lambda: shared(VersionedS3Server, durable=False))
 
 
@@ -68,7 +68,7 @@ def postgres_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def nats_url(nats_server: NatsServer) -> str:
-    """A NATS without any stream."""
+    """The URL of a NATS server without streams."""
     nats_server.clear()
     return nats_server.url
 
@@ -83,7 +83,7 @@ def s3_bucket(s3_server: S3Server) -> Iterator[Bucket]:
 
 @pytest.fixture
 def versioned_s3_bucket(versioned_s3_server: VersionedS3Server) -> Iterator[Bucket]:
-    """A new, empty bucket that keeps versions."""
+    """A new, empty bucket with versions."""
     bucket = versioned_s3_server.create_bucket()
     yield bucket
     versioned_s3_server.drop_bucket(bucket)
@@ -91,17 +91,17 @@ def versioned_s3_bucket(versioned_s3_server: VersionedS3Server) -> Iterator[Buck
 
 @pytest.fixture
 def own_postgres_server() -> Iterator[PostgresServer]:
-    """A new PostgreSQL with production's care for its data, to be killed, paused and restarted at will."""
+    """A new PostgreSQL that syncs as in production; it may be killed, paused and restarted."""
     yield from running(lambda: own(PostgresServer))
 
 
 @pytest.fixture
 def own_nats_server() -> Iterator[NatsServer]:
-    """A new NATS that syncs each message, to be killed, paused and restarted at will."""
+    """A new NATS server that syncs each message; it may be killed, paused and restarted."""
     yield from running(lambda: own(NatsServer))
 
 
 @pytest.fixture
 def own_s3_server() -> Iterator[S3Server]:
-    """A new object store, to be killed, paused and restarted at will."""
+    """A new object store; it may be killed, paused and restarted."""
     yield from running(lambda: own(S3Server))

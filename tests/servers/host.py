@@ -1,4 +1,4 @@
-"""Where a server runs, and what can be done to it there."""
+"""Where a server runs: the interface to start, stop, kill and pause it."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ class NoServer(Exception):
 
 
 class ServerFailed(Exception):
-    """The server should have run and did not; the message ends with the last lines of its log."""
+    """The server did not start or stop as it should; the message ends with the last lines of its log."""
 
 
 class Host(Protocol):
@@ -19,24 +19,24 @@ class Host(Protocol):
     port: int
 
     def start(self) -> None:
-        """Begin to run it; it may not answer yet. Data of an earlier start is kept."""
+        """Start the server, without waiting until it is ready. Data of an earlier start is kept."""
 
     def stop(self) -> None:
-        """Let it shut down in good order, and wait until it has. Nothing if it does not run."""
+        """Shut it down gracefully and wait until it has ended. Does nothing if it does not run."""
 
     def kill(self) -> None:
-        """End it at once, as a crash would (SIGKILL to all its processes), and wait until it is gone."""
+        """Kill it as a crash would (SIGKILL to all its processes) and wait until it has ended."""
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        """Suspend it (SIGSTOP): connections stay open, but nothing responds."""
 
     def resume(self) -> None:
-        """Let it go on from where it was paused."""
+        """Resume it after `pause`."""
 
     def alive(self) -> bool: ...
 
     def log_tail(self) -> str:
-        """The last lines it logged."""
+        """Return the last lines of its log."""
 
     def close(self) -> None:
         """End it and remove its data. Closing twice is fine."""
@@ -44,7 +44,7 @@ class Host(Protocol):
 
 @dataclass
 class Remote:
-    """A server named in the environment: used, never started or harmed."""
+    """A server named in the environment, which is used but never started, stopped or killed."""
 
     address: str
     port: int

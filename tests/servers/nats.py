@@ -19,14 +19,14 @@ from tests.servers.server import Server
 
 
 def configuration(listen: str, store: str, *, durable: bool, **more: Any) -> str:
-    """The server's configuration file (JSON is one of its dialects)."""
-    # By default it syncs every two minutes, so that a power cut loses what it acknowledged (spec: traps, events).
+    """Return the text of the server's configuration file, whose syntax is a superset of JSON."""
+    # The default is to sync every two minutes: a power cut loses acknowledged messages (spec: traps, events).
     jetstream = {"store_dir": store, **({"sync_interval": "always"} if durable else {})}
     return json.dumps({"listen": listen, "jetstream": jetstream, **more})
 
 
 class NatsServer(Server):
-    """`url`: nats://…, or tls://… Clients of a server made with `credentials` authenticate with `credentials_file`."""
+    """`url`: nats://… or tls://… `credentials_file`: for the clients of a server created with `credentials`."""
 
     LABEL = "NATS"
     VARIABLE = "CDV_TEST_NATS_URL"
@@ -90,7 +90,7 @@ class NatsServer(Server):
 
     def clear(self) -> None:
         """Delete every stream, with its messages and consumers."""
-        # In a thread of its own: the caller may be a fixture of an async test, whose event loop is not ours to use.
+        # In a separate thread: the caller may be a fixture of an async test, whose event loop is already running.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, self._delete_streams()).result()
 

@@ -1,4 +1,4 @@
-"""The keys and signed claims with which a NATS server admits only users who hold a credentials file."""
+"""Keys and signed claims for a NATS server that admits only users with a credentials file."""
 
 import base64
 import json
@@ -15,14 +15,14 @@ UNLIMITED = -1
 
 @dataclass(frozen=True)
 class Identities:
-    """`configuration`: what the server's file needs. `credentials`: the text of a user's .creds file."""
+    """`configuration`: members of the server's configuration. `credentials`: the text of a user's .creds file."""
 
     configuration: dict[str, Any]
     credentials: str
 
     @classmethod
     def new(cls) -> Self:
-        """A fresh operator with a system account, an account that may use JetStream, and one user of it."""
+        """Create an operator, a system account, an account that may use JetStream, and one user of that account."""
         operator, system, account, user = (
             new_key(prefix)
             for prefix in (
@@ -58,7 +58,7 @@ def public(key: nkeys.KeyPair) -> str:
 
 
 def claim(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, kind: str, **what: Any) -> str:
-    """The issuer's signed word about the subject: a JWT of NATS's own kind."""
+    """Return a NATS JWT: claims about the subject, signed by the issuer."""
     header = {"typ": "JWT", "alg": "ed25519-nkey"}
     body = {
         "jti": secrets.token_hex(16),

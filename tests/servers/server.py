@@ -1,4 +1,4 @@
-"""What every server of the tests can do, whichever way it runs."""
+"""The common interface of the servers for tests, whichever way they run."""
 
 import time
 from abc import ABC, abstractmethod
@@ -12,17 +12,17 @@ POLL_SECONDS = 0.02
 
 
 class Server(ABC):
-    """A real server. As a context manager it is started, answers when the block begins, and is removed at its end.
+    """A real server. As a context manager, it is started and ready when the block begins, and is removed at its end.
 
-    Data and port outlive `stop`, `kill` and `restart`. `start`, `restart` and `resume` return when the server answers.
-    Raises: NoServer: what is asked cannot be had here, for instance to kill a server that is not ours; ServerFailed: it
-    did not start.
+    Data and port survive `stop`, `kill` and `restart`. `start`, `restart` and `resume` return when the server is ready.
+    Raises: NoServer: the operation is not possible here, for example to kill a server that is not ours. ServerFailed:
+    it did not start.
     """
 
     LABEL: ClassVar[str]
-    VARIABLE: ClassVar[str]  # names a server that runs already
-    IMAGE: ClassVar[str]  # the stock image, for Docker
-    WHEEL: ClassVar[str]  # the package of the dev group that holds the program
+    VARIABLE: ClassVar[str]  # the environment variable that names a running server
+    IMAGE: ClassVar[str]  # the official Docker image
+    WHEEL: ClassVar[str]  # the package of the dev group that contains the program
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -30,26 +30,26 @@ class Server(ABC):
     @classmethod
     @abstractmethod
     def from_environment(cls) -> Self | None:
-        """The server that the environment names; None if it names none."""
+        """Return the server that the environment names; None if it names none."""
 
     @classmethod
     @abstractmethod
     def in_docker(cls, *, durable: bool = True) -> Self:
-        """A server of its own in a container of the stock image."""
+        """Return a new server in a container of the official image."""
 
     @classmethod
     @abstractmethod
     def from_wheel(cls, *, durable: bool = True) -> Self:
-        """A server of its own, the program coming from a wheel. Not `durable`: it may skip syncing to disk."""
+        """Return a new server whose program is from a wheel. Not `durable`: it may skip syncing to disk."""
 
     @classmethod
     @abstractmethod
     def require_wheel(cls) -> None:
-        """Raises: NoServer: the wheel is not here."""
+        """Raises: NoServer: the wheel is not installed."""
 
     @abstractmethod
     def probe(self) -> str | None:
-        """None if the server answers as it should, else what is wrong."""
+        """Return None if the server is ready, else what is wrong."""
 
     def start(self) -> None:
         self.host.start()
@@ -73,7 +73,7 @@ class Server(ABC):
         self._wait_until_it_answers()
 
     def close(self) -> None:
-        """End it and remove its data."""
+        """Stop it and remove its data."""
         self.host.close()
 
     def __enter__(self) -> Self:

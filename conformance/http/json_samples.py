@@ -1,4 +1,4 @@
-"""JSON values to try, and other ways to write the same value."""
+"""Strategies for JSON values, comparison of JSON values, and other serialisations of the same value."""
 
 from __future__ import annotations
 
@@ -10,67 +10,69 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance import strategies
 
-_DOUBLE_EXACT = 2**53  # below, a double and the text it is written as are the same integer
+_DOUBLE_EXACT = 2**53  # below it, every integer is exactly a double
 
 
-def exact(value: Any) -> Any:
-    """Return the value with large whole floats as integers: a text such as 1e18 is not read alike everywhere."""
+def with_exact_integers(value: Any) -> Any:
+    """Return the value with large integral floats as integers: parsers differ on numbers such as 1e18."""
     if isinstance(value, float) and value.is_integer() and abs(value) >= _DOUBLE_EXACT:
         return int(value)
     if isinstance(value, list):
-        return [exact(item) for item in value]
+        return [with_exact_integers(item) for item in value]
     if isinstance(value, dict):
-        return {name: exact(item) for name, item in value.items()}
+        return {name: with_exact_integers(item) for name, item in value.items()}
     return value
 
 
-JSON_VALUES: SearchStrategy[Any] = strategies.JSON_VALUES.map(exact)
-JSON_OBJECTS: SearchStrategy[dict[str, Any]] = strategies.JSON_OBJECTS.map(exact)
-NUMBERS: SearchStrategy[int | float] = strategies.NUMBERS.map(exact)
+JSON_VALUES: SearchStrategy[Any] = strategies.JSON_VALUES.map(with_exact_integers)
+JSON_OBJECTS: SearchStrategy[dict[str, Any]] = strategies.JSON_OBJECTS.map(with_exact_integers)
+NUMBERS: SearchStrategy[int | float] = strategies.NUMBERS.map(with_exact_integers)
 
 
 def profiles(did: str = "") -> SearchStrategy[dict[str, Any]]:
-    """Return profiles, with members beyond the schema's."""
+    """Return profiles, with members that the schema does not name."""
     return records_of("com.registryaccord.profile", did)
 
 
 def records_of(collection: str, did: str) -> SearchStrategy[dict[str, Any]]:
-    return strategies.records_of(collection, did).map(exact)
+    return strategies.records_of(collection, did).map(with_exact_integers)
 
 
-def same(found: Any, sent: Any) -> bool:
-    """Tell whether two JSON values are one; 1 and 1.0 are, 1 and true are not, and texts count by the character."""
+def same_json(found: Any, sent: Any) -> bool:
+    """Return whether two JSON values are equal. 1 equals 1.0 but not true; strings are compared by code points."""
     if isinstance(sent, bool) or isinstance(found, bool) or sent is None or found is None:
         return found is sent
     if isinstance(sent, dict):
-        return isinstance(found, dict) and set(found) == set(sent) and all(same(found[it], sent[it]) for it in sent)
+        return (
+            isinstance(found, dict) and set(found) == set(sent) and all(same_json(found[it], sent[it]) for it in sent)
+        )
     if isinstance(sent, list):
-        return isinstance(found, list) and len(found) == len(sent) and all(map(same, found, sent))
+        return isinstance(found, list) and len(found) == len(sent) and all(map(same_json, found, sent))
     return type(found) in {int, float} and found == sent if isinstance(sent, int | float) else bool(found == sent)
 
 
-def respelt(value: Any, seed: int) -> str:
-    """Return JSON of the same value: other order of members, other numbers and escapes, other white space."""
-    return _respelt(value, Random(seed))
+def reserialized(value: Any, seed: int) -> str:
+    """Return JSON of the same value with another order of members, other number forms, escapes and white space."""
+    return _reserialized(value, Random(seed))
 
 
-def _respelt(value: Any, random: Random) -> str:
+def _reserialized(value: Any, random: Random) -> str:
     space = random.choice(["", " ", "\n", "\t"])
     if isinstance(value, dict):
         names = random.sample([*value], len(value))
-        members = (f"{_respelt_text(name, random)}{space}:{_respelt(value[name], random)}" for name in names)
+        members = (f"{_reserialized_text(name, random)}{space}:{_reserialized(value[name], random)}" for name in names)
         return "{" + space + f",{space}".join(members) + "}"
     if isinstance(value, list):
-        return f"[{space}" + f"{space},".join(_respelt(item, random) for item in value) + "]"
+        return f"[{space}" + f"{space},".join(_reserialized(item, random) for item in value) + "]"
     if isinstance(value, str):
-        return _respelt_text(value, random)
+        return _reserialized_text(value, random)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return random.choice(number_spellings(value))
     return json.dumps(value)
 
 
 def number_spellings(number: float) -> list[str]:
-    """Return JSON texts of one number; whole ones beyond a double's exactness only as integers."""
+    """Return JSON texts of the same number; integers that are not exactly a double only in integer form."""
     if isinstance(number, float) and not number.is_integer():
         text = repr(number)
         return [text, text.replace("e", "E"), *([f"{text}0", f"{text}e0", f"{text}E+00"] if "e" not in text else [])]
@@ -81,7 +83,7 @@ def number_spellings(number: float) -> list[str]:
     return [whole, f"{whole}.0", f"{whole}e0", f"{whole}.00E+0", *others]
 
 
-def _respelt_text(text: str, random: Random) -> str:
+def _reserialized_text(text: str, random: Random) -> str:
     ascii_only = random.random() < 0.5
     plain = json.dumps(text, ensure_ascii=ascii_only)
     if random.random() < 0.5 and text[:1].isascii() and text[:1].isalnum():

@@ -1,4 +1,4 @@
-"""How long a run waits for its target, and what it asks again."""
+"""How long a run waits for its target, and which requests it sends again."""
 
 from __future__ import annotations
 
@@ -10,77 +10,77 @@ import pytest
 from conformance.http import vault
 from conformance.http.requirements import Undecided
 from conformance.http.tokens import Key, KeyTokens
-from conformance.http.vault import SLOW_MAX, Patience, Vault
+from conformance.http.vault import TIMEOUTS_MAX, Vault, WaitBudget
 from tests.conformance.stub import Answer, refusal, serving
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The only time there is, to be moved."""
+    """The monotonic time as the code under test sees it; change it to advance."""
     now = [100.0]
     monkeypatch.setattr("conformance.http.vault.time.monotonic", lambda: now[0])
     return now
 
 
-def asks(patience: Patience, endpoint: str) -> bool:
+def is_responsive(budget: WaitBudget, endpoint: str) -> bool:
     try:
-        patience.ask(endpoint)
+        budget.require_responsive(endpoint)
     except Undecided:
         return False
     return True
 
 
 def test_who_waits_together_waits_once(clock: list[float]):
-    patience = Patience(60)
+    budget = WaitBudget(60)
 
-    assert all(patience.spend(40) for _ in range(24))
-    assert patience.waited_seconds == 40
+    assert all(budget.spend(40) for _ in range(24))
+    assert budget.waited_seconds == 40
     clock[0] += 30
-    assert patience.spend(20)  # ten of which somebody waits already
-    assert patience.waited_seconds == 50
-    assert not patience.spend(31)
+    assert budget.spend(20)  # ten of them overlap with the current wait
+    assert budget.waited_seconds == 50
+    assert not budget.spend(31)
     clock[0] += 20
-    assert patience.spend(10)
-    assert not patience.spend(11)
+    assert budget.spend(10)
+    assert not budget.spend(11)
 
 
 def test_requests_under_way_together_are_slow_once(clock: list[float]):
-    patience = Patience(60)
-    for _ in range(SLOW_MAX - 1):
+    budget = WaitBudget(60)
+    for _ in range(TIMEOUTS_MAX - 1):
         began = clock[0]
         clock[0] += 35
         for _ in range(24):
-            patience.gave_up("POST record", began)
+            budget.timed_out("POST record", began)
 
-    assert asks(patience, "POST record")
+    assert is_responsive(budget, "POST record")
     began = clock[0]
     clock[0] += 35
-    patience.gave_up("POST record", began)
-    assert not asks(patience, "POST record")
-    assert not asks(patience, "GET record")
+    budget.timed_out("POST record", began)
+    assert not is_responsive(budget, "POST record")
+    assert not is_responsive(budget, "GET record")
 
 
 def test_an_answer_begins_the_count_anew(clock: list[float]):
-    patience = Patience(60)
-    for _ in range(3 * SLOW_MAX):
-        assert asks(patience, "POST record")
+    budget = WaitBudget(60)
+    for _ in range(3 * TIMEOUTS_MAX):
+        assert is_responsive(budget, "POST record")
         began = clock[0]
         clock[0] += 35
-        patience.gave_up("POST record", began)
-        patience.answered("POST record")
+        budget.timed_out("POST record", began)
+        budget.responded("POST record")
 
 
 def test_an_endpoint_that_never_answers_is_given_up_though_others_do(clock: list[float]):
-    patience = Patience(60)
-    for _ in range(SLOW_MAX):
-        assert asks(patience, "POST record")
+    budget = WaitBudget(60)
+    for _ in range(TIMEOUTS_MAX):
+        assert is_responsive(budget, "POST record")
         began = clock[0]
         clock[0] += 35
-        patience.gave_up("POST record", began)
-        patience.answered("GET record")
+        budget.timed_out("POST record", began)
+        budget.responded("GET record")
 
-    assert asks(patience, "GET record")
-    assert not asks(patience, "POST record")
+    assert is_responsive(budget, "GET record")
+    assert not is_responsive(budget, "POST record")
 
 
 @pytest.mark.parametrize(

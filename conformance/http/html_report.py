@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def write_html(path: Path, plan: Plan, verdicts: list[Verdict]) -> None:
 
 
 def as_html(plan: Plan, verdicts: list[Verdict]) -> str:
-    """Return the page: scores first, then what failed, then every requirement by group."""
+    """Return the page: the scores, then the failed requirements, then all requirements by group."""
     failed = [each for each in verdicts if each.verdict == FAILED]
-    sections = [_section("What failed", failed)] if failed else []
+    sections = [_section("Failed requirements", failed)] if failed else []
     for group in GROUPS.values():
         members = [each for each in verdicts if each.requirement.group == group]
         sections.append(_section(group[0].upper() + group[1:], members))
@@ -54,7 +54,7 @@ def as_html(plan: Plan, verdicts: list[Verdict]) -> str:
 <main>
 <h1>CDV conformance</h1>
 <p><code>{escape(plan.url)}</code><br><small>profile {escape(plan.profile)}, seed {plan.seed},
-{plan.seconds:.0f} seconds. Repeat with <code>--seed {plan.seed}</code>.</small></p>
+{plan.seconds:.0f} seconds. To repeat the same examples, add <code>--seed {plan.seed}</code>.</small></p>
 <dl>{cards}</dl>
 {"".join(sections)}
 </main>
