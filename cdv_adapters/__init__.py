@@ -1,4 +1,4 @@
-"""The vault on real infrastructure. `open_vault` is all that an embedding program needs."""
+"""The adapters of the vault's ports. An embedding program needs only `open_vault`."""
 
 from cdv_adapters.bootstrap import open_vault
 

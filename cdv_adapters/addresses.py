@@ -1,4 +1,4 @@
-"""Addresses in settings: which are sound, which could be read on the way, and which hold a secret in plain text."""
+"""Checks on addresses in settings: whether they are valid, unencrypted, or contain a secret in plain text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import AnyHttpUrl, AnyUrl, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 
 SECRET_REFERENCES: Final = ("file:", "vault:", "awskms:")
-# Every parameter of libpq that is a secret.
+# Matches every libpq parameter that is a secret.
 _DSN_PASSWORD: Final = re.compile(
     r"(?:^|[\s?&])(?:(?:ssl)?password|oauth_client_secret|scram_(?:client|server)_key)\s*=\s*'?([^\s'&]+)",
     re.IGNORECASE,
@@ -20,9 +20,9 @@ _DSN_PASSWORD: Final = re.compile(
 
 
 def require_address(value: str, schemes: Collection[str], otherwise: str) -> None:
-    """Return if the value is a URL with such a scheme, a host where it needs one, and neither user nor password.
+    """Return if the value is a URL with one of the schemes, a host unless it is a file, and no user or password.
 
-    Raises: PydanticCustomError, a ValueError: `otherwise` says that it is not. The value is not repeated.
+    Raises: PydanticCustomError, a ValueError: `otherwise` is the message. It never contains the value.
     """
     try:
         url = AnyUrl(value)
@@ -35,13 +35,13 @@ def require_address(value: str, schemes: Collection[str], otherwise: str) -> Non
 
 
 def require_origin(value: str) -> str:
-    """Return the origin as browsers send it. Raises: PydanticCustomError: it can be none."""
+    """Return the origin as browsers send it. Raises: PydanticCustomError: not an origin."""
     try:
         url = AnyHttpUrl(value)
     except ValidationError:
         url = None
     if url is None or value.count("/") != 2 or set(value) & set("*@?#\\"):
-        shown = value.rpartition("@")[2]  # what stands before it may be a password
+        shown = value.rpartition("@")[2]  # the part before it may be a password
         raise PydanticCustomError(
             "origin", "{origin} is not an origin such as https://app.example.com", {"origin": shown}
         )
@@ -50,28 +50,28 @@ def require_origin(value: str) -> str:
 
 
 def is_plain_http_to_remote(address: str) -> bool:
-    """Say whether what goes to that address could be read, or changed, on the way."""
+    """Return whether traffic to that address is unencrypted and leaves this machine."""
     parts = urlsplit(address)
     try:
-        is_here = ipaddress.ip_address(parts.hostname or "").is_loopback
+        is_loopback = ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
-        is_here = parts.hostname == "localhost"
-    return parts.scheme == "http" and not is_here
+        is_loopback = parts.hostname == "localhost"
+    return parts.scheme == "http" and not is_loopback
 
 
 def holds_plaintext(name: str, value: SecretStr | None) -> bool:
-    """Say whether a secret stands in the setting itself: all of it, or the password of an address."""
+    """Return whether the setting contains a secret in plain text: as its whole value, or as an address's password."""
     if value is None or value.get_secret_value().startswith(SECRET_REFERENCES):
         return False
     if name in {"s3_access_key", "s3_secret_key", "nats_creds"}:
         return True
     address = value.get_secret_value()
-    # Of a URL, the parameters' names may be percent-encoded too.
+    # In a URL, the names of parameters may be percent-encoded too.
     passwords = _DSN_PASSWORD.findall(unquote(address) if "://" in address else address)
-    for each in address.split(",") if "://" in address or name == "nats_url" else ():  # which needs no scheme
+    for each in address.split(",") if "://" in address or name == "nats_url" else ():  # nats_url needs no scheme
         user_info, at, _ = each.rpartition("@")
         user, colon, password = user_info.rpartition("//")[2].partition(":")
         if at:
-            # An address of NATS may hold a token where others hold a name.
+            # In a NATS address, a user without a password is a token.
             passwords.append(unquote(password) if colon else unquote(user) if name == "nats_url" else "")
     return any(password and not password.startswith(SECRET_REFERENCES) for password in passwords)

@@ -1,4 +1,4 @@
-"""Whether certificates, keys and authorities can be served with, before they are."""
+"""Checks files of certificates, private keys and CAs before they are used."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def key_problem(key: Path) -> str | None:
         loaded = load_pem_private_key(key.read_bytes(), None)
     except OSError as error:
         return error.strerror or str(error)
-    except TypeError:  # how cryptography asks for a password
+    except TypeError:  # raised by cryptography if a password is needed
         return "it is encrypted; give it without a password"
     except (ValueError, UnsupportedAlgorithm):
         return "it holds no private key in PEM"
-    # OpenSSL, which looks at the files here, takes more kinds than the server's library, which would fall over.
+    # OpenSSL, which checks the files here, accepts more key types than the server's TLS library, which would crash.
     match loaded:
         case ed25519.Ed25519PrivateKey():
             return None
@@ -36,7 +36,7 @@ def key_problem(key: Path) -> str | None:
 
 
 def certificate_problem(cert: Path, key: Path) -> str | None:
-    """Return why the service cannot show the certificate, a PEM file, with this key, a sound one; None if it can."""
+    """Return why the service cannot use the certificate chain, a PEM file, with this valid key; None if it can."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except ssl.SSLError as error:
@@ -47,7 +47,7 @@ def certificate_problem(cert: Path, key: Path) -> str | None:
 
 
 def authority_problem(authority: Path) -> str | None:
-    """Return why nobody's certificate can be judged by the authorities in the PEM file; None if it can."""
+    """Return why the PEM file cannot be used as CAs that verify certificates; None if it can."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(authority)
     except ssl.SSLError:

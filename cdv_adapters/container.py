@@ -1,7 +1,7 @@
-"""Which adapter stands behind each port: chosen by the settings and wired once. `opening.py` opens and closes them.
+"""Chooses the adapter for each port by the settings, and wires them. `bootstrap.py` opens and closes them.
 
-The only file that names concrete adapters. Those of the production stack are imported where they are made: the embedded
-vault opens without loading a database driver, an S3 client or a broker's client.
+The only file that names concrete adapters. Adapters of the production stack are imported where they are created: the
+embedded vault opens without loading a Postgres driver, an S3 client or a NATS client.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from loguru import logger
 from cdv_adapters.backup import sqlite as sqlite_backup
 from cdv_adapters.blobs.filesystem import FilesystemBlobStore
 from cdv_adapters.clock.system import SystemClock
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.ids.ulid import UlidSource
 from cdv_adapters.media.sqlite import SqliteMediaStore
@@ -52,12 +53,11 @@ if TYPE_CHECKING:
     from cdv_adapters.schemas.url import UrlSchemas
     from cdv_adapters.tokens.jwks import JwksTokenVerifier
 
-_DATABASE = "vault.sqlite3"
-_STORE_ANSWERED_SECONDS = 1.0  # ours: one question a second, while URLs are asked for
+_PROBE_VALID_SECONDS = 1.0  # ours: while clients request URLs, the object store gets one probe per second
 
 
 def local_issuer(settings: Settings, key_file: Path | None = None) -> LocalIssuer:
-    """Return the built-in issuer with the key of the data dir, or with that of `key_file`."""
+    """Return the built-in issuer with the key in the data directory, or in `key_file` if given."""
     if key_file is not None:
         return LocalIssuer.from_file(key_file, issuer=settings.issuer, audience=settings.audience)
     make_data_dir(settings)
@@ -65,7 +65,7 @@ def local_issuer(settings: Settings, key_file: Path | None = None) -> LocalIssue
 
 
 def make_data_dir(settings: Settings) -> None:
-    """Make the data dir. Raises: CannotStart."""
+    """Create the data directory unless it exists. Raises: CannotStart."""
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -77,37 +77,37 @@ def make_data_dir(settings: Settings) -> None:
 
 
 def has_vault(settings: Settings) -> bool:
-    """Return whether the data dir holds an embedded vault's database."""
-    return (settings.data_dir / _DATABASE).is_file()
+    """Return whether the data directory contains the database of an embedded vault."""
+    return DataDir(settings.data_dir).database.is_file()
 
 
-def _which(value: object) -> str:
+def _embedded_unless_set(value: object) -> str:
     return "embedded" if value is None else "production"
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresAccess:
-    """Where the database is, without its password, and what gives the present one; None if none is needed."""
+    """The DSN without its password, and a function that returns the current password; None if none is needed."""
 
     dsn: str
     password: Callable[[], Awaitable[str]] | None
 
 
 async def _postgres_access(settings: Settings, secrets: SecretReferences) -> PostgresAccess:
-    """Read the DSN: it may be a reference as a whole, and its password may be one."""
+    """Resolve the DSN. The whole DSN may be a secret reference, and so may its password."""
     from cdv_adapters.database.postgres import split_password
 
-    assert settings.db_dsn is not None, "asked only with a DSN"  # noqa: S101
-    given = settings.db_dsn.get_secret_value()
-    dsn, password = split_password(await secrets.get(given))
+    assert settings.db_dsn is not None, "called only with a DSN"  # noqa: S101
+    dsn_or_reference = settings.db_dsn.get_secret_value()
+    dsn, password = split_password(await secrets.get(dsn_or_reference))
     if password is None:
         return PostgresAccess(dsn, None)
 
-    async def present() -> str:
-        _, current = split_password(await secrets.get(given))
+    async def current_password() -> str:
+        _, current = split_password(await secrets.get(dsn_or_reference))
         return await secrets.get(current or "")
 
-    return PostgresAccess(dsn, present)
+    return PostgresAccess(dsn, current_password)
 
 
 def _postgres(access: PostgresAccess, settings: Settings) -> PostgresDatabase:
@@ -122,9 +122,9 @@ def _nats(settings: Settings, secrets: SecretReferences) -> NatsEventBus:
     from cdv_adapters.events.nats_connection import NatsAccess
     from cdv_adapters.events.nats_streams import StreamSettings
 
-    assert settings.nats_url is not None, "made only with an address"  # noqa: S101
+    assert settings.nats_url is not None, "created only with an address"  # noqa: S101
     url, credentials = settings.nats_url, settings.nats_creds
-    # Asked again at every connection, so that a rotated secret is taken up.
+    # Functions, called for every connection, so that a rotated secret takes effect.
     return NatsEventBus(
         NatsAccess(
             partial(secrets.get, url.get_secret_value()),
@@ -166,14 +166,14 @@ def _postgres_owner_only(database: PostgresDatabase) -> OwnerOnlyStore:
 
 
 def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3BlobStore:
-    from cdv_adapters.blobs.s3 import S3BlobStore, copy_seconds
+    from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits, copy_seconds
 
     assert settings.s3_endpoint is not None, "selected only with an endpoint"  # noqa: S101
     assert settings.s3_bucket is not None, "the settings require it with an endpoint"  # noqa: S101
     access, secret = settings.s3_access_key, settings.s3_secret_key
 
     async def keys() -> tuple[str, str]:
-        assert access is not None, "asked only with keys"  # noqa: S101
+        assert access is not None, "called only with keys"  # noqa: S101
         assert secret is not None, "the settings require both or neither"  # noqa: S101
         return await secrets.get(access.get_secret_value()), await secrets.get(secret.get_secret_value())
 
@@ -184,8 +184,9 @@ def _s3(settings: Settings, clock: SystemClock, secrets: SecretReferences) -> S3
         region=settings.s3_region,
         ca_file=settings.s3_ca,
         keys=None if access is None else keys,
-        answered_within_seconds=_STORE_ANSWERED_SECONDS,
-        copy_timeout_seconds=copy_seconds(settings.max_media_size),
+        time_limits=S3TimeLimits(
+            copy_seconds=copy_seconds(settings.max_media_size), probe_valid_seconds=_PROBE_VALID_SECONDS
+        ),
     )
 
 
@@ -210,22 +211,23 @@ def _jwks(settings: Settings, clock: SystemClock) -> JwksTokenVerifier:
 
 
 class Container(containers.DeclarativeContainer):
-    """The vault's parts. A Selector picks the embedded or the production adapter by what is configured."""
+    """The vault's parts. Each Selector picks the embedded or the production adapter by the settings."""
 
     settings = providers.Dependency(instance_of=Settings)
     postgres_access = providers.Dependency(instance_of=PostgresAccess)
 
+    data_dir = providers.Factory(DataDir, settings.provided.data_dir)
     secrets = providers.Singleton(SecretReferences, settings.provided.env)
     clock = providers.Singleton(SystemClock)
     ids = providers.Singleton(UlidSource)
     schemas = providers.Selector(
-        providers.Callable(_which, settings.provided.specs_url),
+        providers.Callable(_embedded_unless_set, settings.provided.specs_url),
         embedded=providers.Singleton(BundledSchemas),
         production=providers.Singleton(_url_schemas, settings),
     )
 
-    _database = providers.Callable(_which, settings.provided.db_dsn)
-    sqlite = providers.Singleton(SqliteDatabase, settings.provided.data_dir.joinpath.call(_DATABASE))
+    _database = providers.Callable(_embedded_unless_set, settings.provided.db_dsn)
+    sqlite = providers.Singleton(SqliteDatabase, data_dir.provided.database)
     postgres = providers.Singleton(_postgres, postgres_access, settings)
     database = providers.Selector(_database, embedded=sqlite, production=postgres)
     record_store = providers.Selector(
@@ -250,10 +252,10 @@ class Container(containers.DeclarativeContainer):
     )
 
     blobs = providers.Selector(
-        providers.Callable(_which, settings.provided.s3_endpoint),
+        providers.Callable(_embedded_unless_set, settings.provided.s3_endpoint),
         embedded=providers.Singleton(
             FilesystemBlobStore,
-            settings.provided.data_dir.joinpath.call("media"),
+            data_dir.provided.media.root,
             clock,
             settings.provided.max_media_size,
         ),
@@ -262,7 +264,7 @@ class Container(containers.DeclarativeContainer):
 
     issuer = providers.Singleton(local_issuer, settings)
     tokens = providers.Selector(
-        providers.Callable(_which, settings.provided.jwt_issuer),
+        providers.Callable(_embedded_unless_set, settings.provided.jwt_issuer),
         embedded=providers.Singleton(LocalKeyTokenVerifier, issuer, clock),
         production=providers.Singleton(_jwks, settings, clock),
     )
@@ -286,7 +288,7 @@ class Container(containers.DeclarativeContainer):
         allowed_types=settings.provided.allowed_mime_types,
     )
     media = providers.Selector(
-        providers.Callable(_which, settings.provided.s3_endpoint),
+        providers.Callable(_embedded_unless_set, settings.provided.s3_endpoint),
         embedded=providers.Singleton(ServedMedia, media_store, blobs, clock, ids, _media_policy),
         production=providers.Singleton(Media, media_store, blobs, clock, ids, _media_policy),
     )
@@ -297,21 +299,21 @@ class Container(containers.DeclarativeContainer):
 
 
 def wire(settings: Settings) -> Container:
-    """Return the parts that these settings ask for; each is made when it is first asked for."""
+    """Return the container for these settings. Each part is created when it is first requested."""
     return Container(settings=providers.Object(settings))
 
 
 @asynccontextmanager
 async def open_bus(settings: Settings) -> AsyncGenerator[NatsEventBus, None]:
-    """Open the broker alone. CDV_NATS_URL must be set."""
+    """Open only the event bus. CDV_NATS_URL must be set."""
     async with wire(settings).bus() as bus:
         yield bus
 
 
 async def reach_postgres(container: Container, *, upgrade: bool) -> list[str]:
-    """Find out where Postgres is, and migrate it; return the names of the migrations applied.
+    """Resolve the DSN and migrate the schema; return the names of the migrations applied.
 
-    `upgrade`: False leaves the schema of a running older service alone. Raises: CannotStart.
+    `upgrade`: False does not change an existing schema, which an older service may be using. Raises: CannotStart.
     """
     from cdv_adapters.database.postgres import migrate
 
@@ -327,7 +329,7 @@ async def reach_postgres(container: Container, *, upgrade: bool) -> list[str]:
 
 
 async def provision_bucket(blobs: S3BlobStore, settings: Settings) -> None:
-    """Set the bucket up, and log what came of each feature."""
+    """Create and configure the bucket, and log the outcome of each feature."""
     for feature in await blobs.provision(settings.cors_allowed_origins):
         level = "INFO" if feature.outcome == "done" else "WARNING"
         logger.log(level, "bucket {}: {}: {}: {}", settings.s3_bucket, feature.feature, feature.outcome, feature.detail)
@@ -336,7 +338,7 @@ async def provision_bucket(blobs: S3BlobStore, settings: Settings) -> None:
 def read_catalogue(specs_url: str | None) -> Catalogue:
     """Return the catalogue at `specs_url`, or the bundled one if None. Blocks.
 
-    Raises: CannotStart: it cannot be fetched. ValueError: no such address. CatalogueRefused: with every problem it has.
+    Raises: CannotStart: it cannot be fetched. ValueError: the address is invalid. CatalogueRefused: with all problems.
     """
     if specs_url is None:
         return BundledSchemas().catalogue
@@ -350,7 +352,7 @@ def read_catalogue(specs_url: str | None) -> Catalogue:
 
 
 def removal(settings: Settings) -> Callable[..., Awaitable[None]]:
-    """Return what takes a DID out of the database."""
+    """Return the function that removes a DID from the database."""
     if settings.db_dsn is None:
         return sqlite_removal.remove
     from cdv_adapters.removal import postgres as postgres_removal
@@ -359,10 +361,10 @@ def removal(settings: Settings) -> Callable[..., Awaitable[None]]:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy an embedded vault's database while it is in use. Raises: CannotStart."""
+    """Copy an embedded vault's database, which may be in use. Raises: CannotStart."""
     sqlite_backup.copy_database(source, target)
 
 
 def read_database(path: Path) -> Iterator[StoredRecord | Asset]:
-    """Yield all records and finalised assets of such a copy, checked as a whole first. Raises: CannotStart."""
+    """Check the integrity of such a copy, then yield all its records and finalized assets. Raises: CannotStart."""
     return sqlite_backup.read_database(path)

@@ -1,7 +1,7 @@
-"""HTTP connections that are given up when an answer's head does not come in time.
+"""HTTP connections with a timeout for the whole head of a response.
 
-urllib3's read timeout bounds the silence between two pieces. Of a head that trickles in, it gives none back until it is
-whole, and whoever waits would do so, with thread and connection, for as long as bytes keep coming.
+urllib3's read timeout applies to each read from the socket. A server that sends a response's head very slowly would
+block the caller, its thread and its connection for as long as bytes keep arriving.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
 def http_pool(**options: Any) -> PoolManager:  # noqa: ANN401 - urllib3's
-    """Return a pool whose read timeout bounds an answer's whole head too. A body's reader must look at the clock."""
+    """Return a pool whose read timeout also limits a response's whole head. The caller must limit the body itself."""
     pool = PoolManager(**options)
     pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return pool
 
 
-class _HeadInTime(HTTPConnection):
+class _HeadTimeoutConnection(HTTPConnection):
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3's own
-        late = False
+        timed_out = False
 
-        def give_up() -> None:
-            nonlocal late
-            late = True
+        def abort() -> None:
+            nonlocal timed_out
+            timed_out = True
             with suppress(OSError):
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not TLS's own, which would talk to the other side
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not SSLSocket's, which would wait for the peer
 
         assert self.timeout is not None, "the pool has a read timeout"  # noqa: S101
-        watch = Timer(self.timeout, give_up)
-        watch.start()
+        timer = Timer(self.timeout, abort)
+        timer.start()
         try:
             return super().getresponse()
         finally:
-            watch.cancel()
-            if late:  # also when there is an answer: a head that is cut off is taken for a whole one
+            timer.cancel()
+            if timed_out:  # even if there is a response: http.client parses a truncated head as if it were complete
                 raise TimeoutError
 
 
-class _HttpsHeadInTime(_HeadInTime, HTTPSConnection):
+class _HttpsHeadTimeoutConnection(_HeadTimeoutConnection, HTTPSConnection):
     pass
 
 
 class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _HeadInTime
+    ConnectionCls = _HeadTimeoutConnection
 
 
 class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _HttpsHeadInTime
+    ConnectionCls = _HttpsHeadTimeoutConnection

@@ -1,4 +1,4 @@
-"""The vault with everything around it that serving it takes."""
+"""The vault and everything else that the HTTP service needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdv_core.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """Something the service needs. `check` returns when it is up and raises a CdvError when it is not."""
+    """Something the service depends on. `check` returns if it is available and raises a CdvError if it is not."""
 
     name: Literal["database", "object_store", "events", "issuer", "schemas"]
     critical: bool
@@ -27,11 +27,11 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class BackgroundTask:
-    """Recurring work off the request path. Safe to run on any number of replicas at once.
+    """Recurring work outside of requests. Safe to run on any number of replicas at once.
 
-    If `run` returns a number, it is how many items it removed; then it runs again at once, until nothing is left.
-    `until_success`: run at once, again at the interval while it fails, and never again once it has succeeded.
-    `prepares`: the dependency that cannot be used fully before the task has succeeded.
+    If `run` returns a number, that is how many items it removed, and it runs again soon, until it removes none.
+    `until_success`: run immediately, then at the interval until it succeeds, and never again. `prepares`: the
+    dependency that cannot be fully used before the task has succeeded.
     """
 
     name: str
@@ -45,10 +45,11 @@ class BackgroundTask:
 class Service:
     """What `open_service` opens.
 
-    `relay`, `bus`: None when no broker is configured. `served_blobs`: set when media goes through the service itself.
-    `public_keys`: the built-in issuer's JWKS, None when tokens come from elsewhere. `rate_limit_storage`: the address
-    of the budgets' shared store, None without one. `on_write`: to be called after a write, so that its event need not
-    wait. `readings`: each gives present values of an adapter's state, by name, without I/O.
+    `relay`, `bus`: None if no broker is configured. `served_blobs`: set if clients transfer media through the service
+    itself. `public_keys`: the built-in issuer's JWKS, None if another issuer is configured. `rate_limit_storage`: the
+    address of the shared rate limit store, None without one. `readings`: each returns current values of an adapter's
+    state, by name, without I/O. `on_write`: called after each write, so that the relay publishes its event at once; the
+    HTTP service replaces it, which is why this class is not frozen.
     """
 
     settings: Settings
@@ -63,8 +64,8 @@ class Service:
     served_blobs: ServedBlobStore | None = None
     public_keys: dict[str, Any] | None = None
     rate_limit_storage: str | None = None
-    on_write: Callable[[], None] = field(default=lambda: None)
     readings: list[Callable[[], dict[str, float]]] = field(default_factory=list)
+    on_write: Callable[[], None] = field(default=lambda: None)
 
     @property
     def reads_need_token(self) -> bool:

@@ -1,4 +1,4 @@
-"""The settings listed, for people: what is set, what is misspelt, and the table of the docs."""
+"""Lists the settings for people: current values, unknown variables, and the table in the docs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 
 from cdv_adapters.settings import Settings
 
-_NOT_SETTINGS: Final = ("CDV_TEST_",)  # where the test suite finds servers
+_NOT_SETTINGS: Final = ("CDV_TEST_",)  # servers for the test suite
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that begin like ours and are none of them: a misspelt setting does nothing, unseen."""
+    """Return the variables that start with `CDV_` but are no settings: misspelt ones would silently have no effect."""
     known = {f"CDV_{name.upper()}" for name in Settings.model_fields}
     return sorted(
         name for name in environ if name.startswith("CDV_") and name not in known and not name.startswith(_NOT_SETTINGS)
@@ -20,7 +20,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 def masked(settings: Settings) -> dict[str, str]:
     """Return each variable with its effective value, secrets as asterisks."""
-    # Those that follow from others. The built-in issuer is none to be set.
+    # Defaults that are derived from other settings. The built-in issuer is not shown: it is not a value to set.
     derived = {"jwt_audience": settings.audience, "jwks_url": settings.keys_url}
     shown = {}
     for name in Settings.model_fields:

@@ -1,6 +1,6 @@
-"""Spans of OpenTelemetry, made by ourselves: the SDK's own cost twice as much (docs/adr/012-fewer-instructions.md).
+"""Our own implementation of OpenTelemetry spans: the SDK's cost twice as much (docs/adr/012-fewer-instructions.md).
 
-The SDK samples, batches and exports them. Imported where there are traces, and only there.
+The SDK samples, batches and exports them. This module is imported only if tracing is on.
 """
 
 from __future__ import annotations
@@ -38,20 +38,22 @@ _KINDS: Final = {
     "producer": SpanKind.PRODUCER,
 }
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_NOTHING_SAID: Final = Status(StatusCode.UNSET)
+_UNSET: Final = Status(StatusCode.UNSET)
 _FAILED: Final = Status(StatusCode.ERROR)
-_NOBODY: Final = Context()
+_EMPTY_CONTEXT: Final = Context()
 
 
 class _OneResource(Resource):
-    """What all spans of a process are of. The exporter sorts by it; the SDK's makes JSON of itself for every span."""
+    """The resource of all spans of a process. Compared by identity: the exporter groups spans by resource, and the
+    SDK's class encodes itself as JSON for each comparison.
+    """
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
 
 class _OneScope(InstrumentationScope):
-    """As _OneResource."""
+    """Compared by identity, like _OneResource."""
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -62,7 +64,7 @@ _SCOPE: Final = _OneScope("cdv")
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """`provider`: samples, and says whose spans these are. `processor`: takes those that have ended."""
+    """`provider`: holds the sampler and the resource. `processor`: receives the spans that have ended."""
 
     provider: TracerProvider
     processor: SpanProcessor
@@ -70,8 +72,8 @@ class Tracing:
     def begin(
         self, name: str, kind: Kind, attributes: Attributes, parent: str | None, links: Iterable[str | None]
     ) -> AbstractContextManager[Span]:
-        """Return a span that is nobody's child in this process."""
-        if parent is not None and kind != "server":  # what goes on in a trace that began elsewhere in this service
+        """Return a span without a parent span in this process."""
+        if parent is not None and kind != "server":  # continues a trace that began elsewhere in this service
             if not _is_sampled(parent):
                 return NO_SPAN
             within = _span_context(parent)
@@ -81,11 +83,11 @@ class Tracing:
         decision = self.provider.sampler.should_sample(_as_parent(context), trace_id, name).decision
         if decision.is_sampled():  # type: ignore[no-untyped-call]
             return _Recorded(self, name, kind, attributes, trace_id, context, links)
-        return _LeftOut(trace_id, self.provider.id_generator.generate_span_id())
+        return _NotRecorded(trace_id, self.provider.id_generator.generate_span_id())
 
 
 def tracing_to(exporter: Literal["console", "otlp"]) -> Tracing:
-    """Return what samples and exports as the `OTEL_*` variables say."""
+    """Return a Tracing configured by the `OTEL_*` variables."""
     resource = Resource.create({"service.name": "cdv"}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(
         resource=_OneResource(dict(resource.attributes), resource.schema_url), shutdown_on_exit=False
@@ -93,8 +95,8 @@ def tracing_to(exporter: Literal["console", "otlp"]) -> Tracing:
     return Tracing(provider, BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()))
 
 
-class _LeftOut(SpanUnderWay):
-    """A span of a trace that the sampler has not chosen: it has a context, and that is all."""
+class _NotRecorded(SpanUnderWay):
+    """A span of a trace that the sampler has not chosen: it has a trace context and nothing else."""
 
     recorded = False
 
@@ -155,7 +157,7 @@ class _Recorded(SpanUnderWay):
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if error is not None:
             code = error.code if isinstance(error, CdvError) else type(error).__name__
-            # What a client did wrong is no failure of ours.
+            # A client's error is not a failure of the service.
             self.describe(
                 {"error.type": code}, failed=not isinstance(error, CdvError) or isinstance(error, Unavailable)
             )
@@ -176,7 +178,7 @@ class _Recorded(SpanUnderWay):
             self._attributes,
             links=[Link(_span_context(link)) for link in self._links],
             kind=_KINDS[self._kind],
-            status=_FAILED if self._failed else _NOTHING_SAID,
+            status=_FAILED if self._failed else _UNSET,
             start_time=self._began,
             end_time=time.time_ns(),
             instrumentation_scope=_SCOPE,
@@ -193,7 +195,7 @@ def _span_context(traceparent: str) -> SpanContext:
 
 
 def _as_parent(context: SpanContext | None) -> Context | None:
-    """Return what a sampler looks for a parent in."""
+    """Return the context in which the sampler looks for the parent span."""
     if context is None:
         return None
-    return set_span_in_context(NonRecordingSpan(context), _NOBODY)
+    return set_span_in_context(NonRecordingSpan(context), _EMPTY_CONTEXT)

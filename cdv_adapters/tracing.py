@@ -1,8 +1,7 @@
-"""Traces by OpenTelemetry, where the environment asks for them by an `OTEL_*` variable.
+"""OpenTelemetry traces, turned on by an `OTEL_*` environment variable.
 
-Without such a variable nothing of OpenTelemetry is imported, no method is wrapped, and `span` gives one and the same
-object that does nothing. Exceptions leave their kind in a span and not their text, which may hold what is nobody's
-business.
+Without such a variable, OpenTelemetry is not imported, no method is wrapped, and `span` returns a shared object that
+does nothing. Spans record the type of an exception but not its text, which may contain private data.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ Kind = Literal["internal", "server", "client", "producer"]
 Attributes = Mapping[str, str | int]
 Method = Callable[..., Coroutine[Any, Any, Any]]
 
-_STOP_SECONDS: Final = 3.0  # ours: what a collector that does not answer may add to the end of a process
+_STOP_SECONDS: Final = 3.0  # ours: how long an unresponsive collector may delay the end of the process
 _NONE: Final[Attributes] = {}
 
 _tracing: Tracing | None = None
 
 
 class Span(Protocol):
-    """A span under way. `traceparent`: its context as W3C spells it; None when there are no traces."""
+    """A span in progress. `traceparent`: its context in the W3C format; None if tracing is off."""
 
     @property
     def traceparent(self) -> str | None: ...
 
     def describe(self, attributes: Attributes, *, name: str | None = None, failed: bool = False) -> None:
-        """Say what is known by now."""
+        """Add attributes, or set the name or the status."""
         ...
 
 
@@ -61,7 +60,7 @@ NO_SPAN: Final = _NoSpan()
 
 
 class SpanUnderWay(AbstractContextManager[Span, None]):
-    """What knows its place in a trace. `recorded`: the sampler has chosen the trace."""
+    """A span that can have children. `recorded`: whether the sampler has chosen its trace."""
 
     recorded: bool
 
@@ -69,39 +68,39 @@ class SpanUnderWay(AbstractContextManager[Span, None]):
     def child(
         self, name: str, kind: Kind, attributes: Attributes, links: Iterable[str | None]
     ) -> AbstractContextManager[Span]:
-        """Return a span within this one."""
+        """Return a child span."""
 
 
 current: Final[ContextVar[SpanUnderWay | None]] = ContextVar("span", default=None)
 
 
 def start() -> None:
-    """Trace from now on if the environment asks for it. To be called in the process that serves, after any fork."""
+    """Start tracing if the environment turns it on. Must be called in the process that serves, after any fork."""
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
-    asked = any(name.startswith("OTEL_") and value for name, value in os.environ.items())
-    if not asked or exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    configured = any(name.startswith("OTEL_") and value for name, value in os.environ.items())
+    if not configured or exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
     try:
         from cdv_adapters.spans import tracing_to
     except ImportError:
-        logger.warning("OTEL_* is set and OpenTelemetry's SDK is not installed: no traces; install the extra `otel`")
+        logger.warning("OTEL_* is set but OpenTelemetry's SDK is not installed: no traces; install the extra `otel`")
         return
     use(tracing_to("console" if exporter == "console" else "otlp"))
 
 
 def use(tracing: Tracing | None) -> None:
-    """Trace with it from now on; None: no more."""
+    """Use `tracing` from now on; None: stop tracing."""
     global _tracing
     _tracing = tracing
 
 
 async def stop() -> None:
-    """Send what is left, for a few seconds at most."""
+    """Export the remaining spans, for a few seconds at most."""
     tracing = _tracing
     if tracing is None:
         return
     use(None)
-    # A daemon, so that nothing waits for it beyond that.
+    # A daemon thread, so that the process does not wait for it any longer.
     sending = threading.Thread(target=tracing.processor.shutdown, name="last spans", daemon=True)
     sending.start()
     await asyncio.to_thread(sending.join, _STOP_SECONDS)
@@ -115,10 +114,10 @@ def span(
     parent: str | None = None,
     links: Iterable[str | None] = (),
 ) -> AbstractContextManager[Span]:
-    """Return a block that is a span: within `parent` (W3C) if given, else within the span that is current.
+    """Return a context manager for a span: a child of `parent` (W3C) if given, otherwise of the current span.
 
-    `links`: other traces that what happens is done for; None among them are left out. Within a trace that the sampler
-    has not chosen nothing is recorded: most requests must not pay for the few that are.
+    `links`: traceparents of other traces that this work belongs to; None is ignored. In a trace that the sampler has
+    not chosen, nothing is recorded, so that tracing costs little for most requests.
     """
     if _tracing is None:
         return NO_SPAN
@@ -129,13 +128,13 @@ def span(
 
 
 def is_recorded() -> bool:
-    """Say whether what happens now is part of a trace that is recorded."""
+    """Return whether the current span belongs to a recorded trace."""
     within = current.get()
     return within is not None and within.recorded
 
 
 def trace_methods(part: object, kind: Kind = "internal") -> None:
-    """Make each call of a public coroutine method of `part` a span, where it is part of a trace."""
+    """Wrap each public coroutine method of `part`, so that calls within a recorded trace become spans."""
     if _tracing is None:
         return
     of = type(part)
@@ -146,12 +145,12 @@ def trace_methods(part: object, kind: Kind = "internal") -> None:
 
 def _within_traces(name: str, kind: Kind, method: Method) -> Method:
     async def traced(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the method's own
-        # Background tasks and probes are no part of a trace, and each would be one of its own.
+        # Calls outside of a trace, such as those of background tasks and probes, must not start traces of their own.
         if not is_recorded():
             return await method(*arguments, **options)
         statement = arguments[0] if arguments and isinstance(arguments[0], str) and " " in arguments[0] else None
-        # Statements are constants: what clients sent is in their parameters.
-        attributes = {} if statement is None else {"db.query.text": _in_one_line(statement)}
+        # SQL statements are constants: data of clients is only in their parameters.
+        attributes = {} if statement is None else {"db.query.text": _collapse_whitespace(statement)}
         with span(name, kind, attributes):
             return await method(*arguments, **options)
 
@@ -159,5 +158,5 @@ def _within_traces(name: str, kind: Kind, method: Method) -> Method:
 
 
 @lru_cache(maxsize=256)
-def _in_one_line(statement: str) -> str:
+def _collapse_whitespace(statement: str) -> str:
     return " ".join(statement.split())

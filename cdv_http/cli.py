@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @asynccontextmanager
 async def _open_events() -> AsyncGenerator[events.EventsAccess, None]:
-    async with open_service(_read_settings(), upgrade=False) as service:
+    async with open_service(_read_settings(), owns_database=False) as service:
         yield events.EventsAccess(service.outbox, service.clock, service.relay)
 
 
@@ -193,7 +193,7 @@ async def _check_dependencies(settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         dependencies: list[Dependency] = []
         with _printing_errors(problems):
-            service = await stack.enter_async_context(open_service(settings, upgrade=False))
+            service = await stack.enter_async_context(open_service(settings, owns_database=False))
             dependencies = service.dependencies
             if service.rate_limit_storage is not None:
                 SharedCounters(service.rate_limit_storage)

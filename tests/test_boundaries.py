@@ -72,7 +72,7 @@ PLANTS = {
     "opentelemetry only in cdv_adapters.spans": [("cdv_http.planted", "opentelemetry")],
     "joserfc only in cdv_adapters.tokens.*": [("cdv_http.planted", "joserfc")],
     "dependency_injector only in cdv_adapters.container": [("cdv_http.planted", "dependency_injector")],
-    "pydantic and pydantic_settings only in cdv_adapters.settings and cdv_adapters.addresses": [
+    "pydantic and pydantic_settings only in cdv_adapters.settings, settings_checks and addresses": [
         ("cdv_adapters.planted", "pydantic"),
         ("cdv_http.planted", "pydantic_settings"),
     ],

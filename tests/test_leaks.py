@@ -22,14 +22,15 @@ LEAKS = {
     "logger.info(signed_url('https://s3/b?X-Amz-Signature=' + 'ab12' * 16))": "<the signature of an S3 URL>",
     "leaks.log_file(folder / 'log').write_text('five:' + secret('0123456789abcdef' * 2, 'DSN') + '@h')": "five:<DSN>@h",
     "printed('six ' + secret('fedcba9876543210', 'key'))": "six <key>",
-    "logger.info('seven {}', (folder / KEY_FILE).read_text())": "seven",
+    "logger.info('seven {}', DataDir(folder).issuer_key.read_text())": "seven",
 }
 MODULE = """
 import logging
 from datetime import UTC, datetime
 from loguru import logger
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.settings import Settings
-from cdv_adapters.tokens.local_key import KEY_FILE, LocalIssuer
+from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
 from cdv_http.logs import set_up_logs
 from tests import leaks

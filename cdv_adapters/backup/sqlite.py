@@ -1,4 +1,4 @@
-"""Copies of the vault's SQLite file, taken while others write to it."""
+"""Copies the vault's SQLite file while it is in use, and reads such copies."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ _BUSY_SECONDS: Final = 10.0  # as in database/sqlite.py
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Write the database at `source`, as it is at one moment, into the new file `target`. Raises: CannotStart."""
+    """Write a consistent snapshot of the database at `source` into the new file `target`. Raises: CannotStart."""
     with (
-        _in_one_line(f"copy {source}", "look at the message, then try again"),
+        _sqlite_errors_as_cannot_start(f"copy {source}", "fix what the message says, then try again"),
         closing(_connect(source, "mode=rw")) as live,
         closing(sqlite3.connect(target)) as copy,
     ):
-        # All pages in one step, under one read lock: in WAL mode nobody who writes waits for it.
+        # All pages in one step, in one read transaction: in WAL mode it blocks no writer.
         live.backup(copy)
 
 
 def read_database(path: Path) -> Iterator[StoredRecord | Asset]:
-    """Yield every record and every finalised asset of a copy that nobody has open, once SQLite has found it sound.
+    """Check the integrity of a copy that is not open elsewhere, then yield every record and every finalized asset.
 
-    Raises: CannotStart: it is damaged, or no vault's database.
+    Raises: CannotStart: it is damaged, or not the database of a vault.
     """
     with (
-        _in_one_line(f"read {path}", "take another backup"),
+        _sqlite_errors_as_cannot_start(f"read {path}", "take another backup"),
         closing(_connect(path, "mode=ro&immutable=1")) as connection,
     ):
         for check in ("integrity_check(1)", "foreign_key_check"):
             found = connection.execute(f"PRAGMA {check}").fetchone()
             if found not in {None, ("ok",)}:
                 raise CannotStart(f"read {path}", f"it is damaged ({found[0]})", "take another backup")
+        # Not the columns of records/sqlite.py and media/sqlite.py: a backup from an earlier version is read here before
+        # its schema is migrated, so these columns must exist in every version of the schema.
         for row in connection.execute(
             "SELECT did, collection, rkey, cid, value, indexed_at, schema_version FROM records"
         ):
@@ -52,12 +54,12 @@ def read_database(path: Path) -> Iterator[StoredRecord | Asset]:
             yield _asset(row)
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_SECONDS)
+def _connect(path: Path, uri_parameters: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{uri_parameters}", uri=True, timeout=_BUSY_SECONDS)
 
 
 @contextmanager
-def _in_one_line(what: str, remedy: str) -> Iterator[None]:
+def _sqlite_errors_as_cannot_start(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

@@ -1,10 +1,10 @@
-"""Media bytes as files under one directory, for the embedded vault. POSIX: a key's parts become file names.
+"""Media as files in one directory, for the embedded vault. POSIX: the parts of a key become file names.
 
-    objects/<key>      what was uploaded (`uploads/...`) and what is permanent
-    incoming/<random>  files being written; each is synced and then renamed into `objects`, so all there is whole
-    url-signing.key    signs the URLs (url_tokens.py)
+    objects/<key>      staged uploads (`uploads/...`) and permanent objects; all files here are complete
+    incoming/<random>  files being written; each is synced and then renamed into `objects`
+    url-signing.key    the key that signs the URLs (url_tokens.py)
 
-A file in `objects` is never written to again, only replaced by a rename: who holds an open one reads one upload.
+A file in `objects` is never modified, only replaced by a rename: a reader with an open file sees one whole upload.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import IO, BinaryIO, Final, ParamSpec, TypeVar
 from anyio import CancelScope, to_thread
 
 from cdv_adapters.blobs.url_tokens import DownloadGrant, UploadGrant, UrlTokens, read_or_create_key
+from cdv_adapters.data_dir import MediaDir
+from cdv_adapters.durable_files import sync_directory
 from cdv_core.domain.limits import MAGIC_BYTES
 from cdv_core.errors import AssetNotFound, CannotStart, MediaSizeMismatch, MediaTooLarge, Unavailable
 from cdv_core.ports.blobs import BlobContent, StagedBlob
@@ -29,9 +31,9 @@ from cdv_core.ports.clock import Clock
 
 _UPLOAD_PATH: Final = "/v1/blobs/upload/"
 _DOWNLOAD_PATH: Final = "/v1/blobs/download/"
-_CHUNK_BYTES: Final = 256 * 1024  # ours: few thread hops, little memory
-_NAME_MAX_BYTES: Final = 255  # the commonest file system limit
-_ABANDONED_AFTER_SECONDS: Final = 24 * 3600  # ours: no upload takes a day, so its process is dead
+_CHUNK_BYTES: Final = 256 * 1024  # ours: few thread switches, little memory
+_NAME_MAX_BYTES: Final = 255  # the limit of most file systems
+_ABANDONED_AFTER_SECONDS: Final = 24 * 3600  # ours: no upload takes a day, so its process must have died
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,22 +42,23 @@ R = TypeVar("R")
 class FilesystemBlobStore:
     """A ServedBlobStore on a local directory that several processes may share.
 
-    The mark of staged bytes is their SHA-256: `promote` hashes what it copies, so that nothing rests on file times or
-    inode numbers, which a replaced file may repeat. An upload takes up to `upload_max_bytes`, whatever was declared,
-    and `inspect` says that it is another size: as in an object store, so that clients find the same in both.
+    The `etag` of staged bytes is their SHA-256: `promote` hashes the bytes that it copies, and so does not rely on file
+    times or inode numbers, which a replaced file may reuse. An upload may have up to `upload_max_bytes`, whatever size
+    was declared, and `inspect` reports a wrong size: as with an object store, so that clients see the same in both.
     """
 
     def __init__(self, root: Path, clock: Clock, upload_max_bytes: int) -> None:
         self._root = root
-        self._upload_max_bytes = int(upload_max_bytes)  # a setting's type is one that no URL can carry
-        self._objects = root / "objects"
-        self._incoming = root / "incoming"
-        self._key_file = root / "url-signing.key"
+        self._upload_max_bytes = int(upload_max_bytes)  # settings pass pydantic's ByteSize, which msgspec cannot encode
+        directory = MediaDir(root)
+        self._objects = directory.objects
+        self._incoming = directory.incoming
+        self._key_file = directory.url_signing_key
         self._clock = clock
         self._tokens: UrlTokens | None = None
 
     async def prepare(self) -> None:
-        """Return when media can be kept here, before the first request asks. Raises: CannotStart."""
+        """Create the directories and the key, and check that files can be written. Raises: CannotStart."""
         try:
             await self.check()
         except Unavailable as error:
@@ -75,7 +78,7 @@ class FilesystemBlobStore:
     async def download_url(
         self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
     ) -> str:
-        del head  # the service answers both
+        del head  # the service answers both methods at the same URL
         tokens = await self._prepare()
         return _DOWNLOAD_PATH + tokens.sign(DownloadGrant(final_key, mime_type, disposition, expires_at))
 
@@ -83,7 +86,7 @@ class FilesystemBlobStore:
         return await _in_thread(self._inspect, staging_key, size_bytes)
 
     async def promote(self, staging_key: str, etag: str, final_key: str, *, mime_type: str, disposition: str) -> bool:
-        """As the port says; the type and the disposition are not kept, they travel in the download URL."""
+        """As the port says. The type and the disposition are not stored: they are part of the download URL."""
         del mime_type, disposition
         await self._prepare()
         return await _in_thread(self._promote, staging_key, etag, final_key)
@@ -107,7 +110,7 @@ class FilesystemBlobStore:
             finally:
                 with CancelScope(shield=True):
                     await _in_thread(file.close)
-            await _in_thread(self._place, temporary, grant.key)
+            await _in_thread(self._move_into_place, temporary, grant.key)
         finally:
             with CancelScope(shield=True):
                 await _in_thread(temporary.unlink, missing_ok=True)
@@ -124,7 +127,7 @@ class FilesystemBlobStore:
                 while left > 0:
                     chunk = await _in_thread(file.read, min(left, _CHUNK_BYTES))
                     if not chunk:
-                        raise Unavailable("object store")  # it was removed or cut short under our hands
+                        raise Unavailable("object store")  # the file was deleted or truncated while being read
                     left -= len(chunk)
                     yield chunk
             finally:
@@ -141,18 +144,18 @@ class FilesystemBlobStore:
         if self._tokens is None:
             try:
                 self._tokens = UrlTokens(await _in_thread(self._make_ready), self._clock)
-            except ValueError as error:  # the key's file is damaged, and says so
+            except ValueError as error:  # the key file is damaged
                 raise Unavailable("object store") from error
         return self._tokens
 
-    # What follows blocks, and is called in threads only.
+    # The methods below block. They are called in threads only.
 
     def _make_ready(self) -> bytes:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._objects.mkdir(exist_ok=True)
         self._incoming.mkdir(exist_ok=True)
         for left_over in self._incoming.iterdir():
-            with suppress(FileNotFoundError):  # its writer, or another process that tidies up, was faster
+            with suppress(FileNotFoundError):  # its writer, or another process that cleans up, was faster
                 if left_over.stat().st_mtime < time.time() - _ABANDONED_AFTER_SECONDS:
                     left_over.unlink()
         return read_or_create_key(self._key_file)
@@ -185,18 +188,18 @@ class FilesystemBlobStore:
             if digest.hexdigest() != sha256:
                 return False
             _sync(copy)
-            self._place(temporary, final_key)
+            self._move_into_place(temporary, final_key)
         return True
 
     def _delete(self, key: str) -> None:
         path = self._path(key)
         try:
             path.unlink()
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except FileNotFoundError:
             return
         if path.parent.parent != self._objects.resolve():
-            with suppress(OSError):  # not empty, or gone: an asset's own directory goes with its last file
+            with suppress(OSError):  # not empty or already removed: an asset's directory is removed with its last file
                 path.parent.rmdir()
 
     def _size(self, key: str) -> int:
@@ -219,29 +222,29 @@ class FilesystemBlobStore:
         finally:
             path.unlink(missing_ok=True)
 
-    def _place(self, temporary: Path, key: str) -> None:
-        """Let the synced file be the object at `key`, whatever was there, durably."""
+    def _move_into_place(self, temporary: Path, key: str) -> None:
+        """Durably make the synced file the object at `key`, replacing an existing one."""
         path = self._path(key)
         missing = [path.parent]
         while not missing[-1].exists():
             missing.append(missing[-1].parent)
         for directory in reversed(missing[:-1]):
             directory.mkdir(exist_ok=True)
-            _sync_directory(directory.parent)
+            sync_directory(directory.parent)
         temporary.rename(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     def _open(self, key: str) -> BinaryIO:
         return self._path(key).open("rb")
 
     def _path(self, key: str) -> Path:
-        """Raises ValueError: `key` is none of those that assets have. Our own mistake: no client names a key."""
+        """Return the object's path. Raises ValueError: an invalid key, which is a bug: clients cannot choose keys."""
         parts = key.split("/")
         if any(not part.strip(".") or "\0" in part or len(os.fsencode(part)) > _NAME_MAX_BYTES for part in parts):
             raise ValueError(f"not an object key: {key!r}")
         objects = self._objects.resolve()
         path = objects.joinpath(*parts)
-        # A link that someone put there must not lead out of the directory, nor to another object.
+        # A symbolic link in the directory must not lead out of it, nor to another object.
         if path.resolve() != path:
             raise ValueError(f"leads elsewhere: {key!r}")
         return path
@@ -257,11 +260,3 @@ async def _in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) ->
 def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,6 @@
-"""The bucket as this service wants it: made if need be, and each protection that the store offers switched on.
+"""Creates the bucket if it does not exist, and turns on each protection that the store supports.
 
-What an operator has set otherwise is reported, never overwritten: rules of another name, or keys of one's own.
+Settings of the operator's own, such as other rules or encryption keys, are reported and never overwritten.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from minio.versioningconfig import VersioningConfig
 from minio.xml import Element, SubElement, findall, findtext, getbytes
 
 STAGING_PREFIX: Final = "uploads/"  # Asset.staging_key
-_PROBE_KEY: Final = f"{STAGING_PREFIX}.encrypted"  # where a crash leaves it behind, it expires
-# S3 counts from the midnight after, so one day is one to two; an upload is over after 15 minutes.
+_PROBE_KEY: Final = f"{STAGING_PREFIX}.encrypted"  # under the staging prefix, so that it expires if a crash leaves it
+# S3 counts from the next midnight, so one day means one to two days; an upload URL expires after 15 minutes.
 _STAGED_DAYS: Final = 1
-_NONCURRENT_DAYS: Final = 30  # ours: the time to notice a deletion that was a mistake
+_NONCURRENT_DAYS: Final = 30  # ours: the time to notice an accidental deletion
 _PREFLIGHT_SECONDS: Final = 3600  # ours
 _LIFECYCLE_IDS: Final = frozenset({"cdv-staging", "cdv-versions"})
 _UPLOADS_ID: Final = "cdv-uploads"
 _DOWNLOADS_ID: Final = "cdv-downloads"
-# What S3-compatible stores answer for a call that they do not have.
+# Error codes of S3-compatible stores for a call that they do not support.
 _NOT_OFFERED: Final = frozenset({"NotImplemented", "XNotImplemented", "MethodNotAllowed", "KMSNotConfigured"})
 
 
@@ -50,7 +50,7 @@ class ProvisionOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What came of one feature. `detail` is a sentence for the operator."""
+    """The outcome of one feature. `detail`: a sentence for the operator."""
 
     feature: str
     outcome: ProvisionOutcome
@@ -58,22 +58,22 @@ class Provisioned:
 
 
 class _LeftAlone(Exception):
-    """The operator has settings of their own there."""
+    """The operator has settings of their own for this feature."""
 
 
 def provision_bucket(client: Minio, bucket: str, allowed_origins: Sequence[str]) -> list[Provisioned]:
-    """Try each feature, and return what came of each, in a fixed order. Blocks.
+    """Set up each feature and return the outcomes, in a fixed order. Blocks.
 
-    Repeatable, and safe from any number of processes at once. Raises what urllib3 raises when the store does not
-    answer at all; whatever it does answer is reported.
+    Idempotent, and safe from any number of processes at once. Raises what urllib3 raises if the store does not respond;
+    error responses of the store are reported in the outcomes.
     """
     return [
         _attempt("bucket", lambda: _create(client, bucket)),
-        _attempt("private", lambda: _close_to_the_public(client, bucket)),
-        _attempt("versioning", lambda: _keep_versions(client, bucket)),
-        _attempt("encryption", lambda: _encrypt(client, bucket)),
-        _attempt("lifecycle", lambda: _expire_leftovers(client, bucket)),
-        _attempt("cors", lambda: _let_browsers_upload(client, bucket, allowed_origins)),
+        _attempt("private", lambda: _remove_public_access(client, bucket)),
+        _attempt("versioning", lambda: _enable_versioning(client, bucket)),
+        _attempt("encryption", lambda: _enable_encryption(client, bucket)),
+        _attempt("lifecycle", lambda: _set_lifecycle_rules(client, bucket)),
+        _attempt("cors", lambda: _set_cors_rules(client, bucket, allowed_origins)),
     ]
 
 
@@ -93,12 +93,12 @@ def _create(client: Minio, bucket: str) -> str:
     try:
         client.make_bucket(bucket)
     except S3Error as error:
-        if error.code != "BucketAlreadyOwnedByYou":  # else another replica was faster
+        if error.code != "BucketAlreadyOwnedByYou":  # otherwise another replica was faster
             raise
     return f"{bucket} was made"
 
 
-def _close_to_the_public(client: Minio, bucket: str) -> str:
+def _remove_public_access(client: Minio, bucket: str) -> str:
     try:
         policy: dict[str, Any] = json.loads(client.get_bucket_policy(bucket))
     except S3Error as error:
@@ -107,7 +107,7 @@ def _close_to_the_public(client: Minio, bucket: str) -> str:
         return "no policy lets anyone in"
     listed = policy.get("Statement", [])
     statements = listed if isinstance(listed, list) else [listed]
-    kept = [statement for statement in statements if not _lets_everyone_in(statement)]
+    kept = [statement for statement in statements if not _grants_public_access(statement)]
     if len(kept) == len(statements):
         return "no policy lets everyone in"
     if kept:
@@ -117,27 +117,27 @@ def _close_to_the_public(client: Minio, bucket: str) -> str:
     return f"{len(statements) - len(kept)} policy statement(s) that let everyone in were removed"
 
 
-def _lets_everyone_in(statement: dict[str, Any]) -> bool:
+def _grants_public_access(statement: dict[str, Any]) -> bool:
     principal = statement.get("Principal")
     names = principal.get("AWS", []) if isinstance(principal, dict) else principal
     everyone = names == "*" or (isinstance(names, list) and "*" in names)
-    # A condition (a network, say) is an operator's deliberate narrowing.
+    # A condition, such as a network, is the operator's deliberate restriction.
     return everyone and statement.get("Effect") == "Allow" and not statement.get("Condition")
 
 
-def _keep_versions(client: Minio, bucket: str) -> str:
+def _enable_versioning(client: Minio, bucket: str) -> str:
     if client.get_bucket_versioning(bucket).status != ENABLED:
         client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
     return "versions are kept"
 
 
-def _encrypt(client: Minio, bucket: str) -> str:
+def _enable_encryption(client: Minio, bucket: str) -> str:
     present = client.get_bucket_encryption(bucket)
     if present is not None:
         return f"objects are encrypted ({present.rule.sse_algorithm})"
     client.set_bucket_encryption(bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
     try:
-        # Some stores take the setting without a key to encrypt with, and then refuse every upload (SeaweedFS does).
+        # Some stores, such as SeaweedFS, accept the setting without an encryption key and then reject every upload.
         client.put_object(bucket, _PROBE_KEY, BytesIO(b"?"), 1)
     except MinioException as error:
         client.delete_bucket_encryption(bucket)
@@ -146,7 +146,7 @@ def _encrypt(client: Minio, bucket: str) -> str:
     return "objects are encrypted with the store's keys (SSE-S3)"
 
 
-def _expire_leftovers(client: Minio, bucket: str) -> str:
+def _set_lifecycle_rules(client: Minio, bucket: str) -> str:
     present = client.get_bucket_lifecycle(bucket)
     foreign = {str(rule.rule_id) for rule in present.rules} - _LIFECYCLE_IDS if present else set()
     if foreign:
@@ -175,7 +175,7 @@ def _expire_leftovers(client: Minio, bucket: str) -> str:
     return f"{STAGING_PREFIX} expires after {_STAGED_DAYS} day, noncurrent versions after {_NONCURRENT_DAYS}"
 
 
-def _let_browsers_upload(client: Minio, bucket: str, allowed_origins: Sequence[str]) -> str:
+def _set_cors_rules(client: Minio, bucket: str, allowed_origins: Sequence[str]) -> str:
     if not allowed_origins:
         return "no origins are allowed, none are set"
     foreign = _cors_ids(client, bucket) - {_UPLOADS_ID, _DOWNLOADS_ID}
@@ -186,10 +186,10 @@ def _let_browsers_upload(client: Minio, bucket: str, allowed_origins: Sequence[s
         )
     root = Element("CORSConfiguration")
     _add_rule(root, _UPLOADS_ID, allowed_origins, ("PUT", "GET", "HEAD"))
-    # Behind our redirect the browser names no origin any more, but null. What is read there is behind a signed URL.
+    # After our redirect, the browser sends `Origin: null`. Allowing every origin is safe: the URL itself is signed.
     _add_rule(root, _DOWNLOADS_ID, ("*",), ("GET", "HEAD"))
     body = getbytes(root)
-    # The client has no CORS call, and its signer is public but its sender is not: this is the least code of our own.
+    # minio has no CORS call. Its signer is public but its HTTP method is not: using it takes the least code of our own.
     client._execute(  # noqa: SLF001
         "PUT", bucket, body=body, headers={"Content-MD5": md5sum_hash(body) or ""}, query_params={"cors": ""}
     )
@@ -217,5 +217,5 @@ def _cors_ids(client: Minio, bucket: str) -> set[str]:
         if error.code != "NoSuchCORSConfiguration":
             raise
         return set()
-    rules = findall(ET.fromstring(response.data), "CORSRule")  # noqa: S314 - our own store's answer
+    rules = findall(ET.fromstring(response.data), "CORSRule")  # noqa: S314 - our own store's response
     return {findtext(rule, "ID") or "without a name" for rule in rules}

@@ -1,6 +1,6 @@
-"""What arrives while a statement is under way goes together into the next one, and each gets an answer of its own.
+"""Combines concurrent requests into one statement: those that arrive while a statement runs go into the next one.
 
-docs/adr/011-group-commit.md says why.
+Each request still gets a result or an error of its own. docs/adr/011-group-commit.md says why.
 """
 
 from __future__ import annotations
@@ -18,122 +18,123 @@ from cdv_core.errors import Unavailable
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
-MAX_CONCURRENT_BATCHES: Final = (
-    2  # ours: while one group waits for the disk, the next is computed; more only make groups smaller
-)
-_QUIET_ROUNDS: Final = 3  # ours: of the event loop, in which a request that is on its way gets here
+# ours: while one group waits for the disk, the next is computed; more would only make the groups smaller
+MAX_CONCURRENT_BATCHES: Final = 2
+_QUIET_ROUNDS: Final = 3  # ours: event loop iterations, enough for a request that is being received to arrive
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[Request, Result]):
-    question: Request
+class _Pending(Generic[Request, Result]):
+    request: Request
     result: asyncio.Future[Result]
     context: Context
     is_recorded: bool
 
 
 class Batcher(Generic[Request, Result]):
-    """Asks questions in groups. One that comes alone waits for no others but those that the event loop has already.
+    """Executes requests in groups. A request that arrives alone waits only for those already in the event loop.
 
-    `answer`: returns the answers in the order of the questions, or raises for all of them. `membership`: called for
-    each group, gives what says of one question after the other whether it joins, of the first always; one that does not
-    waits for the next group. `each_alone_after`: says of a failure of the whole group whether to ask each question once
-    more, by itself; only for questions that change nothing.
+    `execute`: returns the results in the order of the requests, or raises for all of them. `new_group()` is called once
+    per group and returns a predicate that says whether the next request may join it. The first always may; a rejected
+    request waits for the next group. `retry_individually_after(error)`: whether to retry each request alone when a
+    whole group failed; only for reads.
     """
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Request]], Awaitable[Sequence[Result]]],
-        membership: Callable[[], Callable[[Request], bool]],
+        execute: Callable[[Sequence[Request]], Awaitable[Sequence[Result]]],
+        new_group: Callable[[], Callable[[Request], bool]],
         *,
-        most: int,
-        each_alone_after: Callable[[Unavailable], bool] = lambda _: False,
+        max_batch_size: int,
+        retry_individually_after: Callable[[Unavailable], bool] = lambda _: False,
     ) -> None:
-        self._each_alone_after = each_alone_after
-        self._answer = answer
-        self._membership = membership
-        self._most = most
-        self._waiting: deque[_Waiting[Request, Result]] = deque()
-        self._working: set[asyncio.Task[None] | None] = set()
-        self._gathering = False
+        self._retry_individually_after = retry_individually_after
+        self._execute = execute
+        self._new_group = new_group
+        self._max_batch_size = max_batch_size
+        self._pending: deque[_Pending[Request, Result]] = deque()
+        self._running: set[asyncio.Task[None] | None] = set()
+        self._is_collecting = False
 
-    async def ask(self, question: Request) -> Result:
-        """Return the answer. A caller who no longer waits for it changes nothing for the others.
+    async def submit(self, request: Request) -> Result:
+        """Return the request's result. Cancelling the call does not affect the other requests of its group.
 
-        Raises: what `answer` raises: Unavailable for the whole group; anything else only for whose question it was.
+        Raises: what `execute` raises: Unavailable for every request of the group; any other error only for the request
+        that caused it.
         """
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(question, result, copy_context(), is_recorded()))
-        self._begin()
+        self._pending.append(_Pending(request, result, copy_context(), is_recorded()))
+        self._start()
         return await result
 
-    def _begin(self) -> None:
-        if self._waiting and not self._gathering and len(self._working) < MAX_CONCURRENT_BATCHES:
-            self._gathering = True
-            context = self._waiting[0].context
-            self._working.add(asyncio.create_task(self._work(context), name="batch", context=context))
+    def _start(self) -> None:
+        if self._pending and not self._is_collecting and len(self._running) < MAX_CONCURRENT_BATCHES:
+            self._is_collecting = True
+            context = self._pending[0].context
+            self._running.add(asyncio.create_task(self._run_batch(context), name="batch", context=context))
 
-    async def _work(self, own: Context) -> None:
+    async def _run_batch(self, own_context: Context) -> None:
         try:
             try:
-                await self._gather()
+                await self._wait_for_more()
             finally:
-                self._gathering = False
+                self._is_collecting = False
             group = self._next_group()
-            self._begin()  # who may not join need not wait for its answer
-            if group:  # or all who asked have gone
-                # Logs and traces name one of those who asked: the first, or the first whose trace is recorded.
+            self._start()  # requests that this group rejected need not wait until it is done
+            if group:  # empty if every caller was cancelled
+                # Logs and traces are attributed to one caller: the first whose trace is recorded, otherwise the first.
                 context = next((it.context for it in group if it.is_recorded), group[0].context)
-                asking = self._ask([it.question for it in group], [it.result for it in group])
-                await (asking if context is own else asyncio.create_task(asking, context=context))
+                work = self._settle([it.request for it in group], [it.result for it in group])
+                await (work if context is own_context else asyncio.create_task(work, context=context))
         finally:
-            self._working.discard(asyncio.current_task())
-        # In the same step as that: a question that comes now must find nobody here, or be answered.
-        self._begin()
+            self._running.discard(asyncio.current_task())
+        # No await since the task was discarded: a request that arrives now must start the next batch.
+        self._start()
 
-    async def _gather(self) -> None:
-        """Return when as many wait as a group takes, or nobody has come for some rounds of the loop.
+    async def _wait_for_more(self) -> None:
+        """Return when a full group is pending, or when no request has arrived for some iterations of the event loop.
 
-        A round is as long as the loop is busy, so that this takes next to no time when nothing else goes on.
+        An iteration takes as long as the event loop is busy, so this takes next to no time on an idle one.
         """
         quiet_rounds = 0
-        while quiet_rounds < _QUIET_ROUNDS and len(self._waiting) < self._most:
-            waiting = len(self._waiting)
+        while quiet_rounds < _QUIET_ROUNDS and len(self._pending) < self._max_batch_size:
+            pending = len(self._pending)
             await asyncio.sleep(0)
-            quiet_rounds = 0 if len(self._waiting) > waiting else quiet_rounds + 1
+            quiet_rounds = 0 if len(self._pending) > pending else quiet_rounds + 1
 
-    def _next_group(self) -> list[_Waiting[Request, Result]]:
-        """Take from the front of the queue; who may not join keeps their place in it."""
-        group: list[_Waiting[Request, Result]] = []
-        passed_over: list[_Waiting[Request, Result]] = []
-        joins = self._membership()
-        while self._waiting and len(group) < self._most and len(passed_over) < self._most:
-            waiting = self._waiting.popleft()
-            if not waiting.result.cancelled():  # or who asked has gone
-                (group if joins(waiting.question) else passed_over).append(waiting)
-        self._waiting.extendleft(reversed(passed_over))
+    def _next_group(self) -> list[_Pending[Request, Result]]:
+        """Take a group from the front of the queue; rejected requests keep their position in it."""
+        group: list[_Pending[Request, Result]] = []
+        rejected: list[_Pending[Request, Result]] = []
+        may_join = self._new_group()
+        while self._pending and len(group) < self._max_batch_size and len(rejected) < self._max_batch_size:
+            pending = self._pending.popleft()
+            if not pending.result.cancelled():
+                (group if may_join(pending.request) else rejected).append(pending)
+        self._pending.extendleft(reversed(rejected))
         return group
 
-    async def _ask(self, questions: Sequence[Request], results: Sequence[asyncio.Future[Result]]) -> None:
+    async def _settle(self, requests: Sequence[Request], futures: Sequence[asyncio.Future[Result]]) -> None:
+        """Execute the requests and set the result or the exception of each future that was not cancelled."""
         try:
-            answers = await self._answer(questions)
+            results = await self._execute(requests)
         except Unavailable as error:
-            if len(questions) > 1 and self._each_alone_after(error):
-                alone = (self._ask([question], [result]) for question, result in zip(questions, results, strict=True))
+            if len(requests) > 1 and self._retry_individually_after(error):
+                alone = (self._settle([request], [future]) for request, future in zip(requests, futures, strict=True))
                 await asyncio.gather(*alone)
                 return
-            # Of a write, nobody knows whether it is stored: to try again is for those who have keys.
-            for result in results:
-                if not result.done():
-                    result.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - whoever's question it was raises it
-            # The statement was refused as a whole. Whose fault it was is not said, so each goes alone.
-            if len(questions) > 1:
-                for one in range(len(questions)):
-                    await self._ask(questions[one : one + 1], results[one : one + 1])
-            elif not results[0].done():
-                results[0].set_exception(error)
+            # A write may or may not have been committed, so only callers with idempotency keys can safely retry it.
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - passed on to the caller whose request caused it
+            # The database rejected the whole statement without naming the request at fault: execute each one alone.
+            if len(requests) > 1:
+                for one in range(len(requests)):
+                    await self._settle(requests[one : one + 1], futures[one : one + 1])
+            elif not futures[0].done():
+                futures[0].set_exception(error)
         else:
-            for result, answer in zip(results, answers, strict=True):
-                if not result.done():  # who asked may have gone
-                    result.set_result(answer)
+            for future, result in zip(futures, results, strict=True):
+                if not future.done():
+                    future.set_result(result)

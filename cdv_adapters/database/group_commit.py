@@ -1,4 +1,4 @@
-"""Creates that arrive while others are being committed go together into the next statement.
+"""Commits record creates in groups: those that arrive during a commit go together into the next statement.
 
 docs/adr/011-group-commit.md says why.
 """
@@ -14,14 +14,14 @@ import msgspec
 from cdv_adapters.database.batching import Batcher
 from cdv_adapters.tracing import span
 
-GROUP_MAX: Final = 100  # ours: some 130 KiB of ordinary rows, far more than a commit's share of each
-GROUP_MAX_BYTES: Final = 1024 * 1024  # ours: four of the largest records
+GROUP_MAX: Final = 100  # ours: some 130 KiB of typical rows, enough to make each row's share of the commit negligible
+GROUP_MAX_BYTES: Final = 1024 * 1024  # ours: four records of the largest size
 
 
 class Row(msgspec.Struct, frozen=True):
-    """What one create stores, as a member of the statement's JSON. Without `key` it is not retryable.
+    """What one create stores, as an element of the statement's JSON array. `key` is None without an idempotency key.
 
-    `fingerprint` and `reply` are hex. `value` and `envelope` are the finished JSON.
+    `fingerprint` and `reply` are hex. `value` and `envelope` are encoded JSON.
     """
 
     did: str
@@ -46,39 +46,41 @@ Write = Callable[[bytes], Awaitable[Sequence[str]]]
 
 
 class GroupCommit:
-    """Commits rows in groups, each row with a result of its own.
+    """Commits rows in groups and returns a result for each row.
 
-    `write`: commits the rows of a JSON array, all or none, and returns the event ids of those that it stored. The keys
-    of the others had been answered before.
+    `write`: commits the rows of a JSON array, all or none, and returns the event ids of those that it stored. It skips
+    rows whose idempotency key already has a reply.
     """
 
     def __init__(self, write: Write) -> None:
         self._write = write
-        self._batcher = Batcher(self._commit, _membership, most=GROUP_MAX)
+        self._batcher = Batcher(self._commit, _new_group, max_batch_size=GROUP_MAX)
 
-    async def stored(self, row: Row) -> bool:
-        """Return whether the row is stored now; False if its key has an answer already.
+    async def store(self, row: Row) -> bool:
+        """Store the row and return True, or return False if its idempotency key already has a reply.
 
-        Of a caller who no longer waits the row may or may not be stored. Raises: IdTaken, Unavailable: as
+        If the call is cancelled, the row may or may not be stored. Raises: IdTaken, Unavailable: as
         RecordStore.create.
         """
-        return await self._batcher.ask(row)
+        return await self._batcher.submit(row)
 
     async def _commit(self, rows: Sequence[Row]) -> list[bool]:
-        # One statement has one place: in the trace of one of them, with links to the others'.
+        # One statement can belong to one trace only: its span links to the traces of the other rows.
         with span("group commit", links=(row.traceparent for row in rows)):
             stored = set(await self._write(msgspec.json.encode(rows)))
         return [row.event_id in stored for row in rows]
 
 
-def _membership() -> Callable[[Row], bool]:
-    """Say of one row after the other whether it may share a commit: not beyond what a statement should carry, and not
-    with another of its key, which is for the first to answer.
+def _new_group() -> Callable[[Row], bool]:
+    """Return a predicate that admits rows to one commit.
+
+    It rejects rows beyond the statement's size limit, and a second row with the same idempotency key: that one gets the
+    reply of the first.
     """
     keys: set[tuple[str, str]] = set()
     size = 0
 
-    def joins(row: Row) -> bool:
+    def may_join(row: Row) -> bool:
         nonlocal size
         if size >= GROUP_MAX_BYTES or (row.key is not None and (row.did, row.key) in keys):
             return False
@@ -87,4 +89,4 @@ def _membership() -> Callable[[Row], bool]:
         size += len(memoryview(row.value))
         return True
 
-    return joins
+    return may_join

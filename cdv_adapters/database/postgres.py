@@ -1,8 +1,9 @@
-"""Postgres: connections that are bounded in time, what every write begins with, and the schema's migrations.
+"""Postgres: a connection pool with timeouts, the SQL that every write starts with, and schema migrations.
 
-A server that is gone, full or silent makes Unavailable within `acquire_seconds` + `statement_seconds` + 1 s. Nothing is
-tried again here: of a write that failed nobody knows whether it happened. Every statement of a store commits by itself:
-no connection is ever idle in a transaction, and a pooler in transaction mode may stand between.
+If the server is down, overloaded or does not respond, calls raise Unavailable within `acquire_seconds` +
+`statement_seconds` + 1 s. Nothing is retried here: a failed write may or may not have been committed. Every statement
+of a store is a transaction of its own: no connection is ever idle in a transaction, and the service works behind a
+connection pooler in transaction mode.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ RV = TypeVar("RV")
 Password = Callable[[], Awaitable[str]]
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-_RETRY_AFTER_SECONDS: Final = 2  # ours: a pool that was exhausted has moved on, a restarted server is nearly back
-_HANG_SECONDS: Final = 1.0  # ours: beyond the statement timeout, which a server that is alive keeps by itself
-_PING_SECONDS: Final = 1.0  # ours: twice this is less than the patience of any readiness probe
-_DRAIN_INTERVAL_SECONDS: Final = 5.0  # ours: between two times that all connections are given up for being read-only
-_RECONNECT_SECONDS: Final = 2.0  # ours: then the pool begins its backoff anew, so that pauses never exceed it
-_PREPARE_AFTER: Final = 5  # psycopg's default: statements that come up again and again are prepared
-_MIGRATION_ANSWER_SECONDS: Final = 4.0  # ours: for what is neither a migration nor waits for one
-_LOCK_MILLISECONDS: Final = 500  # ours: how long a migration may hold up writes at a time
-_LOCK_PAUSE_SECONDS: Final = 2.0  # ours: then it tries again
-_MIGRATION_LOCK: Final = 0x0CD7_4111  # ours: any number, as long as every replica takes the same
+_RETRY_AFTER_SECONDS: Final = 2  # ours: by then an exhausted pool has free connections, a restarted server is nearly up
+_HANG_SECONDS: Final = 1.0  # ours: on top of the statement timeout, which a working server enforces itself
+_PING_SECONDS: Final = 1.0  # ours: twice this is less than the timeout of any readiness probe
+_DRAIN_INTERVAL_SECONDS: Final = 5.0  # ours: between two replacements of all connections to a read-only server
+_RECONNECT_SECONDS: Final = 2.0  # ours: after this time the pool restarts its backoff, so no pause is longer
+_PREPARE_AFTER: Final = 5  # psycopg's default: executions after which a statement is prepared
+_MIGRATION_RESPONSE_SECONDS: Final = 4.0  # ours: for statements that neither migrate nor wait for a migration
+_LOCK_MILLISECONDS: Final = 500  # ours: how long a migration may block writes per attempt
+_LOCK_PAUSE_SECONDS: Final = 2.0  # ours: between two attempts
+_MIGRATION_LOCK: Final = 0x0CD7_4111  # ours: any number, as long as all replicas use the same
 
-# Whatever DSN is given may say otherwise. A silent network is noticed by the kernel, a silent server by `_Connection`.
+# The DSN overrides these. The kernel detects a dead network, `_Connection` a server that does not respond.
 _CONNECTION_DEFAULTS: Final[dict[str, str | int]] = {
     "application_name": "cdv",
     "client_encoding": "utf8",
@@ -55,10 +56,10 @@ _CONNECTION_DEFAULTS: Final[dict[str, str | int]] = {
     "tcp_user_timeout": 5000,  # milliseconds
 }
 
-# What a write begins with: make the account or, if it is there, lock its row until the commit. `WHERE false` locks
-# without writing a new version of the row. `turn` is one row that exists only once the lock is held, because an
-# aggregate reads its input to the end: so whatever selects from `turn`, directly or through other steps, happens after
-# every earlier write of this DID was committed. Op-log sequences must be drawn there.
+# Every write starts with this: create the account or, if it exists, lock its row until the commit. `WHERE false` locks
+# the row without writing a new version of it. `turn` is one row that exists only once the lock is held, because an
+# aggregate reads its input to the end. Every step that selects from `turn`, directly or through other steps, therefore
+# runs after all earlier writes of this DID were committed. Op-log sequence numbers must be drawn in such a step.
 LOCK_ACCOUNT: Final = """
 account AS (
     INSERT INTO accounts (did, created_at) VALUES (%(did)s, %(occurred_at)s)
@@ -67,7 +68,7 @@ account AS (
 ),
 turn AS (SELECT count(*) FROM account)"""
 
-# To be completed by the name of the step that it comes after.
+# The caller appends the name of the step that must run first.
 LOG_EVENT: Final = """
 INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, traceparent)
 SELECT %(event_id)s, %(did)s, %(subject)s, %(envelope)s::json, %(occurred_at)s, %(traceparent)s FROM """
@@ -87,12 +88,12 @@ def event_parameters(event: Event) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class PostgresOptions:
-    """How many connections to keep and how long to wait.
+    """Pool size and timeouts.
 
-    `acquire_seconds`: for a free connection. `statement_seconds`: for one statement. `lock_seconds`: for the writes of
-    the same DID that came before. `transaction_pooler`: behind one, such as PgBouncer, that neither tracks prepared
-    statements nor passes on start-up options: do without both, and have the role carry the timeouts
-    (docs/adr/003-postgres-one-statement.md).
+    `acquire_seconds`: timeout for a free connection. `statement_seconds`: timeout for one statement. `lock_seconds`:
+    timeout for earlier writes of the same DID. `transaction_pooler`: the server is behind a pooler in transaction mode,
+    such as PgBouncer, that neither tracks prepared statements nor passes on start-up options. Then neither is used, and
+    the timeouts must be set on the database role (docs/adr/003-postgres-one-statement.md).
     """
 
     min_size: int = 2
@@ -104,7 +105,7 @@ class PostgresOptions:
 
     @property
     def startup(self) -> str:
-        """The server's own timeouts, in milliseconds."""
+        """The start-up options that set the server's own timeouts, in milliseconds."""
         return (
             f"-c statement_timeout={self.statement_seconds * 1000:.0f} -c lock_timeout={self.lock_seconds * 1000:.0f}"
             f" -c idle_in_transaction_session_timeout={self.statement_seconds * 1000:.0f}"
@@ -112,36 +113,36 @@ class PostgresOptions:
 
 
 class _Connection(AsyncConnection[tuple[Any, ...]]):
-    """A connection that is given up when no answer comes: a stopped server's kernel would keep it alive for ever."""
+    """A connection with a response timeout: the kernel of a stopped server process would keep it alive for ever."""
 
-    answer_seconds: float | None = _PING_SECONDS
+    response_seconds: float | None = _PING_SECONDS
 
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109
-        return await super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        return await super().wait(gen, interval, self.response_seconds if timeout is None else timeout)
 
 
 class PostgresDatabase:
-    """A pool of connections to one database, opened explicitly, to be shared between the tasks of one event loop.
+    """A pool of connections to one database. Opened explicitly; shared between the tasks of one event loop.
 
-    `password` is asked at every new connection, so that a rotated one is taken up; None: the DSN's.
+    `password` is called for every new connection, so that a rotated password takes effect; None: use the DSN's.
     """
 
     def __init__(
         self, dsn: str, *, password: Password | None = None, options: PostgresOptions = PostgresOptions()
     ) -> None:
         self._options = options
-        self._answer_seconds = options.statement_seconds + _HANG_SECONDS
+        self._response_seconds = options.statement_seconds + _HANG_SECONDS
         self._next_drain_at = 0.0
         adapters = AdaptersMap(psycopg.adapters)
-        adapters.register_loader("json", ByteaBinaryLoader)  # stored JSON comes back as the bytes it is
-        given = {
+        adapters.register_loader("json", ByteaBinaryLoader)  # return stored JSON as bytes, undecoded
+        connection_arguments = {
             "context": adapters,
             "autocommit": True,
             "prepare_threshold": None if options.transaction_pooler else _PREPARE_AFTER,
         }
 
         async def kwargs() -> dict[str, Any]:
-            return {**given, **await _secret(password)}
+            return {**connection_arguments, **await _secret(password)}
 
         self._pool: AsyncConnectionPool[_Connection] = AsyncConnectionPool(
             _conninfo(dsn, "" if options.transaction_pooler else options.startup),
@@ -157,7 +158,7 @@ class PostgresDatabase:
         )
 
     async def open(self) -> None:
-        """Begin to connect. Returns at once, also when the server is down: the pool keeps trying."""
+        """Start to connect in the background. Returns at once, even if the server is down: the pool keeps trying."""
         await self._pool.open()
 
     async def close(self) -> None:
@@ -172,12 +173,12 @@ class PostgresDatabase:
         await self.close()
 
     async def ping(self) -> None:
-        """Return when the server answers. Raises: Unavailable: it did not within 2 seconds."""
-        async with self.connection(acquire_seconds=_PING_SECONDS, answer_seconds=_PING_SECONDS) as connection:
+        """Return when the server has responded. Raises: Unavailable: it did not within 2 seconds."""
+        async with self.connection(acquire_seconds=_PING_SECONDS, response_seconds=_PING_SECONDS) as connection:
             await connection.execute("SELECT 1")
 
     def usage(self) -> dict[str, float]:
-        """Return the pool's connections, who waits for one, and how often and how long that was so until now."""
+        """Return the number of connections and of waiting callers, and total counts and seconds of waiting so far."""
         stats = self._pool.get_stats()
         idle = stats.get("pool_available", 0)
         return {
@@ -191,27 +192,27 @@ class PostgresDatabase:
         }
 
     async def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-        """Return what the statement gives; json columns are bytes. Raises: as `connection`."""
+        """Return the statement's rows; json columns are bytes. Raises: as `connection`."""
         async with self.connection() as connection:
             return await (await connection.execute(query, parameters, binary=True)).fetchall()
 
     async def run(self, statement: str, parameters: Parameters = ()) -> int:
-        """Return how many rows the statement wrote. Raises: as `connection`."""
+        """Return the number of rows that the statement affected. Raises: as `connection`."""
         async with self.connection() as connection:
             return (await connection.execute(statement, parameters)).rowcount
 
     @asynccontextmanager
     async def connection(
-        self, *, acquire_seconds: float | None = None, answer_seconds: float | None = None
+        self, *, acquire_seconds: float | None = None, response_seconds: float | None = None
     ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
-        """Lend a connection in autocommit mode.
+        """Check out a connection in autocommit mode.
 
-        Raises: IdTaken: a uniqueness rule is broken. Unavailable: no connection was free in time, or the server failed
-        or fell silent; what was under way then may or may not have happened.
+        Raises: IdTaken: a unique constraint is violated. Unavailable: no connection was free within the timeout, or the
+        server failed or did not respond; a statement in flight may or may not have been committed.
         """
         try:
             connection = await self._checkout(acquire_seconds or self._options.acquire_seconds)
-            connection.answer_seconds = answer_seconds or self._answer_seconds
+            connection.response_seconds = response_seconds or self._response_seconds
             is_demoted = False
             try:
                 yield connection
@@ -219,29 +220,32 @@ class PostgresDatabase:
                 is_demoted = True
                 raise
             finally:
-                unanswered = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+                timed_out = connection.pgconn.transaction_status == TransactionStatus.ACTIVE
                 await self._pool.putconn(connection)
-                if unanswered and answer_seconds is None:
-                    # The others lead to the same silent server: let nobody else find that out one by one.
+                if timed_out and response_seconds is None:
+                    # The pool's other connections lead to the same server: replace them all, so that other callers
+                    # do not each wait for a timeout.
                     await self._pool.drain()
                 elif is_demoted and monotonic() >= self._next_drain_at:
-                    # As do they to a primary that became a standby, for as long as they are kept: an hour. The address
-                    # may lead to the new primary by now. Not at every write, should the server be read-only to stay.
+                    # They also lead to the former primary, now a standby, for as long as the pool keeps them: an hour.
+                    # New connections may lead to the new primary. Not at every write, in case the server stays
+                    # read-only.
                     self._next_drain_at = monotonic() + _DRAIN_INTERVAL_SECONDS
                     await self._pool.drain()
         except psycopg.errors.UniqueViolation as error:
             raise IdTaken from error
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-            # Read-only: a primary that a failover has turned into a standby.
+            # Read-only: after a failover, the former primary is a standby.
             raise Unavailable("database", _RETRY_AFTER_SECONDS) from error
 
     async def _checkout(self, within_seconds: float) -> _Connection:
-        """Take a connection from the pool, dropping those that the server has closed: after a restart, all of them."""
+        """Take a connection from the pool; discard those that the server has closed: after a restart, all of them."""
         deadline = monotonic() + within_seconds
         while True:
             connection = await self._pool.getconn(deadline - monotonic())
             try:
-                # Costs no round trip: it reads what has come and never waits. Twice, for a farewell precedes the end.
+                # No round trip: this reads what has arrived, without waiting. Twice, because a server that closes a
+                # connection sends an error message before the end of the stream.
                 connection.pgconn.consume_input()
                 connection.pgconn.consume_input()
             except psycopg.OperationalError:
@@ -251,20 +255,20 @@ class PostgresDatabase:
 
 
 async def migrate(dsn: str, *, password: Password | None = None, upgrade: bool = True) -> list[str]:
-    """Bring the schema up to date; return the names of the migrations applied, oldest first, [] if none was missing.
+    """Apply the missing migrations; return their names, oldest first, [] if none was missing.
 
-    Any number of replicas may do this at once; one that fails leaves nothing behind. `upgrade`: False makes the schema
-    where there is none, and leaves one of older code alone.
+    Any number of replicas may do this at once; a failed migration is rolled back. `upgrade`: False creates the schema
+    in an empty database, but does not change an existing one.
 
-    Raises: CannotStart: newer code has migrated this database, or older code and `upgrade` is False; the role may not;
-    the server is set up so that text or acknowledged writes would be lost. Unavailable: the server cannot be reached,
-    or is silent.
+    Raises: CannotStart: the schema is newer than this code; or older, and `upgrade` is False; the role lacks
+    privileges; the server's settings would lose text or acknowledged writes. Unavailable: the server cannot be reached
+    or does not respond.
     """
     try:
         connection = await _Connection.connect(
             _conninfo(dsn), autocommit=True, prepare_threshold=None, row_factory=scalar_row, **await _secret(password)
         )
-        connection.answer_seconds = _MIGRATION_ANSWER_SECONDS
+        connection.response_seconds = _MIGRATION_RESPONSE_SECONDS
         try:
             await _require_safe_settings(connection)
             async with connection.transaction():
@@ -286,16 +290,16 @@ async def _require_safe_settings(connection: _Connection) -> None:
         reason = "synchronous_commit is off, and a crash would lose acknowledged writes"
         raise CannotStart("use the database", reason, "turn it on for this database and role")
     if (isolation := await _scalar(connection, "SHOW default_transaction_isolation")) != "read committed":
-        reason = f"its transactions are {isolation} by default, and writes that arrive together would be refused"
-        remedy = "let default_transaction_isolation be 'read committed' for this database and role"
+        reason = f"its transactions are {isolation} by default, and concurrent writes would fail"
+        remedy = "set default_transaction_isolation to 'read committed' for this database and role"
         raise CannotStart("use the database", reason, remedy)
 
 
 async def _apply_missing(connection: _Connection, *, upgrade: bool) -> list[str]:
-    # The lock is the transaction's and not the session's: it works through a pooler and ends with its holder. Whoever
-    # waits here waits as long as the others take.
+    # A transaction-level lock, not a session-level one: it works through a pooler and is released with the transaction.
+    # There is no timeout here: a replica waits as long as the migrations of another one take.
     await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-    with _patience(connection):
+    with _no_response_timeout(connection):
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     if await _scalar(connection, "SELECT to_regclass('schema_migrations')") is None:
         await connection.execute(
@@ -310,27 +314,28 @@ async def _apply_missing(connection: _Connection, *, upgrade: bool) -> list[str]
     if 0 < version < len(migrations) and not upgrade:
         reason = f"older code has migrated it (schema {version}, known here: {len(migrations)})"
         raise CannotStart("use the database", reason, "run `cdv migrate` when the service is to be upgraded")
-    # It pauses within its transaction, longer than any other may.
+    # The pauses below happen within the transaction, so it needs a longer idle timeout than others.
     await connection.execute(
         f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS};"
         f" SET LOCAL idle_in_transaction_session_timeout = {_LOCK_PAUSE_SECONDS * 5_000:.0f}".encode()
     )
     missing = list(enumerate(migrations[version:], version + 1))
     while not await _apply(connection, missing):
-        logger.warning("a migration waits for others who use its tables, such as a dump")
+        logger.warning("a migration waits for other transactions that use its tables, such as a dump")
         await asyncio.sleep(_LOCK_PAUSE_SECONDS)
     return [name for _, (name, _) in missing]
 
 
 async def _apply(connection: _Connection, missing: Sequence[tuple[int, tuple[str, str]]]) -> bool:
-    """Apply all of them, or none because others use their tables: then every lock is let go.
+    """Apply all missing migrations and return True, or none and return False if a table they change is locked.
 
-    Whoever waits for a table's lock holds up all who come later: while a dump runs, every write would wait for both.
+    Locks are released in between: a migration that waits for a table lock blocks all later statements on that table, so
+    while a dump runs, every write would wait.
     """
     try:
         async with connection.transaction():
             for number, (name, script) in missing:
-                with _patience(connection):
+                with _no_response_timeout(connection):
                     await connection.execute(script.encode())
                 await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
     except psycopg.errors.LockNotAvailable:
@@ -339,35 +344,35 @@ async def _apply(connection: _Connection, missing: Sequence[tuple[int, tuple[str
 
 
 @contextmanager
-def _patience(connection: _Connection) -> Iterator[None]:
-    """Wait for an answer as long as it takes: the kernel notices when the server's machine is gone."""
-    bound, connection.answer_seconds = connection.answer_seconds, None
+def _no_response_timeout(connection: _Connection) -> Iterator[None]:
+    """Wait for responses without a timeout: the kernel still detects that the server's machine is down."""
+    timeout, connection.response_seconds = connection.response_seconds, None
     try:
         yield
     finally:
-        connection.answer_seconds = bound
+        connection.response_seconds = timeout
 
 
-async def _scalar(connection: _Connection, query: str) -> Any:  # noqa: ANN401 - whatever the query gives
+async def _scalar(connection: _Connection, query: str) -> Any:  # noqa: ANN401 - of the type that the query returns
     return await (await connection.execute(query)).fetchone()
 
 
 def split_password(dsn: str) -> tuple[str, str | None]:
     """Return the connection string without its password, and the password, None if it has none.
 
-    Raises: CannotStart: it cannot be read.
+    Raises: CannotStart: the string cannot be parsed.
     """
     try:
         parameters = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
-        # Not from the error: it quotes what it could not read, and that may be the password.
+        # `from None`: the error quotes the part that it could not parse, which may be the password.
         raise CannotStart("read the connection string", "it is not one", "correct CDV_DB_DSN") from None
     password = parameters.pop("password", None)
     return make_conninfo("", **parameters), None if password is None else str(password)
 
 
 def _conninfo(dsn: str, startup: str = "") -> str:
-    """Return `dsn` with what it leaves unsaid. Its own start-up options come last and win."""
+    """Return `dsn` with defaults for what it leaves out. Its own start-up options come last and so take precedence."""
     parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(dsn)}
     parameters["options"] = f"{startup} {parameters.get('options') or ''}".strip() or None
     return make_conninfo("", **parameters)
@@ -378,5 +383,5 @@ async def _secret(password: Password | None) -> dict[str, Any]:
 
 
 async def _use_utc(connection: AsyncConnection[Any]) -> None:
-    # Not a start-up option, because poolers keep track of this one setting and refuse others.
+    # Not a start-up option: poolers track this setting per client, but reject start-up options.
     await connection.execute("SET TIME ZONE 'UTC'")

@@ -1,7 +1,7 @@
-"""One SQLite file: a writer that commits in groups, a few readers beside it, and the schema's migrations.
+"""One SQLite file: a writer thread with group commit, a pool of reader threads, and schema migrations.
 
-sqlite3 blocks, so nothing of it runs on the event loop: one thread owns the one writing connection, a small pool of
-threads reads. Write-ahead logging lets them, and other processes on the same file, go on while someone writes.
+sqlite3 blocks, so it never runs on the event loop: one thread owns the only writing connection, a small pool of threads
+reads. With write-ahead logging, readers and other processes on the same file continue during a write.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ T = TypeVar("T")
 
 _READERS: Final = 4  # ours: reads are short, and Python runs one at a time between two calls of SQLite
 _BUSY_SECONDS: Final = 10.0  # ours: how long to wait for another process's transaction, which is short as well
-_GROUP_MAX: Final = 256  # ours: writes that share one commit; bounds what one full disk fails
-_LOG_BYTES: Final = 4 * 1024 * 1024  # SQLite's default, 1000 pages: then the log is folded into the file
-_FOLD_BUSY_MILLIS: Final = 100  # ours: how long a fold may keep writes waiting for someone who reads an old state
+_GROUP_MAX: Final = 256  # ours: writes per commit, and so the most that fail together when the disk is full
+_CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # SQLite's default, 1000 pages: size of the log at which to checkpoint
+_CHECKPOINT_BUSY_MILLIS: Final = 100  # ours: how long a checkpoint may block writes while it waits for a reader
 _QUICK_CHECK_MAX_BYTES: Final = 256 * 1024 * 1024  # ours: read in well under a second
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NOT_UNIQUE: Final = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
 
 # What to tell the operator, by SQLite's primary result code.
-_REFUSALS: Final = {
+_OPERATOR_HINTS: Final = {
     sqlite3.SQLITE_NOTADB: ("it is not a database", "restore a backup, or move the file away to start empty"),
     sqlite3.SQLITE_CORRUPT: ("it is damaged", "restore a backup, or move the file away to start empty"),
     sqlite3.SQLITE_READONLY: ("it cannot be written", "let this user write to the file and its directory"),
@@ -51,7 +51,7 @@ _REFUSALS: Final = {
 
 
 def to_micros(moment: datetime) -> int:
-    """Return an aware moment as whole microseconds since 1970, exactly."""
+    """Return an aware datetime as whole microseconds since 1970, exactly."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
@@ -61,12 +61,12 @@ def from_micros(micros: int) -> datetime:
 
 
 def ensure_account(connection: sqlite3.Connection, did: Did, now: datetime) -> None:
-    """Make the DID's account if this is its first write."""
+    """Create the DID's account if this is its first write."""
     connection.execute("INSERT INTO accounts VALUES (?, ?) ON CONFLICT (did) DO NOTHING", (did, to_micros(now)))
 
 
 def append_op_log(connection: sqlite3.Connection, event: Event) -> None:
-    """Enter a committed event to be. There is one writer at a time, so sequences ascend with commits."""
+    """Append an event to the op log. There is only one writer at a time, so sequence numbers follow commit order."""
     connection.execute(
         "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at, traceparent) VALUES (?, ?, ?, ?, ?, ?)",
         (event.event_id, event.did, event.subject, event.envelope, to_micros(event.occurred_at), event.traceparent),
@@ -75,10 +75,10 @@ def append_op_log(connection: sqlite3.Connection, event: Event) -> None:
 
 @dataclass(slots=True)
 class _Write:
-    """A write that waits for its commit, and what came of it."""
+    """A write that waits for its commit. `result`, `error`: set by running `work`. `future`: set after the commit."""
 
     work: Callable[[sqlite3.Connection], Any]
-    answer: Future[Any] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
     result: Any = None
     error: Exception | None = None
 
@@ -86,16 +86,17 @@ class _Write:
 class SqliteDatabase:
     """A vault's SQLite file. Opened explicitly, once; safe to share between the tasks of one event loop.
 
-    Any number of processes may have the same file open, on one machine: WAL needs shared memory, so no network disks.
+    Any number of processes on one machine may open the same file. It must not be on a network disk: WAL needs shared
+    memory.
 
-    `applied`: the names of the migrations that opening it has applied, in order.
+    `applied`: the names of the migrations that `open` has applied, oldest first.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.applied: list[str] = []
         self._log = Path(f"{path}-wal")
-        self._log_limit = _LOG_BYTES
+        self._checkpoint_bytes = _CHECKPOINT_BYTES
         self._is_open = False
         self._connections: list[sqlite3.Connection] = []
         self._writer = ThreadPoolExecutor(1, "cdv-sqlite-writer")
@@ -104,9 +105,9 @@ class SqliteDatabase:
         self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
 
     async def open(self) -> None:
-        """Open the file, having made it and its directory if need be, and bring its schema up to date.
+        """Open the file and migrate its schema. Creates the file and its directory if they do not exist.
 
-        Raises: CannotStart: not writable, damaged, locked, or written by newer code; the file is as it was.
+        Raises: CannotStart: the file is not writable, damaged, locked, or written by newer code; it is left unchanged.
         """
         try:
             await asyncio.wrap_future(self._writer.submit(self._connect_all))
@@ -116,7 +117,7 @@ class SqliteDatabase:
         self._is_open = True
 
     async def close(self) -> None:
-        """Finish the writes that were accepted and close the file. Closing twice is allowed."""
+        """Finish the accepted writes and close the file. Closing twice is allowed."""
         self._is_open = False
         await asyncio.to_thread(self._disconnect_all)
 
@@ -132,7 +133,7 @@ class SqliteDatabase:
         await self.read(_schema_version)
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what `query` returns. It runs on a reader's thread, outside any transaction.
+        """Return the result of `query`. It runs on a reader thread, outside any transaction.
 
         Raises: Unavailable.
         """
@@ -140,18 +141,18 @@ class SqliteDatabase:
         return await asyncio.wrap_future(self._readers.submit(self._query, query))
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what `work` returns, once all that it wrote is on disk; if it raises, nothing of it remains.
+        """Return the result of `work` once its changes are on disk. If it raises, its changes are rolled back.
 
-        `work` runs on the writer's thread, in a transaction that it may share with other writes; it must not end it.
-        When cancelled, the write happens whole or not at all.
+        `work` runs on the writer thread, in a transaction that it may share with other writes and must not end. If the
+        call is cancelled, the write is committed as a whole or not at all.
 
-        Raises: what `work` raises. IdTaken: a uniqueness rule is broken. Unavailable.
+        Raises: what `work` raises. IdTaken: a unique constraint is violated. Unavailable.
         """
         self._require_open()
         write = _Write(work)
         self._waiting.append(write)
         self._writer.submit(self._commit_waiting)
-        result: T = await asyncio.wrap_future(write.answer)
+        result: T = await asyncio.wrap_future(write.future)
         return result
 
     def _require_open(self) -> None:
@@ -168,66 +169,67 @@ class SqliteDatabase:
             self._idle.put(connection)
 
     def _commit_waiting(self) -> None:
-        """Commit all that has arrived while the last commit was on its way to the disk, and only then answer."""
+        """Commit all writes that arrived during the last commit, then set their results."""
         group: list[_Write] = []
         while self._waiting and len(group) < _GROUP_MAX:
             write = self._waiting.popleft()
-            if write.answer.set_running_or_notify_cancel():
+            if write.future.set_running_or_notify_cancel():
                 group.append(write)
         if not group:
             return
         try:
             self._commit(group)
-        except Exception as error:  # noqa: BLE001 - whatever it was, those who wait are told
+        except Exception as error:  # noqa: BLE001 - passed on to every caller of the group
             for write in group:
-                write.answer.set_exception(_translated(error))
+                write.future.set_exception(_translated(error))
             return
         for write in group:
             if write.error is None:
-                write.answer.set_result(write.result)
+                write.future.set_result(write.result)
             else:
-                write.answer.set_exception(_translated(write.error))
-        self._fold_log()
+                write.future.set_exception(_translated(write.error))
+        self._checkpoint_if_due()
 
     def _commit(self, group: list[_Write]) -> None:
         connection = self._connections[0]
         with _transaction(connection):
             for write in group:
-                # A savepoint for each: one that fails takes nothing of the others with it.
+                # One savepoint per write, so that a failed write does not roll back the others.
                 connection.execute("SAVEPOINT job")
                 try:
                     write.result = write.work(connection)
                 except Exception as error:
                     if not connection.in_transaction:
-                        raise  # SQLite itself has undone the whole group, on a full disk for example.
+                        raise  # SQLite has rolled back the whole transaction, for example because the disk is full.
                     connection.execute("ROLLBACK TO job")
                     write.error = error
                 connection.execute("RELEASE job")
 
-    def _fold_log(self) -> None:
-        """Move the write-ahead log's content into the file, if it has grown enough.
+    def _checkpoint_if_due(self) -> None:
+        """Checkpoint: copy the write-ahead log into the database file, if the log has grown large enough.
 
-        SQLite would do so by itself, beside other processes' commits. Before its version 3.51.3 that could corrupt the
-        file, though very rarely (https://sqlite.org/wal.html#walresetbug). In this mode they wait meanwhile.
+        SQLite's automatic checkpoints run concurrently with commits of other processes. Before version 3.51.3 that
+        could, very rarely, corrupt the file (https://sqlite.org/wal.html#walresetbug). A TRUNCATE checkpoint blocks
+        those commits.
         """
         size = self._log.stat().st_size
-        if size < self._log_limit:
+        if size < self._checkpoint_bytes:
             return
         connection = self._connections[0]
-        connection.execute(f"PRAGMA busy_timeout = {_FOLD_BUSY_MILLIS}")
+        connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_BUSY_MILLIS}")
         try:
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error:
-            busy = True  # A full disk, say. Nothing is lost: the log keeps what the file lacks.
+            busy = True  # For example a full disk. Nothing is lost: the changes stay in the log.
         connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_SECONDS * 1000)}")
-        # While someone goes on reading an old state, the log cannot be emptied: try again when it has grown further.
-        self._log_limit = size + _LOG_BYTES if busy else _LOG_BYTES
+        # The log cannot be truncated while a reader still uses an old snapshot: try again when it has grown further.
+        self._checkpoint_bytes = size + _CHECKPOINT_BYTES if busy else _CHECKPOINT_BYTES
 
     def _connect_all(self) -> None:
-        with _refusals(self._path):
+        with _as_cannot_start(self._path):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             migrations = read_migrations("sqlite")
-            _make(self._path)
+            _create(self._path)
             writer = self._connect()
             if (version := _schema_version(writer)) > len(migrations):
                 raise CannotStart(
@@ -238,7 +240,7 @@ class SqliteDatabase:
             if self._path.stat().st_size <= _QUICK_CHECK_MAX_BYTES:
                 found = str(writer.execute("PRAGMA quick_check(1)").fetchone()[0])
                 if found != "ok":
-                    reason, remedy = _REFUSALS[sqlite3.SQLITE_CORRUPT]
+                    reason, remedy = _OPERATOR_HINTS[sqlite3.SQLITE_CORRUPT]
                     raise CannotStart(f"open {self._path}", f"{reason} ({' '.join(found.split())})", remedy)
             _use_write_ahead_log(writer, self._path)
             self.applied = list(_migrate(writer, migrations))
@@ -250,12 +252,12 @@ class SqliteDatabase:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connections.append(connection)
-        # FULL, not NORMAL: in WAL mode only FULL syncs the log at each commit, so that what was acknowledged survives
-        # the loss of power and not just the death of the process.
+        # FULL, not NORMAL: in WAL mode only FULL syncs the log at each commit, so that acknowledged writes survive a
+        # power failure and not only a crash of the process.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA fullfsync = ON")  # where fsync alone leaves data in the drive's cache: macOS
+        connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone leaves data in the drive's cache
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _fold_log
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _checkpoint_if_due
         return connection
 
     def _disconnect_all(self) -> None:
@@ -265,16 +267,16 @@ class SqliteDatabase:
             self._connections.pop().close()
 
 
-def _make(path: Path) -> None:
-    """Make the file, empty and for its owner alone, unless there is one. SQLite's files beside it get the same mode."""
+def _create(path: Path) -> None:
+    """Create the file, empty and with mode 0600, unless it exists. SQLite gives its files beside it the same mode."""
     if path.exists():
         return
-    # Under another name, for closing it would take away the locks that others in this process have on it by then
+    # Created under another name: closing a database file releases all locks that this process has on it
     # (https://sqlite.org/howtocorrupt.html).
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
     os.close(descriptor)
     try:
-        with suppress(OSError):  # somebody was first, or there are no hard links here: then SQLite makes it
+        with suppress(OSError):  # another process was first, or hard links are not supported: then SQLite creates it
             os.link(name, path)
     finally:
         Path(name).unlink()
@@ -291,7 +293,8 @@ def _translated(error: Exception) -> Exception:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    # IMMEDIATE: wait for other processes now, while waiting is still possible, and not at the first write.
+    # IMMEDIATE: wait for other processes' transactions now. SQLite cannot wait later, when a read transaction first
+    # writes.
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -303,8 +306,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    """Say on one line why the file cannot be used."""
+def _as_cannot_start(path: Path) -> Iterator[None]:
+    """Translate errors of the file system and of SQLite to CannotStart, with what the operator can do."""
     try:
         yield
     except OSError as error:
@@ -313,13 +316,13 @@ def _refusals(path: Path) -> Iterator[None]:
             f"use the data directory {path.parent}", reason, "let this user write there, or set CDV_DATA_DIR to another"
         ) from error
     except sqlite3.Error as error:
-        known = _REFUSALS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
+        known = _OPERATOR_HINTS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
         reason, remedy = known or ("SQLite refuses", "see the SQLite documentation on this message")
         raise CannotStart(f"open {path}", f"{reason} ({error})", remedy) from error
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
-    """Switch the journal, a lasting property of the file. SQLite's own waiting does not cover this statement."""
+    """Switch the file to WAL mode, which is persistent. SQLite's busy timeout does not apply to this statement."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -340,12 +343,12 @@ def _schema_version(connection: sqlite3.Connection) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, migrations: list[tuple[str, str]]) -> Iterator[str]:
-    """Apply what is missing, each script in its own transaction, and yield the names of those.
+    """Apply the missing migrations, each in a transaction of its own, and yield their names.
 
-    Another process may be doing the same.
+    Safe while another process does the same.
     """
     while True:
-        # Entered even if nothing is missing: a file that cannot be written is found out here and not at a request.
+        # A write transaction even if nothing is missing: it fails here, and not at a request, if the file is read-only.
         with _transaction(connection):
             version = _schema_version(connection)
             if version >= len(migrations):
@@ -358,7 +361,7 @@ def _migrate(connection: sqlite3.Connection, migrations: list[tuple[str, str]]) 
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split a script, because sqlite3's executescript would commit before it begins."""
+    """Split a script into statements, because sqlite3's executescript commits the open transaction first."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

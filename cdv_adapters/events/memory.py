@@ -1,4 +1,4 @@
-"""Streams within this process, for embedding programs and tests: gone when it ends."""
+"""In-memory streams for embedding programs and tests. They are lost when the process ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _incarnations = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An event in its stream. `sequence`: its place, from 1, without holes. `stored_at`: when it came."""
+    """An event in its stream. `sequence`: its sequence number, from 1, without gaps. `stored_at`: when it was added."""
 
     sequence: int
     event: Event
@@ -31,7 +31,7 @@ class Message:
 
 @dataclass(slots=True)
 class Stream:
-    """`complete_since`: from when on it holds everything it was given; None: from the beginning."""
+    """One stream. `complete_since`: it holds all events published since then; None: all events ever published."""
 
     name: str
     subject_prefix: str
@@ -39,7 +39,7 @@ class Stream:
     messages: deque[Message] = field(default_factory=deque)
     last_sequence: int = 0
     created: str = field(default_factory=lambda: f"memory-{next(_incarnations)}")
-    # Event id → (stream sequence, when it came), in the order in which they came.
+    # Event id → (stream sequence, when it was added), oldest first.
     recent: dict[str, tuple[int, datetime]] = field(default_factory=dict)
 
     def state(self) -> StreamState:
@@ -56,7 +56,7 @@ class Stream:
 
 
 class MemoryEventBus(EventBus):
-    """Keeps the latest `max_messages` of each stream. For one event loop."""
+    """Keeps the latest `max_messages` messages of each stream. Must be used from one event loop only."""
 
     def __init__(self, clock: Clock, *, max_messages: int = MESSAGES_MAX) -> None:
         self._clock = clock
@@ -66,22 +66,22 @@ class MemoryEventBus(EventBus):
 
     async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
         unchanged = [state for state in onto if self._is_unchanged(state)]
-        answers: list[Acknowledged | None] = []
+        results: list[Acknowledged | None] = []
         held_up = set()
         for entry in entries:
             stream = next((self._streams[it.name] for it in unchanged if it.carries(entry.event)), None)
             if stream is None:
                 held_up.add(entry.event.did)
-            answers.append(None if stream is None or entry.event.did in held_up else self._keep(stream, entry.event))
+            results.append(None if stream is None or entry.event.did in held_up else self._append(stream, entry.event))
         self._changed.set()
         self._changed = anyio.Event()
-        return answers
+        return results
 
     def _is_unchanged(self, state: StreamState) -> bool:
         stream = self._streams[state.name]
         return (stream.created, stream.last_sequence) == (state.created, state.last_sequence)
 
-    def _keep(self, stream: Stream, event: Event) -> Acknowledged:
+    def _append(self, stream: Stream, event: Event) -> Acknowledged:
         now = self._clock.now()
         while stream.recent and now - next(iter(stream.recent.values()))[1] >= DUPLICATE_WINDOW:
             del stream.recent[next(iter(stream.recent))]
@@ -103,15 +103,16 @@ class MemoryEventBus(EventBus):
                 yield StreamMessage(message.sequence, message.event.event_id, message.stored_at)
 
     async def follow(self, stream: str, after: int = 0) -> AsyncGenerator[Message]:
-        """Yield what `stream` (RA_RECORDS or RA_MEDIA) holds after that sequence, then what comes, without an end.
+        """Yield the messages of `stream` (RA_RECORDS or RA_MEDIA) after that sequence, then new ones, without end.
 
-        A follower who falls behind by more than the stream keeps misses what was dropped: the sequences show it.
+        A follower that falls behind by more than the stream keeps misses messages; gaps in the sequence numbers show
+        this.
         """
         messages = self._streams[stream].messages
         while True:
             changed = self._changed
             count_new = min(self._streams[stream].last_sequence - after, len(messages))
-            for message in [messages[place] for place in range(-count_new, 0)]:
+            for message in [messages[index] for index in range(-count_new, 0)]:
                 after = message.sequence
                 yield message
             await changed.wait()

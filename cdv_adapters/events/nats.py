@@ -1,4 +1,4 @@
-"""Events in NATS JetStream: what it looks like from the outside. Connecting, publishing and settings are beside it."""
+"""The event bus on NATS JetStream. Connecting, publishing and stream settings are in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from cdv_core.errors import Unavailable
 from cdv_core.ports.events import STREAMS, Acknowledged, EventBus, StreamMessage, StreamState
 from cdv_core.ports.outbox import OpLogEntry
 
-PUBLISH_TIMEOUT_SECONDS: Final = 5.0  # ours: of one call, however many entries
-_IDS_AT_ONCE: Final = 1000
-_READER_LIFE_SECONDS: Final = 60.0  # ours: after so long the server forgets a reader that has gone without a word
+PUBLISH_TIMEOUT_SECONDS: Final = 5.0  # ours: for one call, however many entries
+_FETCH_MAX: Final = 1000
+_READER_INACTIVE_SECONDS: Final = 60.0  # ours: the server deletes a consumer that was left behind after this time
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -39,10 +39,11 @@ _FIRST_WITH_BATCHES: Final = (2, 12)
 
 
 class NatsEventBus(EventBus):
-    """Publishes to RA_RECORDS and RA_MEDIA, which are made, with their consumers, where they are not there.
+    """Publishes to the streams RA_RECORDS and RA_MEDIA. Creates them and their consumers if they do not exist.
 
-    As a context manager it is connected in the background while the block runs; a broker need not be there yet. What
-    exists with other settings is left as it is and listed in `differences`. Needs NATS 2.10 or newer.
+    As a context manager it keeps a connection in the background while the block runs; the broker may be down at first.
+    Existing streams and consumers with other settings are not changed, but listed in `differences`. Requires NATS 2.10
+    or newer.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class NatsEventBus(EventBus):
         await self._connection.__aexit__(*exception)
 
     async def connected(self) -> None:
-        """Return when there is a connection and the streams have been verified, however long that takes."""
+        """Return when there is a connection and the streams have been verified, without a time limit."""
         await self._connection.ready()
 
     async def check(self) -> None:
-        """Return when JetStream answers for each stream. Raises: Unavailable: it does not, within seconds."""
-        with suppress(TimeoutError):  # just opened, it may be about to
+        """Return when JetStream has answered for each stream. Raises: Unavailable: it did not within seconds."""
+        with suppress(TimeoutError):  # just after opening, the first connection attempt may still be running
             async with asyncio.timeout(API_TIMEOUT_SECONDS):
                 await self._connection.tried()
         await self.streams()
@@ -80,7 +81,7 @@ class NatsEventBus(EventBus):
         with span(
             "publish a batch", attributes={"messaging.system": "nats", "messaging.batch.message_count": len(entries)}
         ):
-            return await Publication(self._connection, self._timeout_seconds, self._batching).of(entries, onto)
+            return await Publication(self._connection, self._timeout_seconds, self._batching).publish(entries, onto)
 
     async def streams(self) -> list[StreamState]:
         client = self._connection.client
@@ -98,11 +99,11 @@ class NatsEventBus(EventBus):
     async def message_ids(self, stream: StreamState, after: int = 0) -> AsyncGenerator[StreamMessage]:
         async with aclosing(self._messages(stream, after, headers_only=True)) as messages:
             async for message in messages:
-                held, message_id = message.metadata, (message.headers or {}).get("Nats-Msg-Id", "")
-                yield StreamMessage(held.sequence.stream, event_id(message_id), held.timestamp)
+                metadata, message_id = message.metadata, (message.headers or {}).get("Nats-Msg-Id", "")
+                yield StreamMessage(metadata.sequence.stream, event_id(message_id), metadata.timestamp)
 
     async def envelopes(self, stream: StreamState, after: int) -> AsyncGenerator[bytes]:
-        """Yield the events that `message_ids` would name. Raises: Unavailable."""
+        """Yield the envelopes of the events whose ids `message_ids` yields. Raises: Unavailable."""
         async with aclosing(self._messages(stream, after, headers_only=False)) as messages:
             async for message in messages:
                 yield message.data
@@ -116,7 +117,7 @@ class NatsEventBus(EventBus):
             headers_only=headers_only,
             mem_storage=True,
             num_replicas=1,
-            inactive_threshold=_READER_LIFE_SECONDS,
+            inactive_threshold=_READER_INACTIVE_SECONDS,
         )
         with _translated():
             subscription = await jetstream.pull_subscribe(
@@ -127,13 +128,15 @@ class NatsEventBus(EventBus):
         try:
             while pending:
                 with _translated():
-                    messages = await subscription.fetch(_IDS_AT_ONCE, timeout=API_TIMEOUT_SECONDS)
+                    messages = await subscription.fetch(_FETCH_MAX, timeout=API_TIMEOUT_SECONDS)
                 for message in messages:
-                    place, pending = message.metadata.sequence, message.metadata.num_pending
+                    sequence, pending = message.metadata.sequence, message.metadata.num_pending
                     delivered += 1
-                    if place.consumer != delivered:  # one got lost on its way: without it this would look like a loss
+                    if sequence.consumer != delivered:
+                        # A message was lost between server and client. Skipped, it would look as if the stream had
+                        # lost it.
                         raise Unavailable("events")
-                    if place.stream > stream.last_sequence:
+                    if sequence.stream > stream.last_sequence:
                         return
                     yield message
         finally:
@@ -142,36 +145,38 @@ class NatsEventBus(EventBus):
                 await jetstream.delete_consumer(stream.name, info.name)
 
     async def _infos(self, client: Client) -> list[dict[str, Any]]:
-        return list(await asyncio.gather(*(self._connection.ask(client, f"STREAM.INFO.{name}") for name in STREAMS)))
+        return list(
+            await asyncio.gather(*(self._connection.request(client, f"STREAM.INFO.{name}") for name in STREAMS))
+        )
 
     async def _verify(self, client: Client) -> None:
-        """Make what is not there, and compare what is with what it should be."""
+        """Create the streams and consumers that do not exist, and compare the others with their configuration."""
         found: list[StreamConfigDifference] = []
         for name in STREAMS:
-            wanted = self._settings.stream(name, batching=_knows_batches(client))
+            wanted = self._settings.stream(name, batching=_supports_batches(client))
             info = await self._existing(client, f"STREAM.INFO.{name}", _STREAM_NOT_FOUND)
-            info = info or await self._connection.ask(client, f"STREAM.CREATE.{name}", wanted)
+            info = info or await self._connection.request(client, f"STREAM.CREATE.{name}", wanted)
             found += differences(name, wanted, info["config"])
             for consumer in CONSUMERS:
                 wanted = self._settings.consumer(consumer)
                 request = {"stream_name": name, "config": wanted, "action": "create"}
                 info = await self._existing(client, f"CONSUMER.INFO.{name}.{consumer}", _CONSUMER_NOT_FOUND)
-                info = info or await self._connection.ask(client, f"CONSUMER.CREATE.{name}.{consumer}", request)
+                info = info or await self._connection.request(client, f"CONSUMER.CREATE.{name}.{consumer}", request)
                 found += differences(f"{name}/{consumer}", wanted, info["config"])
         for difference in set(found) - set(self.differences):
-            logger.warning("NATS is not set up as configured, and is left so: {}", difference)
+            logger.warning("a setting in NATS differs from the configuration and is not changed: {}", difference)
         self.differences = tuple(found)
 
     async def _existing(self, client: Client, subject: str, not_found: int) -> dict[str, Any] | None:
         try:
-            return await self._connection.ask(client, subject)
+            return await self._connection.request(client, subject)
         except APIError as error:
             if error.err_code != not_found:
                 raise
             return None
 
 
-def _knows_batches(client: Client) -> bool:
+def _supports_batches(client: Client) -> bool:
     version = client.connected_server_version
     return (version.major, version.minor) >= _FIRST_WITH_BATCHES
 
@@ -181,7 +186,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        # nats-py cancels whoever waits on a connection that closes. Only when this task is to end is it meant.
+        # nats-py cancels calls that wait on a connection that closes. Only a cancellation of this task is passed on.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise

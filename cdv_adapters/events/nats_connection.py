@@ -1,8 +1,9 @@
-"""One connection to NATS at a time, made in the background, and another whenever it breaks, for ever.
+"""Keeps one connection to NATS open in the background, and replaces it whenever it breaks.
 
-A connection is never mended. nats-py's own way to reconnect sends what it had buffered after what was lost at the
-break, and so out of order; here a broken connection's client goes with all it held, and what was under way on it is
-not acknowledged. A new client also reads the credentials afresh, so that rotated ones need no restart.
+nats-py's own reconnect is not used: it sends messages that it had buffered although earlier ones were lost with the old
+connection, and so breaks their order. Here a broken connection is dropped together with its client and its buffer, and
+messages in flight on it stay unacknowledged. A new client also reads the credentials again, so that rotated ones take
+effect without a restart.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from cdv_adapters.cancellation import cancel_and_wait
 from cdv_core.errors import Unavailable
 
 Secret: TypeAlias = str | Callable[[], Awaitable[str]]
-"""A value, or what gives its present one, asked each time a connection is made."""
+"""A value, or a function that returns the current one and is called for each new connection."""
 
 API_TIMEOUT_SECONDS: Final = 3.0
 _CONNECT_TIMEOUT_SECONDS: Final = 5.0
-_PREPARE_TIMEOUT_SECONDS: Final = 20.0  # ours: a cluster may be electing who answers
+_PREPARE_TIMEOUT_SECONDS: Final = 20.0  # ours: a cluster may be electing a leader
 _CLOSE_TIMEOUT_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
-_LAST_PAUSE_SECONDS: Final = 2.0  # ours: a broker that is back is noticed this soon
+_LAST_PAUSE_SECONDS: Final = 2.0  # ours: the longest delay until a broker that is up again is noticed
 _PING_EVERY_SECONDS: Final = 2.0
-# More than is ever under way at once: beyond it nats-py would wait for the socket, and swallow being cancelled.
+# More than is ever in flight: beyond this limit nats-py waits for the socket, and ignores cancellation while it does.
 _PENDING_BYTES: Final = 64 * 1024**2
 _DEFAULT_PORT: Final = 4222
 
 
 @dataclass(frozen=True, slots=True)
 class NatsAccess:
-    """Where the broker is and how to be let in.
+    """The broker's address and the credentials for it.
 
     `url`: `nats://` or `tls://`, several separated by commas; may hold `user:password@` or `token@`, percent-encoded.
-    `credentials`: the text of a .creds file, or its path. `tls_ca`: whom to trust instead of the system's; given, or
-    with `tls://`, a server that does not encrypt is refused.
+    `credentials`: the text of a .creds file, or its path. `tls_ca`: the CA to trust instead of the system's. With
+    `tls_ca` or with `tls://`, TLS is required: a server without it is rejected.
     """
 
     url: Secret
@@ -57,8 +58,10 @@ class NatsAccess:
 
 
 class NatsConnection:
-    """`prepare`: run on each new connection before anyone else may use it. `ping_subject`: of the JetStream API, any
-    answer shows life.
+    """A connection that is replaced when it breaks.
+
+    `prepare`: called with each new connection before it is used for anything else. `ping_subject`: a subject of the
+    JetStream API; any reply to a request there shows that the connection is alive.
     """
 
     def __init__(self, access: NatsAccess, prepare: Callable[[Client], Awaitable[None]], ping_subject: str) -> None:
@@ -71,11 +74,11 @@ class NatsConnection:
         self._tried = asyncio.Event()
         self._awaited: set[asyncio.Future[Any]] = set()
         self._problem: Exception | None = None
-        self._refusal: Exception | None = None  # what nats-py swallows when it gives a server up
+        self._server_error: Exception | None = None  # the cause, which nats-py's NoServersError does not carry
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to connect. Returns at once, whether or not there is a broker."""
+        """Start to connect in the background. Returns at once, even if the broker is down."""
         self._keeper = asyncio.create_task(self._keep_connected(), name="NATS connection")
         return self
 
@@ -85,21 +88,21 @@ class NatsConnection:
 
     @property
     def client(self) -> NatsClient:
-        """Raises: Unavailable: there is no connection now; its cause is why."""
+        """The current connection's client. Raises: Unavailable: there is no connection; its cause says why."""
         if self._client is None:
             raise Unavailable("events") from self._problem
         return self._client
 
     async def ready(self) -> None:
-        """Return when there is a connection, however long that takes."""
+        """Return when there is a connection, without a time limit."""
         await self._ready.wait()
 
     async def tried(self) -> None:
-        """Return when the first attempt has ended, well or not: at once ever after."""
+        """Return when the first connection attempt has succeeded or failed; at once if it already has."""
         await self._tried.wait()
 
     async def settle(self, futures: Collection[asyncio.Future[Any]], timeout_seconds: float) -> None:
-        """Return when all are done, the time is up, or the connection is lost; what is not done then is cancelled."""
+        """Return when all futures are done, the timeout has passed or the connection is lost; cancel the others."""
         self._awaited.update(futures)
         try:
             if futures:
@@ -108,19 +111,20 @@ class NatsConnection:
             self._awaited.difference_update(futures)
             _cancel(futures)
 
-    async def ask(self, client: Client, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return JetStream's answer to `$JS.API.{subject}`.
+    async def request(self, client: Client, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return JetStream's reply to a request to `$JS.API.{subject}`.
 
-        Raises: APIError: it says no. Unavailable: the connection was lost. nats.errors.Error: nobody answers.
+        Raises: APIError: JetStream returned an error. Unavailable: the connection was lost. nats.errors.Error: no
+        reply.
         """
-        payload = b"" if request is None else json.dumps(request).encode()
-        asking = asyncio.ensure_future(client.request(f"$JS.API.{subject}", payload, timeout=API_TIMEOUT_SECONDS))
-        await self.settle([asking], 2 * API_TIMEOUT_SECONDS)
-        if not asking.done() or asking.cancelled():
+        payload = b"" if body is None else json.dumps(body).encode()
+        request = asyncio.ensure_future(client.request(f"$JS.API.{subject}", payload, timeout=API_TIMEOUT_SECONDS))
+        await self.settle([request], 2 * API_TIMEOUT_SECONDS)
+        if not request.done() or request.cancelled():
             raise Unavailable("events") from self._problem
-        answer: dict[str, Any] = json.loads(asking.result().data)
-        raise_error(answer)
-        return answer
+        reply: dict[str, Any] = json.loads(request.result().data)
+        raise_error(reply)
+        return reply
 
     async def _keep_connected(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -136,10 +140,10 @@ class NatsConnection:
                 self._tried.set()
                 logger.info("connected to NATS at {}", _address(client))
                 await self._watch(client)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may go better
-                problem = self._refusal if isinstance(error, nats.errors.NoServersError) else error
+            except Exception as error:  # noqa: BLE001 - after any error, the next attempt may succeed
+                problem = self._server_error if isinstance(error, nats.errors.NoServersError) else error
                 if str(problem) != str(self._problem):
-                    logger.warning("no connection to NATS, trying on: {!r}", problem)
+                    logger.warning("no connection to NATS, retrying: {!r}", problem)
                 self._problem = problem
                 self._tried.set()
             finally:
@@ -162,7 +166,7 @@ class NatsConnection:
                     f"{url.scheme}://{url.hostname}:{url.port or _DEFAULT_PORT}",
                     name="cdv",
                     allow_reconnect=False,
-                    max_reconnect_attempts=1,  # or it would go on for ever, with that server and those credentials
+                    max_reconnect_attempts=1,  # otherwise it would retry this server and these credentials for ever
                     reconnect_time_wait=0,
                     connect_timeout=int(_CONNECT_TIMEOUT_SECONDS),
                     pending_size=_PENDING_BYTES,
@@ -178,20 +182,23 @@ class NatsConnection:
         return client
 
     async def _watch(self, client: Client) -> None:
-        """Raises: ConnectionError, nats.errors.Error: the connection is lost. A peer that is silent is lost too."""
+        """Ping the server until the connection is lost. A server that does not reply counts as lost.
+
+        Raises: ConnectionError, nats.errors.Error: the connection is lost.
+        """
         while not self._lost.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PING_EVERY_SECONDS):
                     await self._lost.wait()
                 break
-            # Not nats-py's flush: a PONG that comes after its timeout ends the client's reading without a word.
+            # Not nats-py's flush: a PONG that arrives after its timeout silently ends the client's read loop.
             with suppress(APIError, nats.errors.NoRespondersError):
-                await self.ask(client, self._ping_subject)
+                await self.request(client, self._ping_subject)
         raise ConnectionError("the connection was closed")
 
     async def _on_error(self, error: Exception) -> None:
         logger.debug("NATS: {!r}", error)
-        self._refusal = error
+        self._server_error = error
         if isinstance(error, nats.errors.StaleConnectionError | OSError):
             await self._on_closed()
 
@@ -200,9 +207,9 @@ class NatsConnection:
         _cancel(self._awaited)
 
 
-def raise_error(answer: Mapping[str, Any]) -> None:
-    """Raises: APIError: JetStream has answered with an error."""
-    if error := answer.get("error"):
+def raise_error(reply: Mapping[str, Any]) -> None:
+    """Raises: APIError: JetStream replied with an error."""
+    if error := reply.get("error"):
         raise APIError(error.get("code"), error.get("description"), error.get("err_code"))
 
 
@@ -212,13 +219,13 @@ class NatsClient(Client):
         self._must_encrypt = must_encrypt
 
     def _connect_command(self) -> bytes:
-        # nats-py encrypts when the server asks for it; whoever pretends to be one that does not would get the password.
+        # nats-py uses TLS only if the server asks for it. A fake server that does not would get the password.
         if self._must_encrypt and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         return super()._connect_command()
 
     async def send(self, messages: bytes) -> None:
-        """Send messages as the wire has them. nats-py looks through each header of each message, which takes longer.
+        """Send messages already in wire format. Faster than nats-py's publish, which checks each header.
 
         Raises: ConnectionClosedError.
         """
@@ -228,7 +235,7 @@ class NatsClient(Client):
         await self._flush_pending()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        # What is buffered does not go out any more, and a peer that does not read cannot keep the socket open.
+        # Discard the buffer and abort: otherwise a peer that does not read could keep the socket open.
         self._pending.clear()
         self._pending_data_size = 0
         if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:  # noqa: SLF001
@@ -240,7 +247,7 @@ async def _drop(client: Client) -> None:
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
             await client.close()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide why the client goes
+    except Exception as error:  # noqa: BLE001 - must not hide the error because of which the client is dropped
         logger.debug("NATS: closing: {!r}", error)
 
 
@@ -249,7 +256,7 @@ async def _present(secret: Secret) -> str:
 
 
 def _split(url: str) -> SplitResult:
-    """Raises: ValueError: it is no address. It is not repeated: it may hold a password."""
+    """Parse an address. Raises: ValueError: it is invalid; the message leaves it out, as it may hold a password."""
     with suppress(ValueError):
         parts = urlsplit(url.strip() if "://" in url else f"nats://{url.strip()}")
         if parts.hostname and parts.port != 0:

@@ -1,9 +1,11 @@
-"""How events get into a stream: in the order in which they are sent or not at all, though many are under way at once.
+"""Publishes events to JetStream in order, with many messages in flight at once.
 
-Each message says which sequence its stream must have reached before it (Nats-Expected-Last-Sequence). When one is not
-taken, none after it is; and nothing is taken by a stream that does not end where the caller saw it end.
+Each message carries the last sequence number that its stream must have (Nats-Expected-Last-Sequence). If the stream
+rejects a message, it rejects every later one too, and it rejects all of them if its last sequence number is not the one
+that the caller saw.
 
-Many go as one atomic batch where the stream allows that: the broker then syncs once for all of them, not once for each.
+Many messages are sent as one atomic batch if the stream allows that: the broker then syncs to disk once per batch
+instead of once per message.
 """
 
 from __future__ import annotations
@@ -33,19 +35,19 @@ from cdv_core.ports.outbox import OpLogEntry
 _MESSAGE_NOT_FOUND: Final = 10037
 _TOO_LARGE: Final = 10054
 _WRONG_LAST_SEQUENCE: Final = 10071
-_GARBAGE: Final = (ValueError, LookupError, TypeError, AttributeError)  # what reading an answer of no sense raises
-_SENT_AT_ONCE: Final = 50  # ours: then requests have their turn
-_BATCH_FROM: Final = 16  # ours: a batch costs the broker files of its own, as much as syncing about so many messages
+_MALFORMED_REPLY: Final = (ValueError, LookupError, TypeError, AttributeError)  # raised by parsing a malformed reply
+_MESSAGES_PER_WRITE: Final = 50  # ours: after each write, the event loop serves requests
+_BATCH_FROM: Final = 16  # ours: for a batch the broker writes files, which costs about as much as syncing 16 messages
 
 
 def event_id(message_id: str) -> str:
-    """Return the event's id: a message that had to be sent under another id has it up to the first dot."""
+    """Return the event's id: the message id up to the first dot. A republished message has a suffix after it."""
     return message_id.partition(".")[0]
 
 
 @dataclass(slots=True)
-class _End:
-    """Where a stream ends: `sequence` of its last message."""
+class _StreamEnd:
+    """The end of a stream. `sequence`: the sequence number of its last message."""
 
     name: str
     carries: Callable[[Event], bool]
@@ -62,13 +64,13 @@ class _Ack:
 class _Message:
     event: Event
     headers: dict[str, str]
-    answered: bool = True
+    wants_reply: bool = True
 
 
 class Publication:
-    """One call of `publish`, on one connection, for a bounded time.
+    """One call of `NatsEventBus.publish`, on one connection, with one deadline.
 
-    `batching`: the names of the streams that take atomic batches.
+    `batching`: the names of the streams that allow atomic batches.
     """
 
     def __init__(self, connection: NatsConnection, timeout_seconds: float, batching: Collection[str]) -> None:
@@ -79,17 +81,17 @@ class Publication:
         self._acknowledged: dict[int, Acknowledged] = {}
         self._too_large: set[int] = set()  # entries, by their sequence
 
-    async def of(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
-        """Add the entries to their streams.
+    async def publish(self, entries: Sequence[OpLogEntry], onto: Sequence[StreamState]) -> list[Acknowledged | None]:
+        """Add the entries to their streams and return one acknowledgement per entry, None if it was not added.
 
-        Of a DID with events for both streams, those for one are acknowledged before those for the other are sent.
+        If a DID has events for both streams, those for one are acknowledged before those for the other are sent.
         """
-        ends = [_End(state.name, state.carries, state.last_sequence) for state in onto]
+        ends = [_StreamEnd(state.name, state.carries, state.last_sequence) for state in onto]
         waiting = list(entries)
         while waiting:
-            sent, waiting = _round(waiting)
+            sent, waiting = _split_by_stream(waiting)
             outcomes = await asyncio.gather(*(self._add(end, sent) for end in ends), return_exceptions=True)
-            # Only now that all have ended: none may go on publishing when the caller has given up its lease.
+            # Raise only after all have ended: none may still publish after the caller has released its lease.
             for outcome in outcomes:
                 if outcome is not None:
                     raise outcome
@@ -97,46 +99,49 @@ class Publication:
             waiting = [entry for entry in waiting if entry.event.did not in held_up]
         return [self._acknowledged.get(entry.sequence) for entry in entries]
 
-    async def _add(self, end: _End, sent: Sequence[OpLogEntry]) -> None:
-        """Add the stream's part of what is sent, until one is not acknowledged.
+    async def _add(self, end: _StreamEnd, sent: Sequence[OpLogEntry]) -> None:
+        """Add this stream's entries in order; stop at the first that is not acknowledged.
 
-        One that the stream will never take, being too large, holds up only what comes after it of the same DID.
-        As a batch, if it takes it. Otherwise one by one as long as the stream recognises them, for then it must be
-        asked whether it still holds them; from the first that is new to it on, all at once.
+        An entry that is too large for the stream blocks only later entries of the same DID.
+
+        The entries are sent as an atomic batch if possible. Otherwise they are sent one by one as long as the stream
+        reports duplicates, because for each duplicate it must be asked whether it still stores the message; after the
+        first that is not a duplicate, all the others are sent at once.
         """
         entries = [entry for entry in sent if end.carries(entry.event)]
         if len(entries) >= _BATCH_FROM and end.name in self._batching and await self._add_batch(end, entries):
             return
-        place = 0
-        while place < len(entries):
-            entry = entries[place]
-            recognised = await self._add_one(end, entry)
-            if recognised is None and entry.sequence not in self._too_large:
+        index = 0
+        while index < len(entries):
+            entry = entries[index]
+            is_duplicate = await self._add_one(end, entry)
+            if is_duplicate is None and entry.sequence not in self._too_large:
                 return
-            place += 1
-            if recognised is None:
-                entries[place:] = [it for it in entries[place:] if it.event.did != entry.event.did]
-            elif not recognised:
-                place += await self._add_all(end, entries[place:])
+            index += 1
+            if is_duplicate is None:
+                entries[index:] = [it for it in entries[index:] if it.event.did != entry.event.did]
+            elif not is_duplicate:
+                index += await self._add_all(end, entries[index:])
 
-    async def _add_one(self, end: _End, entry: OpLogEntry) -> bool | None:
-        """Return whether the stream recognised the event's id; None if it did not acknowledge the event."""
+    async def _add_one(self, end: _StreamEnd, entry: OpLogEntry) -> bool | None:
+        """Return whether the event's id is a duplicate in the stream; None if the event was not acknowledged."""
         message_id = entry.event.event_id
         while True:
             (ack,) = await self._send(end, [(entry, message_id)])
-            held = await self._held(end, ack.seq) if ack and ack.duplicate else None
-            if ack is None or (ack.duplicate and held is None):
+            stored_id = await self._event_id_at(end, ack.seq) if ack and ack.duplicate else None
+            if ack is None or (ack.duplicate and stored_id is None):
                 return None
             if not ack.duplicate:
                 end.sequence = ack.seq
-            if not ack.duplicate or held == entry.event.event_id:
+            if not ack.duplicate or stored_id == entry.event.event_id:
                 self._acknowledged[entry.sequence] = Acknowledged(ack.seq, duplicate=ack.duplicate)
                 return ack.duplicate or message_id != entry.event.event_id
-            # Purged, and still recognised. Every relay that finds this out gives it the same new id.
+            # The message was purged, but its id is still in the duplicate window: publish it under another id. Every
+            # relay that finds the same duplicate derives the same new id.
             message_id = f"{entry.event.event_id}.{ack.seq}"
 
-    async def _add_all(self, end: _End, entries: Sequence[OpLogEntry]) -> int:
-        """Return how many, from the first on, were new to the stream and are acknowledged."""
+    async def _add_all(self, end: _StreamEnd, entries: Sequence[OpLogEntry]) -> int:
+        """Send all entries; return how many, counted from the first, were acknowledged as new messages."""
         acks = await self._send(end, [(entry, entry.event.event_id) for entry in entries])
         for count, (entry, ack) in enumerate(zip(entries, acks, strict=True)):
             if ack is None or ack.duplicate:
@@ -145,105 +150,110 @@ class Publication:
             self._acknowledged[entry.sequence] = Acknowledged(ack.seq)
         return len(entries)
 
-    async def _add_batch(self, end: _End, entries: Sequence[OpLogEntry]) -> bool:
-        """Add all of them or none. Return False if none was added, and one by one some may be."""
+    async def _add_batch(self, end: _StreamEnd, entries: Sequence[OpLogEntry]) -> bool:
+        """Add all entries or none. Return False if the stream rejected the batch and the entries can be sent singly."""
         batch, last = self._client.new_inbox().rpartition(".")[2], len(entries) - 1
         messages = []
-        for place, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             headers = {"Nats-Msg-Id": entry.event.event_id, "Nats-Batch-Id": batch}
-            headers["Nats-Batch-Sequence"] = str(place + 1)
-            if place == 0:
-                headers |= _onto(end.name, end.sequence)
-            if place == last:
+            headers["Nats-Batch-Sequence"] = str(index + 1)
+            if index == 0:
+                headers |= _expect_headers(end.name, end.sequence)
+            if index == last:
                 headers["Nats-Batch-Commit"] = "1"
-            messages.append(_Message(entry.event, headers, answered=place in (0, last)))
+            messages.append(_Message(entry.event, headers, wants_reply=index in (0, last)))
         opened, committed = await self._exchange(messages)
         try:
-            _raise_refusal(opened)
+            _raise_rejection(opened)
             end.sequence = _ack(committed).seq
-        except APIError:  # it recognises one of them, or limits batches: one by one shows what is wrong, if anything
+        except APIError:
+            # One entry is a duplicate, or the server limits batches. Sent singly, an entry that is at fault shows.
             return False
         except nats.errors.Error as error:
-            _tell(end, error)
+            _log_rejection(end, error)
             return True
         first = end.sequence - last
-        self._acknowledged |= {entry.sequence: Acknowledged(first + place) for place, entry in enumerate(entries)}
+        self._acknowledged |= {entry.sequence: Acknowledged(first + index) for index, entry in enumerate(entries)}
         return True
 
-    async def _send(self, end: _End, messages: Sequence[tuple[OpLogEntry, str]]) -> list[_Ack | None]:
-        """Send all of them and return what the stream says of each; None where it does not take it, or says nothing."""
+    async def _send(self, end: _StreamEnd, messages: Sequence[tuple[OpLogEntry, str]]) -> list[_Ack | None]:
+        """Send all messages; return each one's acknowledgement, None if it was rejected or got no reply."""
         if not messages:
             return []
         numbered = enumerate(messages, end.sequence)
-        answers = await self._exchange(
-            [_Message(entry.event, {"Nats-Msg-Id": it, **_onto(end.name, last)}) for last, (entry, it) in numbered]
+        replies = await self._exchange(
+            [
+                _Message(entry.event, {"Nats-Msg-Id": message_id, **_expect_headers(end.name, last)})
+                for last, (entry, message_id) in numbered
+            ]
         )
         acks: list[_Ack | None] = []
-        for answer in answers:
+        for reply in replies:
             try:
-                acks.append(_ack(answer))
+                acks.append(_ack(reply))
             except nats.errors.Error as error:
-                if all(acks):  # those after the first fail because it did
-                    _tell(end, error)
+                if all(acks):  # log the first failure only: the later ones follow from it
+                    _log_rejection(end, error)
                 if len(messages) == 1 and _is_too_large(error):
                     self._too_large.add(messages[0][0].sequence)
                 acks.append(None)
         return acks
 
     async def _exchange(self, messages: Sequence[_Message]) -> list[Msg | nats.errors.Error]:
-        """Send all of them and return what comes back of each that is answered, or why nothing does."""
-        answers = _Answers(sum(message.answered for message in messages))
-        problem = nats.errors.Error("no answer in time, or the connection was lost")
+        """Send all messages; return for each that wants a reply the reply, or the error that kept it from arriving."""
+        replies = _ReplyCollector(sum(message.wants_reply for message in messages))
+        problem = nats.errors.Error("no reply within the timeout, or the connection was lost")
         inbox = self._client.new_inbox()
         remaining = max(self._deadline - asyncio.get_running_loop().time(), 0)
-        place = 0
+        reply_index = 0
         try:
-            # One subscription for all answers, and not a request for each event: docs/adr/012-fewer-instructions.md.
-            subscription = await self._client.subscribe(f"{inbox}.*", cb=answers.take)
+            # One subscription for all replies instead of a request per event: docs/adr/012-fewer-instructions.md.
+            subscription = await self._client.subscribe(f"{inbox}.*", cb=replies.receive)
             try:
-                for begin in range(0, len(messages), _SENT_AT_ONCE):
+                for begin in range(0, len(messages), _MESSAGES_PER_WRITE):
                     encoded = []
-                    for message in messages[begin : begin + _SENT_AT_ONCE]:
-                        encoded.append(self._encoded(message, f"{inbox}.{place}" if message.answered else ""))
-                        place += message.answered
+                    for message in messages[begin : begin + _MESSAGES_PER_WRITE]:
+                        reply_to = f"{inbox}.{reply_index}" if message.wants_reply else ""
+                        encoded.append(self._encoded(message, reply_to))
+                        reply_index += message.wants_reply
                     await self._client.send(b"".join(encoded))
-                    await asyncio.sleep(0)  # requests wait meanwhile
-                await self._connection.settle([answers.complete], remaining)
+                    await asyncio.sleep(0)  # let the event loop serve requests
+                await self._connection.settle([replies.complete], remaining)
             finally:
-                with suppress(nats.errors.Error):  # it went with the connection
+                with suppress(nats.errors.Error):  # the connection may be closed, and the subscription with it
                     await subscription.unsubscribe()
         except nats.errors.Error as error:
             problem = error
         except OSError as error:
             problem = nats.errors.Error(str(error))
-        return [problem if answer is None else answer for answer in answers.messages]
+        return [problem if reply is None else reply for reply in replies.messages]
 
-    def _encoded(self, message: _Message, reply: str) -> bytes:
-        """Return the message as it goes over the wire. Raises: MaxPayloadError: the broker takes no larger ones."""
+    def _encoded(self, message: _Message, reply_to: str) -> bytes:
+        """Return the message in wire format. Raises: MaxPayloadError: it is larger than the broker accepts."""
         event, headers = message.event, message.headers
         attributes = {"messaging.system": "nats", "messaging.destination.name": event.subject}
-        parent = trace_context(event.traceparent)  # code of before stored whatever it was given
+        parent = trace_context(event.traceparent)  # earlier versions stored it unchecked
         with span("publish", "producer", attributes, parent=parent) as publishing:
             traceparent = publishing.traceparent or parent
             if traceparent:
                 headers["traceparent"] = traceparent
-        # None of the others has a line break: they are identifiers, and numbers.
+        # Values need no escaping: they are identifiers and numbers, without line breaks.
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"NATS/1.0\r\n{lines}\r\n".encode()
         size = len(head) + len(event.envelope)
         if size > self._client.max_payload:
             raise nats.errors.MaxPayloadError
-        command = f"HPUB {event.subject} {reply} {len(head)} {size}\r\n".encode()
+        command = f"HPUB {event.subject} {reply_to} {len(head)} {size}\r\n".encode()
         return b"%b%b%b\r\n" % (command, head, event.envelope)
 
-    async def _held(self, end: _End, sequence: int) -> str | None:
-        """Return the id of the event at that place, "" if there is none, None if the stream does not answer."""
+    async def _event_id_at(self, end: _StreamEnd, sequence: int) -> str | None:
+        """Return the id of the event with that sequence number, "" if there is none, None if the request failed."""
         try:
-            answer = await self._connection.ask(self._client, f"STREAM.MSG.GET.{end.name}", {"seq": sequence})
-            headers = b64decode(answer["message"].get("hdrs", "")).decode("ascii", "replace")
+            reply = await self._connection.request(self._client, f"STREAM.MSG.GET.{end.name}", {"seq": sequence})
+            headers = b64decode(reply["message"].get("hdrs", "")).decode("ascii", "replace")
         except APIError as error:
             return "" if error.err_code == _MESSAGE_NOT_FOUND else None
-        except (nats.errors.Error, Unavailable, *_GARBAGE):
+        except (nats.errors.Error, Unavailable, *_MALFORMED_REPLY):
             return None
         for line in headers.splitlines():
             name, _, value = line.partition(":")
@@ -252,8 +262,11 @@ class Publication:
         return ""
 
 
-def _round(entries: Sequence[OpLogEntry]) -> tuple[list[OpLogEntry], list[OpLogEntry]]:
-    """Return, of each DID, what comes before its first event for another stream; and the rest."""
+def _split_by_stream(entries: Sequence[OpLogEntry]) -> tuple[list[OpLogEntry], list[OpLogEntry]]:
+    """Return the entries to send now and those to send later.
+
+    For each DID, the first list ends before its first event for a second stream.
+    """
     stream_of: dict[Did, str] = {}
     deferred: set[Did] = set()
     now: list[OpLogEntry] = []
@@ -267,59 +280,63 @@ def _round(entries: Sequence[OpLogEntry]) -> tuple[list[OpLogEntry], list[OpLogE
     return now, later
 
 
-class _Answers:
-    """What comes back of so many messages, by their places. `complete` is done when nothing is missing."""
+class _ReplyCollector:
+    """Collects `count` replies by index: the last token of a reply's subject. `complete` is done when all are there."""
 
     def __init__(self, count: int) -> None:
         self.messages: list[Msg | None] = [None] * count
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._missing = count
 
-    async def take(self, message: Msg) -> None:
-        place = int(message.subject.rpartition(".")[2])
-        if self.messages[place] is None:
-            self.messages[place] = message
+    async def receive(self, message: Msg) -> None:
+        index = int(message.subject.rpartition(".")[2])
+        if self.messages[index] is None:
+            self.messages[index] = message
             self._missing -= 1
             if not self._missing and not self.complete.done():
                 self.complete.set_result(None)
 
 
-def _onto(stream: str, last_sequence: int) -> dict[str, str]:
+def _expect_headers(stream: str, last_sequence: int) -> dict[str, str]:
     return {"Nats-Expected-Stream": stream, "Nats-Expected-Last-Sequence": str(last_sequence)}
 
 
-def _raise_refusal(answer: Msg | nats.errors.Error) -> None:
-    """Raises: NoRespondersError: there is no such stream. APIError: it says no. Error: nothing of sense came back."""
-    if isinstance(answer, nats.errors.Error):
-        raise answer
-    if answer.data:
+def _raise_rejection(reply: Msg | nats.errors.Error) -> None:
+    """Return if the reply is not an error.
+
+    Raises: NoRespondersError: there is no such stream. APIError: the stream rejected the message. Error: no reply, or
+    a malformed one.
+    """
+    if isinstance(reply, nats.errors.Error):
+        raise reply
+    if reply.data:
         try:
-            raise_error(json.loads(answer.data))
-        except _GARBAGE as error:
-            raise nats.errors.Error("an answer of no sense") from error
-    elif answer.headers and answer.headers.get("Status") == "503":
+            raise_error(json.loads(reply.data))
+        except _MALFORMED_REPLY as error:
+            raise nats.errors.Error("malformed reply") from error
+    elif reply.headers and reply.headers.get("Status") == "503":
         raise nats.errors.NoRespondersError
 
 
-def _ack(answer: Msg | nats.errors.Error) -> _Ack:
-    """Raises: as `_raise_refusal`."""
-    _raise_refusal(answer)
-    assert isinstance(answer, Msg)  # noqa: S101
+def _ack(reply: Msg | nats.errors.Error) -> _Ack:
+    """Return the acknowledgement. Raises: as `_raise_rejection`."""
+    _raise_rejection(reply)
+    assert isinstance(reply, Msg)  # noqa: S101
     try:
-        said = json.loads(answer.data)
-        return _Ack(int(said["seq"]), bool(said.get("duplicate", False)))
-    except _GARBAGE as error:
-        raise nats.errors.Error("an answer of no sense") from error
+        parsed = json.loads(reply.data)
+        return _Ack(int(parsed["seq"]), bool(parsed.get("duplicate", False)))
+    except _MALFORMED_REPLY as error:
+        raise nats.errors.Error("malformed reply") from error
 
 
 def _is_too_large(problem: nats.errors.Error) -> bool:
-    """Say whether the broker takes no message, or the stream none, that is as large."""
+    """Return whether the message exceeds the size limit of the broker or of the stream."""
     return isinstance(problem, nats.errors.MaxPayloadError) or (
         isinstance(problem, APIError) and problem.err_code == _TOO_LARGE
     )
 
 
-def _tell(end: _End, problem: nats.errors.Error) -> None:
-    # Not the stream that the caller saw: it is going to look again, and that is all.
+def _log_rejection(end: _StreamEnd, problem: nats.errors.Error) -> None:
+    # A wrong last sequence is expected: another relay has published. The caller reads the stream's state again.
     expected = isinstance(problem, APIError) and problem.err_code == _WRONG_LAST_SEQUENCE
     logger.log("DEBUG" if expected else "WARNING", "{} did not take an event: {}", end.name, problem)

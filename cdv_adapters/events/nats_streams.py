@@ -1,6 +1,6 @@
-"""What the streams and their consumers should be, and how a server's account of them differs from that.
+"""The wanted configuration of the streams and their consumers, and how the server's configuration differs from it.
 
-Shapes are those of the JetStream API (JSON); durations in it are nanoseconds.
+JSON shapes are those of the JetStream API; its durations are nanoseconds.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from cdv_core.domain.times import parse_time
 from cdv_core.ports.events import DUPLICATE_WINDOW, STREAMS, StreamState
 
 CONSUMERS: Final = ("GATEWAY_FANOUT", "DURABLE_DEVTOOLS")  # spec: events
-_FULL: Final = 0.9  # ours: of max_bytes or max_msgs; above, messages may have been dropped for their number
+_FULL: Final = 0.9  # ours: share of max_bytes or max_msgs above which the stream may have dropped messages
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """What an operator may decide. `max_age` and `max_bytes`: of each stream; what is beyond is dropped, oldest first.
+    """What an operator can configure.
 
-    `replicas`: 1, or 3 or 5 in a cluster. `ack_wait`: after how long a consumer gets a message again that it has not
-    acknowledged. `max_ack_pending`: how many may be unacknowledged before it gets no more.
+    `max_age`, `max_bytes`: limits of each stream; beyond them the oldest messages are dropped. `replicas`: 1, or 3 or 5
+    in a cluster. `ack_wait`: after this time a consumer receives an unacknowledged message again. `max_ack_pending`:
+    with this many unacknowledged messages, a consumer receives no new ones.
     """
 
     max_age: timedelta = timedelta(days=7)
     max_bytes: int = 1024**3
     replicas: int = 1
-    duplicate_window: timedelta = DUPLICATE_WINDOW
     ack_wait: timedelta = timedelta(seconds=30)
     max_ack_pending: int = 1000
 
     def stream(self, name: str, *, batching: bool = True) -> dict[str, Any]:
-        """`batching`: of a server that knows atomic batches."""
+        """Return the stream's configuration. `batching`: whether the server supports atomic batches."""
         return {
             "name": name,
             "subjects": [f"{STREAMS[name]}>"],  # not `*`: a collection's name has several tokens
@@ -45,7 +45,7 @@ class StreamSettings:
             "max_msgs": -1,
             "max_msgs_per_subject": -1,
             "num_replicas": self.replicas,
-            "duplicate_window": _nanoseconds(self.duplicate_window),
+            "duplicate_window": _nanoseconds(DUPLICATE_WINDOW),
             **({"allow_atomic": True} if batching else {}),
         }
 
@@ -63,7 +63,7 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class StreamConfigDifference:
-    """A setting that is not as it should be. `where`: the stream, or `stream/consumer`. JSON values, as the API's."""
+    """A setting whose value is not the wanted one. `where`: the stream, or `stream/consumer`. Values: as in the API."""
 
     where: str
     setting: str
@@ -75,20 +75,20 @@ class StreamConfigDifference:
 
 
 def differences(where: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[StreamConfigDifference]:
-    """Yield each setting of `wanted` that `found` has otherwise. What only `found` has is the server's business."""
+    """Yield each setting of `wanted` whose value in `found` differs. Settings that only `found` has are ignored."""
     for setting, value in wanted.items():
         if found.get(setting) != value:
             yield StreamConfigDifference(where, setting, value, found.get(setting))
 
 
 def stream_state(info: Mapping[str, Any]) -> StreamState:
-    """Return what a stream info response says."""
+    """Return the state in a stream info response."""
     state, name = info["state"], info["config"]["name"]
     return StreamState(
         name,
         STREAMS[name],
         info["created"],
-        max(state["first_seq"], 1),  # 0 while nothing ever came
+        max(state["first_seq"], 1),  # 0 before the first message
         state["last_seq"],
         state["messages"],
         _complete_since(info),
@@ -97,9 +97,9 @@ def stream_state(info: Mapping[str, Any]) -> StreamState:
 
 def _complete_since(info: Mapping[str, Any]) -> datetime | None:
     config, state = info["config"], info["state"]
-    now = parse_time(info["ts"], "ts")  # the server's: the messages' times are its own too
+    now = parse_time(info["ts"], "ts")  # the server's clock, as for the messages' times
     if config["retention"] != "limits" or config.get("max_msgs_per_subject", -1) > 0:
-        return now  # not as we made it: it removes what it likes
+        return now  # not our configuration: the server may remove messages of any age
     limits = [
         since
         for since in (

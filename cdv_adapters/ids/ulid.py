@@ -1,4 +1,4 @@
-"""ULIDs, ascending whatever the clock does."""
+"""ULIDs that ascend even if the clock steps back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _RANDOM_MASK = (1 << 80) - 1
 
 
 class UlidSource(IdSource):
-    """Safe to share between threads. Within one millisecond each id is the one before plus one."""
+    """Safe to share between threads. Within one millisecond, each id is the previous one plus one."""
 
     def __init__(self, randomness: Callable[[int], bytes] | None = None) -> None:
-        """`randomness`: gives the 10 random bytes of a millisecond's first id; the system's if None."""
+        """`randomness`: returns the 10 random bytes of a millisecond's first id; None: use the system's."""
         self._generator = ULIDGenerator(randomness=randomness)
         self._last_millis = -1
         self._last = ""
@@ -31,8 +31,8 @@ class UlidSource(IdSource):
         with self._lock:
             if millis > self._last_millis:
                 return self._begin(millis)
-            # In the same millisecond; or the clock has stepped back, and stands still here until it has caught up.
-            # Counted on by its last character, as the generator would do it in ten times the time.
+            # The same millisecond, or the clock has stepped back: keep the last millisecond until it has caught up.
+            # Incrementing the last character gives the generator's result in a tenth of its time.
             digit = _DIGITS.find(self._last[-1]) + 1
             if digit < len(_DIGITS):
                 self._last = self._last[:-1] + _DIGITS[digit]
@@ -41,7 +41,7 @@ class UlidSource(IdSource):
             if following & _RANDOM_MASK:
                 self._last = str(ULID.from_int(following))
                 return self._last
-            # The random part has run over, as it can from a very high start: borrow the next millisecond.
+            # The random part has overflowed, which is possible if it started very high: use the next millisecond.
             return self._begin(self._last_millis + 1)
 
     def _begin(self, millis: int) -> str:

@@ -1,6 +1,6 @@
-"""Media assets in Postgres: each change of state is one statement."""
+"""Media assets in Postgres. Each state transition is one statement."""
 
-# ruff: noqa: S608 - queries are put together from constants, here and in cdv_adapters/database/postgres.py
+# ruff: noqa: S608 - queries are built from constants, here and in cdv_adapters/database/postgres.py
 from __future__ import annotations
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ INSERT INTO assets ({_COLUMNS}) VALUES (
     %(announced_checksum)s, %(checksum)s, %(state)s
 )"""
 _FIND: Final = f"SELECT {_COLUMNS} FROM assets WHERE asset_id = %s"
-# Always an update, so that the row returned is the latest there is, whoever else claims.
+# Always an update, so that RETURNING gives the latest row even if another claim is concurrent.
 _CLAIM: Final = f"""
 UPDATE assets SET checksum = coalesce(checksum, CASE WHEN state = 'pending' THEN %s END)
 WHERE asset_id = %s RETURNING {_COLUMNS}"""
@@ -39,7 +39,7 @@ finalized AS (
 ),
 logged AS ({LOG_EVENT}finalized)
 SELECT {_COLUMNS} FROM finalized"""
-# What another caller has in hand, or is being finalised at this moment, comes the next time.
+# SKIP LOCKED: rows that another replica is expiring, or that are being finalized, are left to the next call.
 _EXPIRE: Final = f"""
 WITH due AS (
     SELECT asset_id FROM assets WHERE NOT swept AND expires_at < least(%s, now()) ORDER BY expires_at, asset_id LIMIT %s

@@ -1,4 +1,4 @@
-"""Media assets in the vault's SQLite file."""
+"""Media assets in the vault's SQLite database."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The op log in Postgres, as the relay sees it: no step is a transaction of several statements."""
+"""The outbox on the op log in Postgres. No operation needs a transaction of several statements."""
 
-# ruff: noqa: S608 - queries are put together from constants, here and in cdv_adapters/database/postgres.py
+# ruff: noqa: S608 - queries are built from constants, here and in cdv_adapters/database/postgres.py
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.exp
 WHERE relay_lease.owner = excluded.owner
     OR relay_lease.expires_at <= %(now)s OR relay_lease.expires_at > %(latest)s"""
 _WAITING: Final = f"SELECT {_COLUMNS} FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT %s"
-# Locks the lease until the commit, so that nobody takes it over in the middle of what its holder does.
+# Locks the lease until the commit, so that no other relay takes it over during the statement.
 _HELD: Final = "WITH held AS (SELECT id FROM relay_lease WHERE owner = %(owner)s FOR UPDATE)"
 _MARK: Final = f"""
 {_HELD},
@@ -54,7 +54,7 @@ _STREAM_MARKS: Final = "SELECT name, created, last_sequence, gaps FROM stream_ma
 
 
 class _Acknowledged(msgspec.Struct, frozen=True):
-    """As a member of the statement's JSON: one parameter for hundreds of entries, which costs the least to encode."""
+    """An element of the statement's JSON array: one parameter for hundreds of entries is the cheapest to encode."""
 
     sequence: int
     stream_sequence: int
@@ -70,7 +70,8 @@ class PostgresOutbox(Outbox):
         lease = {"owner": owner, "now": now, "expires_at": expires_at, "latest": latest}
         if not await self._database.run(_LEASE, lease):
             return None
-        # A second statement: the first may have waited for a release, and would not see what was marked before it.
+        # A second statement: the first may have waited for another relay's lease, and its snapshot would not include
+        # what that relay has marked in the meantime.
         return [_entry(row) for row in await self._database.rows(_WAITING, (limit,))]
 
     async def mark_published(
@@ -101,10 +102,10 @@ class PostgresOutbox(Outbox):
 
 
 def read_query(subject_prefix: str) -> str:
-    """Return the statement; its parameters: (after, limit).
+    """Return the statement. Its parameters: (after, limit).
 
-    The prefix stands in it: of a parameter Postgres cannot know that the index of media events has all that match, and
-    would walk through every record's event between them.
+    The prefix is a literal in the statement: with a parameter, Postgres could not use the partial index of media events
+    and would scan the events of all records between them.
     """
     chosen = f" AND starts_with(subject, {sql.Literal(subject_prefix).as_string()})" if subject_prefix else ""
     return f"SELECT {_COLUMNS} FROM op_log WHERE sequence > %s{chosen} ORDER BY sequence LIMIT %s"

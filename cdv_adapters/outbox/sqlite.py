@@ -1,4 +1,4 @@
-"""The op log in the vault's SQLite file, seen by relays."""
+"""The outbox on the op log in the vault's SQLite database."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class SqliteOutbox(Outbox):
 
 
 def _holds_lease(connection: sqlite3.Connection, owner: str) -> bool:
-    """Whether nobody took the lease from `owner`; that it has expired does not matter."""
+    """Return whether `owner` still has the lease. An expired lease counts until another relay takes it over."""
     return connection.execute("SELECT 1 FROM relay_lease WHERE owner = ?", (owner,)).fetchone() is not None
 
 

@@ -1,6 +1,6 @@
-"""Records in Postgres: each write is one statement, so that it happens whole or not at all."""
+"""Records in Postgres. Each write is a single statement, and therefore atomic."""
 
-# ruff: noqa: S608 - queries are put together from constants
+# ruff: noqa: S608 - queries are built from constants
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from cdv_core.domain.records import ListQuery, ListResult, NewRecord, StoredReco
 from cdv_core.errors import IdempotencyConflict, Unavailable
 from cdv_core.ports.records import IdempotentReply, RecordStore
 
-# One statement for any number of creates, so that they share a round trip, a plan and a commit, and happen all or not
-# at all. `n` is the order of arrival. Accounts are locked in one order everywhere, so groups never wait for each other
-# in a ring. A reply whose life has ended makes room. Of concurrent calls with one key, all but the first meet its reply
-# in `kept`, although this statement began before it was committed: ON CONFLICT looks at what is there now.
+# One statement for any number of creates, so that they share a round trip, a plan and a commit, and are stored all or
+# none. `n` is the order of arrival. Every statement locks accounts in the same order, so groups cannot deadlock. An
+# expired reply is overwritten. Of concurrent calls with the same key, all but the first find its reply in `kept`, even
+# if this statement began before the first was committed: ON CONFLICT sees committed rows that are newer than the
+# statement's snapshot.
 _CREATE: Final = """
 WITH batch AS MATERIALIZED (
     SELECT * FROM ROWS FROM (json_to_recordset(%s::json) AS (
@@ -67,7 +68,8 @@ SELECT event_id, did, subject, envelope, indexed_at, traceparent FROM fresh ORDE
 RETURNING event_id"""
 
 _FIND_REPLY: Final = "SELECT fingerprint, reply FROM replies WHERE did = %s AND key = %s AND expires_at > %s"
-# Rows that another caller is removing are left to it. ARRAY: a plain IN might run the subquery, and lock, repeatedly.
+# SKIP LOCKED leaves rows to the replica that is already deleting them. ARRAY: with a plain IN, Postgres might run the
+# subquery, and lock rows, repeatedly.
 _PURGE_REPLIES: Final = """
 DELETE FROM replies WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM replies WHERE expires_at <= least(%s, now()) ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
@@ -76,7 +78,7 @@ DELETE FROM replies WHERE ctid = ANY (ARRAY(
 _COLUMNS: Final = "did, collection, rkey, cid, value, indexed_at, schema_version, created_at"
 _SCAN: Final = f"""
 SELECT {_COLUMNS} FROM records WHERE (did, collection, rkey) > (%s, %s, %s) ORDER BY did, collection, rkey LIMIT %s"""
-# What record_json writes. No identifier, version or time has a character that JSON would escape.
+# The same JSON as record_json returns. Identifiers, versions and times contain no character that JSON escapes.
 _TIME: Final = """to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 _AS_JSON: Final = f"""convert_to(
     '{{"uri":"at://' || did || '/' || collection || '/' || rkey || '","cid":"' || cid || '","value":' || value
@@ -87,24 +89,28 @@ _AS_JSON: Final = f"""convert_to(
 
 
 def find_query(did: str, collection: str, rkey: str) -> str:
-    """Return the query for one record; the arguments are SQL."""
+    """Return the query for one record. The arguments are SQL expressions."""
     return f"SELECT {_COLUMNS} FROM records WHERE did = {did} AND collection = {collection} AND rkey = {rkey}"
 
 
 def page_query(
     *, did: str, collection: str | None, hidden: str, since: str, before_time: str, before_rkey: str, page: str
 ) -> str:
-    """Return the query for one page, strictly before a place; the arguments are SQL, `collection` None for all."""
+    """Return the query for one page of records, strictly older than (`before_time`, `before_rkey`).
+
+    The arguments are SQL expressions; `collection` is None for all collections.
+    """
     in_collection = "" if collection is None else f"AND collection = {collection}"
-    # One upper bound and no more, so that there is one place where the index scan can begin.
+    # Exactly one upper bound, so that the index scan has exactly one position to start from.
     return f"""
     SELECT {_AS_JSON} FROM records WHERE did = {did} {in_collection} AND collection <> ALL ({hidden}::text[])
     AND indexed_at >= {since} AND (indexed_at, rkey) < ({before_time}, {before_rkey})
     ORDER BY indexed_at DESC, rkey DESC LIMIT {page}"""
 
 
-# Any number of questions in one statement; `n` is whose answer it is. Each is a subquery of its own, which Postgres can
-# only answer by the index: LIMIT and ARRAY keep it from being made part of a join.
+# One statement for any number of requests; `n` is the number of the request that a row belongs to. Each request is a
+# subquery of its own that Postgres can only answer from the index: LIMIT and ARRAY keep the planner from flattening it
+# into a join.
 FIND_ALL: Final = f"""
 SELECT n, it.* FROM ROWS FROM (json_to_recordset(%s::json) AS (
     did text COLLATE "C", collection text COLLATE "C", rkey text COLLATE "C"
@@ -114,7 +120,8 @@ LATERAL ({find_query("asked.did", "asked.collection", "asked.rkey")} LIMIT 1) AS
 
 def _list_all(collection: str | None) -> str:
     asked = {name: f"asked.{name}" for name in ("did", "since", "before_time", "before_rkey", "page")}
-    # A page that is too large stays where it is, and its size is told; not one of a single record and the one after it.
+    # A page that is too large is not returned, only its size. A page of one record (and the one after it, which tells
+    # whether there are more) is always returned.
     return f"""
 SELECT n, CASE WHEN pg_column_size(found) <= {PAGE_MAX_BYTES} OR page <= 2 THEN found END, pg_column_size(found) FROM (
     SELECT n, page, ARRAY ({page_query(collection=collection, hidden="%(hidden)s", **asked)}) AS found
@@ -133,22 +140,23 @@ _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 _ABOVE_EVERY_RKEY: Final = "\x7f"
 _FINDS_MAX: Final = 64  # ours
-_LISTINGS_MAX: Final = 16  # ours: more would have the first wait for the last
-_ROWS_MAX: Final = 400  # ours: four of the largest pages
+_LISTINGS_MAX: Final = 16  # ours: the first listing of a statement waits for its last
+_ROWS_MAX: Final = 400  # ours: four pages of the largest limit
 
 
-# The encoded records, one more than the limit if there are, or None if they are too large; and how large they are.
-_Answered: TypeAlias = tuple[list[bytes] | None, int]
+# The encoded records, one more than the limit if there are more, or None if together they are too large; and their size
+# in bytes.
+_PageResult: TypeAlias = tuple[list[bytes] | None, int]
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _RecordRef(msgspec.Struct, frozen=True):
     did: str
     collection: str
     rkey: str
 
 
-class _Asked(msgspec.Struct, frozen=True):
-    """A listing as a member of the statement's JSON: up to `page` records strictly before a place."""
+class _ListingRow(msgspec.Struct, frozen=True):
+    """A listing as an element of the statement's JSON array: up to `page` records strictly older than `before_*`."""
 
     did: str
     collection: str | None
@@ -162,15 +170,18 @@ class PostgresRecordStore(RecordStore):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._group = GroupCommit(self._write)
-        self._finds = Batcher(self._find_all, _anyone, most=_FINDS_MAX)
-        self._listings = Batcher(self._list_all, _alike, most=_LISTINGS_MAX, each_alone_after=_took_too_long)
+        self._finds = Batcher(self._find_all, _any_request, max_batch_size=_FINDS_MAX)
+        self._listings = Batcher(
+            self._list_all, _same_query, max_batch_size=_LISTINGS_MAX, retry_individually_after=_timed_out
+        )
 
     async def create(self, record: NewRecord, event: Event, retryable: IdempotentReply | None = None) -> bytes | None:
-        if await self._group.stored(_row(record, event, retryable)):
+        if await self._group.store(_row(record, event, retryable)):
             return None
-        assert retryable is not None, "only what has a key can have been answered before"  # noqa: S101
+        assert retryable is not None, "only a request with an idempotency key can have a reply already"  # noqa: S101
         earlier = await self.find_reply(record.uri.did, retryable.key, retryable.fingerprint, record.indexed_at)
-        # None: it was purged in between, by the clock of another replica. Nothing was stored, and the key is new again.
+        # None: another replica, by whose clock the reply has expired, has purged it in between. Nothing was stored, and
+        # the key is unused again.
         return await self.create(record, event, retryable) if earlier is None else earlier
 
     async def _write(self, rows_json: bytes) -> list[str]:
@@ -186,25 +197,26 @@ class PostgresRecordStore(RecordStore):
         return bytes(reply)
 
     async def find(self, uri: RecordUri) -> StoredRecord | None:
-        return await self._finds.ask(uri)
+        return await self._finds.submit(uri)
 
     async def _find_all(self, uris: Sequence[RecordUri]) -> list[StoredRecord | None]:
-        places = [_Place(str(it.did), str(it.collection), str(it.rkey)) for it in uris]
-        rows = await self._database.rows(FIND_ALL, (msgspec.json.encode(places).decode(),))
+        wanted = [_RecordRef(str(it.did), str(it.collection), str(it.rkey)) for it in uris]
+        rows = await self._database.rows(FIND_ALL, (msgspec.json.encode(wanted).decode(),))
         found = {n: _stored(row) for n, *row in rows}
         return [found.get(n) for n in range(1, len(uris) + 1)]
 
-    async def _list_all(self, listings: Sequence[ListQuery]) -> Sequence[_Answered]:
+    async def _list_all(self, listings: Sequence[ListQuery]) -> Sequence[_PageResult]:
         rows = await self._database.rows(*listing_query(listings))
-        found: dict[int, _Answered] = {n: (page, size) for n, page, size in rows}
+        found: dict[int, _PageResult] = {n: (page, size) for n, page, size in rows}
         return [found[n] for n in range(1, len(listings) + 1)]
 
     async def list(self, listing: ListQuery) -> ListResult:
         while True:
-            page, size = await self._listings.ask(listing)
+            page, size = await self._listings.submit(listing)
             if page is not None:
                 return ListResult(page[: listing.limit], more=len(page) > listing.limit)
-            # As many of such a size as have room, and at most half: the first may be larger than those after them.
+            # As many records of the average size as fit, but at most half the limit: the first records may be larger
+            # than the average.
             fewer = min(listing.limit * PAGE_MAX_BYTES // size, listing.limit // 2)
             listing = replace(listing, limit=max(fewer, 1))
 
@@ -243,40 +255,43 @@ def _row(record: NewRecord, event: Event, retryable: IdempotentReply | None) -> 
 
 
 def listing_query(listings: Sequence[ListQuery]) -> tuple[str, dict[str, Any]]:
-    """Return the query, for one more than each limit, and its parameters.
+    """Return the query and its parameters. It asks for one record more than each listing's limit.
 
-    For any number of listings it is one of two, so that both are prepared once.
+    There are only two query texts, whatever the number of listings, so that both are prepared statements.
     """
     first = listings[0]
-    asked = msgspec.json.encode([_asked(listing) for listing in listings]).decode()
+    listing_rows = msgspec.json.encode([_listing_row(listing) for listing in listings]).decode()
     query = _LIST if first.collection is None else _LIST_COLLECTION
-    return query, {"hidden": list(first.hidden), "listings": asked}
+    return query, {"hidden": list(first.hidden), "listings": listing_rows}
 
 
-def _asked(listing: ListQuery) -> _Asked:
+def _listing_row(listing: ListQuery) -> _ListingRow:
     until, after = listing.until or _LATEST, listing.after
     before = (until, _ABOVE_EVERY_RKEY)
     if after is not None and after.indexed_at <= until:
         before = (after.indexed_at, str(after.rkey))
     collection = None if listing.collection is None else str(listing.collection)
-    return _Asked(str(listing.did), collection, listing.since or _EARLIEST, *before, listing.limit + 1)
+    return _ListingRow(str(listing.did), collection, listing.since or _EARLIEST, *before, listing.limit + 1)
 
 
-def _anyone() -> Callable[[object], bool]:
+def _any_request() -> Callable[[object], bool]:
     return lambda _: True
 
 
-def _took_too_long(error: Unavailable) -> bool:
-    """Whether one listing may have cost all of its group their answer: of someone with very much that is hidden."""
+def _timed_out(error: Unavailable) -> bool:
+    """Return whether the statement timed out.
+
+    One slow listing, of a DID with very many records in hidden collections, then fails its whole group.
+    """
     return isinstance(error.__cause__, psycopg.errors.QueryCanceled)
 
 
-def _alike() -> Callable[[ListQuery], bool]:
-    """Let those into a group that one query answers, up to so many rows."""
+def _same_query() -> Callable[[ListQuery], bool]:
+    """Return a predicate that admits listings to one group: those of the same query text, up to _ROWS_MAX rows."""
     kind: tuple[bool, frozenset[Nsid]] | None = None
     rows = 0
 
-    def joins(listing: ListQuery) -> bool:
+    def may_join(listing: ListQuery) -> bool:
         nonlocal kind, rows
         its_kind = (listing.collection is None, listing.hidden)
         if kind is not None and (its_kind != kind or rows + listing.limit > _ROWS_MAX):
@@ -285,7 +300,7 @@ def _alike() -> Callable[[ListQuery], bool]:
         rows += listing.limit
         return True
 
-    return joins
+    return may_join
 
 
 def _stored(row: Sequence[Any]) -> StoredRecord:

@@ -1,4 +1,4 @@
-"""Records in the vault's SQLite file."""
+"""Records in the vault's SQLite database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SqliteRecordStore(RecordStore):
             connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(record))
             append_op_log(connection, event)
             if retryable is not None:
-                # What may stand in the way is a reply whose life has ended.
+                # OR REPLACE: an expired reply may still have this key.
                 connection.execute(
                     "INSERT OR REPLACE INTO replies (did, key, fingerprint, reply, expires_at) VALUES (?, ?, ?, ?, ?)",
                     (did, retryable.key, retryable.fingerprint, retryable.reply, to_micros(retryable.expires_at)),
@@ -89,9 +89,9 @@ class SqliteRecordStore(RecordStore):
 
 
 def listing_query(listing: ListQuery) -> tuple[str, tuple[object, ...]]:
-    """Return the query, for one more than the limit, and its parameters.
+    """Return the query and its parameters. It asks for one record more than the limit.
 
-    Every form of it reads one index backwards and sorts nothing.
+    Every form of the query scans one index backwards and needs no sort.
     """
     after, until = listing.after, listing.until
     terms: list[tuple[str, tuple[object, ...]]] = [("did = ?", (listing.did,))]
@@ -101,7 +101,7 @@ def listing_query(listing: ListQuery) -> tuple[str, tuple[object, ...]]:
         terms.append((f"collection NOT IN ({', '.join('?' * len(listing.hidden))})", tuple(listing.hidden)))
     if listing.since is not None:
         terms.append(("indexed_at >= ?", (to_micros(listing.since),)))
-    # Only the narrower upper bound: given both, SQLite might walk down from the wider one at every page.
+    # Only the narrower upper bound: given both, SQLite might start the scan at the wider one for every page.
     if after is not None and (until is None or after.indexed_at <= until):
         terms.append(("(indexed_at, rkey) < (?, ?)", (to_micros(after.indexed_at), after.rkey)))
     elif until is not None:

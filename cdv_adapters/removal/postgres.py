@@ -1,4 +1,4 @@
-"""Taking a DID out of Postgres."""
+"""Removes a DID from Postgres."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.identifiers import AssetId, Did
 
-# By their keys: neither table has an index by DID alone.
+# Assets and op-log entries are selected by their keys: neither table has an index on the DID alone.
 _REMOVE: Final = """
 WITH removed_records AS (DELETE FROM records WHERE did = %(did)s),
 removed_replies AS (DELETE FROM replies WHERE did = %(did)s),
@@ -20,9 +20,9 @@ DELETE FROM accounts WHERE did = %(did)s AND %(with_account)s"""
 async def remove(
     database: PostgresDatabase, did: Did, asset_ids: Sequence[AssetId], sequences: Sequence[int], *, with_account: bool
 ) -> None:
-    """Remove the DID's records and replies, those of its assets and op-log entries that are named, and its account.
+    """Remove the DID's records and replies, the given assets and op-log entries of it, and its account.
 
-    All or nothing. An account that goes must have nothing left.
+    Atomic. `with_account` requires that nothing else of the DID is left.
 
     Raises: Unavailable.
     """

@@ -1,4 +1,4 @@
-"""Taking a DID out of the vault's SQLite file."""
+"""Removes a DID from the vault's SQLite database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cdv_core.domain.identifiers import AssetId, Did
 async def remove(
     database: SqliteDatabase, did: Did, asset_ids: Sequence[AssetId], sequences: Sequence[int], *, with_account: bool
 ) -> None:
-    """Remove the DID's records and replies, those of its assets and op-log entries that are named, and its account.
+    """Remove the DID's records and replies, the given assets and op-log entries of it, and its account.
 
-    All or nothing. An account that goes must have nothing left.
+    Atomic. `with_account` requires that nothing else of the DID is left.
 
     Raises: Unavailable.
     """

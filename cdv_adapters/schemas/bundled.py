@@ -1,4 +1,4 @@
-"""The catalogue that ships inside the package: enough to run, and always there."""
+"""The catalogue that is part of this package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cdv_core.domain.schemas import Catalogue
 
 
 class BundledSchemas:
-    """A SchemaSource that has one catalogue for ever, which opens nothing that another said is its owner's only."""
+    """A SchemaSource whose catalogue never changes. It lifts no restriction that another catalogue has made."""
 
     def __init__(self) -> None:
-        """Compile the bundled catalogue: some milliseconds, once."""
+        """Compile the bundled catalogue, which takes some milliseconds."""
         self._bundled = self._catalogue = bundled_catalogue()
 
     @property
@@ -26,7 +26,7 @@ class BundledSchemas:
 
 
 def bundled_catalogue() -> Catalogue:
-    """Raises CatalogueRefused: the installed package is damaged."""
+    """Return the bundled catalogue. Raises CatalogueRefused: the installed package is damaged."""
     root = files("cdv_core.catalogue")
     index = read_index(root.joinpath(INDEX_NAME).read_bytes())
     return build_catalogue(index, {it.path: root.joinpath(it.path).read_bytes() for it in index.documents()})

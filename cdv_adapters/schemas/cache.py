@@ -1,4 +1,4 @@
-"""The copy on disk of the catalogue last fetched: one file, replaced at once, so that it is whole or the one before."""
+"""The last fetched catalogue on disk, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cdv_adapters.schemas.specs_url import CATALOGUE_MAX_BYTES, HttpValidators
 class CachedCatalogue(msgspec.Struct, frozen=True, omit_defaults=True):
     """A catalogue as its source at `url` published it: the index and the documents by path, byte for byte.
 
-    `owner_only`: read, and written no more: the collections that are their owner's only with it, of which an earlier
-    one may have said so. They stood here before the database had them (SQLite schema 4, Postgres migration 5); this can
-    go when no vault is upgraded from there any more.
+    `owner_only`: still read, but no longer written: the collections that this or an earlier catalogue has restricted to
+    their owners. Restrictions were stored here before the database had them (SQLite schema 4, Postgres migration 5).
+    This field can be removed when no vault is upgraded from an earlier schema any more.
     """
 
     url: str
@@ -28,26 +28,26 @@ class CachedCatalogue(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CatalogueCache:
-    """Keeps one catalogue in the file at `path`."""
+    """Stores one catalogue in the file at `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> CachedCatalogue | None:
-        """Return what was written last, whichever URL it is of; None if nothing, or if it cannot be read."""
+        """Return the catalogue written last, of whatever URL; None if there is none or it cannot be read."""
         try:
-            # Twice: names and framing around files that are themselves within the limit.
+            # Twice the limit of the files alone: names and framing add to them.
             if self._path.stat().st_size > 2 * CATALOGUE_MAX_BYTES:
                 return None
             return msgspec.msgpack.decode(self._path.read_bytes(), type=CachedCatalogue)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:  # also what is no UTF-8 where there should be text
-            logger.warning("the catalogue kept in {} cannot be read: {}", self._path, error)
+        except (OSError, ValueError) as error:  # ValueError: not msgpack, or text that is not UTF-8
+            logger.warning("the cached catalogue in {} cannot be read: {}", self._path, error)
             return None
 
     def write(self, published: CachedCatalogue) -> None:
-        """Keep `published` across restarts. A disk that refuses is logged: the catalogue is in force all the same."""
+        """Store `published` for the next start. An I/O error is only logged: the catalogue is used nevertheless."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
@@ -61,4 +61,4 @@ class CatalogueCache:
                 Path(name).unlink(missing_ok=True)
                 raise
         except OSError as error:
-            logger.warning("the catalogue cannot be kept in {}: {}", self._path, error)
+            logger.warning("the catalogue cannot be cached in {}: {}", self._path, error)

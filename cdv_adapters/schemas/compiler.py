@@ -1,7 +1,8 @@
-"""Compiling a catalogue in a process of its own, so that requests feel nothing of it and it can be ended.
+"""Compiles a catalogue in a subprocess, so that it does not slow down requests and can be killed.
 
-The child is given the documents and no secrets: none of our environment but what Python needs to start. What it
-returns is code that our own rules have judged; marshalled code is Python's own, so both ends are the same interpreter.
+The child process gets the documents but no secrets: of our environment only the variables that Python needs to start.
+It returns code that our own rules have validated, marshalled: a format of one Python version, so both processes run the
+same interpreter.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from cdv_core.domain.catalogue_build import build_catalogue
 from cdv_core.domain.catalogue_documents import CatalogueRefused, Problem
 from cdv_core.domain.catalogue_index import read_index
 
-COMPILE_MAX_SECONDS: Final = 300  # ours: ten times what we promise for five thousand documents
-_MEMORY_MAX_BYTES: Final = 2 * 1024**3  # ours: ten thousand documents take a tenth of it
-_PATIENCE_SECONDS: Final = 0.2
+COMPILE_MAX_SECONDS: Final = 300  # ours: ten times the time that we promise for five thousand documents
+_MEMORY_MAX_BYTES: Final = 2 * 1024**3  # ours: ten thousand documents need a tenth of it
+_POLL_SECONDS: Final = 0.2
 _CHILD = f"import {__name__} as compiler; compiler.main()"
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -35,14 +36,14 @@ class Job(msgspec.Struct):
 
 
 class CompileResult(msgspec.Struct):
-    """`codes`: by path, marshalled. `problems`: document and reason, when the catalogue is refused."""
+    """`codes`: marshalled code by path. `problems`: document and reason, if the catalogue is rejected."""
 
     codes: dict[str, bytes] = {}
     problems: list[tuple[str, str]] = []
 
 
 class CompilerFailed(Exception):
-    """The child process gave no answer; the argument says why."""
+    """The child process returned no result; the argument says why."""
 
 
 class NoProcess(Exception):
@@ -52,14 +53,14 @@ class NoProcess(Exception):
 def compile_in_subprocess(
     index: bytes, documents: Mapping[str, bytes], cancelled: Callable[[], bool] = lambda: False
 ) -> dict[str, CodeType]:
-    """Return the code of every document of a collection, by path. Blocks, and asks `cancelled` now and then.
+    """Return the code of every collection's documents, by path. Blocks; polls `cancelled` and stops if it returns True.
 
     Raises: CatalogueRefused. CompilerFailed: it took too long or too much memory. NoProcess.
     """
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     command = [sys.executable, "-P", "-c", _CHILD]
     try:
-        with tempfile.TemporaryFile() as job:  # a pipe would have to be written while the answer is read
+        with tempfile.TemporaryFile() as job:  # a pipe would have to be written while the output is read
             job.write(msgspec.msgpack.encode(Job(index, dict(documents))))
             job.seek(0)
             child = subprocess.Popen(command, stdin=job, stdout=subprocess.PIPE, env=environment)  # noqa: S603 - ourselves
@@ -67,7 +68,7 @@ def compile_in_subprocess(
         raise NoProcess(str(error)) from error
     with child:
         try:
-            output = _answer(child, cancelled)
+            output = _output(child, cancelled)
         finally:
             child.kill()
     if child.returncode != 0:
@@ -76,21 +77,21 @@ def compile_in_subprocess(
         outcome = msgspec.msgpack.decode(output, type=CompileResult)
         codes: dict[str, Any] = {path: marshal.loads(code) for path, code in outcome.codes.items()}  # noqa: S302 - our child
     except (msgspec.DecodeError, EOFError, ValueError, TypeError) as error:
-        raise CompilerFailed(f"its answer cannot be read: {error}") from error
+        raise CompilerFailed(f"its output cannot be read: {error}") from error
     if outcome.problems:
         raise CatalogueRefused([Problem(*it) for it in outcome.problems])
     if not all(isinstance(it, CodeType) for it in codes.values()):
-        raise CompilerFailed("it answered with something that is no code")
+        raise CompilerFailed("its output contains something other than code")
     return codes
 
 
-def _answer(child: subprocess.Popen[bytes], cancelled: Callable[[], bool]) -> bytes:
-    for _ in range(int(COMPILE_MAX_SECONDS / _PATIENCE_SECONDS)):
+def _output(child: subprocess.Popen[bytes], cancelled: Callable[[], bool]) -> bytes:
+    for _ in range(int(COMPILE_MAX_SECONDS / _POLL_SECONDS)):
         try:
-            output, _ = child.communicate(timeout=_PATIENCE_SECONDS)
+            output, _ = child.communicate(timeout=_POLL_SECONDS)
         except subprocess.TimeoutExpired:
             if cancelled():
-                raise CompilerFailed("we are closing down") from None
+                raise CompilerFailed("the service is shutting down") from None
         else:
             return output
     raise CompilerFailed(f"it took longer than {COMPILE_MAX_SECONDS} s")
@@ -115,7 +116,7 @@ def _compiled(job: Job) -> CompileResult:
 
 
 def _limit_resources() -> None:
-    """End rather than take all memory. Where a system has no such limit, go without."""
+    """Limit this process's memory, on systems that support it."""
     try:
         import resource
 
@@ -125,8 +126,8 @@ def _limit_resources() -> None:
 
 
 def main() -> None:
-    """Read a job from standard input and write its outcome to standard output."""
+    """Read a job from standard input and write its result to standard output."""
     _limit_resources()
-    gc.disable()  # syntax trees have no cycles, and this process does not live long
+    gc.disable()  # syntax trees have no cycles, and this process is short-lived
     job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
     sys.stdout.buffer.write(msgspec.msgpack.encode(_compiled(job)))

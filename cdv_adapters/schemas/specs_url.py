@@ -1,7 +1,7 @@
-"""Reading a catalogue's files from where its URL says, within limits of size, number and time.
+"""Reads a catalogue's files from its URL, within limits of size, number and time.
 
-https, http to this very machine, and file. A redirect is an answer like any other: not the file. Bytes are counted
-as they arrive, and nothing is decompressed, so that no bomb goes off.
+Supports https, http to the loopback, and file. Redirects are errors. Bytes are counted as they arrive and nothing is
+decompressed, so that decompression bombs are harmless.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import urllib3
 from cdv_adapters.http_pool import http_pool
 from cdv_core.domain.catalogue_index import INDEX_NAME
 
-INDEX_MAX_BYTES: Final = 4 * 1024 * 1024  # ours: ten thousand documents take two
-DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: as much as a record may have
+INDEX_MAX_BYTES: Final = 4 * 1024 * 1024  # ours: ten thousand documents need two
+DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: the limit of a record
 CATALOGUE_MAX_BYTES: Final = 64 * 1024 * 1024  # ours: all files together
 _CHUNK_BYTES: Final = 64 * 1024
-_PARALLEL: Final = 8  # ours: polite, and five thousand small files still take seconds
+_CONCURRENCY: Final = 8  # ours: little load on the source, and five thousand small files still take only seconds
 
 
 class FetchFailed(Exception):
-    """The source did not give the file; the argument says which and why."""
+    """A file could not be fetched; the argument says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpValidators:
-    """What identifies one state of a file, for asking later whether it has changed."""
+    """HTTP validators of one version of a file, for conditional requests."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -50,7 +50,7 @@ class HttpValidators:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """`body` is None when the file is as the stamp said that it was."""
+    """A fetched file. `body`: None if it has not changed since the validators `stamp`."""
 
     body: bytes | None
     stamp: HttpValidators
@@ -64,10 +64,10 @@ class SpecsUrl:
         url: str,
         *,
         timeout_seconds: float = 60,  # ours: for the whole catalogue
-        pause_seconds: float = 10,  # ours: for an answer's head, then the longest silence within it
+        pause_seconds: float = 10,  # ours: for a response's head, then between two chunks of its body
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises ValueError: neither https, nor http to the loopback, nor file; or with a user, a query, a fragment."""
+        """Raises ValueError: not https, http to the loopback or file; or with a user, a query or a fragment."""
         parts = urlsplit(url)
         if parts.scheme == "file":
             if parts.netloc not in {"", "localhost"}:
@@ -84,33 +84,33 @@ class SpecsUrl:
         self.monotonic = monotonic
         self.is_file = parts.scheme == "file"
         self.closed = False
-        self._pool = http_pool(maxsize=_PARALLEL, block=True, retries=False)
+        self._pool = http_pool(maxsize=_CONCURRENCY, block=True, retries=False)
 
     def close(self) -> None:
-        """Make every fetch that is under way give up soon."""
+        """Make every fetch in progress fail soon."""
         self.closed = True
         self._pool.clear()
 
     def index(self, known: HttpValidators) -> Fetched:
-        """Return the index, unless it is what `known` says. Blocks. Raises: FetchFailed."""
+        """Return the index, without its body if it has not changed since `known`. Blocks. Raises: FetchFailed."""
         return self._fetch(self.url, INDEX_MAX_BYTES, _Budget(self), known)
 
     def documents(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """Return the documents at `paths`, all of them. Blocks. Raises: FetchFailed: one cannot be had."""
+        """Return all documents at `paths`. Blocks. Raises: FetchFailed: one of them cannot be fetched."""
         budget = _Budget(self)
 
         def fetch(path: str) -> tuple[str, bytes]:
             body = self._fetch(urljoin(self.url, path), DOCUMENT_MAX_BYTES, budget, HttpValidators()).body
             if body is None:
-                raise FetchFailed(f"{path}: not modified, and nobody asked")
+                raise FetchFailed(f"{path}: status 304, although the request was not conditional")
             return path, body
 
-        with ThreadPoolExecutor(_PARALLEL, "catalogue") as pool:
+        with ThreadPoolExecutor(_CONCURRENCY, "catalogue") as pool:
             futures = [pool.submit(fetch, path) for path in paths]
             try:
                 return dict(future.result() for future in futures)
             finally:
-                budget.exhaust()  # after a failure the others give up as well
+                budget.exhaust()  # after a failure, make the other fetches fail too
                 pool.shutdown(cancel_futures=True)
 
     def _fetch(self, url: str, max_bytes: int, budget: _Budget, known: HttpValidators) -> Fetched:
@@ -145,15 +145,15 @@ class SpecsUrl:
             if response.status != 200:
                 raise FetchFailed(f"{url}: status {response.status}")
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise FetchFailed(f"{url}: compressed, though we asked for it plain")
-            # What has arrived, and not a whole chunk: the clock is to be looked at even when bytes only trickle in.
+                raise FetchFailed(f"{url}: the response is compressed, although the request excluded that")
+            # read1 returns what has arrived instead of waiting for a whole chunk: so the deadline is checked often.
             chunks = iter(lambda: response.read1(_CHUNK_BYTES, decode_content=False), b"")
             body = budget.collect(url, chunks, max_bytes)
             return Fetched(body, HttpValidators(response.headers.get("ETag"), response.headers.get("Last-Modified")))
 
 
 class _Budget:
-    """The time and the bytes that fetching a catalogue may still take."""
+    """The remaining time and bytes for fetching one catalogue."""
 
     def __init__(self, source: SpecsUrl) -> None:
         self._source = source
@@ -165,7 +165,7 @@ class _Budget:
         self._deadline = float("-inf")
 
     def collect(self, url: str, chunks: Iterable[bytes], max_bytes: int) -> bytes:
-        """Return `chunks` in one. Raises FetchFailed: too many bytes, here or altogether, or too late."""
+        """Return the joined `chunks`. Raises FetchFailed: the file or the catalogue is too large, or too slow."""
         body = bytearray()
         for chunk in chunks:
             body += chunk

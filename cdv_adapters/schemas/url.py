@@ -1,4 +1,4 @@
-"""The catalogue from a URL: taken over whole or not at all, kept on disk, renewed in the background."""
+"""The catalogue from a URL: applied as a whole or not at all, cached on disk, refreshed in the background."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import anyio.to_thread
 import msgspec
 from loguru import logger
 
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.schemas.bundled import bundled_catalogue
 from cdv_adapters.schemas.cache import CachedCatalogue, CatalogueCache
 from cdv_adapters.schemas.compiler import CompilerFailed, NoProcess, compile_in_subprocess
@@ -28,12 +29,12 @@ from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.schemas import Catalogue
 from cdv_core.errors import CannotStart, Unavailable
 
-REFRESH_MAX_SECONDS: Final = 420  # ours: more than fetching and compiling may take together
+REFRESH_MAX_SECONDS: Final = 420  # ours: more than the limits of fetching and compiling together
 
-# Ours: what takes no longer to compile than a process to start. Of one large document, nothing else runs meanwhile.
+# Ours: what compiles faster than a process starts. While one large document is compiled here, nothing else runs.
 _COMPILED_HERE_MAX_DOCUMENTS: Final = 20
 _COMPILED_HERE_MAX_BYTES: Final = 32 * 1024
-# Between two documents the compiling thread sleeps: requests then run without waiting for Python's lock.
+# The compiling thread sleeps between two documents, so that requests need not wait for the GIL.
 _PAUSE_SECONDS: Final = 0.0005
 _PROBLEMS_LOGGED: Final = 20
 
@@ -42,9 +43,9 @@ RefreshOutcome = Literal["never", "updated", "unchanged", "failed", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class CatalogueState:
-    """For readiness, metrics and people. `origin`: where the catalogue in force came from.
+    """For readiness, metrics and operators. `origin`: where the current catalogue came from.
 
-    `outcome`: of the last refresh; `reason` says why it failed, `problems` why the update was refused.
+    `outcome`: of the last refresh. `reason`: why it failed. `problems`: why the update was rejected.
     """
 
     origin: Literal["bundled", "cache", "source"]
@@ -59,36 +60,36 @@ class CatalogueState:
 
 
 class UrlSchemas:
-    """A SchemaSource that follows a catalogue elsewhere.
+    """A SchemaSource that follows a catalogue at a URL.
 
-    Until the first fetch succeeds, the copy that an earlier run kept is in force, or else the bundled catalogue.
+    Until the first fetch succeeds, it uses the copy cached by an earlier run, otherwise the bundled catalogue.
     """
 
     def __init__(self, source: SpecsUrl, cache: CatalogueCache) -> None:
         self._source = source
         self._cache = cache
-        # What the catalogue in force says by itself, with what this process has seen before it; what was promised
-        # elsewhere; and whether the source has said it when last asked.
+        # The current catalogue, with restrictions that this process has seen in earlier ones; the restrictions stored
+        # in the database; and whether the last fetch has confirmed that this catalogue is the source's current one.
         self._published_catalogue = bundled_catalogue()
         self._restricted: frozenset[Nsid] = frozenset()
         self._is_confirmed = False
         self._catalogue = self._published_catalogue
         self._published: CachedCatalogue | None = None
         self._state = CatalogueState("bundled", self._catalogue.generated_at, len(self._catalogue))
-        # In a thread of its own: the default threads are for requests.
+        # A limiter of its own: the default threads are for requests.
         self._limiter = anyio.CapacityLimiter(1)
-        # One refresh at a time, also when nobody waits for it any more: the older catalogue must not come last.
+        # One refresh at a time, even if its caller timed out: an older catalogue must not replace a newer one.
         self._refreshing = Lock()
         self._apply_lock = Lock()  # held for a moment only, by the event loop too
 
     @classmethod
     def at(cls, url: str, data_dir: Path) -> UrlSchemas:
-        """Return the source for `url`, which keeps its copy in `data_dir`. Raises CannotStart: not a URL we follow."""
+        """Return the source for `url`, with a cache in `data_dir`. Raises CannotStart: unsupported URL."""
         try:
             source = SpecsUrl(url)
         except ValueError as error:
             raise CannotStart(f"follow the catalogue at {url}", str(error), "correct CDV_SPECS_URL") from error
-        return cls(source, CatalogueCache(data_dir / "catalogue.msgpack"))
+        return cls(source, CatalogueCache(DataDir(data_dir).catalogue_cache))
 
     @property
     def catalogue(self) -> Catalogue:
@@ -105,11 +106,11 @@ class UrlSchemas:
 
     @property
     def is_refreshing(self) -> bool:
-        """Whether the source is being asked, perhaps for somebody who waits no longer."""
+        """Whether a refresh is in progress, perhaps one whose caller timed out."""
         return self._refreshing.locked()
 
     def readings(self) -> dict[str, float]:
-        """Return whether the last refresh failed, and how many there were, failed and were refused until now."""
+        """Return whether the last refresh failed, and the total numbers of refreshes, failures and rejections."""
         return {
             "catalogue_failing": self._state.outcome in {"failed", "refused"},
             "catalogue_refreshes": self._state.refreshes,
@@ -118,26 +119,26 @@ class UrlSchemas:
         }
 
     async def open(self, wait_seconds: float = 30) -> None:
-        """Put the kept copy in force, if there is one, then ask the source, without waiting for it longer than that.
+        """Apply the cached catalogue, if there is one, then refresh it; wait for that at most `wait_seconds`.
 
-        A source that fails raises nothing.
+        A failing source raises no error.
         """
         await anyio.to_thread.run_sync(self._restore)
         await self.refresh(wait_seconds)
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Abort a fetch in progress."""
         self._source.close()
 
     async def refresh(self, wait_seconds: float = REFRESH_MAX_SECONDS) -> None:
-        """Ask the source once, and put what it has in force if it has changed and all of it is good.
+        """Fetch the catalogue once, and apply it if it has changed and is valid as a whole.
 
-        A failure or a refusal is logged, counted and seen in `state`; the catalogue in force stays. So it does when
-        this takes longer than `wait_seconds`, though what then still arrives is used.
+        A failure or rejection is logged, counted and shown in `state`; the current catalogue stays in use. A refresh
+        that takes longer than `wait_seconds` counts as failed, but continues and is applied if it succeeds later.
         """
-        with anyio.move_on_after(wait_seconds) as patience:
+        with anyio.move_on_after(wait_seconds) as timeout:
             await anyio.to_thread.run_sync(self._refresh_alone, limiter=self._limiter, abandon_on_cancel=True)
-        if patience.cancelled_caught:
+        if timeout.cancelled_caught:
             self._fail(f"no catalogue within {wait_seconds:.0f} s")
 
     async def check(self) -> None:
@@ -149,18 +150,18 @@ class UrlSchemas:
         kept = self._cache.read()
         if kept is None:
             return
-        # First, and whichever URL it was: whatever comes of the copy, no promise about records is forgotten. Who notes
-        # them elsewhere may have ended before the copy's were.
+        # First, and for whatever URL: even if the cached catalogue cannot be used, its restrictions must apply. The
+        # earlier process may have stopped before it stored them in the database.
         with self._apply_lock:
             self._published_catalogue = self._published_catalogue.with_owner_only(_restrictions_of(kept))
             self._apply_restrictions()
         if kept.url != self._source.url:
             return
         try:
-            self._put_in_force(self._build(kept), kept, "cache")
+            self._apply(self._build(kept), kept, "cache")
         except (CatalogueRefused, CompilerFailed) as error:
-            # Perhaps written by an earlier release, whose rules were others: the source will do.
-            logger.warning("the catalogue kept on disk cannot be used: {}", error)
+            # It may be of an earlier release with other rules. The next refresh replaces it.
+            logger.warning("the cached catalogue cannot be used: {}", error)
 
     def _refresh_alone(self) -> None:
         with self._refreshing:
@@ -175,15 +176,15 @@ class UrlSchemas:
             self._fail(str(failed))
         except CatalogueRefused as refused:
             self._refuse(refused)
-        except Exception as error:  # noqa: BLE001 - a defect that a document brings about must not stop the service
+        except Exception as error:  # noqa: BLE001 - a bug that a document triggers must not stop the service
             logger.exception("the schema catalogue cannot be built")
-            self._fail(f"a defect: {error!r}")
+            self._fail(f"internal error: {error!r}")
         else:
             if catalogue is None or published is None:
                 self._mark_confirmed()
                 self._state = replace(self._state, outcome="unchanged", reason=None, problems=())
                 return
-            self._put_in_force(catalogue, published, "source")
+            self._apply(catalogue, published, "source")
             self._state = replace(self._state, outcome="updated")
             self._cache.write(published)
             logger.info("the schema catalogue of {} is in force", catalogue.generated_at)
@@ -195,31 +196,29 @@ class UrlSchemas:
                 self._apply_restrictions()
 
     def _apply_restrictions(self) -> None:
-        """Put in force what was said, and what was promised before. To be called with the lock."""
+        """Update the catalogue with its own and the stored restrictions. Must be called with the lock held."""
         opened = self._published_catalogue.public if self._is_confirmed else frozenset()
-        # One assignment: a request sees the old catalogue or the new one.
+        # One assignment, so that a request sees either the old catalogue or the new one.
         self._catalogue = self._published_catalogue.with_owner_only(self._restricted - opened)
 
     def _fail(self, reason: str) -> None:
         self._is_confirmed = False
-        logger.warning("the schema catalogue cannot be had, the last good one stays: {}", reason)
+        logger.warning("the schema catalogue cannot be fetched, the last valid one stays in use: {}", reason)
         failures = self._state.failures + 1
         self._state = replace(self._state, outcome="failed", reason=reason, problems=(), failures=failures)
 
     def _refuse(self, refused: CatalogueRefused) -> None:
         self._is_confirmed = False
         reason = _summary(refused)
-        logger.error("the new schema catalogue is refused, the last good one stays: {}", reason)
+        logger.error("the new schema catalogue is rejected, the last valid one stays in use: {}", reason)
         refusals = self._state.refusals + 1
         self._state = replace(
             self._state, outcome="refused", reason=reason, problems=refused.problems, refusals=refusals
         )
 
-    def _put_in_force(
-        self, catalogue: Catalogue, published: CachedCatalogue, origin: Literal["cache", "source"]
-    ) -> None:
+    def _apply(self, catalogue: Catalogue, published: CachedCatalogue, origin: Literal["cache", "source"]) -> None:
         for version in _rewritten(self._published_catalogue, catalogue) if self._published else ():
-            logger.warning("{} says something else now under the same number; it should have had a new one", version)
+            logger.warning("{} has changed under the same version number; a change needs a new version number", version)
         with self._apply_lock:
             self._published_catalogue, self._published, self._is_confirmed = catalogue, published, origin == "source"
             self._apply_restrictions()
@@ -233,14 +232,14 @@ class UrlSchemas:
         )
 
     def _fetch(self) -> CachedCatalogue | None:
-        """Return what the source publishes, None if that is in force. Raises: FetchFailed, CatalogueRefused."""
+        """Return the published catalogue, None if it has not changed. Raises: FetchFailed, CatalogueRefused."""
         published = self._published
         fetched = self._source.index(published.stamp if published else HttpValidators())
         if published and fetched.body in {None, published.index} and not self._source.is_file:
             self._published = msgspec.structs.replace(published, stamp=fetched.stamp)
             return None
         if fetched.body is None:
-            raise FetchFailed("not modified, and nobody asked")
+            raise FetchFailed("status 304, although the request was not conditional")
         known = published.documents if published else {}
         refs = list(read_index(fetched.body).documents())
         same = {ref.path: known[ref.path] for ref in refs if _is_unchanged(ref, known)}
@@ -250,7 +249,7 @@ class UrlSchemas:
         return CachedCatalogue(self._source.url, fetched.stamp, fetched.body, documents)
 
     def _build(self, published: CachedCatalogue) -> Catalogue:
-        """Raises: CatalogueRefused, CompilerFailed."""
+        """Return the compiled catalogue. Raises: CatalogueRefused, CompilerFailed."""
         index = read_index(published.index)
         codes: dict[str, CodeType] = {}
         changed = self._changed(index, published)
@@ -269,16 +268,16 @@ class UrlSchemas:
         )
 
     def _changed(self, index: Index, published: CachedCatalogue) -> list[int]:
-        """Return the sizes in bytes of the documents that are not in force as they are published now."""
-        in_force = {schema.document for entry in self._published_catalogue for schema in entry.versions.values()}
+        """Return the sizes in bytes of the published documents that are not part of the current catalogue."""
+        current = {schema.document for entry in self._published_catalogue for schema in entry.versions.values()}
         documents = [published.documents[it.path] for it in index.documents()]
-        return [len(document) for document in documents if document not in in_force]
+        return [len(document) for document in documents if document not in current]
 
 
 def fetch_catalogue(url: str) -> Catalogue:
-    """Return the catalogue at `url`, fetched and built at once, nothing kept. Blocks.
+    """Fetch and compile the catalogue at `url`, without caching it. Blocks.
 
-    Raises: ValueError: not a URL that we follow. FetchFailed. CatalogueRefused.
+    Raises: ValueError: unsupported URL. FetchFailed. CatalogueRefused.
     """
     source = SpecsUrl(url)
     try:
@@ -288,19 +287,19 @@ def fetch_catalogue(url: str) -> Catalogue:
         source.close()
 
 
-def _restrictions_of(kept: CachedCatalogue) -> frozenset[Nsid]:
-    """Return what this copy says is its owner's only."""
+def _restrictions_of(cached: CachedCatalogue) -> frozenset[Nsid]:
+    """Return the collections that the cached catalogue restricts to their owners."""
     try:
-        index = read_index(kept.index)
+        index = read_index(cached.index)
     except CatalogueRefused:
-        said = frozenset[Nsid]()  # by rules that were others; `_restore` says so
+        restricted = frozenset[Nsid]()  # invalid by this release's rules; `_restore` logs that
     else:
-        said = frozenset(it.name for it in index.collections if it.visibility == "owner")
-    return said.union(map(Nsid, kept.owner_only))
+        restricted = frozenset(it.name for it in index.collections if it.visibility == "owner")
+    return restricted.union(map(Nsid, cached.owner_only))
 
 
 def _rewritten(old: Catalogue, new: Catalogue) -> Iterator[str]:
-    """Yield the versions whose document differs: what their number said of records already stored no longer holds."""
+    """Yield the versions whose document has changed: stored records of that version were validated by another one."""
     kept = {(it.name, number): schema for it in old for number, schema in it.versions.items()}
     for collection in new:
         for number, schema in collection.versions.items():
@@ -310,7 +309,7 @@ def _rewritten(old: Catalogue, new: Catalogue) -> Iterator[str]:
 
 
 def _is_unchanged(ref: DocumentRef, known: Mapping[str, bytes]) -> bool:
-    """Whether the index's digest says that we have this document already."""
+    """Return whether the known document matches the index's digest."""
     return ref.path in known and ref.sha256 == hashlib.sha256(known[ref.path]).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Secrets encrypted with a key in AWS KMS: `awskms:<base64 ciphertext>`. Needs the extra `aws`.
 
-Credentials, region and endpoint are found as AWS's own tools find them: `AWS_REGION`, an instance's or pod's role, web
-identity, `AWS_ENDPOINT_URL_KMS`. The ciphertext is bound to its encryption context: one made for staging does not open
-in production.
+Credentials, region and endpoint are looked up as AWS's own tools do: `AWS_REGION`, an instance's or pod's role, web
+identity, `AWS_ENDPOINT_URL_KMS`. A ciphertext is bound to its encryption context: one made for staging cannot be
+decrypted in production.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ from typing import Any, Final
 import anyio.to_thread
 
 from cdv_core.errors import InvalidField, Unavailable
+from cdv_core.ports.secrets import UnusableSecret
 
 PREFIX: Final = "awskms:"
 
 
-class UnusableSecret(Exception):
-    """KMS opened it and it is no secret of ours; the argument says why, and shows none of it."""
-
-
 def encryption_context(environment: str) -> dict[str, str]:
-    """Return what a secret of ours has to be encrypted with, beside the key. `environment`: CDV_ENV."""
+    """Return the encryption context that secrets must be encrypted with. `environment`: CDV_ENV."""
     return {"service": "creator-data-vault", "environment": environment}
 
 
 class KmsSecrets:
-    """A SecretSource that decrypts its references, each once: a ciphertext never comes to mean anything else."""
+    """A SecretSource that decrypts each reference once and caches it: a ciphertext always has the same plaintext."""
 
     def __init__(self, encryption_context: Mapping[str, str], *, attempts: int = 3) -> None:
-        """Raises InvalidField: the extra is not installed, or AWS's settings name no region or are broken."""
+        """Raises InvalidField: the extra is not installed, or AWS's settings name no region or are invalid."""
         self._context = dict(encryption_context)
         self._client = _client(attempts)
         self._decrypted: dict[str, str] = {}
 
     async def get(self, reference: str) -> str:
-        """Raises: InvalidField: not base64. Unavailable: KMS does not answer after `attempts`, or refuses; the
-        cause says which.
+        """Return the decrypted secret.
+
+        Raises: InvalidField: not base64. Unavailable: KMS did not respond after `attempts`, or rejected the request;
+        the cause says which.
         """
         if reference not in self._decrypted:
             try:
@@ -55,18 +54,18 @@ class KmsSecrets:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            answer = self._client.decrypt(CiphertextBlob=ciphertext, EncryptionContext=self._context)
+            response = self._client.decrypt(CiphertextBlob=ciphertext, EncryptionContext=self._context)
         except (BotoCoreError, ClientError) as error:
             raise Unavailable("secret source") from error
         try:
-            return str(answer["Plaintext"].decode())
+            return str(response["Plaintext"].decode())
         except UnicodeDecodeError:
             pass
-        # Outside the handler: the decoding error carries the bytes.
+        # Raised outside the handler: the decoding error contains the secret's bytes.
         raise Unavailable("secret source") from UnusableSecret("not UTF-8")
 
 
-def _client(attempts: int) -> Any:  # noqa: ANN401 - botocore makes its clients' classes as it runs
+def _client(attempts: int) -> Any:  # noqa: ANN401 - botocore creates its client classes at run time
     try:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -75,11 +74,11 @@ def _client(attempts: int) -> Any:  # noqa: ANN401 - botocore makes its clients'
         raise InvalidField(
             "secret reference", "awskms: botocore is not installed: pip install botocore (the extra aws has it)"
         ) from error
-    # botocore's own retries, which know AWS's errors.
+    # botocore's own retries, because they know which of AWS's errors are transient.
     retries = {"mode": "standard", "total_max_attempts": attempts}
     config = Config(connect_timeout=2, read_timeout=3, retries=retries)
     try:
-        # botocore itself looks at AWS_DEFAULT_REGION only.
+        # botocore itself reads AWS_DEFAULT_REGION only.
         return get_session().create_client("kms", region_name=os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
         raise InvalidField("secret reference", f"awskms: {error}") from error

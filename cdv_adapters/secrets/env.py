@@ -1,4 +1,4 @@
-"""Secrets given as they are, in the environment. For development; elsewhere the settings refuse them."""
+"""Secrets in plain text in the environment. For development: in other environments the settings reject them."""
 
 from __future__ import annotations
 

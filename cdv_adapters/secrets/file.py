@@ -8,25 +8,22 @@ from typing import Final
 import anyio.to_thread
 
 from cdv_core.errors import InvalidField, Unavailable
+from cdv_core.ports.secrets import UnusableSecret
 
 PREFIX: Final = "file:"
 _MAX_BYTES: Final = 64 * 1024  # ours: the largest secret is a NATS credentials file, of a few KiB
 
 
-class UnusableSecret(Exception):
-    """The file is there and holds no secret; the argument says why, and shows none of it."""
-
-
 class FileSecrets:
-    """A SecretSource that reads the file named by the reference, an absolute path, and drops line ends at its end."""
+    """A SecretSource that reads the file named by the reference, an absolute path, and strips trailing line breaks."""
 
     async def get(self, reference: str) -> str:
-        """Raises: InvalidField: not `file:` and an absolute path. Unavailable: no such file, or no text in it."""
+        """Raises: InvalidField: not `file:` and an absolute path. Unavailable: the file is missing or holds no text."""
         path = Path(reference.removeprefix(PREFIX))
         if not reference.startswith(PREFIX) or not path.is_absolute() or "\0" in reference:
             raise InvalidField("secret reference", "not file: and an absolute path")
         try:
-            # In a thread: what is mounted may be a network's.
+            # In a thread: the file may be on a network mount.
             return await anyio.to_thread.run_sync(_read, path)
         except (OSError, UnusableSecret) as error:
             raise Unavailable("secret source") from error
@@ -41,7 +38,7 @@ def _read(path: Path) -> str:
         secret = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         secret = None
-    # Outside the handler: the decoding error carries the bytes.
+    # Raised outside the handler: the decoding error contains the secret's bytes.
     if secret is None:
         raise UnusableSecret(f"{path}: not UTF-8")
     if not secret:

@@ -1,4 +1,4 @@
-"""Secrets as settings give them: in plain text, or as a reference by whose prefix its source is told."""
+"""Secrets as settings give them: in plain text, or as a reference whose prefix names its source."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cdv_core.ports.secrets import SecretSource
 
 
 class SecretReferences:
-    """A SecretSource that passes each reference to the source of its kind, set up when it is first needed.
+    """A SecretSource that passes each reference to the source for its prefix. Each source is created on first use.
 
-    A file or a Vault that is away later does not stop who runs: the last value serves.
+    If a file or Vault becomes unavailable later, the last value that was read is used.
 
-    `env`: the environment's name, part of the context that AWS KMS ciphertexts must have been made with.
+    `env`: CDV_ENV, which is part of the encryption context of AWS KMS ciphertexts.
     """
 
     def __init__(self, env: str) -> None:
@@ -23,7 +23,7 @@ class SecretReferences:
         self._sources: dict[str, SecretSource] = {}
 
     async def get(self, reference: str) -> str:
-        """As the port says. Raises also: InvalidField: the source cannot be set up."""
+        """As the port says. Also raises: InvalidField: the source is misconfigured."""
         kind = next((prefix for prefix in ("file:", "vault:", "awskms:") if reference.startswith(prefix)), "")
         if kind not in self._sources:
             self._sources[kind] = self._source(kind)

@@ -1,10 +1,11 @@
 """Secrets in HashiCorp Vault or OpenBao, version 2 of its key-value engine: `vault:<mount>/<path>#<field>`.
 
-Set up as its own tools are, by the environment:
+Configured by the same environment variables as Vault's own tools:
 
-- `VAULT_ADDR`; `VAULT_CACERT` (PEM; else what the system trusts); `VAULT_NAMESPACE`.
-- One login: `VAULT_TOKEN`; or `VAULT_ROLE_ID` and `VAULT_SECRET_ID` (AppRole, mounted at `VAULT_APPROLE_MOUNT`, else
-  `approle`); or `VAULT_K8S_ROLE` (the pod's service account; mounted at `VAULT_K8S_MOUNT`, else `kubernetes`).
+- `VAULT_ADDR`; `VAULT_CACERT` (PEM; default: the system's CAs); `VAULT_NAMESPACE`.
+- One login method: `VAULT_TOKEN`; or `VAULT_ROLE_ID` and `VAULT_SECRET_ID` (AppRole, mounted at `VAULT_APPROLE_MOUNT`,
+  default `approle`); or `VAULT_K8S_ROLE` (the pod's service account; mounted at `VAULT_K8S_MOUNT`, default
+  `kubernetes`).
 """
 
 from __future__ import annotations
@@ -32,35 +33,35 @@ PREFIX: Final = "vault:"
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # Kubernetes mounts it there
 _REFERENCE: Final = re.compile(r"vault:(?P<mount>[^/#\s]+)/(?P<path>[^#\s]+)#(?P<field>[^#\s]+)")
 _TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours
-_PARALLEL: Final = 4  # ours: requests at once
-_ANSWER_MAX_BYTES: Final = 1024 * 1024  # ours; Vault's own limit for a secret is about as much
-_RENEW: Final = 0.8  # log in again when this much of a login's life is over
-# Sealed or starting, without a leader, rate-limited, or a replica that lags behind (412): worth another try.
-_PASSING: Final = frozenset({412, 429, 500, 502, 503, 504})
+_CONCURRENCY: Final = 4  # ours: concurrent requests
+_RESPONSE_MAX_BYTES: Final = 1024 * 1024  # ours; Vault's own limit for a secret is about the same
+_RENEW_AT: Final = 0.8  # log in again after this share of a token's lifetime
+# Sealed or starting, without a leader, rate-limited, or a lagging replica (412): worth a retry.
+_TRANSIENT: Final = frozenset({412, 429, 500, 502, 503, 504})
 
 
 class _Secret(msgspec.Struct):
     data: dict[str, Any]
 
 
-class _SecretAnswer(msgspec.Struct):
+class _SecretResponse(msgspec.Struct):
     data: _Secret
 
 
 class _Auth(msgspec.Struct):
     client_token: str
-    lease_duration: int  # seconds; 0: for ever
+    lease_duration: int  # seconds; 0: does not expire
 
 
-class _LoginAnswer(msgspec.Struct):
+class _LoginResponse(msgspec.Struct):
     auth: _Auth
 
 
-_Shape = TypeVar("_Shape", _SecretAnswer, _LoginAnswer)
+_Shape = TypeVar("_Shape", _SecretResponse, _LoginResponse)
 
 
 class VaultRefused(Exception):
-    """Vault said no, or nothing we understand. `doing` says what was asked of it, and no more."""
+    """Vault rejected the request, or its response is invalid. `doing` names the request without any secret."""
 
     def __init__(self, doing: str, status: int | None = None, reason: str = "") -> None:
         super().__init__(f"{doing}: {reason or f'status {status}'}")
@@ -68,7 +69,9 @@ class VaultRefused(Exception):
 
 
 class VaultSecrets:
-    """A SecretSource that asks Vault at every call, and logs in anew before a login ends or when it is not taken."""
+    """A SecretSource that reads from Vault at every call. It logs in again before its token expires, or if that is
+    rejected.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class VaultSecrets:
         service_account_token: Path = SERVICE_ACCOUNT_TOKEN,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises InvalidField: no address, no login, or a CA file that cannot be read."""
+        """Raises InvalidField: no address, no login method, or a CA file that cannot be read."""
         self._address = environ.get("VAULT_ADDR", "").rstrip("/")
         if not self._address.startswith(("http://", "https://")):
             raise InvalidField("VAULT_ADDR", "needed for vault: references, an http:// or https:// address")
@@ -89,11 +92,11 @@ class VaultSecrets:
         self._token = environ.get("VAULT_TOKEN", "")
         self._login = None if self._token else self._login_of(environ, service_account_token)
         self._namespace = {"X-Vault-Namespace": environ["VAULT_NAMESPACE"]} if environ.get("VAULT_NAMESPACE") else {}
-        self._pool = urllib3.PoolManager(maxsize=_PARALLEL, ssl_context=context, timeout=_TIMEOUT, retries=False)
+        self._pool = urllib3.PoolManager(maxsize=_CONCURRENCY, ssl_context=context, timeout=_TIMEOUT, retries=False)
         self._monotonic = monotonic
         self._log_in_at = -math.inf
         self._lock = threading.Lock()
-        self._limiter = anyio.CapacityLimiter(_PARALLEL)  # not the default one, which others may exhaust
+        self._limiter = anyio.CapacityLimiter(_CONCURRENCY)  # not the default limiter, which other work may exhaust
 
     def _login_of(self, environ: Mapping[str, str], service_account_token: Path) -> Callable[[], _Auth]:
         if environ.get("VAULT_ROLE_ID"):
@@ -102,7 +105,7 @@ class VaultSecrets:
             return lambda: self._log_in(mount, credentials)
         if environ.get("VAULT_K8S_ROLE"):
             role, k8s_mount = environ["VAULT_K8S_ROLE"], environ.get("VAULT_K8S_MOUNT", "kubernetes")
-            # Read at each login: Kubernetes replaces it every hour.
+            # Read at each login: Kubernetes rotates it every hour.
             return lambda: self._log_in(
                 k8s_mount, {"role": role, "jwt": service_account_token.read_bytes().decode(errors="replace").strip()}
             )
@@ -111,15 +114,15 @@ class VaultSecrets:
     async def get(self, reference: str) -> str:
         """Return the field of the secret's latest version.
 
-        Raises: InvalidField: not of the form above. Unavailable: Vault does not answer after three tries, does not
-        let us, or has no such secret, field, or text in it; the cause says which.
+        Raises: InvalidField: not of the form above. Unavailable: Vault did not respond after three attempts, denied
+        access, or has no such secret or field, or the field holds no text; the cause says which.
         """
         match = _REFERENCE.fullmatch(reference)
         if match is None or {"", ".", ".."} & {match["mount"], *match["path"].split("/")}:
             raise InvalidField("secret reference", "not vault:<mount>/<path>#<field>")
         try:
             async for attempt in stamina.retry_context(
-                on=_is_passing, attempts=3, timeout=10, wait_initial=0.2, wait_max=1
+                on=_is_transient, attempts=3, timeout=10, wait_initial=0.2, wait_max=1
             ):
                 with attempt:
                     fields = await anyio.to_thread.run_sync(
@@ -139,28 +142,28 @@ class VaultSecrets:
         url = f"/v1/{quote(mount)}/data/{quote(path)}"
         token = self._valid_token()
         try:
-            answer = self._ask(doing, "GET", url, token=token)
+            response = self._request(doing, "GET", url, token=token)
         except VaultRefused as refused:
             if refused.status != 403 or self._login is None:
                 raise
-            # Perhaps the login was revoked, or is not known to a Vault that was restored.
-            answer = self._ask(doing, "GET", url, token=self._valid_token(renew=True))
-        return _decoded(answer, _SecretAnswer, doing).data.data
+            # The token may have been revoked, or be unknown to a Vault that was restored from a backup.
+            response = self._request(doing, "GET", url, token=self._valid_token(renew=True))
+        return _decoded(response, _SecretResponse, doing).data.data
 
     def _valid_token(self, *, renew: bool = False) -> str:
         with self._lock:
             if self._login is not None and (renew or self._monotonic() >= self._log_in_at):
                 auth = self._login()
                 self._token = auth.client_token
-                self._log_in_at = self._monotonic() + (auth.lease_duration or math.inf) * _RENEW
+                self._log_in_at = self._monotonic() + (auth.lease_duration or math.inf) * _RENEW_AT
             return self._token
 
     def _log_in(self, mount: str, credentials: dict[str, str]) -> _Auth:
         doing = f"logging in at {mount}"
-        answer = self._ask(doing, "POST", f"/v1/auth/{quote(mount)}/login", body=credentials)
-        return _decoded(answer, _LoginAnswer, doing).auth
+        response = self._request(doing, "POST", f"/v1/auth/{quote(mount)}/login", body=credentials)
+        return _decoded(response, _LoginResponse, doing).auth
 
-    def _ask(self, doing: str, method: str, path: str, *, token: str = "", body: object = None) -> bytes:
+    def _request(self, doing: str, method: str, path: str, *, token: str = "", body: object = None) -> bytes:
         headers = {"X-Vault-Request": "true", **self._namespace}
         if token:
             headers["X-Vault-Token"] = token
@@ -168,21 +171,21 @@ class VaultSecrets:
         with self._pool.request(
             method, self._address + path, headers=headers, body=content, redirect=False, preload_content=False
         ) as response:
-            # A redirect is refused like any other status: it would send our token to whom we did not choose.
+            # Redirects are rejected like any other status: following one would send our token to another host.
             if response.status != 200:
                 raise VaultRefused(doing, response.status)
-            answer = response.read(_ANSWER_MAX_BYTES + 1)
-        if len(answer) > _ANSWER_MAX_BYTES:
-            raise VaultRefused(doing, reason=f"more than {_ANSWER_MAX_BYTES} bytes")
-        return answer
+            content = response.read(_RESPONSE_MAX_BYTES + 1)
+        if len(content) > _RESPONSE_MAX_BYTES:
+            raise VaultRefused(doing, reason=f"more than {_RESPONSE_MAX_BYTES} bytes")
+        return content
 
 
-def _decoded(answer: bytes, shape: type[_Shape], doing: str) -> _Shape:
+def _decoded(content: bytes, shape: type[_Shape], doing: str) -> _Shape:
     try:
-        return msgspec.json.decode(answer, type=shape)
+        return msgspec.json.decode(content, type=shape)
     except msgspec.MsgspecError as error:
-        raise VaultRefused(doing, reason="not an answer of Vault's") from error
+        raise VaultRefused(doing, reason="the response is not one of Vault's") from error
 
 
-def _is_passing(error: Exception) -> bool:
-    return isinstance(error, HTTPError) or (isinstance(error, VaultRefused) and error.status in _PASSING)
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, HTTPError) or (isinstance(error, VaultRefused) and error.status in _TRANSIENT)

@@ -1,4 +1,4 @@
-"""Ed25519 keys as JWKs, and the one signature that tokens may carry."""
+"""Ed25519 public keys as JWKs, and verification with the only signature algorithm that tokens may use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from joserfc.jws import JWSRegistry
 
 from cdv_core.domain.tokens import base64url
 
-# The fully specified name (RFC 9864): neither token nor key can make joserfc verify anything else.
+# The fully specified name (RFC 9864): neither a token nor a key can make joserfc use another algorithm.
 ALGORITHM: Final = JWSRegistry(algorithms=["Ed25519"]).get_alg("Ed25519")
 _FIELD_PRIME: Final = 2**255 - 19
-# The y of every point whose order divides 8 (x may be of either sign). RFC 8032 leaves the check to us, and neither
-# joserfc nor OpenSSL makes it. Under such a key [h]A takes at most eight values whatever was signed, so that anyone
-# can make signatures; under the identity one signature fits every message.
+# The y coordinates of all points whose order divides 8 (with either sign of x). RFC 8032 leaves this check to the
+# application, and neither joserfc nor OpenSSL does it. With such a key, [h]A takes at most eight values whatever was
+# signed, so that anyone can forge signatures; with the identity, one signature fits every message.
 _SMALL_ORDER_Y: Final = frozenset(
     {
         0,
@@ -35,14 +35,14 @@ class UnusableKey(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that tokens are verified with. `raw`: its 32 bytes, which alone decide equality."""
+    """A key that verifies tokens. `raw`: its 32 bytes; keys are equal if these are."""
 
     raw: bytes
     _key: OKPKey = field(compare=False, repr=False)
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, Any]) -> PublicKey:
-        """Raises UnusableKey: another kind of key, purpose or algorithm, a private key, or no safe point."""
+        """Return the key. Raises UnusableKey: another key type, use or algorithm, a private key, or an unsafe point."""
         if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
             raise UnusableKey("not OKP Ed25519")
         if jwk.get("use", "sig") != "sig" or jwk.get("alg", "EdDSA") not in ("EdDSA", "Ed25519"):
@@ -56,7 +56,7 @@ class PublicKey:
 
     @classmethod
     def from_raw(cls, raw: bytes) -> PublicKey:
-        """Raises UnusableKey: not 32 bytes, not the canonical encoding of a point, or a point of small order."""
+        """Return the key. Raises UnusableKey: not 32 bytes, not canonically encoded, or a point of small order."""
         if len(raw) != 32:
             raise UnusableKey("not 32 bytes")
         y = int.from_bytes(raw, "little") & (2**255 - 1)  # the top bit is the sign of x
@@ -64,14 +64,14 @@ class PublicKey:
             raise UnusableKey("not a canonical encoding")
         if y in _SMALL_ORDER_Y:
             raise UnusableKey("a point of small order")
-        # Only these members: joserfc would hold others, such as alg, against the name that we pinned.
+        # Only these members: joserfc would compare others, such as alg, with the algorithm name that we pinned.
         return cls(raw, OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": base64url(raw)}))
 
     def verifies(self, signing_input: bytes, signature: bytes) -> bool:
         """Return whether `signature` is this key's over `signing_input`.
 
-        OpenSSL sees to the signature's own form: 64 bytes, S below the group's order, R compared byte by byte with
-        the canonical encoding of what it must be.
+        OpenSSL checks the signature's form: 64 bytes, S below the group order, and R compared byte by byte with its
+        canonical encoding.
         """
         return ALGORITHM.verify(signing_input, signature, self._key)
 
@@ -83,6 +83,6 @@ def _raw_point(x: object) -> bytes:
         raw = base64.urlsafe_b64decode(x + "=" * (-len(x) % 4))
     except ValueError as error:
         raise UnusableKey("x is not base64url") from error
-    if base64url(raw) != x:  # Python reads over what is not of the alphabet
+    if base64url(raw) != x:  # Python ignores characters outside of the alphabet
         raise UnusableKey("x is not canonical base64url")
     return raw

@@ -1,23 +1,23 @@
-"""Tokens of an outside issuer, verified with the keys it publishes.
+"""Verifies tokens of an external issuer with the keys that it publishes.
 
-What may be tried, and who stops it:
+Threats and mitigations:
 
-- Algorithm confusion (`none`, HMAC with the public key, another curve): `domain/tokens.py` admits two names for one
-  signature, and `ed25519.py` verifies that one whatever the token or the key says.
-- A key brought along (`jwk`, `jku`, `x5u`, `x5c`), extensions (`crit`, `b64`): `domain/tokens.py` refuses the token.
-- `kid` as a path, a query or a command: it is a key of a dict and nothing else; it is not logged.
-- Unknown `kid`s in floods, to flood the issuer: `key_set.py`, one fetch at a time and one per cool-down; tokens for
-  others are refused before their key is looked up.
+- Algorithm confusion (`none`, HMAC with the public key, another curve): `domain/tokens.py` accepts two names of one
+  algorithm, and `ed25519.py` uses that one whatever the token or the key says.
+- A key inside the token (`jwk`, `jku`, `x5u`, `x5c`), extensions (`crit`, `b64`): `domain/tokens.py` rejects the token.
+- Injection through `kid` (a path, a query, a command): it is only used as a dict key, and it is not logged.
+- Many unknown `kid`s, to overload the issuer: `key_set.py` allows one fetch at a time and one per cooldown; tokens for
+  other audiences are rejected before their key is looked up.
 - Oversized, deeply nested or ambiguous tokens (repeated members, stray base64 bits): `domain/tokens.py`.
-- Weak keys in the set (small order, not canonical, private half published), two keys of one name: `ed25519.py` and
-  `key_set.py` leave them out.
-- Forged variants of a good signature (S + L, R spelt otherwise): OpenSSL, held to it by the attack tests.
-- Replayed tokens of a withdrawn key: gone with the next refresh, at most an hour later; remembered tokens ask for
-  their key each time (`jwt.py`). The same token twice within its life is no attack here: bearer tokens are for that.
-- Tokens for another service or of another issuer: `aud` and `iss`, compared whole.
-- An issuer impersonated, or made to send us elsewhere or without end: TLS with verification, no redirect to another
-  origin, time and byte limits (`JwksUrl`). Plain http:// is for development; settings refuse it elsewhere.
-- An issuer that is down: keys go on for a bounded time, then all is refused with 503, never let in.
+- Weak keys in the key set (small order, not canonical, private key published), two keys with one `kid`: `ed25519.py`
+  and `key_set.py` ignore them.
+- Variants of a valid signature (S + L, another encoding of R): rejected by OpenSSL, which the attack tests verify.
+- Tokens signed with a withdrawn key: rejected after the next refresh, at most an hour later; cached tokens look up
+  their key each time (`jwt.py`). Using a token more than once is not an attack: bearer tokens are meant for that.
+- Tokens for another service or from another issuer: `aud` and `iss` are compared as whole strings.
+- An impersonated issuer, redirects to elsewhere, endless responses: TLS with verification, no redirect to another
+  origin, time and size limits (`JwksUrl`). Plain http:// is for development; elsewhere the settings reject it.
+- An issuer that is down: its keys are used for a limited time; then every token is answered with 503, never accepted.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from cdv_core.errors import InvalidField
 from cdv_core.ports.clock import Clock
 
 DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: more than a thousand keys
-_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for the head, then for each piece that arrives
-_WHOLE_SECONDS: Final = 5.0  # ours: longer than IssuerKeys waits nobody needs the answer, nor its thread and connection
+_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for the response head, then for each chunk of the body
+_TOTAL_SECONDS: Final = 5.0  # ours: as long as IssuerKeys waits; after that, free the thread and the connection
 _CHUNK_BYTES: Final = 64 * 1024
 _REDIRECTS_MAX: Final = 3
 _MAX_AGE: Final = re.compile(r"(?:^|,)\s*max-age\s*=\s*\"?(\d{1,9})\"?\s*(?:,|$)", re.ASCII | re.IGNORECASE)
-_NOT_KEPT: Final = re.compile(r"(?:^|,)\s*no-(?:store|cache)\s*(?:,|$)", re.IGNORECASE)
+_NO_CACHE: Final = re.compile(r"(?:^|,)\s*no-(?:store|cache)\s*(?:,|$)", re.IGNORECASE)
 
 
 class JwksTokenVerifier(JwtVerifier):
-    """Verifies the tokens of `issuer` with its `keys`, whose `check`, `state` and `aclose` are the container's."""
+    """Verifies the tokens of `issuer` with its `keys`. The caller closes `keys`."""
 
     def __init__(self, keys: IssuerKeys, *, issuer: str, audience: str, clock: Clock) -> None:
         super().__init__(keys.find, issuer=issuer, audience=audience, clock=clock)
@@ -56,10 +56,10 @@ class JwksTokenVerifier(JwtVerifier):
 
 
 class JwksUrl:
-    """Gets an issuer's key set over HTTP; what IssuerKeys calls. Blocking."""
+    """Fetches an issuer's key set over HTTP. IssuerKeys calls it in a thread. Blocks."""
 
     def __init__(self, url: str, *, ca_file: Path | None = None) -> None:
-        """Trust `ca_file` (PEM) alone if given, else what the system trusts. Raises InvalidField: it cannot be read."""
+        """Trust only `ca_file` (PEM) if given, otherwise the system's CAs. Raises InvalidField: it cannot be read."""
         self._url = url
         try:
             context = ssl.create_default_context(cafile=ca_file)
@@ -69,7 +69,7 @@ class JwksUrl:
 
     def __call__(self) -> FetchedDocument:
         """Return the document. Raises KeysNotFetched."""
-        url, deadline = self._url, time.monotonic() + _WHOLE_SECONDS
+        url, deadline = self._url, time.monotonic() + _TOTAL_SECONDS
         for _ in range(_REDIRECTS_MAX + 1):
             document = self._get(url, deadline)
             if isinstance(document, FetchedDocument):
@@ -78,9 +78,9 @@ class JwksUrl:
         raise KeysNotFetched("too many redirects")
 
     def _get(self, url: str, deadline: float) -> FetchedDocument | str:
-        """Return the document, or where the issuer sends us for it."""
+        """Return the document, or the URL that the issuer redirects to."""
         try:
-            # identity: a compressed body could grow beyond any limit.
+            # identity: a compressed body could exceed any size limit when it is decompressed.
             headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
             with self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False) as response:
                 location = response.get_redirect_location()
@@ -89,7 +89,7 @@ class JwksUrl:
                 if response.status != 200:
                     raise KeysNotFetched(f"status {response.status}")
                 body = _read(response, deadline)
-        except (HTTPError, ValueError) as error:  # ValueError: urljoin, on what is no address
+        except (HTTPError, ValueError) as error:  # ValueError: from urljoin, for an invalid URL
             raise KeysNotFetched(f"{type(error).__name__}: {error}") from error
         return FetchedDocument(body, max_age_seconds(response.headers.get("Cache-Control", "")))
 
@@ -102,9 +102,9 @@ class JwksUrl:
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """Raises KeysNotFetched: too many bytes, or too late."""
+    """Return the body. Raises KeysNotFetched: it is too large, or took too long."""
     body = bytearray()
-    # What has arrived, and not a whole chunk: the clock is to be looked at even when bytes only trickle in.
+    # read1 returns what has arrived instead of waiting for a whole chunk, so that the deadline is checked often.
     while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
         body += chunk
         if len(body) > DOCUMENT_MAX_BYTES:
@@ -115,8 +115,8 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 
 def max_age_seconds(cache_control: str) -> int | None:
-    """Return how long the header lets an answer be kept: 0 for no-store and no-cache, None if it does not say."""
-    if _NOT_KEPT.search(cache_control):
+    """Return how long the response may be cached: 0 for no-store and no-cache, None if the header does not say."""
+    if _NO_CACHE.search(cache_control):
         return 0
     match = _MAX_AGE.search(cache_control)
     return int(match.group(1)) if match else None

@@ -1,4 +1,4 @@
-"""Verify a JWT: the contract's table (spec: authentication), for any way of finding the issuer's keys."""
+"""Verifies JWTs (spec: authentication), independent of where the issuer's keys come from."""
 
 from __future__ import annotations
 
@@ -13,54 +13,49 @@ from cdv_core.errors import TokenInvalid
 from cdv_core.ports.clock import Clock
 from cdv_core.ports.tokens import VerifiedToken
 
-# Return the key of that `kid`, None if the issuer has none. Raises: Unavailable: the keys cannot be had.
+# Returns the key with that `kid`, None if the issuer has none. Raises: Unavailable: the keys cannot be fetched.
 FindKey = Callable[[str], Awaitable[PublicKey | None]]
 
-# ours: 14 MiB with DIDs of the usual length. Whoever is not among so many pays for a signature's verification.
-REMEMBERED_TOKENS: Final = 32_768
+# ours: 14 MiB with DIDs of typical length. A token that is not cached costs a signature verification.
+CACHED_TOKENS_MAX: Final = 32_768
 
 
 class JwtVerifier:
-    """A TokenVerifier over `find_key`. Remembers the tokens it proved, so that the next request costs a hash.
+    """A TokenVerifier that gets keys from `find_key`. Caches verified tokens, so that the next request costs one hash.
 
-    What is remembered never outlives its token nor its key: the key is looked up and expiry is checked at each use.
-    Refusals are not remembered, so that junk cannot push out what is good.
+    A cached token is accepted only while its key exists and it has not expired: both are checked at each use. Rejected
+    tokens are not cached, so that invalid tokens cannot evict valid ones.
     """
 
-    def __init__(
-        self,
-        find_key: FindKey,
-        *,
-        issuer: str,
-        audience: str,
-        clock: Clock,
-        remembered_tokens: int = REMEMBERED_TOKENS,
-    ) -> None:
+    def __init__(self, find_key: FindKey, *, issuer: str, audience: str, clock: Clock) -> None:
         self._find_key = find_key
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
-        self._remembered_tokens = remembered_tokens
-        # By SHA-256: small, nothing that a memory dump gives away, and no secret compared character by character.
-        self._remembered: OrderedDict[bytes, tuple[str, PublicKey, VerifiedToken]] = OrderedDict()
+        self._cached_tokens_max = CACHED_TOKENS_MAX
+        # Keyed by SHA-256: small, useless in a memory dump, and no secret is compared character by character.
+        self._cached: OrderedDict[bytes, tuple[str, PublicKey, VerifiedToken]] = OrderedDict()
 
     async def verify(self, token: str) -> VerifiedToken:
-        """Return whom `token` speaks for. Raises as the port says, expiry last: only for what is otherwise right."""
+        """Return the token's subject and expiry.
+
+        Raises: as the port says. Expiry is checked last, so that TokenExpired means that all else is valid.
+        """
         digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
-        if digest in self._remembered:
-            kid, key, verified = self._remembered[digest]
+        if digest in self._cached:
+            kid, key, verified = self._cached[digest]
             if await self._find_key(kid) == key:
                 check_expiry(verified.expires_at, self._clock.now())
-                if digest in self._remembered:  # others may have pushed it out while the key was looked up
-                    self._remembered.move_to_end(digest)
+                if digest in self._cached:  # it may have been evicted while the key was looked up
+                    self._cached.move_to_end(digest)
                 return verified
-            self._remembered.pop(digest, None)
-        return await self._prove(token, digest)
+            self._cached.pop(digest, None)
+        return await self._verify_signature(token, digest)
 
-    async def _prove(self, token: str, digest: bytes) -> VerifiedToken:
+    async def _verify_signature(self, token: str, digest: bytes) -> VerifiedToken:
         unverified = read_token(token)
         now = self._clock.now()
-        # Before the key is looked up, so that only tokens meant for us can make us ask the issuer.
+        # Before the key is looked up, so that only tokens for this audience can cause a request to the issuer.
         subject, expires_at = read_claims(unverified.claims, issuer=self._issuer, audience=self._audience, now=now)
         key = await self._find_key(unverified.kid)
         if key is None:
@@ -69,10 +64,10 @@ class JwtVerifier:
             raise TokenInvalid("the signature does not match")
         check_expiry(expires_at, now)
         verified = VerifiedToken(subject, expires_at)
-        self._remember(digest, unverified.kid, key, verified)
+        self._cache(digest, unverified.kid, key, verified)
         return verified
 
-    def _remember(self, digest: bytes, kid: str, key: PublicKey, verified: VerifiedToken) -> None:
-        self._remembered[digest] = kid, key, verified
-        while len(self._remembered) > self._remembered_tokens:
-            self._remembered.popitem(last=False)
+    def _cache(self, digest: bytes, kid: str, key: PublicKey, verified: VerifiedToken) -> None:
+        self._cached[digest] = kid, key, verified
+        while len(self._cached) > self._cached_tokens_max:
+            self._cached.popitem(last=False)

@@ -1,4 +1,4 @@
-"""An issuer's published keys: read from their document, kept while they last, asked for again with restraint."""
+"""An issuer's published keys: parsed, cached for their lifetime, and fetched again with rate limits."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from cdv_adapters.tracing import span
 from cdv_core.domain.tokens import read_json_object
 from cdv_core.errors import Unavailable
 
-LIFETIME_MIN_SECONDS: Final = 60  # ours: an issuer that says no-store is not asked at every request
-LIFETIME_MAX_SECONDS: Final = 3600  # ours: how long a withdrawn key may go on at most, the issuer being up
-LIFETIME_DEFAULT_SECONDS: Final = 300  # ours: when the issuer does not say
-# Ask again when this much of the lifetime is over, so that under steady traffic nobody waits for the answer.
-_EARLY: Final = 0.8
+LIFETIME_MIN_SECONDS: Final = 60  # ours: even with no-store, the keys are not fetched for every request
+LIFETIME_MAX_SECONDS: Final = 3600  # ours: how long a withdrawn key may be accepted at most, if the issuer is up
+LIFETIME_DEFAULT_SECONDS: Final = 300  # ours: if the issuer does not say
+# Refresh after this share of the lifetime, so that under steady traffic no request waits for a fetch.
+_REFRESH_AT: Final = 0.8
+_COOLDOWN_SECONDS: Final = 10  # ours: how long others' invalid tokens can delay the first token of a new key
+_STALE_SECONDS: Final = 3600  # ours: an outage long enough to page an operator
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedDocument:
-    """`max_age_seconds`: how long the issuer lets it be kept, None if it does not say."""
+    """A fetched key set. `max_age_seconds`: how long it may be cached, None if the issuer does not say."""
 
     body: bytes
     max_age_seconds: int | None = None
 
 
 class KeysNotFetched(Exception):
-    """The issuer did not give a key set; the argument says why."""
+    """The issuer did not return a key set; the argument says why."""
 
 
-# Get the document, blocking, within its own time limits. Raises KeysNotFetched.
+# Returns the document. Blocks, within time limits of its own. Raises KeysNotFetched.
 Fetch = Callable[[], FetchedDocument]
 
 
 def read_key_set(body: bytes) -> dict[str, PublicKey]:
     """Return the keys that may verify tokens, by `kid`. `body`: a JWK set, bare or wrapped in `{"data": ...}`.
 
-    Keys of other kinds are left out, as are malformed ones and two different keys under one `kid`. No key at all is
-    an answer too: the issuer has withdrawn them. Raises KeysNotFetched: it is no key set.
+    Ignores keys of other types, malformed keys, and different keys with the same `kid`. An empty set is valid: the
+    issuer has withdrawn all keys. Raises KeysNotFetched: the body is not a key set.
     """
     try:
         document = read_json_object(body)
@@ -63,7 +65,7 @@ def read_key_set(body: bytes) -> dict[str, PublicKey]:
         try:
             key = PublicKey.from_jwk(jwk)
         except UnusableKey as error:
-            logger.debug("a key of the issuer is left out: {}", error)
+            logger.debug("a key of the issuer is ignored: {}", error)
             continue
         if keys.setdefault(jwk["kid"], key) != key:
             ambiguous.add(jwk["kid"])
@@ -72,7 +74,9 @@ def read_key_set(body: bytes) -> dict[str, PublicKey]:
 
 @dataclass(frozen=True, slots=True)
 class KeySetState:
-    """For readiness and metrics. `age_seconds`: since the keys were fetched, None if never. `failing`: the last try."""
+    """For readiness and metrics. `age_seconds`: since the last successful fetch, None if never. `failing`: whether the
+    last fetch failed.
+    """
 
     keys: int
     age_seconds: float | None
@@ -84,56 +88,52 @@ class KeySetState:
 class IssuerKeys:
     """The issuer's keys, one set for all requests.
 
-    Fetched when first needed, and again before their lifetime ends, in the background. One fetch at a time, which
-    concurrent requests share. An unknown `kid` fetches anew, but only once per cool-down. While the issuer is down the
-    last keys go on for `stale_seconds` beyond their lifetime, without anybody waiting; then everything is refused.
-    Belongs to one event loop.
+    They are fetched when first needed, and refreshed in the background before their lifetime ends. There is one fetch
+    at a time, shared by concurrent requests. An unknown `kid` causes a fetch, but only once per cooldown. While the
+    issuer is down, the last keys are used for up to an hour beyond their lifetime, and no request waits; after that
+    every token is rejected. Must be used from one event loop only.
     """
 
     def __init__(
         self,
         fetch: Fetch,
         *,
-        cooldown_seconds: float = 10,  # ours: how long a client may be locked out by somebody else's junk tokens
-        retry_seconds: float = 5,  # ours: as soon as we can be expected to notice that the issuer is back
-        stale_seconds: float = 3600,  # ours: an outage worth waking somebody for
-        fetch_timeout_seconds: float = 5,  # ours: longer than a request would wait
+        retry_seconds: float = 5,  # ours: how soon an issuer that is up again is noticed
+        fetch_timeout_seconds: float = 5,  # ours: no request would wait longer
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
-        self._cooldown_seconds = cooldown_seconds
         self._retry_seconds = retry_seconds
-        self._stale_seconds = stale_seconds
         self._fetch_timeout_seconds = fetch_timeout_seconds
         self._monotonic = monotonic
-        self._limiter = anyio.CapacityLimiter(1)  # not the default one, which a hanging object store may exhaust
+        self._limiter = anyio.CapacityLimiter(1)  # not the default limiter, which a hanging object store may exhaust
         self._keys: Mapping[str, PublicKey] = {}
-        self._flight: asyncio.Task[None] | None = None
+        self._fetch_task: asyncio.Task[None] | None = None
         self._fetched_at = self._refresh_at = self._fresh_until = self._usable_until = -math.inf
         self._retry_at = self._unknown_kid_at = -math.inf
         self._failure: Exception | None = None
         self._fetches = self._failures = 0
 
     async def find(self, kid: str) -> PublicKey | None:
-        """Return the key of that name, None if the issuer has none.
+        """Return the key with that `kid`, None if the issuer has none.
 
-        Raises: Unavailable: no keys can be had, and none are left.
+        Raises: Unavailable: the keys cannot be fetched, and the last ones are too old.
         """
         waited = await self._refresh_if_due()
         key = self._keys.get(kid)
         if key is None and not waited:
             now = self._monotonic()
-            if now >= max(self._unknown_kid_at + self._cooldown_seconds, self._retry_at):
+            if now >= max(self._unknown_kid_at + _COOLDOWN_SECONDS, self._retry_at):
                 self._unknown_kid_at = now
                 self._start_fetch()
-            await self._landing()
+            await self._wait_for_fetch()
             key = self._keys.get(kid)
         if key is None and not self._keys and self._failure is not None:
-            raise self._unavailable()  # none is cached: an issuer that withdrew all its keys may have new ones by now
+            raise self._unavailable()  # no keys are cached: an issuer that withdrew all its keys may have new ones now
         return key
 
     async def check(self) -> None:
-        """Raises: Unavailable: the issuer did not answer the last time, whether or not its last keys still serve."""
+        """Raises: Unavailable: the last fetch failed, even if the last keys are still used."""
         await self._refresh_if_due()
         if self._failure is not None:
             raise self._unavailable()
@@ -144,7 +144,7 @@ class IssuerKeys:
         return KeySetState(len(self._keys), age, self._failure is not None, self._fetches, self._failures)
 
     def readings(self) -> dict[str, float]:
-        """Return the keys' age, whether the last fetch failed, and how many there were and failed until now."""
+        """Return the keys' age, whether the last fetch failed, and the total numbers of fetches and failures."""
         state = self.state
         return {
             "issuer_keys_age_seconds": state.age_seconds or 0,
@@ -154,22 +154,22 @@ class IssuerKeys:
         }
 
     async def aclose(self) -> None:
-        """Give up a fetch under way."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await self._landing()
+        """Cancel a fetch in progress."""
+        if self._fetch_task is not None:
+            self._fetch_task.cancel()
+            await self._wait_for_fetch()
 
     async def _refresh_if_due(self) -> bool:
-        """Return whether a fetch had to be waited for. Raises: Unavailable."""
+        """Fetch the keys if they are due; return whether this call waited for a fetch. Raises: Unavailable."""
         now = self._monotonic()
         if now >= max(self._refresh_at, self._retry_at):
             self._start_fetch()
-        # Past their lifetime because nobody has asked for a while: a key may have been withdrawn meanwhile. Past it
-        # because the issuer does not answer: nobody waits.
+        # Expired because there were no requests for a while: wait, because a key may have been withdrawn since then.
+        # Expired because the issuer is down: do not wait.
         idle = now >= self._fresh_until and self._failure is None
         wait = idle or now >= self._usable_until
         if wait:
-            await self._landing()
+            await self._wait_for_fetch()
             if self._monotonic() >= self._usable_until:
                 raise self._unavailable()
         return wait
@@ -180,15 +180,15 @@ class IssuerKeys:
         return error
 
     def _start_fetch(self) -> None:
-        if self._flight is None:
-            # Set before the outcome is known, so that no outcome makes us ask more often.
+        if self._fetch_task is None:
+            # Set before the outcome is known, so that fetches are never more frequent than this.
             self._retry_at = self._monotonic() + self._retry_seconds
-            self._flight = asyncio.create_task(self._refresh(), name="issuer keys")
+            self._fetch_task = asyncio.create_task(self._refresh(), name="issuer keys")
 
-    async def _landing(self) -> None:
-        if self._flight is not None:
-            # Not `await flight`: a request that is cancelled must not cancel the fetch that others wait for.
-            await asyncio.wait([self._flight])
+    async def _wait_for_fetch(self) -> None:
+        if self._fetch_task is not None:
+            # Not `await self._fetch_task`: a cancelled request must not cancel the fetch that others wait for.
+            await asyncio.wait([self._fetch_task])
 
     async def _refresh(self) -> None:
         self._fetches += 1
@@ -203,7 +203,7 @@ class IssuerKeys:
         else:
             self._accept(keys, document.max_age_seconds)
         finally:
-            self._flight = None
+            self._fetch_task = None
 
     def _accept(self, keys: Mapping[str, PublicKey], max_age_seconds: int | None) -> None:
         if self._failure is not None or keys != self._keys:
@@ -214,6 +214,6 @@ class IssuerKeys:
         self._failure = None
         self._retry_at = -math.inf
         self._fetched_at = self._monotonic()
-        self._refresh_at = self._fetched_at + lifetime * _EARLY
+        self._refresh_at = self._fetched_at + lifetime * _REFRESH_AT
         self._fresh_until = self._fetched_at + lifetime
-        self._usable_until = self._fresh_until + self._stale_seconds
+        self._usable_until = self._fresh_until + _STALE_SECONDS

@@ -1,4 +1,4 @@
-"""The issuer that comes with the vault, for development: its key lives in the data dir, its tokens need no network."""
+"""The built-in issuer, for development. Its key is a file in the data directory; its tokens need no network."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import tempfile
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
+from cdv_adapters.data_dir import DataDir
 from cdv_adapters.tokens.ed25519 import ALGORITHM, PublicKey, UnusableKey
 from cdv_adapters.tokens.jwt import JwtVerifier
 from cdv_core.domain.identifiers import Did
@@ -21,14 +22,12 @@ from cdv_core.domain.tokens import base64url, read_json_object
 from cdv_core.errors import InvalidField
 from cdv_core.ports.clock import Clock
 
-KEY_FILE: Final = "issuer-key.json"
-
 
 class LocalIssuer:
-    """Signs development tokens, and publishes the key that verifies them."""
+    """Signs development tokens and publishes the key that verifies them."""
 
     def __init__(self, key: OKPKey, *, issuer: str, audience: str) -> None:
-        """Take `key`, a private Ed25519 key; its own `kid` if it has one, else its thumbprint (RFC 7638)."""
+        """`key`: a private Ed25519 key. `kid` is the key's own if it has one, otherwise its thumbprint (RFC 7638)."""
         self.name = issuer
         self.audience = audience
         self.kid = key.kid or key.thumbprint()
@@ -37,11 +36,13 @@ class LocalIssuer:
 
     @classmethod
     def open(cls, data_dir: Path, *, issuer: str, audience: str) -> Self:
-        """Return the issuer of this data dir, making its key if it has none; processes that race make one key.
+        """Return the issuer of this data directory. Creates its key if there is none.
 
-        Raises InvalidField: the directory cannot be written, or the file there holds no such key.
+        Processes that do so at the same time get the same key.
+
+        Raises InvalidField: the directory is not writable, or the file does not hold a private Ed25519 key.
         """
-        path = data_dir / KEY_FILE
+        path = DataDir(data_dir).issuer_key
         try:
             if not path.exists():
                 _create(path)
@@ -53,7 +54,7 @@ class LocalIssuer:
     def from_file(cls, path: Path, *, issuer: str, audience: str) -> Self:
         """Return an issuer with the key in that file: a JWK, or PKCS#8 in PEM.
 
-        Raises InvalidField, with the path: it cannot be read, or is no private Ed25519 key without a passphrase.
+        Raises InvalidField, with the path: the file cannot be read, or is not an unencrypted private Ed25519 key.
         """
         try:
             content = path.read_bytes()
@@ -61,17 +62,17 @@ class LocalIssuer:
             raise InvalidField(str(path), f"cannot be read: {error.strerror}") from error
         try:
             return cls(_read_key(content), issuer=issuer, audience=audience)
-        # TypeError is how cryptography asks for a passphrase.
+        # cryptography raises TypeError if a passphrase is needed.
         except (JoseError, ValueError, TypeError) as error:
             raise InvalidField(str(path), "no private Ed25519 key, as JWK or unencrypted PKCS#8 PEM") from error
 
     def jwks(self) -> dict[str, Any]:
-        """Return the document for `/.well-known/jwks.json`, public half only."""
+        """Return the document for `/.well-known/jwks.json`. It contains the public key only."""
         public = {"kty": "OKP", "crv": "Ed25519", "x": base64url(self._public.raw)}
         return {"keys": [{**public, "kid": self.kid, "use": "sig", "alg": "EdDSA"}]}
 
     def issue(self, did: Did, ttl_seconds: int, now: datetime) -> str:
-        """Return a token that speaks for `did` from `now` on for `ttl_seconds`. Raises InvalidField: not positive."""
+        """Return a token for `did` that is valid for `ttl_seconds` from `now` on. Raises InvalidField: not positive."""
         if ttl_seconds < 1:
             raise InvalidField("ttl", "a token lives a second at least")
         issued = int(now.timestamp())
@@ -91,7 +92,7 @@ class LocalIssuer:
 
 
 class LocalKeyTokenVerifier(JwtVerifier):
-    """Verifies what a LocalIssuer issued, and only that."""
+    """Verifies tokens of one LocalIssuer."""
 
     def __init__(self, issuer: LocalIssuer, clock: Clock) -> None:
         super().__init__(issuer.find_key, issuer=issuer.name, audience=issuer.audience, clock=clock)
@@ -106,8 +107,8 @@ def _create(path: Path) -> None:
             json.dump(OKPKey.generate_key("Ed25519").as_dict(private=True), file)
             file.flush()
             os.fsync(file.fileno())
-        # A link, unlike a rename, fails when the name is taken, and it shows the file whole: who comes second reads
-        # the key of who came first.
+        # A hard link, unlike a rename, fails if the file exists, and it makes the file appear complete: a concurrent
+        # process that is second uses the key of the first.
         with suppress(FileExistsError):
             path.hardlink_to(scratch)
     finally:
@@ -120,14 +121,14 @@ def _read_key(content: bytes) -> OKPKey:
         jwk = read_json_object(content)
         if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
             raise UnusableKey("not OKP Ed25519")
-        # Only these: `use` or `key_ops` for another purpose would keep joserfc from signing.
+        # Only these members: with `use` or `key_ops` for another purpose, joserfc would refuse to sign.
         key = OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x", "d", "kid") if name in jwk})
     else:
         key = OKPKey.import_key(content)
     if key.curve_name != "Ed25519" or not key.is_private:
         raise UnusableKey("not a private Ed25519 key")
     if jwk and jwk["x"] != base64url(key.public_key.public_bytes_raw()):
-        raise UnusableKey("x is not the public half of d")
+        raise UnusableKey("x is not the public key of d")
     return key
 
 

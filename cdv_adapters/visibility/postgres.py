@@ -1,4 +1,4 @@
-"""The collections that are their owner's only, in Postgres: one statement each way."""
+"""The collections that only their owners may read, in Postgres. Each operation is one statement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSERT INTO owner_only (collection) SELECT unnest(%(owner_only)s::text[]) ON CON
 
 
 class PostgresOwnerOnlyStore(OwnerOnlyStore):
-    """Raises CannotStart besides: the role may not use the table, which is younger than the others."""
+    """Also raises CannotStart: the role lacks privileges on the table, which is newer than the others."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
@@ -30,7 +30,7 @@ class PostgresOwnerOnlyStore(OwnerOnlyStore):
             return frozenset(Nsid(name) for (name,) in await self._database.rows(_ALL))
 
     async def note(self, owner_only: Collection[Nsid], public: Collection[Nsid]) -> None:
-        # Sorted: two replicas that add the same wait for one another in one order.
+        # Sorted, so that replicas that add the same collections lock rows in the same order and cannot deadlock.
         added, removed = sorted(set(owner_only)), sorted(set(public) - set(owner_only))
         with _granted():
             await self._database.run(_NOTE, {"owner_only": added, "public": removed})

@@ -1,4 +1,4 @@
-"""The collections that are their owner's only, in the vault's SQLite file."""
+"""The collections that only their owners may read, in the vault's SQLite database."""
 
 from __future__ import annotations
 

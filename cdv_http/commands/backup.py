@@ -24,15 +24,22 @@ from typing import IO, Any, Final, Protocol
 import msgspec
 
 from cdv_adapters.container import copy_database, read_database
+from cdv_adapters.data_dir import DataDir
+from cdv_adapters.durable_files import sync_directory
 from cdv_adapters.settings import Settings
 from cdv_core.domain.canonical import cid_of
 from cdv_core.domain.media import Asset
 from cdv_core.domain.times import format_time
 from cdv_core.errors import CannotStart
 
-_DATABASE: Final = "vault.sqlite3"
-_KEYS: Final = ("issuer-key.json", "media/url-signing.key", "catalogue.msgpack")  # each only if it is there
-_OBJECTS: Final = "media/objects/"
+# Members of the archive are named by their paths in the data directory.
+_LAYOUT: Final = DataDir(Path())
+_DATABASE: Final = _LAYOUT.database.as_posix()
+# Each only if it exists.
+_KEYS: Final = tuple(
+    it.as_posix() for it in (_LAYOUT.issuer_key, _LAYOUT.media.url_signing_key, _LAYOUT.catalogue_cache)
+)
+_OBJECTS: Final = f"{_LAYOUT.media.objects.as_posix()}/"
 _MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 1
 _CHUNK_BYTES: Final = 1024 * 1024
@@ -71,7 +78,10 @@ def _backup(settings: Settings, file: Path) -> int:
         raise CannotStart(what, "the file already exists", "choose another name")
     if not (data_dir / _DATABASE).is_file():
         raise CannotStart(what, f"there is no {_DATABASE} in it", "set CDV_DATA_DIR to the vault's data dir")
-    with _translated_os_errors(what), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+    with (
+        _os_errors_as_cannot_start(what),
+        tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder,
+    ):
         copy, archive = Path(folder) / _DATABASE, Path(folder) / "archive"
         progress = _Progress()
         copy_database(data_dir / _DATABASE, copy)
@@ -80,7 +90,7 @@ def _backup(settings: Settings, file: Path) -> int:
         manifest = _write(archive, copy, data_dir, settings.env, contents, progress)
         _extract(archive, None, progress)
         archive.rename(file)
-        _sync(file.parent)
+        sync_directory(file.parent)
     print(f"{file}: {_summary(manifest)}")
     return 0
 
@@ -95,7 +105,7 @@ def _restore(settings: Settings, file: Path) -> int:
     if not file.is_file():
         raise CannotStart(what, "the file does not exist", "name a file that `cdv backup` wrote")
     parent = data_dir.absolute().parent
-    with _translated_os_errors(what):
+    with _os_errors_as_cannot_start(what):
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", dir=parent) as folder:
             restored = Path(folder) / "data"
@@ -104,9 +114,9 @@ def _restore(settings: Settings, file: Path) -> int:
             manifest = _extract(file, restored, progress)
             _check_media(_read(restored / _DATABASE, progress), manifest, settings.env)
             for directory, _, _ in os.walk(restored):
-                _sync(Path(directory))
+                sync_directory(Path(directory))
             restored.rename(data_dir)  # replaces an empty directory
-            _sync(parent)
+            sync_directory(parent)
     print(f"{data_dir}: {_summary(manifest)}, as of {manifest.created_at}")
     return 0
 
@@ -300,17 +310,9 @@ class _Progress:
 
 
 @contextmanager
-def _translated_os_errors(what: str) -> Iterator[None]:
+def _os_errors_as_cannot_start(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
         raise CannotStart(what, reason, "free some space, or let this user read and write there") from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -143,7 +143,9 @@ async def _wait_for_events(bus: _Streams, ends: Mapping[str, int], uris: Collect
 async def _examine_opened(settings: Settings, report: _Report, did: Did, token: str | None) -> None:
     async with AsyncExitStack() as stack:
         service = await report.step(
-            "open", lambda: stack.enter_async_context(open_service(settings, upgrade=False)), depends_on="database"
+            "open",
+            lambda: stack.enter_async_context(open_service(settings, owns_database=False)),
+            depends_on="database",
         )
         if service is None:
             return

@@ -9,7 +9,7 @@ import anyio
 import pytest
 import urllib3
 
-from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
 from cdv_core.errors import Unavailable
 from conformance.ports.blob_subject import SystemClock
 from tests.fakes.s3 import Answer, Asked, ScriptedS3
@@ -22,10 +22,7 @@ FINAL = "dev/did:plc:abc/01K00000000000000000000001/a.png"
 PATIENCE_SECONDS = 60
 # For calls that are meant to fail by it: on a busy machine others may take longer.
 IMPATIENT: dict[str, Any] = {
-    "connect_timeout_seconds": 0.5,
-    "read_timeout_seconds": 0.5,
-    "call_timeout_seconds": 3.0,
-    "copy_timeout_seconds": 3.0,
+    "time_limits": S3TimeLimits(connect_seconds=0.5, read_seconds=0.5, call_seconds=3.0, copy_seconds=3.0)
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 import urllib3
 from minio.error import MinioException
 
-from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
 from cdv_core.errors import MediaSizeMismatch, Unavailable
 from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import (
@@ -172,13 +172,18 @@ async def test_a_bucket_that_is_not_there_is_not_ready():
 async def test_a_passing_error_is_tried_again():
     answers = iter([refusal(503, "SlowDown"), refusal(500, "InternalError")])
     whole = Answer(200, b"bytes", {"ETag": '"abc"'})
-    with scripted_store(lambda _: next(answers, whole), call_timeout_seconds=PATIENCE_SECONDS) as (store, server):
+    with scripted_store(lambda _: next(answers, whole), time_limits=S3TimeLimits(call_seconds=PATIENCE_SECONDS)) as (
+        store,
+        server,
+    ):
         assert await mark_of(store, 5) == f"abc null {hashlib.sha256(b'bytes').hexdigest()}"
         assert len(server.asked) == 3
 
 
 async def test_a_store_in_trouble_is_not_hammered():
-    with scripted_store(lambda _: Answer(503, b"", {"Retry-After": "3600"}), call_timeout_seconds=PATIENCE_SECONDS) as (
+    with scripted_store(
+        lambda _: Answer(503, b"", {"Retry-After": "3600"}), time_limits=S3TimeLimits(call_seconds=PATIENCE_SECONDS)
+    ) as (
         store,
         server,
     ):
@@ -229,7 +234,10 @@ async def test_an_object_that_does_not_arrive_whole_is_unavailable(then: str):
             yield b"x"
 
     headers = {"Content-Length": "200000", "ETag": '"abc"', "Connection": "close"}
-    with scripted_store(lambda _: Answer(200, body(), headers), call_timeout_seconds=1.0) as (store, _):
+    with scripted_store(lambda _: Answer(200, body(), headers), time_limits=S3TimeLimits(call_seconds=1.0)) as (
+        store,
+        _,
+    ):
         try:
             await unavailable(store.inspect(STAGING, size_bytes=200_000))
         finally:
@@ -246,8 +254,8 @@ async def test_nobody_reads_on_for_a_caller_who_left():
             yield b"x" * 65536
 
     headers = {"Content-Length": str(10**10), "ETag": '"abc"'}
-    patient = {"read_timeout_seconds": PATIENCE_SECONDS, "call_timeout_seconds": PATIENCE_SECONDS}
-    with scripted_store(lambda _: Answer(200, body(), headers), **patient) as (store, server):
+    patient = S3TimeLimits(read_seconds=PATIENCE_SECONDS, call_seconds=PATIENCE_SECONDS)
+    with scripted_store(lambda _: Answer(200, body(), headers), time_limits=patient) as (store, server):
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(lambda: store.inspect(STAGING, size_bytes=10**10))

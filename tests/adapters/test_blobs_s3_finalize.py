@@ -53,7 +53,7 @@ def test_the_largest_object_that_may_be_uploaded_may_also_be_copied(tmp_path: Pa
     store = wire(Settings.embedded(tmp_path).model_copy(update=told)).blobs()
     store.close()
     mb_per_second = 5  # slower than any store that is well
-    assert store._copy_seconds > 3 * largest / (mb_per_second * 1e6)  # copied, read back, copied again
+    assert store._time_limits.copy_seconds > 3 * largest / (mb_per_second * 1e6)  # copied, read back, copied again
 
 
 async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copies(s3_bucket: Bucket):

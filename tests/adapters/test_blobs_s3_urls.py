@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from minio.error import S3Error
 
-from cdv_adapters.blobs.s3 import S3BlobStore
+from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
 from cdv_core.errors import Unavailable
 from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import (
@@ -144,7 +144,9 @@ async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
 
 async def test_no_url_of_a_store_that_is_down_is_given_out():
     answers, now = [Answer(200), Answer(503), Answer(200)], 1000.0
-    with scripted_store(lambda _: answers[0], answered_within_seconds=5.0, monotonic=lambda: now) as (store, server):
+    with scripted_store(
+        lambda _: answers[0], time_limits=S3TimeLimits(probe_valid_seconds=5.0), monotonic=lambda: now
+    ) as (store, server):
 
         async def urls() -> None:
             expires_at = SystemClock().now() + timedelta(minutes=15)
@@ -164,7 +166,7 @@ async def test_no_url_of_a_store_that_is_down_is_given_out():
 
 
 async def test_who_may_not_look_at_the_bucket_gets_urls_all_the_same():
-    with scripted_store(lambda _: Answer(403), answered_within_seconds=5.0) as (store, server):
+    with scripted_store(lambda _: Answer(403), time_limits=S3TimeLimits(probe_valid_seconds=5.0)) as (store, server):
         expires_at = SystemClock().now() + timedelta(minutes=15)
         for _ in range(2):
             assert await store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)
@@ -180,7 +182,7 @@ async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
         assert let_go.wait(PATIENCE_SECONDS)
         return Answer(200)
 
-    with scripted_store(wait, answered_within_seconds=5.0) as (store, server):
+    with scripted_store(wait, time_limits=S3TimeLimits(probe_valid_seconds=5.0)) as (store, server):
         expires_at = SystemClock().now() + timedelta(minutes=15)
         first, second = (
             asyncio.create_task(store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)) for _ in range(2)
@@ -291,7 +293,7 @@ async def test_a_secret_source_that_is_down_is_unavailable_until_it_answered_onc
             raise Unavailable("secrets")
         return "access", "secret"
 
-    with scripted_store(lambda _: Answer(200), keys=keys, keys_life_seconds=0.0) as (store, _):
+    with scripted_store(lambda _: Answer(200), keys=keys, time_limits=S3TimeLimits(keys_seconds=0.0)) as (store, _):
         with pytest.raises(Unavailable) as raised:
             await store.check()
         assert raised.value.dependency == "secrets"
@@ -329,7 +331,9 @@ def platform_store(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in PLATFORM:
         monkeypatch.delenv(name, raising=False)
     # The bound to be seen is the metadata service's own, not that of the call.
-    with open_store(s3_bucket.endpoint, s3_bucket, keys=None, call_timeout_seconds=2 * PATIENCE_SECONDS) as store:
+    with open_store(
+        s3_bucket.endpoint, s3_bucket, keys=None, time_limits=S3TimeLimits(call_seconds=2 * PATIENCE_SECONDS)
+    ) as store:
         yield store
 
 

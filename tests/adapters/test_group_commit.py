@@ -52,7 +52,7 @@ async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[
     """Store `rows` at once, the first MAX_CONCURRENT_BATCHES of them alone; return their results and errors."""
     tasks = []
     for it in rows:
-        tasks.append(asyncio.create_task(group.stored(it)))
+        tasks.append(asyncio.create_task(group.store(it)))
         while len(store.groups) < min(len(tasks), MAX_CONCURRENT_BATCHES):
             await asyncio.sleep(0)
     for _ in range(5):
@@ -65,7 +65,7 @@ async def test_a_write_that_comes_alone_goes_at_once():
     store = Store()
     store.let_go.set()
     group = GroupCommit(store.write)
-    assert [await group.stored(row("1")), await group.stored(row("2"))] == [True, True]
+    assert [await group.store(row("1")), await group.store(row("2"))] == [True, True]
     assert store.groups == [["1"], ["2"]]
 
 
@@ -85,7 +85,7 @@ async def test_writes_that_are_on_their_way_are_waited_for():
     async def one(number: int) -> bool:
         for _ in range(2 * number):  # as many rounds of the loop as it takes to read a request and judge it
             await asyncio.sleep(0)
-        return await group.stored(row(str(number)))
+        return await group.store(row(str(number)))
 
     assert await asyncio.gather(*map(one, range(10))) == [True] * 10
     assert store.groups == [[str(number) for number in range(10)]]
@@ -95,16 +95,16 @@ async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
     asker: ContextVar[str] = ContextVar("asker")
     names: list[str] = []
 
-    async def answer(questions: Sequence[str]) -> Sequence[str]:
+    async def execute(requests: Sequence[str]) -> Sequence[str]:
         names.append(asker.get())
         await asyncio.sleep(0)
-        return questions
+        return requests
 
-    batcher: Batcher[str, str] = Batcher(answer, lambda: lambda _: True, most=3)
+    batcher: Batcher[str, str] = Batcher(execute, lambda: lambda _: True, max_batch_size=3)
 
     async def ask(name: str) -> str:
         asker.set(name)
-        return await batcher.ask(name)
+        return await batcher.submit(name)
 
     asked = [str(number) for number in range(9)]
     assert await asyncio.gather(*map(ask, asked)) == asked
@@ -133,7 +133,7 @@ async def test_two_of_one_key_never_share_a_group():
 async def test_who_may_not_join_does_not_wait_for_the_group_to_be_answered():
     store = Store()
     group = GroupCommit(store.write)
-    tasks = [asyncio.create_task(group.stored(row(name, "key"))) for name in ("1", "2")]
+    tasks = [asyncio.create_task(group.store(row(name, "key"))) for name in ("1", "2")]
     async with asyncio.timeout(30):
         while len(store.groups) < MAX_CONCURRENT_BATCHES:
             await asyncio.sleep(0)
@@ -159,14 +159,14 @@ async def test_a_failure_reaches_everybody_in_the_group_and_the_next_group_goes_
     results = await all_of(group, [row(str(number)) for number in range(6)], store)
     assert {type(it) for it in results} == {type(error)}
     store.fails_with = None
-    assert await group.stored(row("later"))
+    assert await group.store(row("later"))
     assert unhandled == []
 
 
 async def test_a_caller_who_gives_up_takes_nobody_along():
     store = Store()
     group = GroupCommit(store.write)
-    tasks = [asyncio.create_task(group.stored(row(str(number)))) for number in range(5)]
+    tasks = [asyncio.create_task(group.store(row(str(number)))) for number in range(5)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     tasks[-1].cancel()
@@ -184,7 +184,7 @@ async def test_a_write_that_comes_just_as_the_last_group_ends_is_not_left_waitin
 
     async def one_after_another(name: str) -> None:
         for number in range(200):
-            await group.stored(row(f"{name}-{number}"))
+            await group.store(row(f"{name}-{number}"))
 
     async with asyncio.timeout(10):
         await asyncio.gather(*[one_after_another(str(name)) for name in range(7)])

@@ -174,7 +174,7 @@ async def test_a_server_that_is_not_there_is_unavailable():
 async def test_a_server_that_is_silent_after_the_login_is_unavailable(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
     with FaultProxy(postgres_dsn) as proxy:
         look = postgres._require_safe_settings
 
@@ -191,7 +191,7 @@ async def test_a_server_that_is_silent_after_the_login_is_unavailable(
 async def test_whoever_waits_for_another_to_migrate_waits_as_long_as_it_takes(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
     async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as other:
         await other.execute("SELECT pg_advisory_lock(%s)", (postgres._MIGRATION_LOCK,))
         waiting = asyncio.create_task(migrate(postgres_dsn))

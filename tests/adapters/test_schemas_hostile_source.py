@@ -242,7 +242,7 @@ async def test_a_defect_that_an_update_brings_about_is_a_failure_like_any_other(
     monkeypatch.setattr("cdv_adapters.schemas.url.build_catalogue", fail)
     await source.refresh()
     assert (versions(source), source.state.outcome, source.state.failures) == (["1.0.0"], "failed", 1)
-    assert "a defect" in str(source.state.reason)
+    assert "internal error" in str(source.state.reason)
 
 
 async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: CatalogueServer, tmp_path: Path):

@@ -108,7 +108,7 @@ async def test_a_version_rewritten_under_its_number_is_taken_over_with_a_warning
         await source.refresh()
     finally:
         logger.remove(sink)
-    assert [it.split(" says")[0] for it in said] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
+    assert [it.split(" has changed")[0] for it in said] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
     assert source.catalogue.collection(POST).versions["1.0.0"].violations({"a": 1, "b": 2}) == ()
 
 

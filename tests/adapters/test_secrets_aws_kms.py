@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
-from cdv_adapters.secrets.aws_kms import KmsSecrets, UnusableSecret, encryption_context
+from cdv_adapters.secrets.aws_kms import KmsSecrets, encryption_context
 from cdv_core.errors import InvalidField, Unavailable
+from cdv_core.ports.secrets import UnusableSecret
 from conformance.ports.secrets import told_by
 from tests.adapters.kms import KmsServer
 from tests.fakes.s3 import Answer

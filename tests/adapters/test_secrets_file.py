@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cdv_adapters.secrets.env import PlainSecrets
-from cdv_adapters.secrets.file import FileSecrets, UnusableSecret
+from cdv_adapters.secrets.file import FileSecrets
 from cdv_core.errors import Unavailable
+from cdv_core.ports.secrets import UnusableSecret
 from conformance.ports.secrets import told_by
 
 

@@ -276,7 +276,7 @@ async def test_what_no_vault_would_answer_is_refused(vault: FakeVault, server: S
 
     error = await refusal(to(server, {"VAULT_TOKEN": "hvs.root"}))
 
-    assert str(error) == "reading kv/cdv/db: not an answer of Vault's"
+    assert str(error) == "reading kv/cdv/db: the response is not one of Vault's"
     assert "hunter2" not in told_by(error)
 
 

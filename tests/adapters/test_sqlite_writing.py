@@ -178,8 +178,8 @@ async def test_a_file_locked_by_another_process_is_unavailable_and_then_availabl
         assert await stored_numbers(database) == [1]
 
 
-async def test_the_log_is_folded_into_the_file_when_it_has_grown(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sqlite, "_LOG_BYTES", 200_000)
+async def test_the_log_is_checkpointed_when_it_has_grown(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 200_000)
     log = Path(f"{path}-wal")
 
     async with SqliteDatabase(path) as database:
@@ -193,9 +193,9 @@ async def test_the_log_is_folded_into_the_file_when_it_has_grown(path: Path, mon
         assert await stored_numbers(database) == list(range(30))
 
 
-async def test_someone_who_reads_an_old_state_only_delays_the_folding(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sqlite, "_LOG_BYTES", 100_000)
-    monkeypatch.setattr(sqlite, "_FOLD_BUSY_MILLIS", 1)
+async def test_a_reader_of_an_old_snapshot_only_delays_the_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(sqlite, "_CHECKPOINT_BUSY_MILLIS", 1)
     log = Path(f"{path}-wal")
 
     async with SqliteDatabase(path) as database:

@@ -178,7 +178,7 @@ def test_an_issuer_that_accepts_and_says_nothing_is_given_up_on(monkeypatch: pyt
 
 
 def test_an_issuer_that_trickles_is_given_up_on_and_hung_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jwks, "_WHOLE_SECONDS", 0.1)
+    monkeypatch.setattr(jwks, "_TOTAL_SECONDS", 0.1)
     release = threading.Event()
 
     def trickle() -> Iterator[bytes]:

@@ -74,14 +74,14 @@ async def test_tokens_that_are_not_for_us_do_not_reach_the_issuer(world: World, 
 
 async def test_what_is_remembered_is_bounded_and_holds_no_refusals(world: World):
     verifier = JwksTokenVerifier(world.keys, issuer=ISSUER, audience="cdv", clock=world.clock)
-    verifier._remembered_tokens = 3
+    verifier._cached_tokens_max = 3
     tokens = [world.a.issue(SUBJECT, 60, world.clock.now()) for _ in range(5)]
     for token in [*tokens[:3], tokens[0], *tokens[3:], tokens[0]]:
         await verifier.verify(token)
         with pytest.raises(TokenInvalid):
             await verifier.verify(world.stranger.issue(SUBJECT, 60, world.clock.now()))
 
-    assert len(verifier._remembered) == 3
+    assert len(verifier._cached) == 3
 
 
 async def test_a_remembered_token_is_not_proved_again(world: World, monkeypatch: pytest.MonkeyPatch):
@@ -97,7 +97,7 @@ async def test_a_remembered_token_that_is_pushed_out_while_its_key_is_looked_up_
     others = [world.a.issue(SUBJECT, 61 + n, world.clock.now()) for n in range(2)]
     find = world.verifier._find_key
     assert await world.accepts(world.a, old)
-    world.verifier._remembered_tokens = 1
+    world.verifier._cached_tokens_max = 1
     looked_up = asyncio.Event()
 
     async def slowly(kid: str) -> PublicKey | None:

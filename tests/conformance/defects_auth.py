@@ -10,7 +10,7 @@ KEYS = "cdv_adapters/tokens/key_set.py"
 USE_CASE = "cdv_core/use_cases/records.py"
 AUTHENTICATION = "cdv_http/auth.py"
 
-_FETCHES = "            if now >= max(self._unknown_kid_at + self._cooldown_seconds, self._retry_at):\n"
+_FETCHES = "            if now >= max(self._unknown_kid_at + _COOLDOWN_SECONDS, self._retry_at):\n"
 _UNPINNED = (TOKENS, '    if header.get("alg") not in _ALGORITHMS:', "    if False:")
 _BELIEVED = """    try:
         return await tokens.verify(token)

@@ -19,7 +19,7 @@ _FIFTH_LOST = """\
                 publications[entry.sequence] = Publication(entry.sequence, 0, self._clock.now())
 """
 _PUBLISH = (
-    "        return await Publication(self._connection, self._timeout_seconds, self._batching).of(entries, onto)\n"
+    "        return await Publication(self._connection, self._timeout_seconds, self._batching).publish(entries, onto)\n"
 )
 
 EVENTS: list[Defect] = [
@@ -75,13 +75,13 @@ EVENTS: list[Defect] = [
         "EVENT-009",
         (
             PUBLICATION,
-            '{"Nats-Msg-Id": it, **_onto(end.name, last)}',
-            '{"Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"], **_onto(end.name, last)}',
+            '{"Nats-Msg-Id": message_id, **_expect_headers(end.name, last)}',
+            '{"Nats-Msg-Id": json.loads(entry.event.envelope)["correlationId"], **_expect_headers(end.name, last)}',
         ),
         (
             PUBLICATION,
-            "            held = await self._held(end, ack.seq) if ack and ack.duplicate else None\n",
-            "            held = entry.event.event_id\n",
+            "            stored_id = await self._event_id_at(end, ack.seq) if ack and ack.duplicate else None\n",
+            "            stored_id = entry.event.event_id\n",
         ),
         trap="Deduplicating on a client-supplied correlation id",
     ),

@@ -270,10 +270,10 @@ RECORDS: list[Defect] = [
         "REC-027",
         (
             SQLITE,
-            "                # What may stand in the way is",
+            "                # OR REPLACE: an expired reply",
             (
                 '                connection.execute("DELETE FROM replies WHERE did = ?", (did,))\n'
-                "                # What may stand in the way is"
+                "                # OR REPLACE: an expired reply"
             ),
         ),
     ),

@@ -214,7 +214,7 @@ def test_a_rotated_password_is_taken_up_live_an_outage_is_bridged_and_nothing_is
         keeper.vault.override = Answer(503)
         (tmp_path / "dsn").unlink(missing_ok=True)
         deadline = time.monotonic() + RECOVERY_SECONDS
-        while "its last value serves" not in vault.log:
+        while "its last value is used" not in vault.log:
             role.cut_off()
             writes_again(vault)
             assert time.monotonic() < deadline, vault.log

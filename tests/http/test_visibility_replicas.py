@@ -206,7 +206,7 @@ async def test_a_start_that_cannot_learn_them_is_refused_on_one_line(tmp_path: P
     store.error = Unavailable("database")
     with (
         Container.owner_only_store.override(providers.Object(store)),
-        pytest.raises(CannotStart, match="their owner's only"),
+        pytest.raises(CannotStart, match="only their owners may read"),
     ):
         async with open_service(Settings.embedded(tmp_path)):
             pass
@@ -219,10 +219,10 @@ async def test_who_only_looks_notes_nothing(visibility: str, tmp_path: Path) -> 
         did, uri = await write(api)
     publish(tmp_path / "specs", secret=visibility)
     settings = Settings.embedded(tmp_path / "vault").model_copy(update={"specs_url": url})
-    async with open_service(settings, upgrade=False) as service:
+    async with open_service(settings, owns_database=False) as service:
         assert (SECRET in service.vault.records._schemas.catalogue.owner_only) == (visibility == "owner")
     (tmp_path / "vault" / "catalogue.msgpack").unlink()
-    async with open_service(settings.model_copy(update={"specs_url": nowhere()}), upgrade=False) as service:
+    async with open_service(settings.model_copy(update={"specs_url": nowhere()}), owns_database=False) as service:
         assert (SECRET in service.vault.records._schemas.catalogue.owner_only) == (visibility == "public")
     async with serving(tmp_path / "vault") as api:
         await (is_public if visibility == "owner" else is_its_owners_only)(api, did, uri)
