@@ -49,6 +49,23 @@ def require_origin(value: str) -> str:
     return f"{url.scheme}://{url.host}{'' if url.port == default else f':{url.port}'}"
 
 
+def check_specs_url(url: str) -> None:
+    """Return if `url` is https, file with an absolute path, or http to this machine, and nothing but an address.
+
+    Raises: ValueError: it is not.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+            raise ValueError("a file URL names a file of this machine: file:///path")
+    elif parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ValueError("it must begin with https:// or file://")
+    elif is_plain_http_to_remote(url):
+        raise ValueError("http:// is for this machine's own loopback; use https://")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("it must not have a user, a query or a fragment")
+
+
 def is_plain_http_to_remote(address: str) -> bool:
     """Return whether traffic to that address is unencrypted and leaves this machine."""
     parts = urlsplit(address)

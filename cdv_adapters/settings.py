@@ -33,6 +33,7 @@ from cdv_adapters.settings_checks import (
     Seconds,
     Secret,
     StorageUrl,
+    Whole,
 )
 
 _CENTURY_SECONDS: Final = 100 * 365 * 86400  # ours: NATS counts nanoseconds in 64 bits, some three centuries
@@ -70,7 +71,7 @@ class Settings(BaseSettings):
         description="`dev`, `staging` or `prod`; media keys begin with it, so a vault keeps the one it began with",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(
+    port: Whole = Field(
         8080,
         ge=1,
         le=65535,
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
         Path("./.cdv"), description="embedded mode: SQLite file, media, local issuer's key, catalogue cache"
     )
     db_dsn: PostgresDsn = Field(None, description="Postgres connection string; unset: embedded SQLite, dev only")
-    db_pool_size: int = Field(10, ge=2, description="most connections to Postgres per worker")
+    db_pool_size: Whole = Field(10, ge=2, description="most connections to Postgres per worker")
     db_transaction_pooler: bool = Field(
         False, description="Postgres is behind a pooler in transaction mode, such as PgBouncer"
     )
@@ -102,7 +103,7 @@ class Settings(BaseSettings):
     nats_ack_wait: Seconds = Field(
         30.0, le=86400, description="seconds until a consumer gets again what it did not acknowledge"
     )
-    nats_max_ack_pending: int = Field(1000, ge=1, description="events a consumer may leave unacknowledged")
+    nats_max_ack_pending: Whole = Field(1000, ge=1, description="events a consumer may leave unacknowledged")
     jwt_issuer: str | None = Field(None, description="whose tokens count; unset: the built-in issuer, dev only")
     jwt_audience: str | None = Field(None, description="the audience tokens must name; unset: `cdv`, dev only")
     jwks_url: HttpUrl = Field(None, description="the issuer's keys; unset: `{issuer}/.well-known/jwks.json`")
@@ -125,8 +126,8 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="private key of the certificate, PEM")
     tls_client_ca: Path | None = Field(None, description="CA of client certificates; set: mutual TLS")
     trusted_proxies: Networks = Field((), description="addresses or networks whose forwarding headers are believed")
-    workers: int = Field(1, ge=1, le=256, description="worker processes")
-    max_in_flight: int = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
+    workers: Whole = Field(1, ge=1, le=256, description="worker processes")
+    max_in_flight: Whole = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
     request_timeout: Seconds = Field(
         30.0, le=3600, description="seconds a request may take; finalize reads and copies the object in that time"
     )
@@ -277,6 +278,11 @@ def read_settings(**overrides: object) -> Settings:
             named = tuple(problem.partition(":")[0] for problem in problems)
             problems += tuple(it for it in _problems(across) if it.partition(":")[0] not in named)
         raise SettingsRefused(problems) from error
+
+
+def env_file_variables() -> frozenset[str]:
+    """Return the names that `.env` sets, in capitals. To be called in dev only, after `read_settings`."""
+    return frozenset(name.upper() for name in DotEnvSettingsSource(Settings, _ENV_FILE).env_vars)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from cdv_adapters.addresses import SECRET_REFERENCES, is_plain_http_to_remote, require_address, require_origin
+from cdv_adapters.addresses import SECRET_REFERENCES, check_specs_url, require_address, require_origin
 
 _SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
@@ -25,7 +25,10 @@ _BUCKET: Final = re.compile(r"(?!.*(\.\.|\.-|-\.))(?!\d+(\.\d+){3}$)[a-z0-9][a-z
 _DSN: Final = re.compile(r"postgres(?:ql)?://|\w+\s*=")  # the beginning of a URI, or of keyword/value pairs
 _VAULT_PATH: Final = re.compile(r"[^/#\s]+/[^#\s]+#[^#\s]+")
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)")
-_STORAGE_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# The stores of counters that cdv_http/rate_limits.py has clients for.
+_STORAGE_URL: Final = re.compile(
+    r"(async\+)?((redis|valkey)(s|\+unix|\+cluster|\+sentinel)?|memcached|mongodb(\+srv)?|memory)://"
+)
 _NATS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 
 
@@ -40,6 +43,13 @@ def _seconds(value: object) -> object:
 
 def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _digits(value: object) -> object:
+    # pydantic would take `8_0` for 80, as Python does.
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+", value, re.ASCII):
+        raise PydanticCustomError("int", "not a whole number")
+    return value
 
 
 def _check_rate(value: str) -> str:
@@ -67,11 +77,19 @@ def _check_dsn(value: SecretStr | None) -> SecretStr | None:
 
 
 def _check_nats_urls(value: SecretStr | None) -> SecretStr | None:
-    for each in _text(value).split(","):
-        scheme, mark, _ = each.strip().partition("://")
-        if mark and scheme not in _NATS_SCHEMES:
-            raise PydanticCustomError("url", "not an address such as nats://host:4222")
+    text = _text(value)
+    if text and not text.startswith(SECRET_REFERENCES) and not all(map(_is_nats_url, text.split(","))):
+        raise PydanticCustomError("url", "not an address such as nats://host:4222")
     return value
+
+
+def _is_nats_url(url: str) -> bool:
+    scheme, mark, rest = url.strip().rpartition("://")
+    try:
+        parts = urlsplit(f"//{rest}")
+        return (not mark or scheme in _NATS_SCHEMES) and bool(parts.hostname) and parts.port != 0 and " " not in rest
+    except ValueError:  # no port, or no IPv6 address
+        return False
 
 
 def _check_storage_url(value: SecretStr | None) -> SecretStr | None:
@@ -102,8 +120,10 @@ def _check_no_path(value: str | None) -> str | None:
 def _check_specs_url(value: str | None) -> str | None:
     if value is not None:
         require_address(value, {"http", "https", "file"}, "not an https:// or file:// address")
-        if is_plain_http_to_remote(value):
-            raise PydanticCustomError("url", "http:// is for this machine's own loopback; use https://")
+        try:
+            check_specs_url(value)
+        except ValueError as error:
+            raise PydanticCustomError("url", "{reason}", {"reason": str(error)}) from None
     return value
 
 
@@ -143,6 +163,7 @@ MimeTypes = Annotated[_Names, AfterValidator(_check_mime_types)]
 Networks = Annotated[_Names, AfterValidator(_check_networks)]
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_digits)]
 Replicas = Annotated[Literal[1, 3, 5], BeforeValidator(_number)]
 Rate = Annotated[str, AfterValidator(_check_rate)]
 

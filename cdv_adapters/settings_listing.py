@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from cdv_adapters.settings import Settings
@@ -10,11 +10,11 @@ from cdv_adapters.settings import Settings
 _NOT_SETTINGS: Final = ("CDV_TEST_",)  # servers for the test suite
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+def unknown_variables(names: Iterable[str]) -> list[str]:
     """Return the variables that start with `CDV_` but are no settings: misspelt ones would silently have no effect."""
     known = {f"CDV_{name.upper()}" for name in Settings.model_fields}
     return sorted(
-        name for name in environ if name.startswith("CDV_") and name not in known and not name.startswith(_NOT_SETTINGS)
+        name for name in names if name.startswith("CDV_") and name not in known and not name.startswith(_NOT_SETTINGS)
     )
 
 

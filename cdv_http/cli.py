@@ -21,7 +21,7 @@ from cdv_adapters.bootstrap import migrate as migrate_database
 from cdv_adapters.bootstrap import open_dependencies_except_database, open_records, open_service
 from cdv_adapters.container import has_vault, local_issuer
 from cdv_adapters.service import Dependency
-from cdv_adapters.settings import Settings, SettingsRefused, read_settings
+from cdv_adapters.settings import Settings, SettingsRefused, env_file_variables, read_settings
 from cdv_adapters.settings_listing import markdown_table, masked, unknown_variables
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import CdvError, InvalidField, Unavailable
@@ -259,7 +259,7 @@ def _read_settings() -> Settings:
 def _settings(**overrides: object) -> Settings:
     settings = read_settings(**overrides)
     set_up_logs(settings)
-    for name in unknown_variables(os.environ):
+    for name in unknown_variables({*os.environ, *(env_file_variables() if settings.is_dev else ())}):
         _warn(settings, f"{name} is not a setting and is ignored")
     return settings
 

@@ -105,6 +105,11 @@ def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: 
     assert "usage: cdv" in result.err
 
 
+def test_a_misspelt_setting_in_the_env_file_is_told_as_well(cdv: Cdv, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CDV_PROT=1\nCDV_LOG_LEVEL=info\nOTHER=2\n")
+    assert cdv("config").err == "cdv: warning: CDV_PROT is not a setting and is ignored\n"
+
+
 def test_a_misspelt_setting_is_told_to_people_in_dev_and_to_the_log_elsewhere(cdv: Cdv) -> None:
     assert cdv("config", CDV_MISSPELT="1").err == "cdv: warning: CDV_MISSPELT is not a setting and is ignored\n"
     line = json.loads(cdv("config", **PRODUCTION, CDV_MISSPELT="1").err)
@@ -240,7 +245,7 @@ def test_check_goes_on_when_something_is_not_there(cdv: Cdv, port: str) -> None:
 
 
 def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None:
-    result = cdv("check", CDV_RATE_LIMIT_STORAGE="junk://host")
+    result = cdv("check", CDV_RATE_LIMIT_STORAGE="redis://host:x")
     assert result.code == 1
     assert "cannot use CDV_RATE_LIMIT_STORAGE" in result.err
     assert "ok   database" in result.out

@@ -6,7 +6,6 @@ decompressed, so that decompression bombs are harmless.
 
 from __future__ import annotations
 
-import ipaddress
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from urllib.request import url2pathname
 
 import urllib3
 
+from cdv_adapters.addresses import check_specs_url
 from cdv_adapters.http_pool import http_pool
 from cdv_core.domain.catalogue_index import INDEX_NAME
 
@@ -68,16 +68,8 @@ class SpecsUrl:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises ValueError: not https, http to the loopback or file; or with a user, a query or a fragment."""
+        check_specs_url(url)
         parts = urlsplit(url)
-        if parts.scheme == "file":
-            if parts.netloc not in {"", "localhost"}:
-                raise ValueError("a file URL names a file of this machine: file:///path")
-        elif parts.scheme not in {"https", "http"} or not parts.hostname:
-            raise ValueError("it must begin with https:// or file://")
-        elif parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ValueError("http:// is for this machine's own loopback; use https://")
-        if parts.username or parts.query or parts.fragment:
-            raise ValueError("it must not have a user, a query or a fragment")
         self.url = url if parts.path.endswith(".json") else f"{url.rstrip('/')}/{INDEX_NAME}"
         self.timeout_seconds = timeout_seconds
         self._pause_seconds = pause_seconds
@@ -178,10 +170,3 @@ class _Budget:
             if self._source.closed or self._source.monotonic() > self._deadline:
                 raise FetchFailed(f"{url}: too slow")
         return bytes(body)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

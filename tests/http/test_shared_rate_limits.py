@@ -175,7 +175,7 @@ async def test_the_address_may_be_a_reference(tmp_path: Path, url: str) -> None:
         assert client.dbsize() >= 1
 
 
-@pytest.mark.parametrize("address", ["ftp://127.0.0.1", "etcd://127.0.0.1"])
+@pytest.mark.parametrize("address", ["redis://127.0.0.1:x", "memcached://127.0.0.1"])
 async def test_an_address_that_no_store_can_have_is_refused_at_start(tmp_path: Path, address: str) -> None:
     settings = environment(tmp_path / "data", CDV_RATE_LIMIT_STORAGE=address)
     done = subprocess.run(
