@@ -13,7 +13,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,10 +30,11 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
 from minio.datatypes import parse_copy_object
 from minio.error import MinioException, S3Error
-from urllib3 import PoolManager, Retry, Timeout
+from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
 from cdv_adapters.blobs.s3_bucket import Provisioned, provision_bucket
+from cdv_adapters.http_pool import http_pool
 from cdv_core.domain.limits import MAGIC_BYTES
 from cdv_core.errors import InvalidField, MediaSizeMismatch, Unavailable
 from cdv_core.ports.blobs import StagedBlob
@@ -130,7 +131,7 @@ class S3BlobStore:
         trust = ssl.create_default_context(cafile=ca_file)
 
         def pool(read_seconds: float, *, read_retries: int) -> PoolManager:
-            return PoolManager(
+            return http_pool(
                 maxsize=max_threads,
                 timeout=Timeout(connect=time_limits.connect_seconds, read=read_seconds),
                 retries=Retry(
@@ -173,7 +174,11 @@ class S3BlobStore:
     async def promote(self, staging_key: str, etag: str, final_key: str, *, mime_type: str, disposition: str) -> bool:
         headers = {"Content-Type": mime_type, "Content-Disposition": disposition}
         seconds = self._time_limits.call_seconds + self._time_limits.copy_seconds
-        return await self._call(seconds, self._promote, staging_key, etag, final_key, headers)
+        abandoned = threading.Event()
+        try:
+            return await self._call(seconds, self._promote, staging_key, etag, final_key, headers, abandoned)
+        finally:
+            abandoned.set()
 
     async def download_url(
         self, final_key: str, *, mime_type: str, disposition: str, expires_at: datetime, head: bool = False
@@ -322,11 +327,9 @@ class S3BlobStore:
             head = b""
             digest = hashlib.sha256()
             # Not decoded: the uploader chose the Content-Encoding, and the stored bytes are what is verified.
-            for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
+            for chunk in _chunks(response, abandoned):
                 head += chunk[: MAGIC_BYTES - len(head)]
                 digest.update(chunk)
-                if abandoned.is_set():
-                    raise TimeoutError
         etag = response.headers.get("ETag", "").strip('"')
         version = response.headers.get("x-amz-version-id", "null")
         sha256 = digest.hexdigest()
@@ -338,7 +341,14 @@ class S3BlobStore:
         for sealed in self._client.list_objects(self._bucket, prefix=f"{key}."):
             self._client.remove_object(self._bucket, sealed.object_name or key)
 
-    def _promote(self, staging_key: str, combined_etag: str, final_key: str, headers: dict[str, str]) -> bool:
+    def _promote(
+        self,
+        staging_key: str,
+        combined_etag: str,
+        final_key: str,
+        headers: dict[str, str],
+        abandoned: threading.Event,
+    ) -> bool:
         etag, version, sha256 = combined_etag.split(" ")
         staged = CopySource(
             self._bucket, staging_key, match_etag=etag, version_id=None if version == "null" else version
@@ -353,7 +363,7 @@ class S3BlobStore:
             sealed_key = f"{staging_key}.{secrets.token_hex(16)}"
             try:
                 self._copy(staged, sealed_key, headers)
-                if not self._has_sha256(sealed_key, sha256):
+                if not self._has_sha256(sealed_key, sha256, abandoned):
                     return False
                 self._copy(CopySource(self._bucket, sealed_key), final_key, headers)
             finally:
@@ -374,9 +384,18 @@ class S3BlobStore:
         response = self._copier._execute("PUT", self._bucket, key, headers=copy_headers)  # noqa: SLF001 - no public method
         parse_copy_object(response)  # a response with status 200 may contain an error
 
-    def _has_sha256(self, key: str, sha256: str) -> bool:
+    def _has_sha256(self, key: str, sha256: str, abandoned: threading.Event) -> bool:
         digest = hashlib.sha256()
         with self._copier.get_object(self._bucket, key) as response:
-            for chunk in response.stream(_CHUNK_BYTES, decode_content=False):
+            for chunk in _chunks(response, abandoned):
                 digest.update(chunk)
         return digest.hexdigest() == sha256
+
+
+def _chunks(response: BaseHTTPResponse, abandoned: threading.Event) -> Iterator[bytes]:
+    """Yield the body's bytes as they arrive. Raises TimeoutError: `abandoned`, nobody waits for them any more."""
+    # Not `stream`, which waits until a chunk is full: a store that sends a byte now and then would keep the thread.
+    while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
+        if abandoned.is_set():
+            raise TimeoutError
+        yield chunk

@@ -1,0 +1,47 @@
+"""An object store that sends a byte now and then: callers are answered in time, and no thread is kept by it."""
+
+import asyncio
+from contextlib import suppress
+
+from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
+from cdv_core.errors import Unavailable
+from tests.fakes.clock import FakeClock
+
+
+async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
+    is_slow = True
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if is_slow and head.startswith(b"GET"):
+                    writer.write(b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 100000\r\n\r\n')
+                    for _ in range(100_000):
+                        writer.write(b".")
+                        await writer.drain()
+                        await asyncio.sleep(0.05)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        store = S3BlobStore(
+            endpoint=f"http://{host}:{port}",
+            bucket="bucket",
+            clock=FakeClock(),
+            keys=lambda: ("access", "secret"),
+            time_limits=S3TimeLimits(call_seconds=0.5, read_seconds=0.5),
+            max_threads=2,
+        )
+        inspections = [store.inspect(f"uploads/{number}", size_bytes=100_000) for number in range(2)]
+        refused = await asyncio.gather(*inspections, return_exceptions=True)
+        assert {type(it) for it in refused} == {Unavailable}
+        is_slow = False
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(Unavailable):
+                    await store.check()
+                    break
+        store.close()
