@@ -56,6 +56,7 @@ class Admission:
         self._in_flight = 0
         self._active = 0  # in flight, without those that have waited for their client for _SLOW_SECONDS
         self._waits: dict[_Wait, None] = {}  # the longest first; these still count as active
+        self._slow_waits: dict[_Wait, None] = {}  # the longest first; these do not
         self._slots_held: Counter[str] = Counter()
         self._interval_began = self.monotonic()
         self._arrived = 0
@@ -77,7 +78,10 @@ class Admission:
                 self._limit = self._overload_limit()
             self._shed += 1
             return False
-        if self._in_flight >= self._max_in_flight or not self.claim_for(client):
+        if not self.claim_for(client):
+            return False
+        if self._in_flight >= self._max_in_flight and not self._end_longest_wait():
+            self._release(client)
             return False
         self._in_flight += 1
         self._active += 1
@@ -100,9 +104,7 @@ class Admission:
         self._completed += 1
         self._latency_sum_seconds += max(seconds, 0.0)
         for holder in holders:
-            self._slots_held[holder] -= 1
-            if not self._slots_held[holder]:
-                del self._slots_held[holder]
+            self._release(holder)
 
     def waiting_for_the_client(self, state: RequestState) -> _Wait:
         """Return a block that a request enters while it waits for its client; adds the time to `state.waited_seconds`.
@@ -118,9 +120,30 @@ class Admission:
         """How many requests hold a slot now."""
         return self._in_flight
 
-    def slow_wait_ends(self) -> None:
+    def slow_wait_ends(self, wait: _Wait) -> None:
         """Count a request as active again, after a wait that was discounted."""
+        self._slow_waits.pop(wait, None)
         self._active += 1
+
+    def _release(self, holder: str) -> None:
+        self._slots_held[holder] -= 1
+        if not self._slots_held[holder]:
+            del self._slots_held[holder]
+
+    def _end_longest_wait(self) -> bool:
+        """End the request that has waited for its client for the longest time; False if none has for _SLOW_SECONDS.
+
+        Otherwise the clients of two addresses could take all slots, send nothing, and lock everybody out. The slot of
+        the ended request becomes free in a moment, so that the bound is exceeded until then.
+        """
+        self._discount_slow_waits()
+        while self._slow_waits:
+            wait = next(iter(self._slow_waits))
+            del self._slow_waits[wait]
+            if wait.state.end is not None:
+                wait.state.end()
+                return True
+        return False
 
     def _discount_slow_waits(self) -> bool:
         """Stop counting requests whose wait has become slow as active; return whether that makes room for another."""
@@ -130,6 +153,7 @@ class Admission:
             if wait.since > slow_since:
                 break
             del self._waits[wait]
+            self._slow_waits[wait] = None
             self._active -= 1
         return self._active < self._limit
 
@@ -168,12 +192,12 @@ def _baseline(previous: float | None, measured: float) -> float:
 class _Wait:
     """The block of `waiting_for_the_client`. No generator, which is slower: every request enters several of these."""
 
-    __slots__ = ("_admission", "_state", "_waits", "since")
+    __slots__ = ("_admission", "_waits", "since", "state")
 
     def __init__(self, admission: Admission, waits: dict[_Wait, None], state: RequestState) -> None:
         self._admission = admission
         self._waits = waits
-        self._state = state
+        self.state = state
         self.since = 0.0
 
     def __enter__(self) -> None:
@@ -181,8 +205,8 @@ class _Wait:
         self._waits[self] = None
 
     def __exit__(self, *_: object) -> None:
-        self._state.waited_seconds += self._admission.monotonic() - self.since
+        self.state.waited_seconds += self._admission.monotonic() - self.since
         if self in self._waits:
             del self._waits[self]
         else:
-            self._admission.slow_wait_ends()
+            self._admission.slow_wait_ends(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ class RequestState(msgspec.Struct):
     client: str = ""  # load shedding: IPv4 address, IPv6 /64 or `unknown`; empty if the request needs no slot
     holders: list[str] = []  # load shedding, then cdv_http/auth.py: whom the slot counts against (client, subject)
     waited_seconds: float = 0.0  # Admission: how long the request did nothing but wait for its client
+    end: Callable[[], None] | None = None  # edge: ends the request as if its time were up
     traceparent: str | None = None  # edge: W3C, version 00; that of our span, or else the client's
     correlation_id: str = ""  # edge, before anything inside it runs
     head: bool = False  # exchange: the method was HEAD; the scope says GET

@@ -80,6 +80,7 @@ class EdgeMiddleware:
 
     async def _run_with_time_limit(self, scope: HTTPScope, exchange: Exchange) -> None:
         task = self._limits.start()
+        state_of(scope).end = partial(self._limits.expire, task)
         # Media and chunked responses may take as long as data keeps moving: megabytes over a slow line take minutes.
         exchange.reports_uploads = scope["path"].startswith(_BLOBS_PREFIX)
         exchange.on_progress = partial(self._limits.restart, task)
@@ -88,7 +89,10 @@ class EdgeMiddleware:
         except asyncio.CancelledError:
             if not self._limits.timed_out(task):
                 raise
-            logger.warning("the request exceeded its time limit of {} s", self._limits.seconds)
+            logger.warning(
+                "the request exceeded its time limit of {} s, or others needed its slot while its client sent nothing",
+                self._limits.seconds,
+            )
             # A response that has already started is cut off by the server.
             if not exchange.status:
                 exchange.skip_drain()

@@ -44,6 +44,12 @@ class TimeLimits:
         if self._started.pop(task, None) is not None:
             self._started[task] = self._now()
 
+    def expire(self, task: _Task) -> None:
+        """End a task as if its time were up, unless it is."""
+        if self._started.pop(task, None) is not None:
+            self._expired.add(task)
+            task.cancel()
+
     def stop(self, task: _Task) -> None:
         self._started.pop(task, None)
         self._expired.discard(task)

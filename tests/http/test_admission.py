@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,31 @@ async def test_a_request_that_waits_long_for_its_client_makes_room_for_another()
         moment.now += 0.25
         assert admission.enter("another")
     assert not admission.enter("one more")
+
+
+async def test_the_longest_wait_is_ended_where_all_slots_are_taken() -> None:
+    moment = Moment()
+    admission = moment.admission(4)
+    assert enter(admission, 4) == 4
+    ended: list[int] = []
+    waits = []
+    for number in range(2):
+        state = RequestState(RequestHeaders(()))
+        state.end = partial(ended.append, number)
+        waits.append(admission.waiting_for_the_client(state))
+        waits[-1].__enter__()
+        moment.now += 0.1
+    assert not admission.enter("too soon")
+    moment.now += 0.2
+    assert admission.enter("another")
+    assert admission.enter("one more")
+    assert ended == [0, 1]
+    assert not admission.enter("one too many")
+    for number, wait in enumerate(waits):
+        wait.__exit__()
+        admission.leave([f"client {number}"], 0.001)
+    assert admission.in_flight == 4
+    assert not admission.enter("still full")
 
 
 async def test_no_client_holds_more_than_half_of_the_slots() -> None:

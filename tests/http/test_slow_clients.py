@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.http.api import PNG, Api, data, refused, serving
@@ -74,7 +75,27 @@ async def test_after_a_timeout_the_service_goes_on(api: Api) -> None:
     assert data(await api.creator().create())
 
 
-async def test_more_requests_than_may_be_under_way_are_shed_at_once(tmp_path: Path) -> None:
+async def test_clients_that_send_nothing_lock_nobody_out(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_in_flight=4, trusted_proxies=("127.0.0.1",)) as api:
+        slow: list[asyncio.Task[httpx.Response]] = []
+        for number in range(4):
+            address = f"192.0.2.{number % 2}"
+            headers = {**api.creator().auth, "Content-Type": "application/json", "X-Forwarded-For": address}
+            slow.append(asyncio.create_task(api.http.post("/v1/repo/record", content=never(b"{"), headers=headers)))
+        await asyncio.sleep(0.5)  # longer than a body takes that is on its way
+        for _ in range(5):
+            assert data(await api.creator().create())
+        ended = [task.done() for task in slow]
+        assert ended == [True, False, False, False]  # the longest first, and no more than were needed
+        refused(slow[0].result(), 400, "CDV_BAD_REQUEST")
+        for task in slow:
+            task.cancel()
+
+
+async def test_more_requests_than_may_be_under_way_are_shed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdv_http.admission._SLOW_SECONDS", 60.0)  # no client is slow yet
     async with serving(tmp_path, max_in_flight=4, trusted_proxies=("127.0.0.1",)) as api:
         gone = asyncio.Event()
 
