@@ -20,7 +20,7 @@ from cdv_core.vault import Vault
 class Dependency:
     """Something the service depends on. `check` returns if it is available and raises a CdvError if it is not."""
 
-    name: Literal["database", "object_store", "events", "issuer", "schemas"]
+    name: Literal["database", "object_store", "events", "issuer", "schemas", "rate_limits"]
     critical: bool
     check: Callable[[], Awaitable[None]]
 

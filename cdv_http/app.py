@@ -63,13 +63,15 @@ def create_app(settings: Settings | None = None, started: Callable[[], None] = l
             if chosen.tls_cert is not None:
                 # Of the certificate that this worker serves: a renewed one is served by new workers.
                 service.readings.append(partial(dict, certificate_expiry=certificate_expiry(chosen.tls_cert)))
-            metrics = await stack.enter_async_context(MetricsExporter(service))
             limits = RateLimits(
                 writes=chosen.rate_limit_writes,
                 reads=chosen.rate_limit_reads,
                 storage_url=service.rate_limit_storage,
             )
             stack.push_async_callback(limits.close)
+            if (store := limits.dependency) is not None:
+                service.dependencies.append(store)
+            metrics = await stack.enter_async_context(MetricsExporter(service))
             keep_app_state(app, AppState(service, admission, metrics, limits))
             started()
             yield

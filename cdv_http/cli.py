@@ -38,6 +38,7 @@ _CA_SETTINGS = {
     "events": "CDV_NATS_CA",
     "issuer": "CDV_JWKS_CA",
     "schemas": "SSL_CERT_FILE",
+    "rate_limits": "ssl_ca_certs in CDV_RATE_LIMIT_STORAGE",
 }
 
 
@@ -196,7 +197,9 @@ async def _check_dependencies(settings: Settings) -> int:
             service = await stack.enter_async_context(open_service(settings, owns_database=False))
             dependencies = service.dependencies
             if service.rate_limit_storage is not None:
-                SharedCounters(service.rate_limit_storage)
+                counters = SharedCounters(service.rate_limit_storage)
+                stack.push_async_callback(counters.close)
+                dependencies.append(Dependency("rate_limits", critical=False, check=counters.check))
         if not dependencies:
             with _printing_errors(problems):
                 dependencies = await stack.enter_async_context(open_dependencies_except_database(settings))

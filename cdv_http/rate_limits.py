@@ -16,7 +16,8 @@ from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 from loguru import logger
 
-from cdv_core.errors import CannotStart, RateLimited
+from cdv_adapters.service import Dependency
+from cdv_core.errors import CannotStart, RateLimited, Unavailable
 from cdv_core.ports.tokens import VerifiedToken
 from cdv_http.metrics import rate_limited_total
 from cdv_http.request_state import RequestState
@@ -62,6 +63,13 @@ class RateLimits:
     async def close(self) -> None:
         if self._shared is not None:
             await self._shared.close()
+
+    @property
+    def dependency(self) -> Dependency | None:
+        """The shared store, not critical; None without one."""
+        if self._shared is None:
+            return None
+        return Dependency("rate_limits", critical=False, check=self._shared.check)
 
 
 def _window_end(key: bytes, window_seconds: float, now: float) -> float:
@@ -127,6 +135,16 @@ class SharedCounters:
             logger.info("the store of the rate limits answers again")
         self._failing, self._retry_at = False, 0.0
         return count
+
+    async def check(self) -> None:
+        """Raises Unavailable: the store does not answer."""
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                answers = await self._storage.check()
+        except Exception as error:
+            raise Unavailable("rate limit store") from error
+        if not answers:
+            raise Unavailable("rate limit store")
 
     async def close(self) -> None:
         if isinstance(self._storage, RedisStorage) and isinstance(self._storage.bridge, RedispyBridge):

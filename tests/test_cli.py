@@ -244,6 +244,15 @@ def test_check_goes_on_when_something_is_not_there(cdv: Cdv, port: str) -> None:
     }
 
 
+def test_check_tries_the_store_of_the_rate_limits(cdv: Cdv, port: str) -> None:
+    result = cdv("check", CDV_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}")
+    assert result.code == 1
+    assert "ok   database" in result.out
+    [line] = [line for line in result.out.splitlines() if "rate_limits" in line]
+    assert line.startswith("FAIL rate_limits (not critical): ")
+    assert line.endswith("; CDV_RATE_LIMIT_STORAGE: start the store, or correct its address")
+
+
 def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None:
     result = cdv("check", CDV_RATE_LIMIT_STORAGE="redis://host:x")
     assert result.code == 1

@@ -327,6 +327,7 @@ def remedy(settings: Settings, dependency: str) -> str:
         "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
         "token": "--token-file: use a valid token of CDV_JWT_ISSUER for CDV_JWT_AUDIENCE",
         "schema source": "CDV_SPECS_URL: correct the address",
+        "rate limit store": "CDV_RATE_LIMIT_STORAGE: start the store, or correct its address",
         "secret source": "correct the reference in the setting: see docs/configuration.md on secrets",
         "service": "--url: check that a vault is served there, and that it trusts the token's issuer",
     }.get(dependency, "see the message")

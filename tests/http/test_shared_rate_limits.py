@@ -84,6 +84,17 @@ async def test_nodes_share_one_budget(two: tuple[Api, Api]) -> None:
         refused(await creator.create(), 429, "CDV_RATE_LIMIT")
 
 
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_the_store_is_a_dependency_that_is_not_critical(tmp_path: Path, url: str, is_up: bool) -> None:
+    address = url if is_up else f"redis://127.0.0.1:{free_port()}"
+    async with serving_on(tmp_path / "vault", address) as api:
+        readiness = data(await api.http.get("/readyz"))
+        exposed = (await api.http.get("/metrics")).text
+    assert readiness["status"] == ("ready" if is_up else "degraded")
+    assert readiness["dependencies"][-1] == {"name": "rate_limits", "up": is_up, "critical": False}
+    assert f'cdv_dependency_up{{dependency="rate_limits"}} {float(is_up)}' in exposed
+
+
 async def test_a_request_costs_one_round_trip(two: tuple[Api, Api], url: str) -> None:
     creator = two[0].creator()
     assert data(await creator.create())  # which may send the script
