@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(None, description="CA of client certificates; set: mutual TLS")
     trusted_proxies: Networks = Field((), description="addresses or networks whose forwarding headers are believed")
     workers: Whole = Field(1, ge=1, le=256, description="worker processes")
-    max_in_flight: Whole = Field(256, ge=1, description="requests under way per worker; beyond that, 503 at once")
+    max_in_flight: Whole = Field(256, ge=1, description="requests in flight per worker; beyond that, 503 at once")
     request_timeout: Seconds = Field(
         30.0, le=3600, description="seconds a request may take; finalize reads and copies the object in that time"
     )
