@@ -69,7 +69,7 @@ def observe_background_task(task: BackgroundTask, outcome: str, removed: int) ->
 relay_runs_total = _counter("cdv_relay_runs", "Runs of the relay, by result", "outcome")
 published_total = _counter("cdv_events_published", "Events acknowledged by a stream")
 requeued_total = _counter("cdv_events_requeued", "Events that a stream had lost and that are published again")
-backlog = _common("cdv_oplog_backlog", "Events waiting to be published")
+backlog = _common("cdv_oplog_backlog", "Events waiting to be published, counted up to 100,000")
 backlog_seconds = _common("cdv_oplog_oldest_seconds", "Age of the oldest waiting event")
 stream_differences = _live(
     "cdv_stream_differences", "Stream settings that differ from the configured ones", mode="livemax"

@@ -13,7 +13,7 @@ from psycopg import sql
 from cdv_adapters.database.postgres import PostgresDatabase
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, StreamMark
+from cdv_core.ports.outbox import BACKLOG_MAX, Backlog, OpLogEntry, Outbox, Publication, StreamMark
 
 _COLUMNS: Final = "sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at"
 
@@ -49,7 +49,10 @@ requeued AS (
 )
 SELECT id FROM held"""
 _RELEASE: Final = "DELETE FROM relay_lease WHERE owner = %s"
-_BACKLOG: Final = "SELECT count(*), min(occurred_at) FROM op_log WHERE stream_sequence IS NULL"
+_BACKLOG: Final = f"""
+SELECT count(*), min(occurred_at) FROM (
+    SELECT occurred_at FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT {BACKLOG_MAX}
+) AS waiting"""
 _STREAM_MARKS: Final = "SELECT name, created, last_sequence, gaps FROM stream_marks ORDER BY name"
 
 

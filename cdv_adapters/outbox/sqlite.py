@@ -10,7 +10,7 @@ from typing import Any
 from cdv_adapters.database.sqlite import SqliteDatabase, from_micros, to_micros
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.ports.outbox import Backlog, OpLogEntry, Outbox, Publication, StreamMark
+from cdv_core.ports.outbox import BACKLOG_MAX, Backlog, OpLogEntry, Outbox, Publication, StreamMark
 
 _SELECT = (
     "SELECT sequence, event_id, did, subject, envelope, occurred_at, traceparent, stream_sequence, published_at"
@@ -66,7 +66,9 @@ class SqliteOutbox(Outbox):
     async def backlog(self) -> Backlog:
         def query(connection: sqlite3.Connection) -> Backlog:
             count, oldest = connection.execute(
-                "SELECT count(*), min(occurred_at) FROM op_log WHERE stream_sequence IS NULL"
+                "SELECT count(*), min(occurred_at) FROM ("
+                "SELECT occurred_at FROM op_log WHERE stream_sequence IS NULL ORDER BY sequence LIMIT ?)",
+                (BACKLOG_MAX,),
             ).fetchone()
             return Backlog(count, None if oldest is None else from_micros(oldest))
 

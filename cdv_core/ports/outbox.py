@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,9 +34,16 @@ class Publication(NamedTuple):
     published_at: datetime
 
 
+# Ours: each scrape of the metrics counts them, and without a broker there is no end of them.
+BACKLOG_MAX: Final = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The unpublished entries. `oldest_at`: when the oldest of their events occurred, None if there are none."""
+    """The unpublished entries, the first BACKLOG_MAX of them.
+
+    `oldest_at`: when the oldest of their events occurred, None if there are none.
+    """
 
     count: int
     oldest_at: datetime | None
@@ -90,7 +97,7 @@ class Outbox(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """Return how many entries are unpublished, and since when."""
+        """Return how many entries are unpublished, BACKLOG_MAX at most, and since when."""
         ...
 
     async def read(self, after: int, limit: int, subject_prefix: str = "") -> list[OpLogEntry]:

@@ -6,6 +6,8 @@ from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
+import pytest
+
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.media.sqlite import SqliteMediaStore
 from cdv_adapters.outbox.sqlite import SqliteOutbox
@@ -14,7 +16,7 @@ from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.domain.records import ListQuery
-from cdv_core.ports.outbox import Publication
+from cdv_core.ports.outbox import Backlog, Publication
 from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
 
@@ -85,4 +87,17 @@ async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
             assert condition not in query or looked_up in plan, (query, plan)
     # One index holds what is unpublished and nothing else, one table at most one row.
     scans = {plan for plan in plans.values() if "SCAN" in plan}
-    assert scans == {"['SCAN op_log USING INDEX op_log_unpublished']", "['SCAN relay_lease']"}
+    assert scans == {
+        "['SCAN op_log USING INDEX op_log_unpublished']",
+        "['CO-ROUTINE (subquery-1)', 'SCAN op_log USING INDEX op_log_unpublished', 'SCAN (subquery-1)']",
+        "['SCAN relay_lease']",
+    }
+
+
+async def test_a_backlog_without_end_is_counted_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdv_adapters.outbox.sqlite.BACKLOG_MAX", 2)
+    async with SqliteDatabase(tmp_path / "vault.sqlite3") as database:
+        for number in range(3):
+            record = a_record(number)
+            await SqliteRecordStore(database).create(record, its_event(record))
+        assert await SqliteOutbox(database).backlog() == Backlog(2, a_record(0).indexed_at)
