@@ -10,9 +10,13 @@ from tests.fakes.clock import FakeClock
 
 async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
     is_slow = True
+    handlers: set[asyncio.Task[None]] = set()
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if is_slow and head.startswith(b"GET"):
@@ -23,6 +27,12 @@ async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
                         await asyncio.sleep(0.05)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     server = await asyncio.start_server(respond, "127.0.0.1", 0)
     async with server:
@@ -45,3 +55,6 @@ async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
                     await store.check()
                     break
         store.close()
+        for task in handlers:
+            task.cancel()
+        await asyncio.gather(*handlers)
