@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,23 @@ async def test_a_large_catalogue_is_compiled_apart_and_a_small_change_here(
     write(tmp_path / "specs", catalogue_of(*MANY, "1.25.0"))
     await source.refresh()
     assert (len(versions(source)), calls) == (26, [25])
+
+
+async def test_a_single_large_document_is_compiled_apart_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+
+    def spy(index: bytes, documents: dict[str, bytes], cancelled: Any) -> Any:
+        calls.append(len(documents))
+        return compile_in_subprocess(index, documents, cancelled)
+
+    monkeypatch.setattr(url, "compile_in_subprocess", spy)
+    files = catalogue_of("1.0.0", "1.1.0")
+    source = UrlSchemas.at(write(tmp_path / "specs", files), tmp_path / "data")
+    await source.open()
+    large = {"maxProperties": 10, "description": "x" * 40_000}
+    write(tmp_path / "specs", files | {f"{POST}/1.1.0.json": json.dumps(large).encode()})
+    await source.refresh()
+    assert (source.state.outcome, calls) == ("updated", [2])
 
 
 async def test_where_no_process_can_be_had_it_is_compiled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
