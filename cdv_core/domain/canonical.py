@@ -23,6 +23,8 @@ from cdv_core.errors import InvalidField
 
 # Below this limit a double with an integral value is exactly the integer that was written; above it, integers collide.
 _EXACT_DOUBLE_MAX: Final = 2.0**53
+# In compact JSON, each member or element takes at least two bytes: a record with more of them is too large.
+_ELEMENTS_MAX: Final = RECORD_MAX_BYTES // 2
 # CIDv1, codec dag-cbor (0x71), multihash sha2-256 (0x12) of 32 bytes.
 _CID_PREFIX: Final = b"\x01\x71\x12\x20"
 
@@ -45,10 +47,12 @@ def canonical_record(value: Mapping[str, Any], field: str = "record") -> Canonic
     if not isinstance(value, Mapping):
         raise InvalidField(field, "must be a JSON object")
     try:
-        normal = _normal(value, RECORD_NESTING_MAX)
+        normal = _normal(value, RECORD_NESTING_MAX, _Budget())
     except _Refused as refused:
         pointer = "".join("/" + _step(key).replace("~", "~0").replace("/", "~1") for key in reversed(refused.path))
         raise InvalidField(field + _printable(pointer), refused.reason) from None
+    except _TooLarge:
+        raise InvalidField(field, f"must be at most {RECORD_MAX_BYTES} bytes as compact JSON") from None
     encoded = msgspec.json.encode(normal)
     if len(encoded) > RECORD_MAX_BYTES:
         raise InvalidField(field, f"must be at most {RECORD_MAX_BYTES} bytes as compact JSON, and is {len(encoded)}")
@@ -84,7 +88,25 @@ class _Refused(Exception):
         self.path: list[str | int] = []
 
 
-def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no narrower type
+class _Budget:
+    """Bounds the work for a record that is too large: `spend` raises once it has more than _ELEMENTS_MAX elements."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = _ELEMENTS_MAX
+
+    def spend(self, elements: int) -> None:
+        self._left -= elements
+        if self._left < 0:
+            raise _TooLarge
+
+
+class _TooLarge(Exception):
+    """The record exceeds RECORD_MAX_BYTES, whatever its elements are."""
+
+
+def _normal(value: object, levels: int, budget: _Budget) -> Any:  # noqa: ANN401 - JSON has no narrower type
     kind = type(value)
     # First the exact types that a JSON decoder returns: isinstance with an abstract class costs as much as the rest.
     if kind is str:
@@ -94,16 +116,16 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
     if kind is int:
         return _integer(value)  # type: ignore[arg-type]
     if kind is dict:
-        return _normal_object(value, levels)  # type: ignore[arg-type]
+        return _normal_object(value, levels, budget)  # type: ignore[arg-type]
     if isinstance(value, list | tuple):
-        return _normal_array(value, levels)
+        return _normal_array(value, levels, budget)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise _Refused("must be a finite number")
         return _integer(int(value)) if value.is_integer() else float(value)
     # Subtypes, which an embedding program may pass, are converted to the JSON types.
     if isinstance(value, Mapping):
-        return _normal_object(value, levels)
+        return _normal_object(value, levels, budget)
     if isinstance(value, str):
         return _text(plain_str(value))
     if isinstance(value, int):
@@ -111,27 +133,29 @@ def _normal(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON has no na
     raise _Refused(f"must be a JSON value; {kind.__name__} is not a JSON type")
 
 
-def _normal_object(value: Mapping[Any, object], levels: int) -> dict[str, Any]:
+def _normal_object(value: Mapping[Any, object], levels: int, budget: _Budget) -> dict[str, Any]:
     if levels == 0:
         raise _Refused(f"must not nest more than {RECORD_NESTING_MAX} levels deep")
+    budget.spend(len(value))
     normal: dict[str, Any] = {}
     for key, member in value.items():
         try:
             name = _text(key) if type(key) is str else _member_name(key)
-            normal[name] = _normal(member, levels - 1)
+            normal[name] = _normal(member, levels - 1, budget)
         except _Refused as refused:
             refused.path.append(key)
             raise
     return normal
 
 
-def _normal_array(value: list[object] | tuple[object, ...], levels: int) -> list[Any]:
+def _normal_array(value: list[object] | tuple[object, ...], levels: int, budget: _Budget) -> list[Any]:
     if levels == 0:
         raise _Refused(f"must not nest more than {RECORD_NESTING_MAX} levels deep")
+    budget.spend(len(value))
     normal: list[Any] = []
     for index, element in enumerate(value):
         try:
-            normal.append(_normal(element, levels - 1))
+            normal.append(_normal(element, levels - 1, budget))
         except _Refused as refused:
             refused.path.append(index)
             raise

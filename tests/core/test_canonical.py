@@ -172,6 +172,21 @@ def test_the_size_is_bounded_as_encoded():
     assert caught.value.reason == "must be at most 262144 bytes as compact JSON, and is 262145"
 
 
+@pytest.mark.parametrize(
+    "many",
+    [
+        [0] * (RECORD_MAX_BYTES // 2),
+        {str(number): 0 for number in range(RECORD_MAX_BYTES // 2)},
+        [[0]] * (RECORD_MAX_BYTES // 4),
+    ],
+    ids=["elements", "members", "nested"],
+)
+def test_a_record_with_too_many_elements_for_its_size_is_refused_without_walking_all_of_them(many):
+    with pytest.raises(InvalidField) as caught:
+        canonical_record({"many": many, "after": "\x00"})
+    assert (caught.value.field, caught.value.reason) == ("record", "must be at most 262144 bytes as compact JSON")
+
+
 def test_text_beyond_ascii_counts_in_bytes():
     with pytest.raises(InvalidField):
         canonical_record({"a": "é" * (RECORD_MAX_BYTES // 2)})
