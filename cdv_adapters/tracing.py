@@ -85,6 +85,10 @@ def start() -> None:
     except ImportError:
         logger.warning("OTEL_* is set but OpenTelemetry's SDK is not installed: no traces; install the extra `otel`")
         return
+    if exporter not in {"otlp", "console"}:
+        logger.warning(
+            "OTEL_TRACES_EXPORTER={} is not known (otlp, console, none): traces are exported by OTLP", exporter
+        )
     use(tracing_to("console" if exporter == "console" else "otlp"))
 
 

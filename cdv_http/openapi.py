@@ -129,11 +129,12 @@ def _responses(endpoint: Endpoint) -> Json:
         responses["200"] = _success(endpoint)
     for status, description in endpoint.other_statuses.items():
         refs = {206: ("Content-Range",), 307: ("Location",)}.get(status, ())
-        responses[str(status)] = {"description": description, "headers": _header_refs(endpoint, *refs)}
+        own = _own_headers(endpoint) if status == 304 else {}  # those of a 200 (RFC 9110, 15.4.5)
+        responses[str(status)] = {"description": description, "headers": {**own, **_header_refs(endpoint, *refs)}}
         if status == 206:
             responses["206"]["content"] = _content(endpoint.response or {})
-    own = [(status, ["CDV_BAD_REQUEST"]) for status in _own_statuses(endpoint)]
-    for status, codes in [*_by_status(codes_of(endpoint)).items(), *own]:
+    refusals = [(status, ["CDV_BAD_REQUEST"]) for status in _own_statuses(endpoint)]
+    for status, codes in [*_by_status(codes_of(endpoint)).items(), *refusals]:
         responses[str(status)] = _error(endpoint, status, codes)
     return responses
 
@@ -145,8 +146,8 @@ def _own_statuses(endpoint: Endpoint) -> tuple[int, ...]:
 
 
 def _success(endpoint: Endpoint) -> Json:
-    own = {name: {"description": text, "schema": TEXT} for name, text in endpoint.headers.items()}
-    response: Json = {"description": endpoint.response_description, "headers": {**own, **_header_refs(endpoint)}}
+    headers = {**_own_headers(endpoint), **_header_refs(endpoint)}
+    response: Json = {"description": endpoint.response_description, "headers": headers}
     if isinstance(endpoint.response, type):
         properties: Json = {"data": _ref(endpoint.response)}
         if endpoint.meta is not None:
@@ -168,6 +169,10 @@ def _error(endpoint: Endpoint, status: int, codes: list[str]) -> Json:
         "headers": _header_refs(endpoint, *own.get(status, ())),
         "content": {"application/json": {"schema": {"allOf": [_ref(ErrorEnvelope), these]}}},
     }
+
+
+def _own_headers(endpoint: Endpoint) -> Json:
+    return {name: {"description": text, "schema": TEXT} for name, text in endpoint.headers.items()}
 
 
 def _header_refs(endpoint: Endpoint, *names: str) -> Json:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from cdv_core.domain.limits import RECORD_MAX_BYTES, RECORD_NESTING_MAX
+from cdv_core.domain.tokens import TOKEN_MAX_CHARS
 from cdv_http.cli import _parser
 from tests.docs.metrics_table import markdown_table
 from tests.docs.pages import ROOT
@@ -68,9 +69,10 @@ def test_every_reason_of_a_refusal_is_named() -> None:
     assert [each for each in reasons if f"`{each}`" not in API] == []
 
 
-def test_the_limits_of_a_record_are_named() -> None:
+def test_the_limits_of_a_record_and_a_token_are_named() -> None:
     assert f"{RECORD_MAX_BYTES // 1024} KiB" in API
     assert f"{RECORD_NESTING_MAX} levels" in API
+    assert f"{TOKEN_MAX_CHARS:,} characters" in API
 
 
 def test_the_index_names_every_page_and_decision() -> None:

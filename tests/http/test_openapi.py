@@ -113,6 +113,12 @@ def test_every_answer_names_the_headers_that_it_has() -> None:
         assert ("429" in operation["responses"]) == (path.startswith(("/v1/repo", "/v1/media")))
 
 
+def test_not_modified_has_the_headers_of_the_answer_that_it_stands_for() -> None:
+    responses = openapi_document()["paths"]["/v1/repo/record"]["get"]["responses"]
+    assert responses["304"]["headers"] == responses["200"]["headers"]
+    assert "ETag" in responses["304"]["headers"]
+
+
 def test_every_operation_takes_the_ids_that_join_what_is_said_of_a_request() -> None:
     for _, path, operation in OPERATIONS:
         headers = {it["name"] for it in operation["parameters"] if it["in"] == "header"}

@@ -262,6 +262,16 @@ def test_without_the_sdk_the_service_says_so_and_serves(monkeypatch: pytest.Monk
     assert "install the extra `otel`" in lines[0]
 
 
+def test_an_exporter_that_does_not_exist_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
+    monkeypatch.setattr("cdv_adapters.spans.tracing_to", lambda _: None)
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    tracing.start()
+    logger.remove(sink)
+    assert lines == ["OTEL_TRACES_EXPORTER=jaeger is not known (otlp, console, none): traces are exported by OTLP\n"]
+
+
 async def test_ending_waits_no_longer_than_seconds_for_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_STOP_SECONDS", 0.01)
     released = asyncio.Event()
