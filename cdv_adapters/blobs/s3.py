@@ -1,5 +1,7 @@
 """Media in an S3-compatible object store, through the minio client, which blocks and so runs in threads of its own.
 
+What the threads do is in `s3_objects.py`, how the bucket is set up in `s3_bucket.py`.
+
 Clients upload to and download from the store itself, at presigned URLs. URLs are signed locally, and only while the
 store is known to be reachable.
 """
@@ -7,13 +9,11 @@ store is known to be reachable.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
-import secrets
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,29 +25,24 @@ from xml.etree.ElementTree import ParseError
 
 import anyio
 from minio import Minio
-from minio.commonconfig import REPLACE, CopySource
 from minio.credentials.credentials import Credentials
-from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
-from minio.datatypes import parse_copy_object
 from minio.error import MinioException, S3Error
-from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
+from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
 from cdv_adapters.blobs.s3_bucket import Provisioned, provision_bucket
+from cdv_adapters.blobs.s3_credentials import CurrentCredentials, platform_credentials
+from cdv_adapters.blobs.s3_objects import S3Objects
 from cdv_adapters.http_pool import http_pool
-from cdv_core.domain.limits import MAGIC_BYTES
-from cdv_core.errors import InvalidField, MediaSizeMismatch, Unavailable
+from cdv_core.errors import InvalidField, Unavailable
 from cdv_core.ports.blobs import StagedBlob
 from cdv_core.ports.clock import Clock
 
 Keys = Callable[[], Awaitable[tuple[str, str]] | tuple[str, str]]
 
-_CHUNK_BYTES: Final = 256 * 1024  # ours: few system calls, little memory
 _SLOWEST_BYTES_PER_SECOND: Final = 4 * 1024**2  # ours: a slower store counts as down
 _PROVISION_SECONDS: Final = 60.0  # ours: for some ten calls at start-up
-_METADATA_TIMEOUT: Final = Timeout(connect=1.0, read=2.0)  # ours: a metadata service is local or does not exist
 _TRANSIENT_STATUS: Final = (500, 502, 503, 504)
-_GONE: Final = frozenset({"NoSuchKey", "NoSuchVersion", "PreconditionFailed"})
 _KEYS_REJECTED: Final = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 )
@@ -58,16 +53,6 @@ COPY_SECONDS: Final = 20.0  # ours: for the store's work before and after it cop
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class _CurrentCredentials(Provider):
-    """Gives the minio client the credentials that were read last."""
-
-    credentials: Credentials | None = None
-
-    def retrieve(self) -> Credentials:
-        assert self.credentials is not None, "credentials are read before each call"  # noqa: S101
-        return self.credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,40 +108,19 @@ class S3BlobStore:
         self._clock = clock
         self._monotonic = monotonic
         self._keys = keys
-        self._keys_fresh_until = 0.0
         self._time_limits = time_limits
         self._probe_valid_until = float("-inf")
         self._probe_task: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="s3")
+        self._credentials = CurrentCredentials(self._fetch_keys, time_limits.keys_seconds, monotonic)
         trust = ssl.create_default_context(cafile=ca_file)
-
-        def pool(read_seconds: float, *, read_retries: int) -> PoolManager:
-            return http_pool(
-                maxsize=max_threads,
-                timeout=Timeout(connect=time_limits.connect_seconds, read=read_seconds),
-                retries=Retry(
-                    2,
-                    read=read_retries,
-                    redirect=0,
-                    status_forcelist=_TRANSIENT_STATUS,
-                    backoff_factor=0.1,
-                    backoff_jitter=0.2,
-                    raise_on_status=False,
-                    raise_on_redirect=False,
-                    respect_retry_after_header=False,  # it may say an hour
-                ),
-                ssl_context=trust,
-            )
-
-        self._credentials = _CurrentCredentials()
-        self._pools = (
-            pool(time_limits.read_seconds, read_retries=2),
-            pool(time_limits.copy_seconds, read_retries=0),
-        )
-        self._client = self._connect(endpoint, self._pools[0])
+        calls = _pool(time_limits, time_limits.read_seconds, trust, max_threads, read_retries=2)
         # A store may send nothing until a copy is complete.
-        self._copier = self._connect(endpoint, self._pools[1])
-        self._signer = self._connect(public_endpoint or endpoint, self._pools[0])
+        copies = _pool(time_limits, time_limits.copy_seconds, trust, max_threads, read_retries=0)
+        self._pools = (calls, copies)
+        self._client = self._connect(endpoint, calls)
+        self._signer = self._connect(public_endpoint or endpoint, calls)
+        self._objects = S3Objects(self._client, self._connect(endpoint, copies), bucket)
 
     async def upload_url(self, staging_key: str, *, size_bytes: int, expires_at: datetime) -> str:
         """As the port says. S3 does not limit the upload to `size_bytes`; `inspect` rejects another size unread."""
@@ -167,7 +131,7 @@ class S3BlobStore:
         seconds = self._time_limits.call_seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND
         abandoned = threading.Event()
         try:
-            return await self._call(seconds, self._inspect, staging_key, size_bytes, abandoned)
+            return await self._call(seconds, self._objects.inspect, staging_key, size_bytes, abandoned)
         finally:
             abandoned.set()
 
@@ -176,7 +140,7 @@ class S3BlobStore:
         seconds = self._time_limits.call_seconds + self._time_limits.copy_seconds
         abandoned = threading.Event()
         try:
-            return await self._call(seconds, self._promote, staging_key, etag, final_key, headers, abandoned)
+            return await self._call(seconds, self._objects.promote, staging_key, etag, final_key, headers, abandoned)
         finally:
             abandoned.set()
 
@@ -190,7 +154,7 @@ class S3BlobStore:
 
     async def delete(self, key: str) -> None:
         """As the port says. A versioned bucket keeps the deleted version until its lifecycle rule removes it."""
-        await self._call(self._time_limits.call_seconds, self._delete, key)
+        await self._call(self._time_limits.call_seconds, self._objects.delete, key)
 
     async def check(self) -> None:
         """Return if the bucket exists and is reachable. Raises: Unavailable."""
@@ -223,7 +187,7 @@ class S3BlobStore:
         )
 
     async def _presign(self, method: str, key: str, expires_at: datetime, headers: dict[str, str]) -> str:
-        await self._read_keys()
+        await self._credentials.current()
         if self._time_limits.probe_valid_seconds is not None:
             await self._require_reachable(self._time_limits.probe_valid_seconds)
         now = self._clock.now()
@@ -259,15 +223,15 @@ class S3BlobStore:
 
     async def _call(self, seconds: float, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the blocking `work` with the current keys; once more with new keys if the store rejected these."""
-        before = await self._read_keys()
+        before = await self._credentials.current()
         try:
             return await self._in_thread(seconds, partial(work, *args, **kwargs))
         except Unavailable as unavailable:
             cause = unavailable.__cause__
             if not isinstance(cause, S3Error) or cause.code not in _KEYS_REJECTED:
                 raise
-            self._keys_fresh_until = 0.0
-            if await self._read_keys() == before:
+            self._credentials.expire()
+            if await self._credentials.current() == before:
                 raise
         return await self._in_thread(seconds, partial(work, *args, **kwargs))
 
@@ -279,123 +243,32 @@ class S3BlobStore:
         except _FAILURES as error:
             raise Unavailable("object store") from error
 
-    async def _read_keys(self) -> Credentials:
-        """Return the keys to sign with; read them again if they are older than `keys_seconds`. Raises: Unavailable."""
-        if self._monotonic() >= self._keys_fresh_until:
-            try:
-                self._credentials.credentials = await self._fetch_keys()
-            except Unavailable:
-                if self._credentials.credentials is None:
-                    raise
-                # Otherwise continue with the old keys: if they are no longer valid, the store rejects them.
-            self._keys_fresh_until = self._monotonic() + self._time_limits.keys_seconds
-        return self._credentials.retrieve()
-
     async def _fetch_keys(self) -> Credentials:
         if self._keys is None:
-            return await self._in_thread(self._time_limits.call_seconds, self._platform_credentials)
+            return await self._in_thread(self._time_limits.call_seconds, partial(platform_credentials, self._region))
         try:
             keys = self._keys()
             return Credentials(*(await keys if inspect.isawaitable(keys) else keys))
         except (InvalidField, ValueError) as error:  # an invalid secret reference, or an empty key
             raise Unavailable("object store") from error
 
-    def _platform_credentials(self) -> Credentials:
-        # A new chain each time: a chain caches temporary keys until ten seconds before they expire, and signed URLs
-        # expire with their keys.
-        with PoolManager(timeout=_METADATA_TIMEOUT, retries=Retry(1)) as http:
-            role = IamAwsProvider(http_client=http, region=self._region)
-            try:
-                return ChainedProvider([EnvAWSProvider(), role]).retrieve()
-            except (LookupError, TypeError) as error:
-                raise ValueError("the platform's credentials cannot be read") from error
 
-    # The methods below block. They are called in threads only.
-
-    def _inspect(self, key: str, size_bytes: int, abandoned: threading.Event) -> StagedBlob | None:
-        try:
-            response = self._client.get_object(self._bucket, key)
-        except S3Error as error:
-            if error.code in _GONE:
-                return None
-            raise
-        # On exit, a connection whose response was read to the end returns to the pool; any other is closed.
-        with response:
-            actual_bytes = int(response.headers.get("Content-Length", ""))
-            if actual_bytes != size_bytes:
-                raise MediaSizeMismatch(size_bytes, actual_bytes)
-            head = b""
-            digest = hashlib.sha256()
-            # Not decoded: the uploader chose the Content-Encoding, and the stored bytes are what is verified.
-            for chunk in _chunks(response, abandoned):
-                head += chunk[: MAGIC_BYTES - len(head)]
-                digest.update(chunk)
-        etag = response.headers.get("ETag", "").strip('"')
-        version = response.headers.get("x-amz-version-id", "null")
-        sha256 = digest.hexdigest()
-        return StagedBlob(size_bytes, sha256, f"{etag} {version} {sha256}", head)
-
-    def _delete(self, key: str) -> None:
-        self._client.remove_object(self._bucket, key)
-        # Also delete sealed copies that a crash in `_promote` may have left behind.
-        for sealed in self._client.list_objects(self._bucket, prefix=f"{key}."):
-            self._client.remove_object(self._bucket, sealed.object_name or key)
-
-    def _promote(
-        self,
-        staging_key: str,
-        combined_etag: str,
-        final_key: str,
-        headers: dict[str, str],
-        abandoned: threading.Event,
-    ) -> bool:
-        etag, version, sha256 = combined_etag.split(" ")
-        staged = CopySource(
-            self._bucket, staging_key, match_etag=etag, version_id=None if version == "null" else version
-        )
-        try:
-            if version != "null":
-                self._copy(staged, final_key, headers)
-                return True
-            # Some stores first compare the ETag and then copy, and an upload may happen in between. Therefore an object
-            # without a version is first copied to a sealed key, where clients cannot upload, and verified there; only
-            # that copy is copied to the final key.
-            sealed_key = f"{staging_key}.{secrets.token_hex(16)}"
-            try:
-                self._copy(staged, sealed_key, headers)
-                if not self._has_sha256(sealed_key, sha256, abandoned):
-                    return False
-                self._copy(CopySource(self._bucket, sealed_key), final_key, headers)
-            finally:
-                self._client.remove_object(self._bucket, sealed_key)
-        except S3Error as error:
-            if error.code in _GONE:
-                return False
-            raise
-        return True
-
-    def _copy(self, source: CopySource, key: str, headers: dict[str, str]) -> None:
-        # minio's copy_object first requests the object's size, in case it is over 5 GiB; ours never is.
-        copy_headers: dict[str, str | list[str] | tuple[str]] = {
-            **source.gen_copy_headers(),
-            **headers,
-            "x-amz-metadata-directive": REPLACE,
-        }
-        response = self._copier._execute("PUT", self._bucket, key, headers=copy_headers)  # noqa: SLF001 - no public method
-        parse_copy_object(response)  # a response with status 200 may contain an error
-
-    def _has_sha256(self, key: str, sha256: str, abandoned: threading.Event) -> bool:
-        digest = hashlib.sha256()
-        with self._copier.get_object(self._bucket, key) as response:
-            for chunk in _chunks(response, abandoned):
-                digest.update(chunk)
-        return digest.hexdigest() == sha256
-
-
-def _chunks(response: BaseHTTPResponse, abandoned: threading.Event) -> Iterator[bytes]:
-    """Yield the body's bytes as they arrive. Raises TimeoutError: `abandoned`, nobody waits for them any more."""
-    # Not `stream`, which waits until a chunk is full: a store that sends a byte now and then would keep the thread.
-    while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
-        if abandoned.is_set():
-            raise TimeoutError
-        yield chunk
+def _pool(
+    time_limits: S3TimeLimits, read_seconds: float, trust: ssl.SSLContext, max_connections: int, *, read_retries: int
+) -> PoolManager:
+    return http_pool(
+        maxsize=max_connections,
+        timeout=Timeout(connect=time_limits.connect_seconds, read=read_seconds),
+        retries=Retry(
+            2,
+            read=read_retries,
+            redirect=0,
+            status_forcelist=_TRANSIENT_STATUS,
+            backoff_factor=0.1,
+            backoff_jitter=0.2,
+            raise_on_status=False,
+            raise_on_redirect=False,
+            respect_retry_after_header=False,  # it may say an hour
+        ),
+        ssl_context=trust,
+    )
