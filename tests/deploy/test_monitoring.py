@@ -137,10 +137,13 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
         if panel["type"] == "row":
             continue
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
+        assert panel["description"], panel["title"]
         refs = [target["refId"] for target in panel["targets"]]
         assert refs, panel["title"]
         assert len(refs) == len(set(refs)), panel["title"]
         assert all(target["expr"] and target["datasource"] == panel["datasource"] for target in panel["targets"])
+    for quoted in re.findall(r'Look at "(.*?)" and "(.*?)"', RUNBOOK):
+        assert set(quoted) <= {panel["title"] for panel in panels()}
     for one, other in combinations(list(panels()), 2):
         assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
 
