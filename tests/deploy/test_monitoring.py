@@ -142,8 +142,9 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
         assert refs, panel["title"]
         assert len(refs) == len(set(refs)), panel["title"]
         assert all(target["expr"] and target["datasource"] == panel["datasource"] for target in panel["targets"])
-    for quoted in re.findall(r'Look at "(.*?)" and "(.*?)"', RUNBOOK):
-        assert set(quoted) <= {panel["title"] for panel in panels()}
+    quoted = re.findall(r'(?:[Ll]ook at|and) "([A-Z].*?)"', RUNBOOK)
+    assert len(quoted) == 3
+    assert set(quoted) <= {panel["title"] for panel in panels()}
     for one, other in combinations(list(panels()), 2):
         assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
 
