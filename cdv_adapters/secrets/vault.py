@@ -129,10 +129,10 @@ class VaultSecrets:
                         self._read, match["mount"], match["path"], limiter=self._limiter
                     )
         except (HTTPError, OSError, VaultRefused) as error:
-            raise Unavailable("secret source") from error
+            raise Unavailable("secret_source") from error
         secret = fields.get(match["field"])
         if not isinstance(secret, str) or not secret:
-            raise Unavailable("secret source") from VaultRefused(
+            raise Unavailable("secret_source") from VaultRefused(
                 f"reading {reference}", reason="no such field, or no text in it"
             )
         return secret

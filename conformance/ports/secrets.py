@@ -73,7 +73,7 @@ class SecretSourceContract:
         with pytest.raises(Unavailable) as caught:
             await rig.source.get(rig.absent)
 
-        assert caught.value.dependency == "secret source"
+        assert caught.value.dependency == "secret_source"
         assert str(caught.value.__cause__)
 
     async def test_what_is_no_reference_of_this_source_is_refused(self, rig: Rig):

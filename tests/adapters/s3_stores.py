@@ -77,7 +77,7 @@ async def unavailable(work: Awaitable[object]) -> BaseException:
     """Assert that the work ends in Unavailable, in good time; return what caused it."""
     with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(Unavailable) as raised:
         await work
-    assert raised.value.dependency == "object store"
+    assert raised.value.dependency == "object_store"
     assert raised.value.__cause__ is not None
     return raised.value.__cause__
 

@@ -60,7 +60,7 @@ async def test_what_is_to_be_done_once_is_begun_at_once_and_not_repeated():
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise Unavailable("object store")
+            raise Unavailable("object_store")
 
     other = asyncio.Event()
 
