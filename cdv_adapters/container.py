@@ -95,7 +95,7 @@ class PostgresAccess:
 
 async def _postgres_access(settings: Settings, secrets: SecretReferences) -> PostgresAccess:
     """Resolve the DSN. The whole DSN may be a secret reference, and so may its password."""
-    from cdv_adapters.database.postgres import split_password
+    from cdv_adapters.dsn import split_password
 
     assert settings.db_dsn is not None, "called only with a DSN"  # noqa: S101
     dsn_or_reference = settings.db_dsn.get_secret_value()
