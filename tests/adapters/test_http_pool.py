@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import stamina
 import urllib3
 
 from cdv_adapters.schemas.specs_url import FetchFailed, HttpValidators, SpecsUrl
+from cdv_adapters.secrets import vault
+from cdv_adapters.secrets.vault import VaultSecrets
 from cdv_adapters.tokens import jwks
 from cdv_adapters.tokens.jwks import JwksUrl
 from cdv_adapters.tokens.key_set import KeysNotFetched
+from cdv_core.errors import Unavailable
 from tests.adapters.certificates import vouched
 
 TIMEOUT = urllib3.Timeout(connect=10, read=0.3)
@@ -72,6 +77,15 @@ def test_an_issuer_whose_head_trickles_is_given_up_on_and_hung_up(
         with pytest.raises(KeysNotFetched, match="Read timed out"):
             JwksUrl(server.url, ca_file=ca)()
         assert server.hung_up.wait(10)
+
+
+async def test_a_vault_whose_head_trickles_is_given_up_on_and_hung_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vault, "_TIMEOUT", TIMEOUT)
+    with trickling(None) as server, stamina.set_testing(True, attempts=1):
+        with pytest.raises(Unavailable) as caught:
+            await VaultSecrets({"VAULT_ADDR": server.url, "VAULT_TOKEN": "hvs.root"}).get("vault:kv/cdv#password")
+        assert "Read timed out" in str(caught.value.__cause__)
+        assert await asyncio.to_thread(server.hung_up.wait, 10)
 
 
 def test_a_catalogue_whose_head_trickles_is_given_up_on_and_hung_up():
