@@ -120,13 +120,13 @@ def _compare_events(
 async def _listing_agrees(base_url: str, records: dict[str, dict[str, str]]) -> None:
     """Walk one DID's pages: every record exactly once."""
     did = max(records, key=lambda each: len(records[each]))
-    seen: list[str] = []
+    listed: list[str] = []
     parameters = {"did": did, "limit": "100"}
     async with httpx.AsyncClient(base_url=base_url, timeout=10) as client:
         while True:
             page = (await client.get("/v1/repo/listRecords", params=parameters)).json()["data"]
-            seen += [record["uri"] for record in page["records"]]
+            listed += [record["uri"] for record in page["records"]]
             if "nextCursor" not in page:
                 break
             parameters["cursor"] = page["nextCursor"]
-    assert sorted(seen) == sorted(records[did])
+    assert sorted(listed) == sorted(records[did])

@@ -1,4 +1,4 @@
-"""The consumer of events: missing streams count against the target, a lost connection counts against nobody."""
+"""The consumer of events: missing streams count against the target, a lost connection does not."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def base64url(json_text: str) -> str:
 
 
 @given(MOMENTS, ULIDS)
-def test_decoding_gives_back_what_was_encoded(moment, rkey):
+def test_an_encoded_cursor_decodes_to_the_same_cursor(moment, rkey):
     cursor = Cursor(moment, rkey)
     assert Cursor.decode(cursor.encode()) == cursor
 

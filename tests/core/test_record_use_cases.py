@@ -218,16 +218,16 @@ async def test_a_cursor_is_returned_exactly_when_more_records_match(world):
     receipts = [await world.create(record={"displayName": str(number)}) for number in range(4)]
     newest_first = [receipt.uri for receipt in reversed(receipts)]
     for limit in range(1, 6):
-        seen, cursor, pages = [], None, 0
+        listed, cursor, pages = [], None, 0
         while True:
             page = await world.records.list(did=ADA, limit=limit, cursor=cursor)
-            seen += [str(record.uri) for record in page.records]
+            listed += [str(record.uri) for record in page.records]
             pages += 1
             cursor = page.next_cursor
             if cursor is None:
                 break
             assert len(page.records) == limit
-        assert seen == newest_first
+        assert listed == newest_first
         assert pages == -(-4 // limit)
 
 

@@ -94,14 +94,14 @@ async def test_a_relay_without_the_lease_does_nothing():
     harness = Harness()
     harness.write()
     one, other = harness.relay(), harness.relay()
-    seen = []
+    other_outcomes = []
 
     async def meanwhile() -> None:
-        seen.append(await other.run_once())
+        other_outcomes.append(await other.run_once())
 
     harness.bus.before_publish = meanwhile
     assert await one.run_once() == RelayOutcome(leased=True, published=1)
-    assert seen == [RelayOutcome(leased=False)]
+    assert other_outcomes == [RelayOutcome(leased=False)]
 
 
 async def test_two_relays_in_turn_publish_everything_once_and_in_order():

@@ -115,11 +115,11 @@ async def test_follow_stops_waiting_for_a_sequence_that_was_never_committed():
     reads = []
     read = harness.outbox.read
 
-    async def noted(after: int, limit: int, subject_prefix: str = "") -> Any:
+    async def recorded(after: int, limit: int, subject_prefix: str = "") -> Any:
         reads.append(after)
         return await read(after, limit, subject_prefix)
 
-    harness.outbox.read = noted  # type: ignore[method-assign]
+    harness.outbox.read = recorded  # type: ignore[method-assign]
     async with asyncio.timeout(30), aclosing(following(harness)) as entries:
         assert [(await anext(entries)).sequence for _ in range(3)] == [1, 3, 4]
         coming = asyncio.ensure_future(anext(entries))

@@ -52,14 +52,14 @@ def record_sleeps_of_new_tasks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Make tasks started from now on sleep for no time; return the list of the durations they requested."""
     sleep, others, slept = asyncio.sleep, asyncio.all_tasks(), []
 
-    async def noted(seconds: float) -> None:
+    async def recorded(seconds: float) -> None:
         if asyncio.current_task() in others:  # the test, and a vault of other tests, in this loop too
             await sleep(seconds)
             return
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("cdv_http.relay.asyncio.sleep", noted)
+    monkeypatch.setattr("cdv_http.relay.asyncio.sleep", recorded)
     return slept
 
 
@@ -160,11 +160,11 @@ async def test_every_outcome_is_observed():
     harness.write()
     await relay.run_once()
     harness.bus.recreate()
-    seen: list[RelayOutcome | None] = []
-    async with relaying(relay, observe=seen.append, pace=QUICK):
-        await until(lambda: len(seen) >= 3)
+    observed: list[RelayOutcome | None] = []
+    async with relaying(relay, observe=observed.append, pace=QUICK):
+        await until(lambda: len(observed) >= 3)
     comparison = Comparison("RA_RECORDS", compared=1, requeued=1)
-    assert seen[:3] == [
+    assert observed[:3] == [
         RelayOutcome(leased=True, more=True, comparisons=(comparison,)),
         RelayOutcome(leased=True, published=1),
         RelayOutcome(leased=True),

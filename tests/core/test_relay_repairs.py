@@ -291,18 +291,18 @@ async def test_a_long_comparison_keeps_its_lease():
         harness.write()
     await drain(relay)
     harness.bus.delete(1)
-    message_ids, seen = harness.bus.message_ids, []
+    message_ids, other_outcomes = harness.bus.message_ids, []
 
     async def slowly(stream, after=0):
         async for item in message_ids(stream, after):
             harness.clock.advance(0.02)
             if item[0] % 400 == 0:
-                seen.append(await other.run_once())
+                other_outcomes.append(await other.run_once())
             yield item
 
     harness.bus.message_ids = slowly  # type: ignore[method-assign]
     assert requeued([await relay.run_once()]) == 1
-    assert seen == [RelayOutcome(leased=False)] * 3
+    assert other_outcomes == [RelayOutcome(leased=False)] * 3
 
 
 async def test_reconcile_counts_and_requeues_undetected_losses():

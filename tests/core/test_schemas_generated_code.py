@@ -242,11 +242,11 @@ def test_defaults_are_never_filled_in():
 
 
 def test_annotations_patterns_and_reference_names_do_not_reach_the_generator(monkeypatch: pytest.MonkeyPatch):
-    seen: list[str] = []
+    received: list[str] = []
     original = fastjsonschema.compile_to_code
 
     def spy(schema: Any, **options: Any) -> str:
-        seen.append(json.dumps(schema))
+        received.append(json.dumps(schema))
         return str(original(schema, **options))
 
     monkeypatch.setattr(fastjsonschema, "compile_to_code", spy)
@@ -259,5 +259,5 @@ def test_annotations_patterns_and_reference_names_do_not_reach_the_generator(mon
             "definitions": {secret: {"minimum": 1}}, "items": {"$ref": f"#/definitions/{secret.replace(' ', '%20')}"},
         }
     )  # fmt: skip
-    assert seen
-    assert secret not in seen[0]
+    assert received
+    assert secret not in received[0]

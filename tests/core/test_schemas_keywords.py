@@ -87,7 +87,7 @@ def test_a_ref_member_in_enum_const_or_default_is_data():
     assert _broken({"const": {"$ref": "#/definitions/x", "$id": "http://x/"}}, {}) == [("", "const")]
 
 
-def test_a_member_may_have_the_name_of_a_keyword():
+def test_a_property_may_be_named_like_a_keyword():
     schema = {"properties": {"$ref": {"type": "string"}, "$id": {"type": "integer"}, "enum": {"maximum": 1}}}
     assert _broken(schema, {"$ref": 1, "$id": "x", "enum": 2}) == [
         ("/$ref", "type"),

@@ -28,7 +28,7 @@ def engine() -> Iterator[Any]:
 
 @pytest.fixture
 def vault(engine: Any) -> Iterator[Any]:
-    """A container confined as in deploy/: it is ready when its own health check says so."""
+    """A container confined as in deploy/: it is ready when its health check passes."""
     container = engine.containers.run(
         IMAGE,
         detach=True,

@@ -29,7 +29,7 @@ _SERVING_PREFIX = ".venv/bin/granian "
 
 
 class Shell:
-    """One shell in `folder`, which looks like our repository after `make run`. Variables live from block to block.
+    """One shell in `folder`, which looks like our repository after `make run`. Variables persist from block to block.
 
     The vault's address is replaced by that of this shell's vault, and each key of `addresses` by its value.
     """
