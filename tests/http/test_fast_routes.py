@@ -49,7 +49,7 @@ async def send_through_the_framework(creator: Creator, call: Call) -> httpx.Resp
 
 
 def comparable(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
-    """Return the part of a response that must be equal on both ways."""
+    """Return the part of a response that must be the same from both."""
     headers = {name: value for name, value in answer.headers.items() if name not in _VARYING}
     body = answer.json() if answer.content else {}
     return answer.status_code, headers, body.get("error", {}).get("message", sorted(body))

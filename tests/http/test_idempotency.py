@@ -62,7 +62,7 @@ async def test_a_header_and_a_member_that_differ_are_refused(ada: Creator) -> No
     assert await count(ada) == 0
 
 
-async def test_two_headers_that_differ_are_refused(ada: Creator) -> None:
+async def test_two_idempotency_key_headers_that_differ_are_refused(ada: Creator) -> None:
     headers = [*ada.auth.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     answer = await ada.api.http.post("/v1/repo/record", json=ada.body(), headers=headers)
     refused(answer, 400, "CDV_VALIDATION")

@@ -152,14 +152,14 @@ async def test_records_of_one_instant_are_ordered_by_their_key_and_paged_exactly
 
 async def test_paging_is_not_disturbed_by_writes_between_pages(ada: Creator) -> None:
     await named(ada, *"abcdef")
-    seen: list[str] = []
+    listed: list[str] = []
     cursor: dict[str, str] = {}
     for number in range(3):
         page = data(await ada.list(limit=2, **cursor))
-        seen += names(page["records"])
+        listed += names(page["records"])
         await named(ada, f"new {number}")
         cursor = {"cursor": page["nextCursor"]} if "nextCursor" in page else {}
-    assert seen == list("fedcba")
+    assert listed == list("fedcba")
     assert not cursor
 
 
