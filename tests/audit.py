@@ -1,4 +1,4 @@
-"""Known vulnerabilities in what we depend on, unsafe code, and secrets in the repository; `make audit` runs this."""
+"""Known vulnerabilities in dependencies, unsafe code, and secrets in the repository; `make audit` runs this."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 BIN: Final = Path(sys.executable).parent
 LOCK: Final = "requirements-dev.lock"  # holds all of requirements.lock
 PRODUCT: Final = ("cdv_core", "cdv_adapters", "cdv_http", "conformance")
-# Tests hold made-up passwords and keys everywhere: there, only what looks like a real service's counts.
+# Tests hold many made-up passwords and keys: there, only what looks like a real service's counts.
 MADE_UP_IN: Final = ("tests/", "conformance/")
 GUESSING: Final = ("KeywordDetector", "BasicAuthDetector", "Base64HighEntropyString", "HexHighEntropyString")
 # No secrets: examples of our documents (a password in an address, a digest, the ULID's alphabet), references, and the
@@ -25,7 +25,7 @@ UNREACHABLE: Final = ("ConnectionError", "Max retries exceeded", "Could not conn
 @dataclass(frozen=True)
 class Verdict:
     good: bool
-    says: str
+    message: str
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -33,14 +33,14 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def dependencies() -> Verdict:
-    """What is known of the versions in the lock file."""
+    """Check the versions in the lock file for known vulnerabilities."""
     options = ("--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off", "--timeout", "15")
     ended = run(BIN / "pip-audit", "--requirement", LOCK, *options)
-    return judged(ended.stdout, ended.stderr)
+    return verdict_on(ended.stdout, ended.stderr)
 
 
-def judged(report: str, complaints: str) -> Verdict:
-    """Return what pip-audit's report comes to. Where the advisory service is not reached, nothing is known: skipped."""
+def verdict_on(report: str, complaints: str) -> Verdict:
+    """Return the verdict on pip-audit's report: skipped if the advisory service was not reachable."""
     try:
         found = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
@@ -51,7 +51,7 @@ def judged(report: str, complaints: str) -> Verdict:
     if unknown and len(unknown) == len(found):
         return Verdict(True, "skipped: not reachable, or no service of advisories: it knows none of our dependencies")
     vulnerable = [
-        f"{each['name']} {each['version']}: {', '.join(it['id'] for it in each['vulns'])}"
+        f"{each['name']} {each['version']}: {', '.join(vulnerability['id'] for vulnerability in each['vulns'])}"
         for each in found
         if each.get("vulns")
     ]
@@ -60,13 +60,13 @@ def judged(report: str, complaints: str) -> Verdict:
 
 
 def code() -> Verdict:
-    """What ruff's security rules find in the product."""
+    """Check the product with ruff's security rules."""
     ended = run(BIN / "ruff", "check", "--select", "S", "--output-format", "concise", *PRODUCT)
     return Verdict(ended.returncode == 0, ended.stdout.strip() + ended.stderr.strip())
 
 
 def secrets() -> Verdict:
-    """What looks like a secret in a tracked file."""
+    """Search the tracked files for secrets."""
     try:
         listed = run("git", "ls-files", "-z")
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def main() -> int:
     for name, check in checks.items():
         verdict = check()
         good = good and verdict.good
-        print(f"{name}: {'' if verdict.good else 'FAILED: '}{verdict.says}", flush=True)
+        print(f"{name}: {'' if verdict.good else 'FAILED: '}{verdict.message}", flush=True)
     return 0 if good else 1
 
 

@@ -49,7 +49,7 @@ def links(page: Path) -> Iterator[str]:
 
 
 def dead_links(pages: list[Path]) -> Iterator[str]:
-    """One line for each link that leads nowhere; links to other hosts are not looked at."""
+    """Yield a line for each dead link; links to other hosts are not checked."""
     for page in pages:
         for link in links(page):
             parts = urlsplit(link)
@@ -63,7 +63,7 @@ def dead_links(pages: list[Path]) -> Iterator[str]:
 
 
 def markdown_files() -> list[Path]:
-    """Our own pages: hidden folders (.venv and the like) and those that tools make are left out."""
+    """Our own pages, without hidden folders (such as .venv) and those that tools generate."""
     made_by_tools = {"build", "dist", "mutants", "node_modules", "reports"}
     return sorted(
         page

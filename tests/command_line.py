@@ -18,7 +18,7 @@ DID = "did:example:ada"
 
 
 class Cli:
-    """Runs a command under the settings given and no others, in a folder of its own."""
+    """Runs a command with the given settings and no others, in an empty folder."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
         self._monkeypatch, self._capfd = monkeypatch, capfd
@@ -34,7 +34,7 @@ class Cli:
             for name, value in {**settings, "CDV_DATA_DIR": str(data_dir)}.items():
                 context.setenv(name, value)
             with pytest.raises(SystemExit) as exited:
-                main([str(it) for it in arguments])
+                main([str(argument) for argument in arguments])
         out, err = self._capfd.readouterr()
         return int(exited.value.code or 0), out, err
 

@@ -1,6 +1,6 @@
-"""No secret in any log: a pytest plugin that knows the run's secrets, gathers what the service logs, and compares.
+"""No secret in any log: a pytest plugin that registers the run's secrets, and searches the logs for them.
 
-Secrets register where they come into being: tokens, signed URLs and the issuer's keys by themselves, the passwords and
+Secrets are registered where they are created: tokens, signed URLs and issuers' keys automatically, the passwords and
 keys of servers in the few places that make them (`secret`). What is searched: every log line of this process from the
 debug level on, whatever handlers a test sets up, and the logs of the processes that tests start (`log_file`,
 `printed`).
@@ -19,9 +19,9 @@ import pytest
 import re2
 from loguru import logger
 
-# Whole secrets are found by a part of them; 20 characters of chance occur nowhere else.
+# Secrets are found by a part of them; 20 random characters occur nowhere else.
 _PART_CHARS: Final = 20
-_SECRET_MIN_CHARS: Final = 12  # what is shorter, a test made up, and it may stand anywhere
+_SECRET_MIN_CHARS: Final = 12  # shorter ones are made up by tests, and may occur anywhere
 _SHOWN_MAX: Final = 10
 _LOG_FORMAT: Final = "{level} {message} {extra}"
 
@@ -44,11 +44,11 @@ class LeakSearch:
             return []
         options = re2.Options()
         options.max_mem = 1 << 28  # its automaton has a state per character of the secrets
-        # What stands before the part belongs to the secret as well, and must not be shown either.
+        # What precedes the part belongs to the secret too, and is masked with it.
         secrets = re2.compile(rf"[\w+/=.-]*({'|'.join(map(re2.escape, self.secrets))})", options=options)
         logs = ["".join(self.lines), *(file.read_text("utf-8", "replace") for file in self.files if file.exists())]
         return [
-            secrets.sub(lambda it: f"<{self.secrets[it.group(1)]}>", line)
+            secrets.sub(lambda match: f"<{self.secrets[match.group(1)]}>", line)
             for log in logs
             if secrets.search(log)
             for line in log.splitlines()
@@ -60,14 +60,14 @@ _search: Final = LeakSearch()
 
 
 def secret(value: str, what: str) -> str:
-    """Have no log hold `value` from now on; return it. Of several lines, each is a secret."""
+    """Register `value` as a secret that no log may contain, each of its lines; return it."""
     for line in value.splitlines():
         _search.add(line, what)
     return value
 
 
 def signed_url(url: str) -> str:
-    """Have no log hold what gives `url` its power; return it."""
+    """Register the signature of `url` as a secret; return the URL."""
     parts = urlsplit(url)
     for signature in parse_qs(parts.query).get("X-Amz-Signature", []):
         secret(signature, "the signature of an S3 URL")
@@ -99,27 +99,27 @@ def no_secret_in_any_log() -> Iterator[None]:
 
 
 def _watch_secrets(patch: pytest.MonkeyPatch) -> None:
-    # Not before the run: coverage counts what is imported after it has begun.
+    # Imported late, because coverage counts only what is imported after it has started.
     from minio import Minio
 
     from cdv_adapters.blobs.url_tokens import UrlTokens
     from cdv_adapters.tokens.local_key import LocalIssuer
 
-    def taught(owner: type, name: str, learn: Callable[[Any], object]) -> None:
+    def register_results_of(owner: type, name: str, register: Callable[[Any], object]) -> None:
         original = getattr(owner, name)
 
-        def learning(*arguments: Any, **options: Any) -> Any:
+        def registering(*arguments: Any, **options: Any) -> Any:
             result = original(*arguments, **options)
-            learn(result)
+            register(result)
             return result
 
-        patch.setattr(owner, name, learning)
+        patch.setattr(owner, name, registering)
 
-    taught(LocalIssuer, "issue", lambda token: secret(token.rpartition(".")[2], "a token"))
-    taught(
+    register_results_of(LocalIssuer, "issue", lambda token: secret(token.rpartition(".")[2], "a token"))
+    register_results_of(
         UrlTokens, "sign", lambda token: secret(token.rpartition(".")[2], "the signature of a URL of the vault's own")
     )
-    taught(Minio, "get_presigned_url", signed_url)
+    register_results_of(Minio, "get_presigned_url", signed_url)
     made = LocalIssuer.__init__
 
     def make(self: LocalIssuer, key: Any, **options: Any) -> None:
@@ -133,24 +133,24 @@ def _watch_logs(patch: pytest.MonkeyPatch) -> None:
     core: Any = type(logger)
     remove = core.remove
 
-    def listen() -> None:
+    def collect() -> None:
         logger.add(_search.lines.append, format=_LOG_FORMAT, level=0, diagnose=False, backtrace=False)
 
     def removed(self: Any, handler_id: int | None = None) -> None:
         remove(self, handler_id)
         if handler_id is None:  # of all handlers, as the service does when it sets up its own
-            listen()
+            collect()
 
     patch.setattr(core, "remove", removed)
-    listen()
+    collect()
 
-    # Not before the run, as above. Some lines are written past loguru.
+    # Imported late, as above. Some lines bypass loguru.
     from cdv_http import logs
 
     put = logs._put
 
-    def heard(line: str) -> None:
+    def recorded(line: str) -> None:
         _search.lines.append(line)
         put(line)
 
-    patch.setattr(logs, "_put", heard)
+    patch.setattr(logs, "_put", recorded)

@@ -35,7 +35,7 @@ itself shows more.
 
 @dataclass(frozen=True)
 class Item:
-    """`command`: as one types it in the repository."""
+    """`command`: as typed in the repository."""
 
     section: str
     name: str
@@ -52,9 +52,9 @@ class Proof:
 
 
 def items() -> list[Item]:
-    """Return what is to be proved, sections together."""
+    """Return the items to prove, grouped by section."""
     listed = tomllib.loads((ROOT / "tests" / "readiness.toml").read_text(encoding="utf-8"))["item"]
-    return [Item(it["section"], it["name"], it["claim"], _command(it["command"])) for it in listed]
+    return [Item(entry["section"], entry["name"], entry["claim"], _command(entry["command"])) for entry in listed]
 
 
 def _command(short: str) -> str:
@@ -65,7 +65,7 @@ def _command(short: str) -> str:
 def prove(item: Item) -> Proof:
     """Run the item's command."""
     begun = monotonic()
-    # Whatever was said to the make that runs us, such as ARGS, is not for those that we run.
+    # Options of the calling make, such as ARGS, must not reach those that are run here.
     environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "ARGS"}}
     ran = subprocess.run(  # commands of our own
         item.command.split(),
@@ -76,7 +76,7 @@ def prove(item: Item) -> Proof:
         text=True,
         check=False,
     )
-    # What make says of itself is where it is and that it failed, which is said already.
+    # make's own lines only name its directory and repeat that it failed.
     lines = [line for line in ran.stdout.splitlines() if line.strip() and not _FROM_MAKE.match(line)]
     printed = lines or [""]
     summary = re.sub(r"=+ ?| ?=+$", "", printed[-1])[:_LINE_MAX]
@@ -89,11 +89,11 @@ def prove(item: Item) -> Proof:
 
 def page(proofs: list[Proof]) -> str:
     parts = [_HEAD]
-    for section, group in groupby(proofs, key=lambda it: it.item.section):
+    for section, group in groupby(proofs, key=lambda proof: proof.item.section):
         parts.append(f"## {section}\n\n")
-        for it in group:
-            parts.append(f"### {it.item.name}\n\n{it.item.claim}\n\n**{it.status}** by\n\n")
-            parts.append(f"```text\n$ {it.item.command}\n{it.printed}\n```\n\n")
+        for proof in group:
+            parts.append(f"### {proof.item.name}\n\n{proof.item.claim}\n\n**{proof.status}** by\n\n")
+            parts.append(f"```text\n$ {proof.item.command}\n{proof.printed}\n```\n\n")
     return "".join(parts).rstrip() + "\n"
 
 
@@ -101,7 +101,7 @@ def _read_proofs() -> dict[Item, Proof]:
     if not PROOFS.exists():
         return {}
     commit, proofs = msgspec.json.decode(PROOFS.read_bytes(), type=tuple[str, list[Proof]])
-    return {it.item: it for it in proofs if it.status != "NOT PROVED"} if commit == _commit() else {}
+    return {proof.item: proof for proof in proofs if proof.status != "NOT PROVED"} if commit == _commit() else {}
 
 
 def _commit() -> str:
@@ -118,7 +118,7 @@ def main() -> int:
         PROOFS.parent.mkdir(exist_ok=True)
         PROOFS.write_bytes(msgspec.json.encode((_commit(), proofs)))
     PAGE.write_text(page(proofs), encoding="utf-8")
-    unproved = [it.item.name for it in proofs if it.status == "NOT PROVED"]
+    unproved = [proof.item.name for proof in proofs if proof.status == "NOT PROVED"]
     print(f"wrote {PAGE.relative_to(ROOT)}; not proved: {', '.join(unproved) or 'nothing'}")
     return 1 if unproved else 0
 

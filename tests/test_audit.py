@@ -1,4 +1,4 @@
-"""`make audit` is red when there is something to find, and says so when it could not look."""
+"""`make audit` fails on every kind of finding, and reports which checks were skipped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PEM = "-----BEGIN RSA " + "PRIVATE KEY-----"
         ("cdv_adapters/x.py", 'DSN = "postgresql://cdv:' + 'Wq8Zt3Lm@db/cdv"\n'),
         (".env", f'CDV_NATS_PASSWORD="{secrets.token_urlsafe(30)}"\n'),
     ],
-    # Not after their contents, which are drawn: every process of a run must give a test the same name.
+    # Not the contents, which are random: every process of a run must give a test the same id.
     ids=["key in code", "key in a test", "key file", "key file of a test", "compose", "dsn", "dotenv"],
 )
 def test_a_planted_secret_is_found(plant: Plant, name: str, content: str) -> None:
@@ -54,22 +54,22 @@ def test_a_planted_secret_is_found(plant: Plant, name: str, content: str) -> Non
     plant(name, content)
     verdict = audit.secrets()
     assert not verdict.good
-    assert name in verdict.says
+    assert name in verdict.message
 
 
-def test_passwords_that_tests_make_up_are_let_be(plant: Plant) -> None:
+def test_made_up_passwords_in_tests_are_ignored(plant: Plant) -> None:
     plant("tests/test_x.py", 'PASSWORD = "hunter2"\nDSN = "postgresql://u:' + 'hunter2@h/db"\n')
     assert audit.secrets().good
 
 
 @pytest.mark.parametrize("path", [None, "/nonexistent"])
-def test_outside_a_checkout_the_search_is_skipped(
+def test_outside_a_checkout_the_search_for_secrets_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if path is not None:
         monkeypatch.setenv("PATH", path)
-    assert audit.secrets().says.startswith("skipped: ")
+    assert audit.secrets().message.startswith("skipped: ")
 
 
 def test_unsafe_code_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_unsafe_code_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> 
     plant("cdv_http/x.py", "import subprocess\nsubprocess.run('ls', shell=True)\n")
     verdict = audit.code()
     assert not verdict.good
-    assert "S602" in verdict.says
+    assert "S602" in verdict.message
 
 
 def known(name: str, *vulnerabilities: str) -> dict[str, object]:
@@ -90,7 +90,7 @@ UNKNOWN = {"name": "b", "skip_reason": "Dependency not found"}
 
 
 @pytest.mark.parametrize(
-    ("dependencies", "good", "says"),
+    ("dependencies", "good", "message"),
     [
         ([known("a"), known("b")], True, "2 dependencies"),
         ([known("a"), known("b", "CVE-1", "CVE-2")], False, "b 1: CVE-1, CVE-2"),
@@ -98,10 +98,12 @@ UNKNOWN = {"name": "b", "skip_reason": "Dependency not found"}
         ([UNKNOWN, UNKNOWN], True, "skipped: not reachable"),
     ],
 )
-def test_a_report_on_dependencies_is_judged(dependencies: list[dict[str, object]], good: bool, says: str) -> None:
-    verdict = audit.judged(json.dumps({"dependencies": dependencies}), "")
+def test_vulnerable_and_unknown_dependencies_fail_the_audit(
+    dependencies: list[dict[str, object]], good: bool, message: str
+) -> None:
+    verdict = audit.verdict_on(json.dumps({"dependencies": dependencies}), "")
     assert verdict.good == good
-    assert says in verdict.says
+    assert message in verdict.message
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_report_on_dependencies_is_judged(dependencies: list[dict[str, object]
         ("", False),
     ],
 )
-def test_only_a_service_out_of_reach_is_skipped(complaints: str, good: bool) -> None:
-    verdict = audit.judged("", complaints)
+def test_only_an_unreachable_advisory_service_is_skipped(complaints: str, good: bool) -> None:
+    verdict = audit.verdict_on("", complaints)
     assert verdict.good == good
-    assert verdict.says.startswith("skipped: " if good else "pip-audit failed")
+    assert verdict.message.startswith("skipped: " if good else "pip-audit failed")

@@ -36,7 +36,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Path:
-    """A small vault at rest: three records and two assets, one of them with a name that needs care."""
+    """A small vault at rest: three records and two assets, one of them with a name that is not ASCII."""
 
     async def fill() -> None:
         async with open_vault(tmp_path / "vault") as opened:
@@ -58,11 +58,11 @@ def archive(cli: Cli, vault: Path, tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(it.relative_to(folder)): it.read_bytes() for it in folder.rglob("*") if it.is_file()}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def nothing_is_left(folder: Path, *names: str) -> None:
-    assert {it.name for it in folder.iterdir()} == set(names)
+    assert {file.name for file in folder.iterdir()} == set(names)
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:
@@ -76,7 +76,7 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
 
 
 class Writer(threading.Thread):
-    """Writes until told to stop; `acknowledged` holds what was, in order."""
+    """Writes until `done` is set; `records` and `media` hold what was acknowledged, in order."""
 
     def __init__(self, vault: RunningVault, did: str) -> None:
         super().__init__()
@@ -120,18 +120,18 @@ class Writer(threading.Thread):
         return found
 
 
-def test_a_backup_taken_under_writes_holds_all_that_was_acknowledged_before(cli: Cli, tmp_path: Path) -> None:
+def test_a_backup_taken_during_writes_has_everything_acknowledged_before(cli: Cli, tmp_path: Path) -> None:
     live = RunningVault(tmp_path / "live")
     writers = [Writer(live, f"did:example:{name}") for name in ("ada", "bob")]
     try:
         for writer in writers:
             writer.start()
         assert all(writer.enough.wait(60) for writer in writers)
-        while True:  # until there was a write while it was taken
+        while True:  # until there was a write during the backup
             (tmp_path / "archive.tar").unlink(missing_ok=True)
             before = [(writer.did, list(writer.records), list(writer.media)) for writer in writers]
             assert cli("backup", tmp_path / "archive.tar", data_dir=tmp_path / "live")[0] == 0
-            if all(len(it.records) > len(records) for it, (_, records, _) in zip(writers, before, strict=True)):
+            if all(len(writer.records) > len(records) for writer, (_, records, _) in zip(writers, before, strict=True)):
                 break
             assert [writer.error for writer in writers] == [None, None]
     finally:
@@ -145,7 +145,7 @@ def test_a_backup_taken_under_writes_holds_all_that_was_acknowledged_before(cli:
     restored = RunningVault(tmp_path / "again")
     try:
         for did, records, media in before:
-            headers = {"Authorization": f"Bearer {live.token(did)}"}  # of the old vault's key, which came along
+            headers = {"Authorization": f"Bearer {live.token(did)}"}  # signed with the key that is restored too
             with httpx.Client(base_url=restored.base, headers=headers, follow_redirects=True) as http:
                 for uri, cid in records:
                     found = http.get("/v1/repo/record", params={"uri": uri}).json()["data"]
@@ -156,7 +156,7 @@ def test_a_backup_taken_under_writes_holds_all_that_was_acknowledged_before(cli:
         restored.kill()
 
 
-def test_what_is_restored_is_what_was_there(cli: Cli, vault: Path, archive: Path, tmp_path: Path) -> None:
+def test_a_restored_vault_equals_the_original(cli: Cli, vault: Path, archive: Path, tmp_path: Path) -> None:
     (vault / "issuer-key.json").write_text("{}")
     (vault / "issuer-key.json").chmod(0o600)
     (vault / "catalogue.msgpack").write_bytes(b"kept")
@@ -176,11 +176,11 @@ def test_what_is_restored_is_what_was_there(cli: Cli, vault: Path, archive: Path
     for name in after:
         modes = [stat.S_IMODE((folder / name).stat().st_mode) & 0o755 for folder in (vault, tmp_path / "again")]
         assert modes[0] == modes[1], name
-    assert {stat.S_IMODE(it.stat().st_mode) for it in (tmp_path / "again", tmp_path / "again/media")} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "again", tmp_path / "again/media")} == {0o700}
     nothing_is_left(tmp_path, "vault", "archive.tar", "again")
 
 
-def test_nothing_is_written_over(cli: Cli, vault: Path, archive: Path, tmp_path: Path) -> None:
+def test_existing_files_and_folders_are_not_overwritten(cli: Cli, vault: Path, archive: Path, tmp_path: Path) -> None:
     content = archive.read_bytes()
     refused(cli("backup", archive, data_dir=vault), "exists")
     assert archive.read_bytes() == content
@@ -194,7 +194,7 @@ def test_nothing_is_written_over(cli: Cli, vault: Path, archive: Path, tmp_path:
     nothing_is_left(tmp_path, "vault", "archive.tar", "file", "link")
 
 
-def test_what_is_not_an_embedded_vault_is_refused(cli: Cli, tmp_path: Path) -> None:
+def test_backup_and_restore_refuse_anything_but_an_embedded_vault(cli: Cli, tmp_path: Path) -> None:
     refused(cli("backup", tmp_path / "a.tar", data_dir=tmp_path / "none"), "vault.sqlite3", "CDV_DATA_DIR")
     refused(cli("restore", tmp_path / "none.tar", data_dir=tmp_path / "none"), "none.tar", "does not exist")
     refused(cli("backup", tmp_path / "no folder" / "a.tar", data_dir=tmp_path / "none"), "cannot back up")
@@ -204,8 +204,8 @@ def test_what_is_not_an_embedded_vault_is_refused(cli: Cli, tmp_path: Path) -> N
     nothing_is_left(tmp_path)
 
 
-def test_a_vault_that_has_lost_something_is_not_backed_up_unseen(cli: Cli, vault: Path, tmp_path: Path) -> None:
-    (asset,) = (it for it in vault.rglob("*") if it.name == "media" and it.is_file())
+def test_the_backup_of_a_damaged_vault_is_refused(cli: Cli, vault: Path, tmp_path: Path) -> None:
+    (asset,) = (path for path in vault.rglob("*") if path.name == "media" and path.is_file())
     content = asset.read_bytes()
     asset.write_bytes(content[:-1] + b"?")
     refused(cli("backup", tmp_path / "a.tar", data_dir=vault), str(asset))
@@ -219,7 +219,7 @@ def test_a_vault_that_has_lost_something_is_not_backed_up_unseen(cli: Cli, vault
     nothing_is_left(tmp_path, "vault")
 
 
-def test_an_archive_that_is_cut_short_is_refused_and_leaves_nothing(cli: Cli, archive: Path, tmp_path: Path) -> None:
+def test_a_truncated_archive_is_refused_and_leaves_nothing(cli: Cli, archive: Path, tmp_path: Path) -> None:
     content = archive.read_bytes()
     end = content.rindex(b'"files"')  # in the manifest
     for length in {*range(0, end, 4099), *range(0, end, 512 * 23), end}:
@@ -228,10 +228,10 @@ def test_an_archive_that_is_cut_short_is_refused_and_leaves_nothing(cli: Cli, ar
         nothing_is_left(tmp_path, "vault", "archive.tar")
 
 
-def test_a_byte_that_has_changed_is_noticed(cli: Cli, archive: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_of_an_archive_is_detected(cli: Cli, archive: Path, tmp_path: Path) -> None:
     content = archive.read_bytes()
     cli("restore", archive, data_dir=tmp_path / "sound")
-    sound, noticed = files(tmp_path / "sound"), 0
+    sound, detected = files(tmp_path / "sound"), 0
     for position in range(0, len(content), 1021):
         archive.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         code, _, err = cli("restore", archive, data_dir=tmp_path / "again")
@@ -239,10 +239,10 @@ def test_a_byte_that_has_changed_is_noticed(cli: Cli, archive: Path, tmp_path: P
             assert files(tmp_path / "again") == sound
             (tmp_path / "again").rename(tmp_path / f"padding {position}")
         else:
-            noticed += 1
+            detected += 1
             assert err.startswith("cdv: cannot ")
             assert not (tmp_path / "again").exists()
-    assert noticed > 60
+    assert detected > 60
 
 
 def member(name: str, **attributes: Any) -> tarfile.TarInfo:
@@ -277,19 +277,19 @@ HOSTILE = [
 
 @pytest.mark.parametrize("index", range(len(HOSTILE)))
 def test_a_hostile_member_is_refused_and_leaves_nothing(cli: Cli, archive: Path, tmp_path: Path, index: int) -> None:
-    """Wherever it stands, and although the manifest names it as well."""
+    """At any position, and although the manifest lists it too."""
     with tarfile.open(archive) as tar:
-        sound = [(it, (tar.extractfile(it) or io.BytesIO()).read()) for it in tar]
+        sound = [(entry, (tar.extractfile(entry) or io.BytesIO()).read()) for entry in tar]
     hostile, nothing = HOSTILE[index], hashlib.sha256().hexdigest()
-    for place in (0, 1, len(sound) - 1):
+    for position in (0, 1, len(sound) - 1):
         manifest = json.loads(sound[-1][1])
         name = hostile.name.encode("utf-8", "replace").decode()
-        manifest["files"].insert(place, {"name": name, "size": 0, "sha256": nothing})
+        manifest["files"].insert(position, {"name": name, "size": 0, "sha256": nothing})
         encoded = json.dumps(manifest).encode()
         members = [
-            *sound[:place],
+            *sound[:position],
             (hostile, b""),
-            *sound[place:-1],
+            *sound[position:-1],
             (member("manifest.json", size=len(encoded)), encoded),
         ]
         with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -327,9 +327,9 @@ for last in range(1, 1000):
 
 
 def killed_at_every_point(
-    command: str, archive: Path, data_dir: Path, look: Callable[[], None], environ: dict[str, str]
+    command: str, archive: Path, data_dir: Path, check: Callable[[], None], environ: dict[str, str]
 ) -> int:
-    """Run the command again and again, killed just before the next of its calls that touch a file; look at each."""
+    """Run the command repeatedly, killed before each of its calls that touch a file; check the outcome of each."""
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, command, str(archive), str(archive.parent)],
         env={**environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -343,7 +343,7 @@ def killed_at_every_point(
             words = line.split()
             if words[-1] not in {"True", "False"}:
                 continue  # what the command printed
-            look()
+            check()
             kills += words[-1] == "True"
             child.stdin.write("\n")
             child.stdin.flush()
@@ -356,14 +356,14 @@ def test_a_killed_backup_leaves_no_file_or_a_whole_one(cli: Cli, vault: Path, tm
     folder.mkdir()
     target, found = folder / "a.tar", []
 
-    def look() -> None:
+    def check() -> None:
         found.append(target.exists())
         if target.exists():
             again = tmp_path / f"again {len(found)}"
             assert cli("restore", target, data_dir=again)[0] == 0
             target.unlink()
 
-    kills = killed_at_every_point("backup", target, vault, look, environment(vault))
+    kills = killed_at_every_point("backup", target, vault, check, environment(vault))
     assert kills > 10
     assert found[0] is False
     assert found[-1] is True
@@ -377,13 +377,13 @@ def test_a_killed_restore_leaves_no_vault_or_a_whole_one(cli: Cli, archive: Path
     assert cli("restore", moved, data_dir=tmp_path / "sound")[0] == 0
     sound = files(tmp_path / "sound")
 
-    def look() -> None:
+    def check() -> None:
         found.append(target.exists())
         if target.exists():
             assert files(target) == sound
             target.rename(tmp_path / f"again {len(found)}")
 
-    kills = killed_at_every_point("restore", moved, target, look, environment(target))
+    kills = killed_at_every_point("restore", moved, target, check, environment(target))
     assert kills > 20
     assert found[0] is False
     assert found[-1] is True

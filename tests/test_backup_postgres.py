@@ -28,7 +28,7 @@ DID = "did:example:ada"
 
 
 class Archiving:
-    """A PostgreSQL that archives its log, in a directory that outlives it."""
+    """A PostgreSQL that archives its write-ahead log, in a directory that is kept when it is killed."""
 
     def __init__(self) -> None:
         from tests.servers.postgres import programs_for_anybody
@@ -88,7 +88,7 @@ def write(vault: RunningVault, count: int) -> list[str]:
 
 def everything(vault: RunningVault) -> list[str]:
     answer = httpx.get(f"{vault.base}/v1/repo/listRecords", params={"did": DID, "limit": 100}, timeout=30)
-    return [it["uri"] for it in answer.json()["data"]["records"]]
+    return [record["uri"] for record in answer.json()["data"]["records"]]
 
 
 def scalar(dsn: str, query: str) -> Any:
@@ -120,7 +120,9 @@ async def published(nats_url: str) -> Counter[str]:
         await client.close()
 
 
-async def test_a_vault_is_restored_to_a_moment_and_its_stream_brought_in_line(tmp_path: Path, nats_url: str) -> None:
+async def test_point_in_time_recovery_restores_the_vault_and_reconciles_its_stream(
+    tmp_path: Path, nats_url: str
+) -> None:
     try:
         cluster = Archiving()
     except NoServer as error:
@@ -167,5 +169,5 @@ async def test_a_vault_is_restored_to_a_moment_and_its_stream_brought_in_line(tm
                 wait_until(again.dsn, all_published)
             finally:
                 vault.kill()
-            # Each event of what is there once, and of what was lost as well: a stream is never rewritten.
+            # Each event once, those of lost records too: a stream is never rewritten.
             assert await published(nats_url) == Counter(before + after_base + lost + new)

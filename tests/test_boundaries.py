@@ -1,4 +1,4 @@
-"""Each import contract of pyproject.toml is broken by the import it forbids, so that nobody weakens one unseen."""
+"""Each import contract of pyproject.toml is broken by the import it forbids, so that none is weakened unnoticed."""
 
 import os
 import re
@@ -19,7 +19,7 @@ CONTRACTS = {contract["name"]: contract for contract in PYPROJECT["tool"]["impor
 
 CORE_CONTRACT = "cdv_core does no I/O, reads no clock and knows no vendor"
 CORE_MAY_IMPORT = {"fastjsonschema", "libipld", "msgspec", "re2", "regex"}  # pure functions, all
-# The ways out of a pure function that someone in a hurry would take.
+# The modules with which a function of the core could do I/O, read a clock or draw random numbers.
 STDLIB_WITH_EFFECTS = {
     *(
         "asyncio",
@@ -84,7 +84,7 @@ PLANTS = {
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Our packages without their code, and their contracts: a place to plant imports in."""
+    """The packages without their code, and their contracts, to plant imports in."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in PACKAGES:
         for init in (ROOT / package).rglob("__init__.py"):
@@ -104,7 +104,7 @@ def plant(tree: Path, importer: str, *imported: str) -> Path:
 
 
 def lint(tree: Path) -> str:
-    """What lint-imports prints about the tree."""
+    """Return what lint-imports prints about the tree."""
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
         cwd=tree,
@@ -124,7 +124,7 @@ def links(report: str) -> set[tuple[str, str]]:
     return set(re.findall(r"([\w.]+) -> ([\w.]+) \(l\.", report))
 
 
-def test_every_contract_has_a_plant():
+def test_every_contract_has_a_planted_import():
     assert set(PLANTS) == set(CONTRACTS)
 
 
@@ -141,7 +141,7 @@ def test_forbidden_imports_break_their_contract_and_no_other(tree: Path, contrac
     assert links(report) == set(PLANTS[contract])
 
 
-def test_the_core_may_not_import_effects_nor_any_vendor_but_its_own(tree: Path):
+def test_the_core_may_import_no_module_with_effects_and_only_its_own_vendors(tree: Path):
     distributions = {Requirement(line).name for line in PYPROJECT["project"]["dependencies"]}
     importable = packages_distributions().items()
     vendors = {name for name, owners in importable if distributions & set(owners) and not name.startswith("_")}
@@ -152,7 +152,7 @@ def test_the_core_may_not_import_effects_nor_any_vendor_but_its_own(tree: Path):
     assert {imported for _, imported in links(lint(tree))} == forbidden
 
 
-def test_what_the_architecture_allows_breaks_nothing(tree: Path):
+def test_imports_that_the_architecture_allows_break_no_contract(tree: Path):
     plant(
         tree,
         "cdv_core.domain.planted",
@@ -178,7 +178,7 @@ def test_what_the_architecture_allows_breaks_nothing(tree: Path):
     assert broken(lint(tree)) == set()
 
 
-def test_ruff_refuses_a_clock_and_urllib_request_in_the_core(tree: Path):
+def test_ruff_bans_clocks_and_urllib_request_in_the_core(tree: Path):
     planted = plant(tree, "cdv_core.planted", "datetime", "urllib.request")
     with planted.open("a", encoding="utf-8") as file:
         file.write(
@@ -200,5 +200,5 @@ def test_ruff_refuses_a_clock_and_urllib_request_in_the_core(tree: Path):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_program_of_others_gets_our_types(package: str) -> None:
+def test_every_package_has_a_py_typed_marker(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file(), "without the marker, type checkers take all of the package for Any"

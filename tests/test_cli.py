@@ -21,7 +21,7 @@ __all__ = ["cdv", "port"]  # the fixtures
 CATALOGUE = Path(cdv_core.catalogue.__path__[0])
 
 
-def test_a_token_speaks_for_the_did_and_is_all_that_is_printed(cdv: Cdv, tmp_path: Path) -> None:
+def test_token_prints_nothing_but_a_token_for_the_did(cdv: Cdv, tmp_path: Path) -> None:
     result = cdv("token", "--did", DID)
     assert (result.code, result.err) == (0, "")
     claims = read_token(result.out.strip()).claims
@@ -30,13 +30,13 @@ def test_a_token_speaks_for_the_did_and_is_all_that_is_printed(cdv: Cdv, tmp_pat
     assert (tmp_path / ".cdv").is_dir()
 
 
-def test_tokens_come_from_one_key_and_live_as_long_as_was_asked(cdv: Cdv) -> None:
+def test_tokens_are_signed_by_one_key_and_have_the_requested_ttl(cdv: Cdv) -> None:
     one, two = (read_token(cdv("token", "--did", DID, "--ttl", "60").out.strip()) for _ in range(2))
     assert one.kid == two.kid
     assert one.claims["exp"] - one.claims["iat"] == 60
 
 
-def test_a_token_may_be_signed_by_a_key_of_ones_own(cdv: Cdv, tmp_path: Path) -> None:
+def test_a_token_can_be_signed_by_another_issuer_key(cdv: Cdv, tmp_path: Path) -> None:
     cdv("token", "--did", DID, CDV_DATA_DIR=str(tmp_path / "other"))
     key = tmp_path / "other" / "issuer-key.json"
     signed = cdv("token", "--did", DID, "--issuer-key", str(key))
@@ -47,7 +47,7 @@ def test_a_token_may_be_signed_by_a_key_of_ones_own(cdv: Cdv, tmp_path: Path) ->
     one_line(cdv("token", "--did", DID, "--issuer-key", str(tmp_path / "none")), 1, "none")
 
 
-def test_a_token_in_the_name_of_another_issuer_says_that_it_needs_its_key(cdv: Cdv, tmp_path: Path) -> None:
+def test_a_token_for_an_external_issuer_warns_that_its_key_is_needed(cdv: Cdv, tmp_path: Path) -> None:
     foreign = {"CDV_JWT_ISSUER": "https://id.example.com", "CDV_JWT_AUDIENCE": "cdv"}
     result = cdv("token", "--did", DID, **foreign)
     assert (result.code, result.err.count("\n")) == (0, 1)
@@ -73,12 +73,12 @@ def test_a_token_is_refused_in_production(cdv: Cdv, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("did", ["ada", "", "did:example:", "did:example:a b"])
-def test_a_token_is_for_a_did(cdv: Cdv, did: str) -> None:
+def test_a_token_for_an_invalid_did_is_refused(cdv: Cdv, did: str) -> None:
     one_line(cdv("token", "--did", did), 2, "--did")
 
 
 @pytest.mark.parametrize("ttl", ["0", "-1", "3153600001", "9" * 40])
-def test_a_token_lives_a_second_at_least_and_a_century_at_most(cdv: Cdv, ttl: str) -> None:
+def test_a_ttl_outside_one_second_to_a_century_is_refused(cdv: Cdv, ttl: str) -> None:
     one_line(cdv("token", "--did", DID, "--ttl", ttl), 2, "--ttl")
 
 
@@ -99,24 +99,24 @@ def test_a_token_lives_a_second_at_least_and_a_century_at_most(cdv: Cdv, ttl: st
         ("events", "--from", "1", "reconcile"),
     ],
 )
-def test_a_command_that_is_none_is_answered_with_the_usage(cdv: Cdv, arguments: tuple[str, ...]) -> None:
+def test_an_invalid_command_prints_the_usage(cdv: Cdv, arguments: tuple[str, ...]) -> None:
     result = cdv(*arguments)
     assert result.code == 2
     assert "usage: cdv" in result.err
 
 
-def test_a_misspelt_setting_in_the_env_file_is_told_as_well(cdv: Cdv, tmp_path: Path) -> None:
+def test_a_misspelt_setting_in_the_env_file_is_reported_too(cdv: Cdv, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CDV_PROT=1\nCDV_LOG_LEVEL=info\nOTHER=2\n")
     assert cdv("config").err == "cdv: warning: CDV_PROT is not a setting and is ignored\n"
 
 
-def test_a_misspelt_setting_is_told_to_people_in_dev_and_to_the_log_elsewhere(cdv: Cdv) -> None:
+def test_a_misspelt_setting_is_reported_as_text_in_dev_and_as_json_elsewhere(cdv: Cdv) -> None:
     assert cdv("config", CDV_MISSPELT="1").err == "cdv: warning: CDV_MISSPELT is not a setting and is ignored\n"
     line = json.loads(cdv("config", **PRODUCTION, CDV_MISSPELT="1").err)
     assert (line["level"], line["message"]) == ("warning", "CDV_MISSPELT is not a setting and is ignored")
 
 
-def test_help_names_every_command(cdv: Cdv) -> None:
+def test_help_lists_every_command(cdv: Cdv) -> None:
     result = cdv("--help")
     assert result.code == 0
     for command in ("serve", "token", "migrate", "check", "doctor", "backup", "restore", "config", "openapi", "events"):
@@ -129,7 +129,7 @@ def test_the_openapi_document_is_printed(cdv: Cdv) -> None:
     assert result.err == ""
 
 
-def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_pipe_that_is_closed_early_is_no_error(tmp_path: Path) -> None:
     command = f"'{CDV}' openapi | head -n 1"
     done = subprocess.run(
         ["sh", "-c", command], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
@@ -160,7 +160,7 @@ def test_the_effective_settings_are_printed_with_secrets_masked(cdv: Cdv) -> Non
     assert lines["CDV_S3_SECRET_KEY"]
 
 
-def test_one_start_shows_every_problem(cdv: Cdv) -> None:
+def test_a_start_reports_every_invalid_setting_at_once(cdv: Cdv) -> None:
     result = cdv(
         "serve",
         CDV_PORT="99999",
@@ -178,7 +178,7 @@ def test_one_start_shows_every_problem(cdv: Cdv) -> None:
 
 
 @pytest.mark.parametrize("env", ["staging", "prod"])
-def test_outside_development_nothing_is_assumed(cdv: Cdv, env: str, tmp_path: Path) -> None:
+def test_outside_development_required_settings_have_no_defaults(cdv: Cdv, env: str, tmp_path: Path) -> None:
     result = cdv("serve", CDV_ENV=env)
     assert result.code == 2
     for name in ("CDV_DB_DSN", "CDV_S3_ENDPOINT", "CDV_S3_BUCKET", "CDV_JWT_ISSUER", "CDV_JWT_AUDIENCE"):
@@ -193,7 +193,7 @@ def test_secrets_in_plain_text_are_refused_in_production(cdv: Cdv) -> None:
     assert "hunter2" not in result.err
 
 
-def test_a_misspelt_variable_is_pointed_out(cdv: Cdv) -> None:
+def test_a_misspelt_variable_is_reported(cdv: Cdv) -> None:
     result = cdv("config", CDV_MAX_BODY_BYTE="5")
     assert result.code == 0
     assert "CDV_MAX_BODY_BYTE " in result.err
@@ -207,7 +207,7 @@ def test_the_env_file_is_read_in_development_only_and_the_environment_wins(cdv: 
     assert "CDV_PORT=8080" in cdv("config", **PRODUCTION).out.splitlines()
 
 
-def test_the_port_has_two_names(cdv: Cdv) -> None:
+def test_the_port_is_set_by_port_or_cdv_port(cdv: Cdv) -> None:
     assert "CDV_PORT=7001" in cdv("config", PORT="7001").out.splitlines()
     assert "CDV_PORT=7002" in cdv("config", PORT="7001", CDV_PORT="7002").out.splitlines()
 
@@ -225,7 +225,7 @@ def test_check_tries_each_dependency(cdv: Cdv, tmp_path: Path) -> None:
     one_line(result, 1, "media")
 
 
-def test_check_goes_on_when_something_is_not_there(cdv: Cdv, port: str) -> None:
+def test_check_reports_every_dependency_that_is_down(cdv: Cdv, port: str) -> None:
     result = cdv(
         "check",
         CDV_DB_DSN=f"postgresql://cdv@127.0.0.1:{port}/cdv?connect_timeout=1",
@@ -260,7 +260,7 @@ def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None
     assert "ok   database" in result.out
 
 
-def test_migrate_says_what_it_did(cdv: Cdv, tmp_path: Path) -> None:
+def test_migrate_reports_what_it_did(cdv: Cdv, tmp_path: Path) -> None:
     first, second = cdv("migrate"), cdv("migrate")
     assert (first.code, first.err, second.code, second.err) == (0, "", 0, "")
     assert first.out.startswith("applied 001_initial\napplied 002_")
@@ -276,7 +276,7 @@ def test_every_setting_is_documented(cdv: Cdv) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[1,", b"\xff", b"[" * 100_000], ids=["cut short", "no UTF-8", "deep"])
-def test_a_file_that_is_no_json_is_named(cdv: Cdv, tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_json_file_is_named_in_the_error(cdv: Cdv, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "old.json").write_text("{}")
     (tmp_path / "new.json").write_bytes(content)
     one_line(cdv("schemas", "validate", "new.json"), 2, "new.json: ")
@@ -286,7 +286,7 @@ def test_a_file_that_is_no_json_is_named(cdv: Cdv, tmp_path: Path, content: byte
 @pytest.mark.parametrize(
     "arguments", [("events",), ("schemas", "rehearse", "--specs-url", CATALOGUE.as_uri())], ids=["events", "rehearse"]
 )
-def test_who_reads_a_vault_that_is_not_there_is_told(cdv: Cdv, arguments: tuple[str, ...]) -> None:
+def test_reading_a_missing_vault_warns_once(cdv: Cdv, arguments: tuple[str, ...]) -> None:
     first, second = cdv(*arguments), cdv(*arguments)
     assert (first.code, first.err) == (
         0,
@@ -299,7 +299,7 @@ OUTPUT = (["config"], ["--help"], ["schemas", "list"], ["schemas", "show", "com.
 
 
 def run_into(output: int, arguments: list[str], folder: Path) -> tuple[int, str]:
-    """Run it as a shell does, output buffered; return the exit code and what went to standard error."""
+    """Run the command with buffered output, as a shell does; return the exit code and standard error."""
     variables = {**environment(folder), "PYTHONUNBUFFERED": ""}
     ended = subprocess.run(
         [CDV, *arguments], env=variables, cwd=folder, stdout=output, stderr=subprocess.PIPE, check=False
@@ -308,7 +308,7 @@ def run_into(output: int, arguments: list[str], folder: Path) -> tuple[int, str]
 
 
 @pytest.mark.parametrize("arguments", OUTPUT, ids=" ".join)
-def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path, arguments: list[str]) -> None:
+def test_output_to_a_closed_pipe_is_no_failure(tmp_path: Path, arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -319,7 +319,7 @@ def test_a_reader_that_has_gone_is_no_failure(tmp_path: Path, arguments: list[st
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("arguments", OUTPUT, ids=" ".join)
-def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+def test_output_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         code, err = run_into(full.fileno(), arguments, tmp_path)
     assert code == 1

@@ -1,4 +1,4 @@
-"""What serving refuses to begin with: one clear line, and nothing damaged (spec: configuration)."""
+"""Starts that are refused: one clear line, and no file is changed (spec: configuration)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tests.command_line import DID, Cdv, cdv, one_line, port
 __all__ = ["cdv", "port"]  # the fixtures
 
 
-def test_a_port_in_use_is_one_line(cdv: Cdv) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+def test_a_port_in_use_is_reported_in_one_line(cdv: Cdv) -> None:
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = str(occupied.getsockname()[1])
         one_line(cdv("serve", "--port", port), 1, f"127.0.0.1:{port}", "in use", "--port")
 
 
-def test_an_address_that_is_not_ours_is_one_line(cdv: Cdv, port: str) -> None:
+def test_a_host_that_cannot_be_bound_is_reported_in_one_line(cdv: Cdv, port: str) -> None:
     one_line(cdv("serve", "--port", port, "--host", "192.0.2.1"), 1, "192.0.2.1", "CDV_HOST")
     one_line(cdv("serve", "--port", port, "--host", "no host"), 1, "no host", "CDV_HOST")
 
 
-def test_a_secret_that_is_not_there_is_told_by_its_setting(cdv: Cdv, port: str) -> None:
+def test_a_missing_secret_is_reported_with_its_setting(cdv: Cdv, port: str) -> None:
     one_line(cdv("serve", CDV_PORT=port, CDV_RATE_LIMIT_STORAGE="file:/nope"), 1, "CDV_RATE_LIMIT_STORAGE", "/nope")
     one_line(cdv("serve", CDV_PORT=port, CDV_DB_DSN="file:/nope"), 1, "CDV_DB_DSN", "/nope")
     one_line(cdv("serve", CDV_PORT=port, CDV_DB_DSN="host=h password=file:nope"), 1, "CDV_DB_DSN")
@@ -34,7 +34,7 @@ def test_a_secret_that_is_not_there_is_told_by_its_setting(cdv: Cdv, port: str) 
 
 @pytest.mark.parametrize("command", [("serve",), ("check",), ("migrate",), ("token", "--did", DID)])
 @pytest.mark.parametrize("where", ["file", "file/below", "/proc/cdv", "/dev/null"])
-def test_a_data_directory_that_cannot_be_is_one_line(
+def test_an_unusable_data_directory_is_reported_in_one_line(
     cdv: Cdv, command: tuple[str, ...], where: str, tmp_path: Path, port: str
 ) -> None:
     (tmp_path / "file").write_text("kept")
@@ -46,13 +46,15 @@ def test_a_data_directory_that_cannot_be_is_one_line(
 
 @pytest.fixture
 def database(cdv: Cdv, tmp_path: Path) -> Path:
-    """A sound database, closed."""
+    """An intact database, closed."""
     assert cdv("migrate").code == 0
     return tmp_path / ".cdv" / "vault.sqlite3"
 
 
 @pytest.mark.parametrize("damage", ["noise", "text", "first page", "middle", "cut off"])
-def test_a_damaged_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path, damage: str, port: str) -> None:
+def test_a_damaged_database_is_reported_in_one_line_and_left_unchanged(
+    cdv: Cdv, database: Path, damage: str, port: str
+) -> None:
     content = bytearray(database.read_bytes())
     if damage == "noise":
         content = bytearray(b"\x5a" * len(content))
@@ -69,7 +71,7 @@ def test_a_damaged_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Pa
     assert database.read_bytes() == content
 
 
-def test_a_newer_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path, port: str) -> None:
+def test_a_newer_database_is_reported_in_one_line_and_left_unchanged(cdv: Cdv, database: Path, port: str) -> None:
     with sqlite3.connect(database) as connection:
         connection.execute("PRAGMA user_version = 999")
     connection.close()
@@ -81,7 +83,7 @@ def test_a_newer_database_is_one_line_and_left_as_it_is(cdv: Cdv, database: Path
     assert database.read_bytes() == content
 
 
-def test_a_damaged_issuer_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
+def test_a_damaged_issuer_key_is_reported_in_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
     cdv("token", "--did", DID)
     key = tmp_path / ".cdv" / "issuer-key.json"
     key.write_text("{}")
@@ -90,7 +92,7 @@ def test_a_damaged_issuer_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -
     assert key.read_text() == "{}"
 
 
-def test_a_damaged_signing_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
+def test_a_damaged_signing_key_is_reported_in_one_line(cdv: Cdv, tmp_path: Path, port: str) -> None:
     assert cdv("check").code == 0
     key = tmp_path / ".cdv" / "media" / "url-signing.key"
     assert key.exists()
@@ -99,6 +101,6 @@ def test_a_damaged_signing_key_is_one_line(cdv: Cdv, tmp_path: Path, port: str) 
     assert key.read_bytes() == b"short"
 
 
-def test_a_migration_that_cannot_reach_its_database_is_one_line(cdv: Cdv, port: str) -> None:
+def test_an_unreachable_database_of_a_migration_is_reported_in_one_line(cdv: Cdv, port: str) -> None:
     result = cdv("migrate", CDV_DB_DSN=f"postgresql://cdv@127.0.0.1:{port}/cdv?connect_timeout=1")
     one_line(result, 1, "database")

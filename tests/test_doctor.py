@@ -1,4 +1,4 @@
-"""`cdv doctor`: what is well it says, what is not it names with its setting, and nothing of its own stays behind."""
+"""`cdv doctor` reports what works, names the setting of what does not, and removes its own data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def failure(out: str, step: str) -> str:
 # The embedded vault
 
 
-def test_the_embedded_vault_is_well_and_nothing_stays(cli: Cli, tmp_path: Path) -> None:
+def test_an_embedded_vault_passes_and_no_data_remains(cli: Cli, tmp_path: Path) -> None:
     code, out, err = cli("doctor", data_dir=tmp_path / "vault")
     assert (code, err) == (0, "")
     assert steps(out, "ok") == [*STEPS, *END]
@@ -62,33 +62,35 @@ def test_the_embedded_vault_is_well_and_nothing_stays(cli: Cli, tmp_path: Path) 
         for table in TABLES:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
     connection.close()
-    assert not [it for it in (tmp_path / "vault" / "media").rglob("*") if it.is_file() and it.suffix != ".key"]
+    assert not [file for file in (tmp_path / "vault" / "media").rglob("*") if file.is_file() and file.suffix != ".key"]
 
 
-def test_nothing_stays_when_its_reader_goes_midway(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[str] = []
+def test_no_data_remains_when_the_output_pipe_is_closed_midway(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
 
-    def say(line: str, *, flush: bool) -> None:
-        if len(heard) == STEPS.index("record") + 1:
+    def write(line: str, *, flush: bool) -> None:
+        if len(lines) == STEPS.index("record") + 1:
             raise BrokenPipeError
-        heard.append(line)
+        lines.append(line)
 
-    monkeypatch.setattr(doctor, "print", say, raising=False)
-    monkeypatch.setattr(command_line, "_discard_output", lambda: None)  # it is pytest's here
+    monkeypatch.setattr(doctor, "print", write, raising=False)
+    monkeypatch.setattr(command_line, "_discard_output", lambda: None)  # the output is pytest's here
     assert cli("doctor", data_dir=tmp_path / "vault") == (0, "", "")
-    assert steps("\n".join(heard), "ok") == STEPS[: len(heard)]
+    assert steps("\n".join(lines), "ok") == STEPS[: len(lines)]
     with sqlite3.connect(tmp_path / "vault" / "vault.sqlite3") as connection:
         for table in TABLES:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
     connection.close()
 
 
-def test_a_vault_that_takes_other_media_types_passes(cli: Cli, tmp_path: Path) -> None:
+def test_a_vault_that_accepts_other_media_types_passes(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("doctor", data_dir=tmp_path / "vault", CDV_ALLOWED_MIME_TYPES="text/plain")
     assert (code, steps(out, "FAIL")) == (0, [])
 
 
-def test_a_late_catalogue_is_none_of_its_steps(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_catalogue_adds_no_step(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UrlSchemas, "is_refreshing", True)
     url = publish(tmp_path / "specs", secret="owner")
     _, out, _ = cli("doctor", data_dir=tmp_path / "vault", CDV_SPECS_URL=url)
@@ -96,14 +98,14 @@ def test_a_late_catalogue_is_none_of_its_steps(cli: Cli, tmp_path: Path, monkeyp
     assert "upload init" in steps(out, "ok")
 
 
-def test_a_data_dir_that_cannot_be_used_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_an_unusable_data_dir_is_reported_with_its_setting(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     code, out, err = cli("doctor", data_dir=tmp_path / "file")
     assert code == 1
     assert "CDV_DATA_DIR" in out + err
 
 
-def test_media_that_cannot_be_kept_is_named_and_the_records_go_on(cli: Cli, tmp_path: Path) -> None:
+def test_an_unusable_media_folder_is_reported_with_its_setting(cli: Cli, tmp_path: Path) -> None:
     cli("doctor", data_dir=tmp_path / "vault")
     objects = tmp_path / "vault" / "media" / "objects"
     objects.rename(tmp_path / "away")
@@ -113,7 +115,7 @@ def test_media_that_cannot_be_kept_is_named_and_the_records_go_on(cli: Cli, tmp_
     assert "CDV_DATA_DIR" in out + err
 
 
-def test_a_database_that_cannot_be_opened_says_itself_what_to_do(cli: Cli, tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened_is_reported_with_advice(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "vault").mkdir()
     (tmp_path / "vault" / "vault.sqlite3").write_text("not of SQLite")
     code, out, _ = cli("doctor", data_dir=tmp_path / "vault")
@@ -122,7 +124,7 @@ def test_a_database_that_cannot_be_opened_says_itself_what_to_do(cli: Cli, tmp_p
     assert "disk is not full" not in out
 
 
-async def test_nothing_but_the_doctors_own_can_be_forgotten(tmp_path: Path) -> None:
+async def test_only_the_doctors_own_data_can_be_removed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cdv doctor"):
         await remove_doctor_data(Settings.embedded(tmp_path), Did("did:example:ada"), [], [])
 
@@ -130,7 +132,7 @@ async def test_nothing_but_the_doctors_own_can_be_forgotten(tmp_path: Path) -> N
 # A vault that is served
 
 
-def test_a_served_vault_is_examined_from_outside(cli: Cli, tmp_path: Path) -> None:
+def test_a_served_vault_is_checked_over_http(cli: Cli, tmp_path: Path) -> None:
     vault = RunningVault(tmp_path / "vault")
     try:
         code, out, err = cli("doctor", "--url", vault.base, data_dir=tmp_path / "vault")
@@ -153,7 +155,7 @@ def test_a_served_vault_is_examined_from_outside(cli: Cli, tmp_path: Path) -> No
     assert "--url" in failure(out, "record")
 
 
-def test_the_events_of_a_served_vault_are_seen_from_outside(cli: Cli, tmp_path: Path, nats_url: str) -> None:
+def test_the_events_of_a_served_vault_are_checked_in_the_stream(cli: Cli, tmp_path: Path, nats_url: str) -> None:
     settings = {"CDV_NATS_URL": nats_url}
     for serving, code in ((settings, 0), ({}, 1)):
         vault = RunningVault(tmp_path / "vault", **serving)
@@ -168,12 +170,12 @@ def test_the_events_of_a_served_vault_are_seen_from_outside(cli: Cli, tmp_path: 
     assert "CDV_NATS_URL" in failure(result[1], "event")
 
 
-def test_a_token_file_that_is_not_there_is_one_line(cli: Cli, tmp_path: Path) -> None:
+def test_a_missing_token_file_is_reported_in_one_line(cli: Cli, tmp_path: Path) -> None:
     code, out, err = cli("doctor", "--token-file", tmp_path / "none", data_dir=tmp_path / "vault")
     assert (code, out, err.count("\n")) == (1, "", 1)
 
 
-def test_a_token_that_is_refused_is_to_blame_and_not_its_issuer(cli: Cli, tmp_path: Path) -> None:
+def test_a_refused_token_is_blamed_on_the_token_file_and_not_on_the_issuer(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("no token")
     code, out, _ = cli("doctor", "--token-file", tmp_path / "token", data_dir=tmp_path / "vault")
     assert code == 1
@@ -182,13 +184,13 @@ def test_a_token_that_is_refused_is_to_blame_and_not_its_issuer(cli: Cli, tmp_pa
 
 
 @pytest.mark.parametrize("seconds", ["0", "-5", "soon", "9" * 400])
-def test_a_step_gets_a_second_at_least_and_an_hour_at_most(cli: Cli, tmp_path: Path, seconds: str) -> None:
+def test_a_timeout_outside_one_second_to_an_hour_is_refused(cli: Cli, tmp_path: Path, seconds: str) -> None:
     code, out, err = cli("doctor", "--timeout", seconds, data_dir=tmp_path / "vault")
     assert (code, out) == (2, "")
     assert "--timeout" in err
 
 
-def test_without_a_token_of_the_issuer_a_served_vault_is_not_examined(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_token_of_the_issuer_a_served_vault_is_not_checked(cli: Cli, tmp_path: Path) -> None:
     settings = {"CDV_JWT_ISSUER": "http://127.0.0.1:1"}
     code, out, _ = cli("doctor", "--url", "http://127.0.0.1:1", data_dir=tmp_path / "vault", **settings)
     assert (code, steps(out, "FAIL")) == (1, ["token"])
@@ -199,7 +201,7 @@ def test_without_a_token_of_the_issuer_a_served_vault_is_not_examined(cli: Cli, 
 
 
 class Production:
-    """All that production depends on. `settings` lead through `proxies`, by dependency."""
+    """All dependencies of production. `settings` lead through `proxies`, which are by dependency."""
 
     def __init__(self, dsn: str, nats_url: str, bucket: Bucket, issuer: WebPages, folder: Path) -> None:
         self.dsn, self.bucket = dsn, bucket
@@ -222,7 +224,7 @@ class Production:
         }
 
     def left(self) -> dict[str, int]:
-        """Return how many rows and objects there are."""
+        """Return how many rows and objects remain."""
         with psycopg.connect(self.dsn) as connection:
             counts = {
                 table: int(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()[0])  # type: ignore[index]
@@ -242,13 +244,13 @@ class Production:
 def production(postgres_dsn: str, nats_url: str, s3_bucket: Bucket, tmp_path: Path) -> Iterator[Production]:
     with ExitStack() as stack:
         issuer = stack.enter_context(WebPages({}))
-        it = Production(postgres_dsn, nats_url, s3_bucket, issuer, tmp_path / "issuer")
-        for proxy in it.proxies.values():
+        made = Production(postgres_dsn, nats_url, s3_bucket, issuer, tmp_path / "issuer")
+        for proxy in made.proxies.values():
             stack.enter_context(proxy)
-        yield it
+        yield made
 
 
-def test_production_is_well_and_only_published_events_stay(cli: Cli, production: Production, tmp_path: Path) -> None:
+def test_production_passes_and_only_published_events_remain(cli: Cli, production: Production, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(production.token)
     words = ("doctor", "--token-file", tmp_path / "token")
     for _ in range(2):
@@ -257,7 +259,7 @@ def test_production_is_well_and_only_published_events_stay(cli: Cli, production:
         assert set(steps(out, "ok")) == {*STEPS, "prepare the bucket", "event", *END}
         assert "2 published events of did:example:cdv-doctor-" in out
         assert set(production.left().values()) == {0}
-    # The events that stayed look like no loss, and those that are gone from the op log are not missed.
+    # Events that remain only in the stream are not requeued.
     code, out, _ = cli("events", "reconcile", "--json", data_dir=tmp_path / "data", **production.settings)
     assert code == 0
     assert [json.loads(line)["requeued"] for line in out.splitlines()] == [0, 0]
@@ -273,7 +275,7 @@ NAMED = {
 
 @pytest.mark.parametrize("fault", ["cut", "hang"])
 @pytest.mark.parametrize("dependency", NAMED)
-def test_what_is_down_is_named_with_its_setting_in_bounded_time(
+def test_a_dependency_that_is_down_is_reported_with_its_setting_in_bounded_time(
     production: Production, tmp_path: Path, dependency: str, fault: str
 ) -> None:
     getattr(production.proxies[dependency], fault)()
@@ -315,7 +317,9 @@ async def test_an_asset_whose_bytes_cannot_be_removed_is_left_to_the_sweep(
     assert set(production.left().values()) == {0}
 
 
-def test_a_port_where_nobody_listens_is_named(cli: Cli, production: Production, tmp_path: Path) -> None:
+def test_a_port_without_a_listener_is_reported_with_its_setting(
+    cli: Cli, production: Production, tmp_path: Path
+) -> None:
     dead = f"127.0.0.1:{free_port()}"
     settings = {**production.settings, "CDV_DB_DSN": f"postgresql://cdv@{dead}/cdv"}
     code, out, err = cli("doctor", data_dir=tmp_path / "data", **settings)

@@ -1,4 +1,4 @@
-"""The vault inside another program: no server, no environment, no framework (spec: architecture, embedding)."""
+"""The vault embedded in another program: no server, environment or framework (spec: architecture, embedding)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_the_example_of_the_architecture_page_runs_as_printed() -> None:
     assert page.next_cursor is None
 
 
-async def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+async def test_a_reopened_vault_has_its_records_and_replays(tmp_path: Path) -> None:
     async with open_vault(tmp_path / "deep" / "er") as vault:
         receipt = await vault.records.create(
             did=did, collection=PROFILE, record={"displayName": "Ada"}, idempotency_key="k"
@@ -71,29 +71,29 @@ async def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path)
     assert (again.uri, again.cid, again.indexed_at) == (receipt.uri, receipt.cid, receipt.indexed_at)
 
 
-async def test_what_a_listing_names_can_be_got(tmp_path: Path) -> None:
+async def test_a_listed_record_can_be_read_by_its_uri_or_the_uris_text(tmp_path: Path) -> None:
     async with open_vault(tmp_path) as vault:
         await vault.records.create(did=did, collection=PROFILE, record={"displayName": "Ada"})
         (listed,) = (await vault.records.list(did=did)).records
         assert await vault.records.get(listed.uri) == await vault.records.get(str(listed.uri))
 
 
-async def test_pages_are_walked_by_their_cursor() -> None:
+async def test_a_listing_is_paged_by_its_cursor() -> None:
     async with open_vault("vault") as vault:
         for number in range(5):
             await vault.records.create(did=did, collection=PROFILE, record={"displayName": f"{number}"})
-        seen: list[str] = []
+        names: list[str] = []
         cursor: str | None = None
         while True:
             page = await vault.records.list(did=did, collection=PROFILE, limit=2, cursor=cursor)
-            seen += [record.value["displayName"] for record in page.records]
+            names += [record.value["displayName"] for record in page.records]
             cursor = page.next_cursor
             if cursor is None:
                 break
-    assert seen == ["4", "3", "2", "1", "0"]
+    assert names == ["4", "3", "2", "1", "0"]
 
 
-async def test_what_is_wrong_is_raised_with_its_data() -> None:
+async def test_refusals_are_raised_as_typed_errors_with_their_data() -> None:
     async with open_vault("vault") as vault:
         create = vault.records.create
         with pytest.raises(InvalidField) as invalid:
@@ -103,7 +103,10 @@ async def test_what_is_wrong_is_raised_with_its_data() -> None:
             await create(did=did, collection="com.example.unknown", record={})
         with pytest.raises(SchemaRejected) as rejected:
             await create(did=did, collection=PROFILE, record={"bio": "x" * 257})
-        assert {(it.pointer, it.rule) for it in rejected.value.violations} == {("", "required"), ("/bio", "maxLength")}
+        assert {(each.pointer, each.rule) for each in rejected.value.violations} == {
+            ("", "required"),
+            ("/bio", "maxLength"),
+        }
         with pytest.raises(DidMismatch):
             await create(did=did, collection=PROFILE, record={"displayName": "x"}, subject=Did("did:example:bob"))
         await create(did=did, collection=PROFILE, record={"displayName": "x"}, idempotency_key="k")
@@ -115,7 +118,7 @@ async def test_what_is_wrong_is_raised_with_its_data() -> None:
             await vault.records.get(f"at://{did}/{PROFILE}/x")
 
 
-async def test_a_programs_enums_stand_for_their_values() -> None:
+async def test_string_enums_are_accepted_as_their_values() -> None:
     class Given(str, Enum):  # noqa: UP042 - str() of its members is their name
         ADA = did
         COLLECTION = PROFILE
@@ -128,10 +131,10 @@ async def test_a_programs_enums_stand_for_their_values() -> None:
     async with open_vault("vault") as vault:
         receipt, again = [
             await vault.records.create(
-                did=who, collection=collection, record={"displayName": name}, schema_version=version,
+                did=owner, collection=collection, record={"displayName": name}, schema_version=version,
                 idempotency_key=key, correlation_id=key,
             )
-            for who, collection, name, version, key in (
+            for owner, collection, name, version, key in (
                 (Given.ADA, Given.COLLECTION, Given.NAME, Given.VERSION, Given.KEY),
                 (did, PROFILE, "Ada", "1.0.0", "k"),
             )
@@ -145,7 +148,7 @@ async def test_a_programs_enums_stand_for_their_values() -> None:
         assert (asset.did, asset.mime_type, asset.filename) == (did, "image/png", "cat.png")
 
 
-async def test_the_program_itself_sees_all_and_may_look_as_someone_else() -> None:
+async def test_the_program_reads_everything_and_may_read_as_another_viewer() -> None:
     async with open_vault("vault") as vault:
         receipt = await vault.records.create(did=did, collection=FLAG, record={"subject": "x", "reason": "y"})
         assert (await vault.records.get(receipt.uri)).cid == receipt.cid
@@ -155,7 +158,7 @@ async def test_the_program_itself_sees_all_and_may_look_as_someone_else() -> Non
             await vault.records.get(receipt.uri, viewer=Did("did:example:bob"))
 
 
-async def test_media_goes_in_and_comes_out_without_a_url() -> None:
+async def test_media_are_uploaded_and_read_without_a_url() -> None:
     async with open_vault("vault") as vault:
         asset = await vault.media.upload(did=did, mime_type="image/png", content=PNG, filename="cat.png")
         assert (asset.did, asset.mime_type, asset.size_bytes, asset.filename) == (did, "image/png", len(PNG), "cat.png")
@@ -170,7 +173,7 @@ async def test_media_goes_in_and_comes_out_without_a_url() -> None:
         assert b"".join([chunk async for chunk in content.chunks()]) == PNG
 
 
-async def test_media_is_held_to_the_same_rules() -> None:
+async def test_media_uploads_are_validated_as_over_http() -> None:
     async with open_vault("vault") as vault:
         upload = vault.media.upload
         with pytest.raises(MediaTypeNotAllowed):
@@ -189,7 +192,7 @@ async def test_media_is_held_to_the_same_rules() -> None:
                 await vault.media.read(unknown)
 
 
-async def test_two_programs_may_have_one_vault_open(tmp_path: Path) -> None:
+async def test_a_vault_can_be_open_twice_at_the_same_time(tmp_path: Path) -> None:
     async with open_vault(tmp_path / "vault") as one, open_vault(tmp_path / "vault") as two:
         receipts = await asyncio.gather(
             *(
@@ -201,7 +204,7 @@ async def test_two_programs_may_have_one_vault_open(tmp_path: Path) -> None:
         assert len((await one.records.list(did=did)).records) == 20
 
 
-async def test_an_open_vault_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_open_vault_removes_expired_replies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_vault(tmp_path) as vault:
         await vault.records.create(did=did, collection=PROFILE, record={"displayName": "Ada"}, idempotency_key="k")
     with sqlite3.connect(tmp_path / "vault.sqlite3") as connection:
@@ -224,7 +227,7 @@ def _replies(data_dir: Path) -> int:
     return count
 
 
-async def test_the_environment_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_variables_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CDV_ENV", "prod")
     monkeypatch.setenv("CDV_DATA_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("CDV_PORT", "not a port")
@@ -233,7 +236,7 @@ async def test_the_environment_is_not_heard(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def test_a_folder_that_cannot_be_is_refused_with_what_to_do(tmp_path: Path) -> None:
+async def test_an_unusable_folder_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(CannotStart) as refused:
         async with open_vault(tmp_path / "file"):

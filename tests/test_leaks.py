@@ -1,4 +1,4 @@
-"""The search for secrets in logs finds what it is there to find."""
+"""The search for secrets in logs finds every kind of leak."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.leaks import LeakSearch
 
 ROOT = Path(__file__).parents[1]
 
-# A statement that leaks, and what is then said.
+# A statement that leaks, and what is then reported.
 LEAKS = {
     "logger.debug('one {}', token())": "one <a token>",
     "logger.opt(exception=ValueError(token())).error('two')": "ValueError: <a token>",
@@ -63,17 +63,17 @@ def run(folder: Path, statement: str, *options: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_run_that_leaks_is_red(tmp_path: Path, workers: str) -> None:
+def test_a_run_that_leaks_fails(tmp_path: Path, workers: str) -> None:
     ended = run(tmp_path, "; ".join(LEAKS), "-n", workers)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "2 passed, 1 error" in ended.stdout
     found = ended.stdout.partition("secrets in logs:")[2]
-    for said in LEAKS.values():
-        assert said in found
+    for expected in LEAKS.values():
+        assert expected in found
     assert "<an issuer's private key>" in found
 
 
-def test_a_run_that_does_not_leak_is_green(tmp_path: Path) -> None:
+def test_a_run_that_does_not_leak_passes(tmp_path: Path) -> None:
     ended = run(tmp_path, "token(); logger.debug('one was issued')", "-n", "0")
     assert (ended.returncode, "2 passed" in ended.stdout) == (0, True), ended.stdout + ended.stderr
 

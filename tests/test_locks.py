@@ -1,4 +1,4 @@
-"""The lock files say what pyproject.toml asks for, and nothing but names, versions and hashes."""
+"""The lock files pin what pyproject.toml requires, and hold nothing but names, versions and hashes."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 LOCKS = {
     "requirements.lock": RUNTIME,
     "requirements-dev.lock": [*RUNTIME, *PYPROJECT["dependency-groups"]["dev"]],
-    # What the image holds: all that settings can ask for, and nothing that builds.
+    # Of the image: every extra that a setting can need, and no build dependency.
     "deploy/requirements.lock": [
         *PYPROJECT["project"]["dependencies"],
         *(each for extra in ("aws", "otel", "redis") for each in EXTRAS[extra]),
@@ -43,16 +43,16 @@ def test_a_lock_holds_names_versions_and_hashes_only(lock: str):
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_pins_what_is_asked_for(lock: str):
+def test_a_lock_pins_every_requirement(lock: str):
     """If this fails: `make lock`."""
     pinned = pins(lock)
-    asked = [Requirement(line) for line in LOCKS[lock]]
+    required = [Requirement(line) for line in LOCKS[lock]]
 
     assert [
-        str(each) for each in asked if not each.specifier.contains(pinned.get(canonicalize_name(each.name), "0"))
+        str(each) for each in required if not each.specifier.contains(pinned.get(canonicalize_name(each.name), "0"))
     ] == []
 
 
-def test_the_locks_agree():
+def test_the_locks_pin_the_same_versions():
     assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
     assert pins("deploy/requirements.lock").items() <= pins("requirements-dev.lock").items()

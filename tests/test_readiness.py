@@ -1,4 +1,4 @@
-"""The page of readiness: its commands exist, and it says what was seen."""
+"""The readiness page: its commands exist, and it shows their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding=
 
 
 @pytest.mark.parametrize("item", items(), ids=lambda item: item.name)
-def test_the_command_of_every_item_can_be_run(item: Item):
+def test_the_command_of_every_item_exists(item: Item):
     program, *arguments = item.command.split()
     if program == "make":
         assert arguments[0] in TARGETS
@@ -23,7 +23,7 @@ def test_the_command_of_every_item_can_be_run(item: Item):
         assert all((ROOT / path).exists() for path in arguments if not path.startswith("-"))
 
 
-def test_a_proof_says_what_was_printed_and_a_failure_says_that_it_is_none():
+def test_a_proof_shows_the_output_and_a_failure_is_not_proved():
     item = Item("A section", "A name", "A claim.", "python3 -c print(1);print('3&passed')")
     good, bad = prove(item), prove(replace(item, command="python3 -c raise(SystemExit('no'))"))
     assert (good.status, good.printed) == ("proved", "3&passed")
@@ -35,7 +35,7 @@ def test_a_proof_says_what_was_printed_and_a_failure_says_that_it_is_none():
     assert "**NOT PROVED** by\n\n```text\n$ python3 -c raise" in page([good, bad])
 
 
-def test_what_was_proved_on_this_commit_need_not_be_proved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_with_again_items_proved_on_the_same_commit_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     each = [
         Item("Things", "good", "A claim.", "python3 -c print('yes')"),
         Item("Things", "bad", "A claim.", "python3 -c raise(SystemExit(1))"),
@@ -65,7 +65,7 @@ def test_what_was_proved_on_this_commit_need_not_be_proved_again(tmp_path: Path,
     assert (tmp_path / "page.md").read_text().count("proved**") == 1
 
 
-def test_the_page_knows_every_item():
+def test_the_page_contains_every_item():
     """If this fails: `make readiness`."""
     written = readiness.PAGE.read_text(encoding="utf-8")
     for item in items():
@@ -73,7 +73,7 @@ def test_the_page_knows_every_item():
         assert f"$ {item.command}\n" in written
 
 
-def test_what_was_said_to_make_is_not_said_to_the_makes_that_it_runs(monkeypatch: pytest.MonkeyPatch):
+def test_options_of_the_calling_make_are_not_passed_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MAKEFLAGS", " -- ARGS=--again")
     monkeypatch.setenv("ARGS", "--again")
     for name in ("MAKEFLAGS", "ARGS"):

@@ -1,4 +1,4 @@
-"""What the documents tell a newcomer to paste does what they say."""
+"""The README's examples work, and equal those that the server prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.http.running import CDV, RunningVault, environment
 BASE = "http://127.0.0.1:8080"
 
 
-def test_there_are_examples() -> None:
+def test_the_readme_has_an_embedding_example() -> None:
     assert len(blocks("README.md", "python")) >= 1
     assert "open_vault" in blocks("README.md", "python")[0]
 
@@ -52,7 +52,7 @@ def paste(lines: str, vault: RunningVault) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the lines call curl")
-def test_the_lines_that_the_server_prints_and_the_readme_shows_work(vault: RunningVault) -> None:
+def test_the_printed_example_equals_the_readmes_and_works(vault: RunningVault) -> None:
     printed = [line.strip() for line in vault.log.splitlines() if line.startswith("  ")]
     assert len(printed) == 3
     shown = next(block for block in blocks("README.md", "sh") if "cdv token" in block).splitlines()
@@ -66,7 +66,7 @@ def test_the_lines_that_the_server_prints_and_the_readme_shows_work(vault: Runni
     assert record["value"] == {"displayName": "Ada"}
 
 
-def test_the_readme_names_targets_and_pages_that_are_there() -> None:
+def test_the_make_targets_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for block in blocks("README.md", "sh"):
         for target in re.findall(r"^make ([a-z]+)", block, re.MULTILINE):

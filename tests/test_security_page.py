@@ -1,4 +1,4 @@
-"""Each threat on the security page names the tests that show its mitigation, and those are there."""
+"""Each threat on the security page names the tests of its mitigation, and those exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREATS = [
 @cache
 def names_in(file: Path) -> frozenset[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return frozenset(it.name for it in tree.body if isinstance(it, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def test_there_are_threats() -> None:
@@ -30,7 +30,7 @@ def test_there_are_threats() -> None:
 
 
 @pytest.mark.parametrize("row", THREATS, ids=[row[0] for row in THREATS])
-def test_a_threat_is_shown_to_be_met_by_tests_that_exist(row: list[str]) -> None:
+def test_every_threat_names_tests_that_exist(row: list[str]) -> None:
     threat, mitigation, shown = row
     assert threat
     assert mitigation

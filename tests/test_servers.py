@@ -1,4 +1,4 @@
-"""The servers that other tests rely on do what their names say: keep data, crash, freeze, and fail in transit."""
+"""The servers of the tests behave as their methods say: they keep data, crash, freeze, and fail in transit."""
 
 import io
 import socket
@@ -61,10 +61,10 @@ def nats_subject(server: NatsServer) -> Subject:
 
 @asynccontextmanager
 async def nats_client(url: str) -> AsyncIterator[NatsClient]:
-    """A client that tries nothing twice, and leaves no socket behind when it is cancelled while connecting."""
+    """A client that does not retry, and leaves no socket behind when it is cancelled while connecting."""
 
     async def ignore(error: Exception) -> None:
-        """Nothing: what went wrong is raised as well."""
+        """Do nothing: errors are raised as well."""
 
     client = NatsClient()
     try:
@@ -134,7 +134,7 @@ async def assert_no_answer(work: Awaitable[object]) -> None:
             await work
 
 
-async def test_what_was_acknowledged_outlives_a_kill(subject: Subject):
+async def test_acknowledged_writes_survive_a_kill(subject: Subject):
     await subject.write(subject.url, "before the crash")
 
     subject.server.kill()
@@ -145,7 +145,7 @@ async def test_what_was_acknowledged_outlives_a_kill(subject: Subject):
     assert await subject.read(subject.url) == "before the crash"
 
 
-async def test_what_was_acknowledged_outlives_a_restart(subject: Subject):
+async def test_acknowledged_writes_survive_a_restart(subject: Subject):
     await subject.write(subject.url, "before the restart")
 
     subject.server.restart()
@@ -153,7 +153,7 @@ async def test_what_was_acknowledged_outlives_a_restart(subject: Subject):
     assert await subject.read(subject.url) == "before the restart"
 
 
-async def test_a_paused_server_answers_nobody_until_it_is_resumed(subject: Subject):
+async def test_a_paused_server_does_not_respond_until_it_is_resumed(subject: Subject):
     await subject.write(subject.url, "before the pause")
 
     subject.server.pause()
@@ -163,7 +163,7 @@ async def test_a_paused_server_answers_nobody_until_it_is_resumed(subject: Subje
     assert await subject.read(subject.url) == "before the pause"
 
 
-async def test_a_healthy_proxy_changes_nothing(subject: Subject, proxy: FaultProxy):
+async def test_a_healthy_proxy_passes_data_unchanged(subject: Subject, proxy: FaultProxy):
     value = "ä" * 300_000  # more than one chunk
 
     await subject.write(proxy.url, value)
@@ -171,7 +171,7 @@ async def test_a_healthy_proxy_changes_nothing(subject: Subject, proxy: FaultPro
     assert await subject.read(proxy.url) == await subject.read(subject.url) == value
 
 
-async def test_a_cut_is_an_error_for_clients_until_it_heals(subject: Subject, proxy: FaultProxy):
+async def test_a_cut_proxy_is_an_error_for_clients_until_it_is_healed(subject: Subject, proxy: FaultProxy):
     await subject.write(proxy.url, "before the cut")
 
     proxy.cut()
@@ -182,7 +182,7 @@ async def test_a_cut_is_an_error_for_clients_until_it_heals(subject: Subject, pr
     assert await subject.read(proxy.url) == "before the cut"
 
 
-async def test_a_hanging_proxy_gives_no_answer_until_it_heals(subject: Subject, proxy: FaultProxy):
+async def test_a_hanging_proxy_does_not_respond_until_it_is_healed(subject: Subject, proxy: FaultProxy):
     await subject.write(proxy.url, "before the hang")
 
     proxy.hang()
@@ -192,7 +192,7 @@ async def test_a_hanging_proxy_gives_no_answer_until_it_heals(subject: Subject, 
     assert await subject.read(proxy.url) == "before the hang"
 
 
-async def test_latency_delays_each_answer(subject: Subject, proxy: FaultProxy):
+async def test_a_proxys_delay_applies_in_both_directions(subject: Subject, proxy: FaultProxy):
     await subject.write(proxy.url, "slow")
     started = anyio.current_time()
 
@@ -203,7 +203,7 @@ async def test_latency_delays_each_answer(subject: Subject, proxy: FaultProxy):
 
 
 @pytest.mark.parametrize("cut", [FaultProxy.cut, FaultProxy.cut_once])
-async def test_an_open_connection_is_reset(postgres_dsn: str, cut: Callable[[FaultProxy], None]):
+async def test_a_cut_resets_open_connections(postgres_dsn: str, cut: Callable[[FaultProxy], None]):
     with FaultProxy(postgres_dsn) as proxy:
         async with await psycopg.AsyncConnection.connect(proxy.url) as connection:
             cut(proxy)
@@ -218,27 +218,27 @@ async def test_cut_once_lets_new_connections_through(postgres_dsn: str):
             await connection.execute("SELECT 1")
 
 
-async def test_with_hanging_replies_the_deed_is_done_and_the_doer_not_told(postgres_dsn: str):
-    told = anyio.Event()
+async def test_with_hanging_replies_a_write_takes_effect_unacknowledged(postgres_dsn: str):
+    acknowledged = anyio.Event()
 
-    async def do_it(connection: psycopg.AsyncConnection) -> None:
+    async def write(connection: psycopg.AsyncConnection) -> None:
         await connection.execute("CREATE TABLE deed ()")
-        told.set()
+        acknowledged.set()
 
     with FaultProxy(postgres_dsn) as proxy:
         async with (
             await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as witness,
-            await psycopg.AsyncConnection.connect(proxy.url, autocommit=True) as doer,
+            await psycopg.AsyncConnection.connect(proxy.url, autocommit=True) as writer,
             anyio.create_task_group() as tasks,
         ):
             proxy.hang_replies()
-            tasks.start_soon(do_it, doer)
+            tasks.start_soon(write, writer)
             with anyio.fail_after(30):
                 while not await has_table(witness, "deed"):
                     await anyio.lowlevel.checkpoint()
-            await assert_no_answer(told.wait())
+            await assert_no_answer(acknowledged.wait())
             proxy.heal()
-            await told.wait()
+            await acknowledged.wait()
 
 
 async def has_table(connection: psycopg.AsyncConnection, name: str) -> bool:
@@ -255,7 +255,7 @@ def test_clients_of_a_proxy_to_a_dead_server_are_reset():
             client.recv(1)
 
 
-def test_a_proxy_passes_on_that_one_side_has_said_all_it_had_to_say():
+def test_a_proxy_passes_on_a_half_close():
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         FaultProxy(f"tcp://127.0.0.1:{listener.getsockname()[1]}") as proxy,
@@ -264,8 +264,8 @@ def test_a_proxy_passes_on_that_one_side_has_said_all_it_had_to_say():
         client.sendall(b"question")
         client.shutdown(socket.SHUT_WR)
         server, _ = listener.accept()
-        with server, server.makefile("rb") as heard:
-            assert heard.read() == b"question"
+        with server, server.makefile("rb") as received:
+            assert received.read() == b"question"
             server.sendall(b"answer")
-        with client.makefile("rb") as heard:
-            assert heard.read() == b"answer"
+        with client.makefile("rb") as received:
+            assert received.read() == b"answer"

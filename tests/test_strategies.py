@@ -1,4 +1,4 @@
-"""What the strategies promise: everything they give is valid by the contract."""
+"""The Hypothesis strategies generate only values that are valid by the contract."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Who migrates a database that an older service uses: `cdv migrate` and the service, nobody who only looks."""
+"""A database of an older version is migrated by `cdv migrate` and the service, never by read-only commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     [("check",), ("doctor",), ("events",), ("schemas", "rehearse", "--specs-url", CATALOGUE.as_uri())],
     ids=["check", "doctor", "events", "rehearse"],
 )
-def test_who_only_looks_leaves_an_older_database_alone(
+def test_read_only_commands_refuse_an_older_database(
     command: tuple[str, ...], cli: Cli, postgres_dsn: str, tmp_path: Path
 ) -> None:
     assert cli("migrate", data_dir=tmp_path, CDV_DB_DSN=postgres_dsn)[0] == 0

@@ -1,4 +1,4 @@
-"""A headless Chromium that reaches nothing but this machine, driven over its debugging pipe."""
+"""A headless Chromium that can reach only 127.0.0.1, driven over its debugging pipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STOP_SECONDS = 30
 
 
 class Chromium:
-    """One page of a browser with a new profile. `events`: what the browser has told unasked, by method."""
+    """One page of a browser with a new profile. `events`: the events that the browser has sent, by method."""
 
     def __init__(self, profile: Path) -> None:
         assert CHROMIUM is not None
@@ -28,7 +28,7 @@ class Chromium:
         self._calls = 0
         ours, theirs = _pipe(), _pipe()
 
-        def take_3_and_4() -> None:  # where it looks for the pipe
+        def take_3_and_4() -> None:  # where it expects the pipe
             os.dup2(ours[0], 3)
             os.dup2(theirs[1], 4)
 
@@ -43,18 +43,18 @@ class Chromium:
         os.close(theirs[1])
         self._out: IO[bytes] = os.fdopen(ours[1], "wb")
         self._in: IO[bytes] = os.fdopen(theirs[0], "rb")
-        (page,) = (it for it in self._call("Target.getTargets")["targetInfos"] if it["type"] == "page")
+        (page,) = (target for target in self._call("Target.getTargets")["targetInfos"] if target["type"] == "page")
         attached = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
         self._session: str = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Have the page do something; return its answer."""
+        """Call a method of the page's session; return its result."""
         return self._call(method, self._session, **parameters)
 
     def open(self, url: str, width: int, height: int = 900) -> None:
-        """Show a page in a window of that many pixels; return when it is there whole."""
+        """Open a page in a window of that many pixels; return when it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.events.clear()
         self.call("Page.navigate", url=url)
@@ -62,7 +62,7 @@ class Chromium:
             self._receive()
 
     def evaluate(self, expression: str) -> Any:
-        """Return what a JavaScript expression, or its promise, comes to in the page, whatever the page's policy."""
+        """Return the value of a JavaScript expression, or of its promise, in the page, whatever the page's policy."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -99,7 +99,7 @@ class Chromium:
 
 
 def _pipe() -> tuple[int, int]:
-    """Return the two ends of a pipe, numbered above those that the browser takes for its own."""
+    """Return the two ends of a pipe, numbered above those that the browser uses itself."""
     ends = os.pipe()
     numbers = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:

@@ -1,4 +1,4 @@
-"""A page of another origin in a real browser: it may do what a listed one may, and nothing otherwise (spec: CORS)."""
+"""A page of another origin in a real browser: everything is allowed if it is listed, else nothing (spec: CORS)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 ]
 DID = "did:example:page"
 
-# What an application's page would do, without any library: its origin is all that the browser knows of it.
+# The calls of an application's page, without any library; the browser judges it by its origin alone.
 PAGE = """<!doctype html><meta charset=utf-8><link rel=icon href=data:,><title>Another origin</title><script>
 async function answered(url, options = {}) {
   const answer = await fetch(url, options);
@@ -100,7 +100,9 @@ def embedded(listed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     running.kill()
 
 
-@pytest.fixture(params=["s3_bucket", "versioned_s3_bucket"])  # the first lets in whoever asks, the second by our rules
+@pytest.fixture(
+    params=["s3_bucket", "versioned_s3_bucket"]
+)  # the first allows every origin, the second those in our rules
 def bucket(request: pytest.FixtureRequest) -> Bucket:
     chosen: Bucket = request.getfixturevalue(request.param)
     return chosen
@@ -148,25 +150,30 @@ def check_all_done(seen: dict[str, Any]) -> None:
     assert seen["same"]
 
 
-def test_a_listed_origins_page_can_do_everything(browser: Chromium, listed: str, embedded: RunningVault) -> None:
+def test_a_page_of_a_listed_origin_can_use_every_operation(
+    browser: Chromium, listed: str, embedded: RunningVault
+) -> None:
     seen = attempt(browser, listed, embedded)
     check_all_done(seen)
     assert seen["upload"] == seen["download"] == embedded.base
 
 
-def test_a_listed_origins_page_sends_media_straight_to_the_object_store(
+def test_a_page_of_a_listed_origin_sends_media_straight_to_the_object_store(
     browser: Chromium, listed: str, on_s3: RunningVault, bucket: Bucket
 ) -> None:
     seen = attempt(browser, listed, on_s3)
     check_all_done(seen)
     assert seen["upload"] == seen["download"] == bucket.endpoint
-    # Which is why the bucket's rules let every origin GET: behind the redirect, the browser names none.
+    # After the redirect the browser sends `Origin: null`: so the bucket's rules allow GET from every origin.
     sent = [event["headers"] for name, event in browser.events if name == "Network.requestWillBeSentExtraInfo"]
-    assert {it["Origin"] for it in sent if it["Host"] in bucket.endpoint and "Origin" in it} == {listed, "null"}
-    assert not any("Authorization" in it for it in sent if it["Host"] in bucket.endpoint)
+    assert {headers["Origin"] for headers in sent if headers["Host"] in bucket.endpoint and "Origin" in headers} == {
+        listed,
+        "null",
+    }
+    assert not any("Authorization" in headers for headers in sent if headers["Host"] in bucket.endpoint)
 
 
-def test_another_origins_page_is_stopped_by_the_browser(
+def test_a_page_of_another_origin_is_blocked_by_the_browser(
     browser: Chromium, unlisted: str, embedded: RunningVault
 ) -> None:
     seen = attempt(browser, unlisted, embedded)

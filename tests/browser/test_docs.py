@@ -1,4 +1,4 @@
-"""The reference in a real browser that reaches nothing but this machine (spec: endpoints, docs)."""
+"""The API reference in a real browser that can reach only 127.0.0.1 (spec: endpoints, docs)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     opened.close()
 
 
-def test_it_shows_every_endpoint_answer_and_schema(base: str, browser: Chromium) -> None:
+def test_the_reference_shows_every_endpoint_error_code_and_schema(base: str, browser: Chromium) -> None:
     browser.open(f"{base}/docs", width=1280)
     document = openapi_document()
     text = browser.evaluate("document.body.innerText")
@@ -48,7 +48,7 @@ def test_it_shows_every_endpoint_answer_and_schema(base: str, browser: Chromium)
     assert all(code in text for code in STATUS_OF_CODE)
 
 
-def test_every_link_leads_somewhere(base: str, browser: Chromium) -> None:
+def test_every_link_of_the_reference_resolves(base: str, browser: Chromium) -> None:
     browser.open(f"{base}/docs", width=1280)
     links = browser.evaluate("[...document.querySelectorAll('a')].map(it => it.getAttribute('href'))")
     ids = browser.evaluate("[...document.querySelectorAll('[id]')].map(it => it.id)")
@@ -58,17 +58,17 @@ def test_every_link_leads_somewhere(base: str, browser: Chromium) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_it_asks_nobody_else_and_has_nothing_to_complain_of(base: str, browser: Chromium) -> None:
+def test_the_reference_loads_nothing_from_other_hosts_and_logs_no_browser_error(base: str, browser: Chromium) -> None:
     browser.open(f"{base}/docs", width=1280)
-    asked = [event["request"]["url"] for name, event in browser.events if name == "Network.requestWillBeSent"]
-    assert f"{base}/docs" in asked
-    assert set(asked) <= {f"{base}/docs", f"{base}/favicon.ico"}
-    # Its policy names its style by hash: were it another's, the browser would say so here.
+    requested = [event["request"]["url"] for name, event in browser.events if name == "Network.requestWillBeSent"]
+    assert f"{base}/docs" in requested
+    assert set(requested) <= {f"{base}/docs", f"{base}/favicon.ico"}
+    # The policy allows the style by its hash: the browser would log a mismatch here.
     assert [event["entry"]["text"] for name, event in browser.events if name == "Log.entryAdded"] == []
 
 
 @pytest.mark.parametrize("width", [1600, 1280, 720, 500, 320])
-def test_it_fits_every_window(base: str, browser: Chromium, width: int) -> None:
+def test_the_reference_fits_every_window_width(base: str, browser: Chromium, width: int) -> None:
     browser.open(f"{base}/docs", width=width)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     # The style is applied, and no status is broken in two.
@@ -82,7 +82,7 @@ def test_it_fits_every_window(base: str, browser: Chromium, width: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_by_day_and_by_night(base: str, browser: Chromium, scheme: str) -> None:
+def test_the_reference_has_enough_contrast_in_light_and_dark_mode(base: str, browser: Chromium, scheme: str) -> None:
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(f"{base}/docs", width=1280)
     for element in ("body", "a", ".soft", ".chip", ".method", "td.kind"):
@@ -90,7 +90,7 @@ def test_it_can_be_read_by_day_and_by_night(base: str, browser: Chromium, scheme
 
 
 def _contrast(browser: Chromium, element: str) -> float:
-    """Return the contrast ratio of an element's text to what is behind it."""
+    """Return the contrast ratio of an element's text to its background."""
     colours = browser.evaluate(
         f"(() => {{ let it = document.querySelector({element!r}); const ink = getComputedStyle(it).color;"
         "while (getComputedStyle(it).backgroundColor === 'rgba(0, 0, 0, 0)') it = it.parentElement;"

@@ -17,7 +17,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cdv-fuzz-") as corpus:
         for number, seed in enumerate(SEEDS[name]):
             (Path(corpus) / f"seed-{number}").write_bytes(seed)
-        # What it finds it writes here as crash-...; the folder of the corpus is its own.
+        # Findings are written to the working directory as crash-...; the corpus has its own folder.
         atheris.Setup([sys.argv[0], *sys.argv[2:], corpus], TARGETS[name])
         atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: each takes bytes from anyone, and may raise nothing but what its parts document."""
+"""Fuzz targets: each parses untrusted bytes, and may raise only what the functions it calls document."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GOOD_TOKEN: Final = _ISSUER.issue(Did("did:example:fuzz"), 3600, _NOW)
 
 
 def body(data: bytes) -> None:
-    """A request's body, up to where a database would be asked."""
+    """A request's body, up to the first call to a database."""
     for read in (_create, _init, _finalize):
         refusal = _refusal(read, data)
         assert refusal is None or (str(refusal) and isinstance(refusal.details, dict))
@@ -51,23 +51,23 @@ def _refusal(read: Callable[[bytes], None], data: bytes) -> CdvError | None:
 
 
 def _create(data: bytes) -> None:
-    it = decode_body(data, CreateRecordBody)
-    record = canonical_record(it.record)
+    request = decode_body(data, CreateRecordBody)
+    record = canonical_record(request.record)
     assert cid_of(json.loads(record.json)) == record.cid  # spec: domain, the CID law
-    if (claimed := given(it.created_at)) is not None:
+    if (claimed := given(request.created_at)) is not None:
         parse_time(claimed, "createdAt")
-    if (key := given(it.idempotency_key)) is not None:
+    if (key := given(request.idempotency_key)) is not None:
         IdempotencyKey.parse(key)
-    Did.parse(it.did)
-    collection, version = Nsid.parse(it.collection), given(it.schema_version)
+    Did.parse(request.did)
+    collection, version = Nsid.parse(request.collection), given(request.schema_version)
     resolved = _CATALOGUE.resolve(collection, version, now=_NOW, allow_drafts=True, reject_deprecated=False)
     resolved.schema.validator.violations(record.value)
 
 
 def _init(data: bytes) -> None:
-    it = decode_body(data, UploadInitBody)
-    to_int(it.size, "size")
-    if (name := given(it.filename)) is not None:
+    request = decode_body(data, UploadInitBody)
+    to_int(request.size, "size")
+    if (name := given(request.filename)) is not None:
         parse_filename(name)
 
 
@@ -76,14 +76,14 @@ def _finalize(data: bytes) -> None:
 
 
 def cursor(data: bytes) -> None:
-    """A cursor: what is read is spelt as it was."""
+    """A cursor: one that is decoded is encoded to the same text."""
     text = data.decode("latin-1")
     with suppress(CdvError):
         assert Cursor.decode(text).encode() == text
 
 
 def jwt(data: bytes) -> None:
-    """A token: none but the good one is believed."""
+    """A token: only the valid one is accepted."""
     text = data.decode("utf-8", "replace")
     try:
         _LOOP.run_until_complete(_VERIFIER.verify(text))
@@ -93,8 +93,8 @@ def jwt(data: bytes) -> None:
 
 
 def filename(data: bytes) -> None:
-    """A filename, and the header that is made of it."""
-    text = data.decode("utf-8", "surrogateescape")  # what is no UTF-8 becomes half surrogate pairs
+    """A filename, and the header that is built from it."""
+    text = data.decode("utf-8", "surrogateescape")  # invalid UTF-8 becomes lone surrogates
     try:
         name = parse_filename(text)
     except CdvError:
@@ -107,7 +107,7 @@ def filename(data: bytes) -> None:
 
 
 def schema(data: bytes) -> None:
-    """A schema from outside, JSON Schema or Lexicon: refused, or able to judge any value."""
+    """A schema from outside, JSON Schema or Lexicon: refused, or able to validate any value."""
     try:
         document = parse_document(data)
     except ValueError:

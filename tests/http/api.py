@@ -1,4 +1,4 @@
-"""The service under test, in this process: an application, whoever speaks to it, and what every answer must be."""
+"""The service under test, in process: the application, clients with tokens, and checks of every response."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class Api:
 
     @property
     def service(self) -> Service:
-        """What the application has opened."""
+        """The service that the application has opened."""
         inner: Any = self.app
         while not isinstance(inner, Litestar):
             inner = inner._app
         return app_state_of(inner).service
 
     def creator(self, did: str = "") -> Creator:
-        """Return someone who has never written before, or who owns `did`."""
+        """Return a creator without records, or the owner of `did`."""
         return Creator(self, did or f"did:example:{secrets.token_hex(8)}")
 
     def token(self, did: str, ttl_seconds: int = 3600, now: datetime | None = None) -> str:
@@ -69,7 +69,7 @@ class Api:
 
 @dataclass
 class Creator:
-    """The bearer of a DID's token."""
+    """A client with a token for one DID."""
 
     api: Api
     did: str
@@ -79,7 +79,7 @@ class Creator:
         self.auth = {"Authorization": f"Bearer {self.api.token(self.did)}"}
 
     def body(self, **members: Any) -> dict[str, Any]:
-        """Return a good createRecord body; a member given as ... is left out."""
+        """Return a valid createRecord body; a member given as ... is left out."""
         good = {"collection": PROFILE, "did": self.did, "record": {"displayName": "Ada"}}
         return {name: value for name, value in {**good, **members}.items() if value is not ...}
 
@@ -89,7 +89,7 @@ class Creator:
         )
 
     async def created(self, **members: Any) -> dict[str, Any]:
-        """Create a record that must be accepted; return the answer's data."""
+        """Create a record that must be accepted; return the response's data."""
         return data(await self.create(**members))
 
     async def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
@@ -125,7 +125,7 @@ class Creator:
         return await self.api.http.post("/v1/media/finalize", json=body, headers=self.auth)
 
     async def uploaded(self, content: bytes = PNG, **members: Any) -> dict[str, Any]:
-        """Bring an asset all the way to permanent; return it."""
+        """Upload and finalize an asset; return it."""
         ticket = await self.staged(content, **members)
         return data(await self.finalize(ticket["assetId"], hashlib.sha256(content).hexdigest()))
 
@@ -139,7 +139,7 @@ class Creator:
 
 
 def data(response: httpx.Response) -> dict[str, Any]:
-    """Return a success's data, once the answer is proved to be one."""
+    """Assert that the response is a success and return its data."""
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-correlation-id"]
@@ -150,7 +150,7 @@ def data(response: httpx.Response) -> dict[str, Any]:
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Return a refusal's error, once the answer is proved to be this refusal in the one envelope."""
+    """Assert that the response is this error in the envelope and return the error."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert set(response.json()) == {"error"}
@@ -180,7 +180,7 @@ def media_in(bucket: Bucket) -> dict[str, Any]:
 async def serving(
     data_dir: Path, clock: FakeClock | None = None, schemas: SchemaSource | None = None, **settings: object
 ) -> AsyncIterator[Api]:
-    """Serve a vault kept in `data_dir`, under these settings and no others, until the block ends."""
+    """Serve a vault in `data_dir`, with these settings and no others, until the block ends."""
     plenty = {"rate_limit_writes": "1000000/minute", "rate_limit_reads": "1000000/minute"}
     chosen = Settings.embedded(data_dir).model_copy(update={**plenty, **settings})
     app = create_app(chosen)

@@ -1,4 +1,4 @@
-"""Authorities and the certificates they sign, as files that a service is told of."""
+"""CAs and the certificates that they sign, as files for a service's settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Files:
         return {"CDV_TLS_CERT": str(self.cert), "CDV_TLS_KEY": str(self.key)}
 
     def trusting(self, client: trustme.LeafCert | None = None) -> ssl.SSLContext:
-        """Return a client's context that trusts our authority, and shows `client` if it is asked."""
+        """Return a client's TLS context that trusts the CA and presents `client` if requested."""
         context = ssl.create_default_context()
         self.authority.configure_trust(context)
         if client is not None:

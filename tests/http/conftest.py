@@ -1,4 +1,4 @@
-"""One vault for all tests of the HTTP service; each test has creators of its own in it."""
+"""One vault for all tests of the HTTP service; each test has its own creators."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def http(api: Api) -> httpx.AsyncClient:
 
 @pytest.fixture
 def ada(api: Api) -> Creator:
-    """Someone who has never written before."""
+    """A creator without records."""
     return api.creator()
 
 
 @pytest.fixture
 def bob(api: Api) -> Creator:
-    """Someone else."""
+    """Another creator without records."""
     return api.creator()

@@ -1,4 +1,4 @@
-"""Files to upload, and what becomes of them."""
+"""Files to upload, and the assets expected of them."""
 
 from __future__ import annotations
 

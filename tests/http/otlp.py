@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Collector:
-    """`spans`: all that was sent, as protobuf messages. `services`: the names of those who sent them."""
+    """`spans`: all that were received, as protobuf messages. `services`: the names of their services."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""The service under test as its users have it: a process that listens, to be spoken to in bytes."""
+"""The service under test as a listening process, and requests to it as raw bytes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.leaks import log_file
 from tests.servers.process import free_port
 
 CDV = Path(sys.executable).with_name("cdv")
-START_SECONDS = 60  # for the busiest machine; as a rule it takes one
+START_SECONDS = 60  # for a busy machine; usually it takes one
 STOP_SECONDS = 40
 
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of a process that hears these settings and no others."""
+    """Return an environment with these settings and no others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CDV_", "PORT", "OTEL_"))}
     plenty = {"CDV_RATE_LIMIT_WRITES": "1000000/minute", "CDV_RATE_LIMIT_READS": "1000000/minute"}
     return {**kept, **plenty, "CDV_DATA_DIR": str(data_dir), **settings}
 
 
 class RunningVault:
-    """A `cdv serve` process. `log` is what it wrote to standard error. `tls`: how to speak to one that speaks TLS."""
+    """A `cdv serve` process. `log`: its output. `tls`: the client's context for a service with TLS."""
 
     def __init__(self, data_dir: Path, tls: ssl.SSLContext | None = None, /, **settings: str) -> None:
         self.data_dir = data_dir
@@ -71,7 +71,7 @@ class RunningVault:
         return issuer.issue(Did(did), 10**8, parse_time("2026-01-01T00:00:00Z", "now"))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask the process to end, and return its exit code. SIGINT goes to all of its group, as Ctrl-C does."""
+        """Send the signal and return the exit code. SIGINT is sent to the process group, as Ctrl-C does."""
         if number == signal.SIGINT:
             os.killpg(self.process.pid, number)
         else:
@@ -89,17 +89,17 @@ class RunningVault:
         return self._tls.wrap_socket(connection, server_hostname="127.0.0.1") if self._tls else connection
 
     def exchange(self, *parts: bytes, then_close: bool = False) -> list[Answer]:
-        """Send bytes over one connection and return every answer until the server closes it, or has nothing to add.
+        """Send bytes over one connection and return every response until the server closes it.
 
-        `then_close`: our side is closed when all is sent, as by a client that died. The last request had better ask
-        for `Connection: close`.
+        `then_close`: half-close when all is sent, like a client that died. The last request should send
+        `Connection: close`.
         """
         with self.connect() as connection:
-            with suppress(OSError):  # it may refuse what it has seen and close before all is sent
+            with suppress(OSError):  # it may refuse and close before all is sent
                 for part in parts:
                     connection.sendall(part)
                 if then_close:
-                    with suppress(OSError):  # the server may have hung up already, which is its right
+                    with suppress(OSError):  # the server may have closed it already
                         connection.shutdown(socket.SHUT_WR)
             return list(_answers(connection))
 
@@ -125,7 +125,7 @@ class RunningVault:
 
 
 class Answer:
-    """One answer, read to its end."""
+    """One response, read to its end."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status_code = response.status
@@ -148,12 +148,12 @@ def _answers(connection: socket.socket) -> Iterable[Answer]:
 def _has_more(file: Any) -> bool:
     try:
         return bool(file.peek(1))
-    except ConnectionError:  # it was closed with bytes of ours unread
+    except ConnectionError:  # it was closed with unread request bytes
         return False
 
 
 class _File:
-    """What HTTPResponse wants of a socket, without letting it close our connection between two answers."""
+    """The part of a socket that HTTPResponse uses; keeps the connection open between two responses."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

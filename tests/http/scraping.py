@@ -1,4 +1,4 @@
-"""What a scrape of /metrics says, to be asked by name and labels."""
+"""A scrape of /metrics, queried by metric name and labels."""
 
 from __future__ import annotations
 

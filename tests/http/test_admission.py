@@ -23,7 +23,7 @@ from tests.http.api import Api, data, refused, serving
 
 
 class Moment:
-    """A clock and a processor that stand still until told."""
+    """A wall clock and a CPU clock that move only when set."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -96,7 +96,7 @@ async def test_the_longer_a_request_takes_the_more_are_admitted_under_overload()
     assert overload() == 12  # it may have been busy for a moment
 
 
-async def test_a_slow_processor_is_kept_busy_by_fewer() -> None:
+async def test_the_more_cpu_time_a_request_takes_the_fewer_are_admitted_under_overload() -> None:
     moment = Moment()
     admission = moment.admission(100)
 
@@ -148,7 +148,7 @@ async def test_more_are_admitted_under_overload_where_it_leaves_the_processor_id
     assert serve(10) == 12
 
 
-async def test_the_latency_of_few_requests_under_overload_is_no_baseline() -> None:
+async def test_latency_under_overload_does_not_become_the_baseline() -> None:
     moment = Moment()
     admission = moment.admission(10)
     assert enter(admission, 12) == 10
@@ -188,7 +188,7 @@ async def test_waits_for_the_client_do_not_count_as_latency() -> None:
     assert admission.seconds == 0.75
 
 
-async def test_a_request_that_waits_long_for_its_client_makes_room_for_another() -> None:
+async def test_a_request_that_waits_long_for_its_client_frees_its_slot() -> None:
     moment = Moment()
     admission = moment.admission(10)
     assert enter(admission, 11) == 10  # overload: only four may be active
@@ -239,12 +239,12 @@ async def test_no_client_holds_more_than_half_of_the_slots() -> None:
 
 @pytest.fixture
 async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault with eight admission, and clients behind a proxy that it trusts."""
+    """A vault with eight slots and clients behind a trusted proxy."""
     async with serving(tmp_path, max_in_flight=8, trusted_proxies=("127.0.0.1",), request_timeout=20.0) as opened:
         yield opened
 
 
-async def test_one_addresss_slow_requests_leave_slots_for_others(api: Api) -> None:
+async def test_slow_requests_of_one_address_leave_slots_for_others(api: Api) -> None:
     gone = asyncio.Event()
 
     async def waiting() -> AsyncIterator[bytes]:
@@ -270,7 +270,7 @@ async def test_one_addresss_slow_requests_leave_slots_for_others(api: Api) -> No
     assert data(await api.creator().create(headers={"X-Forwarded-For": "192.0.2.1"}))
 
 
-async def test_one_subjects_slow_requests_leave_slots_for_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_requests_of_one_subject_leave_slots_for_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy, gone, inside = api.creator(), asyncio.Event(), 0
     create = api.service.vault.records.create
 
@@ -352,12 +352,12 @@ async def test_a_shed_request_gets_the_headers_of_every_response(
         trace = "0af7651916cd43dd8448eb211c80319c"
         traced = await full.http.get("/v1/nope", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
         assert traced.headers["x-correlation-id"] == traced.json()["error"]["correlationId"] == trace
-        asked = {"Access-Control-Request-Method": "POST", **headers}
-        assert (await full.http.options("/v1/repo/record", headers=asked)).status_code == 204
+        preflight = {"Access-Control-Request-Method": "POST", **headers}
+        assert (await full.http.options("/v1/repo/record", headers=preflight)).status_code == 204
         assert (await full.http.options("/v1/repo/record", headers=headers)).status_code == 503
 
 
-async def test_counts_that_fail_once_do_not_end_the_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_count_of_shed_requests_does_not_stop_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[dict[str, int]] = []
 
     def observe(by_method: dict[str, int]) -> None:

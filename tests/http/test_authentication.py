@@ -1,4 +1,4 @@
-"""Who may ask, and what everyone else is told (spec: authentication)."""
+"""Which tokens are accepted, and how every other request is refused (spec: authentication)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def encoded(part: object) -> str:
 
 
 def signed(issuer: LocalIssuer, header: dict[str, Any], claims: dict[str, Any]) -> str:
-    """Return a token with the vault's own, right signature over whatever it says."""
+    """Return a token with any contents, correctly signed with the vault's own key."""
     text = f"{encoded(header)}.{encoded(claims)}"
     signature = ALGORITHM.sign(text.encode(), issuer._key)
     return f"{text}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
 @pytest.fixture(scope="module")
-async def still(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """A vault whose clock moves when it is told to."""
+async def frozen(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """A vault whose clock moves only when advanced."""
     async with serving(tmp_path_factory.mktemp("still"), FakeClock()) as api:
         yield api
 
@@ -53,7 +53,7 @@ def claims_of(api: Api, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**good, **changes}.items() if value is not ...}
 
 
-async def ask(
+async def request(
     api: Api, authorization: Any, method: str = "GET", path: str = "/v1/media/01M85VXXZ7T2JXB720KXQH381M/meta"
 ) -> httpx.Response:
     headers = {"Content-Type": "application/json"}
@@ -63,36 +63,38 @@ async def ask(
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
-async def test_without_a_token_nothing_is_done(api: Api, method: str, path: str) -> None:
-    refused(await ask(api, None, method, path), 401, "CDV_AUTHN")
+async def test_protected_operations_without_a_token_are_refused_with_401(api: Api, method: str, path: str) -> None:
+    refused(await request(api, None, method, path), 401, "CDV_AUTHN")
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Bearer ", "Basic YTpi", "Token x", "bearer:x", "BearerX", "x", ",", "DPoP x"]
 )
-async def test_what_is_no_bearer_token_is_none(api: Api, method: str, path: str, authorization: str) -> None:
-    refused(await ask(api, authorization, method, path), 401, "CDV_AUTHN")
+async def test_an_authorization_other_than_a_bearer_token_is_refused_with_401(
+    api: Api, method: str, path: str, authorization: str
+) -> None:
+    refused(await request(api, authorization, method, path), 401, "CDV_AUTHN")
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
-async def test_a_token_that_is_sent_is_looked_at_everywhere(api: Api, method: str, path: str) -> None:
-    refused(await ask(api, "Bearer a.b.c", method, path), 401, "CDV_JWT_MALFORMED")
+async def test_every_operation_checks_a_token_that_is_sent(api: Api, method: str, path: str) -> None:
+    refused(await request(api, "Bearer a.b.c", method, path), 401, "CDV_JWT_MALFORMED")
 
 
-async def test_two_authorizations_are_none(api: Api, ada: Creator) -> None:
+async def test_two_authorization_headers_are_refused_with_401(api: Api, ada: Creator) -> None:
     headers = [("Authorization", ada.auth["Authorization"])] * 2
     refused(await api.http.get("/v1/media/x/meta", headers=headers), 401, "CDV_AUTHN")
 
 
-async def test_the_scheme_is_spelt_in_any_case(api: Api, ada: Creator) -> None:
+async def test_the_bearer_scheme_is_case_insensitive(api: Api, ada: Creator) -> None:
     token = ada.auth["Authorization"].removeprefix("Bearer ")
     for scheme in ("Bearer", "bearer", "BEARER", "Bearer  "):
-        refused(await ask(api, f"{scheme} {token}"), 404, "CDV_NOT_FOUND")
+        refused(await request(api, f"{scheme} {token}"), 404, "CDV_NOT_FOUND")
 
 
-async def test_a_malformed_token_is_called_so(still: Api) -> None:
-    good = signed(still.issuer, {"alg": "EdDSA", "kid": still.issuer.kid}, claims_of(still))
+async def test_a_malformed_token_is_refused_as_malformed(frozen: Api) -> None:
+    good = signed(frozen.issuer, {"alg": "EdDSA", "kid": frozen.issuer.kid}, claims_of(frozen))
     header, claims, signature = good.split(".")
     for malformed in (
         *(
@@ -117,8 +119,8 @@ async def test_a_malformed_token_is_called_so(still: Api) -> None:
             f"{encoded({'kid': ''})}.{claims}.{signature}",
         ),
     ):
-        refused(await ask(still, f"Bearer {malformed}"), 401, "CDV_JWT_MALFORMED")
-    refused(await ask(still, f"Bearer {good}"), 404, "CDV_NOT_FOUND")
+        refused(await request(frozen, f"Bearer {malformed}"), 401, "CDV_JWT_MALFORMED")
+    refused(await request(frozen, f"Bearer {good}"), 404, "CDV_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -134,16 +136,18 @@ async def test_a_malformed_token_is_called_so(still: Api) -> None:
         ),
     ],
 )
-async def test_a_token_of_another_key_or_algorithm_is_invalid(still: Api, header: dict[str, Any]) -> None:
-    whole = {"alg": "EdDSA", "kid": still.issuer.kid, **header}
-    token = signed(still.issuer, {name: value for name, value in whole.items() if value is not ...}, claims_of(still))
-    refused(await ask(still, f"Bearer {token}"), 401, "CDV_JWT_INVALID")
+async def test_a_token_with_another_key_algorithm_or_an_unsupported_header_is_invalid(
+    frozen: Api, header: dict[str, Any]
+) -> None:
+    whole = {"alg": "EdDSA", "kid": frozen.issuer.kid, **header}
+    token = signed(frozen.issuer, {name: value for name, value in whole.items() if value is not ...}, claims_of(frozen))
+    refused(await request(frozen, f"Bearer {token}"), 401, "CDV_JWT_INVALID")
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "Ed25519"])
-async def test_both_names_of_the_algorithm_count(still: Api, algorithm: str) -> None:
-    token = signed(still.issuer, {"alg": algorithm, "kid": still.issuer.kid}, claims_of(still))
-    refused(await ask(still, f"Bearer {token}"), 404, "CDV_NOT_FOUND")
+async def test_eddsa_and_ed25519_are_both_accepted_as_the_algorithm(frozen: Api, algorithm: str) -> None:
+    token = signed(frozen.issuer, {"alg": algorithm, "kid": frozen.issuer.kid}, claims_of(frozen))
+    refused(await request(frozen, f"Bearer {token}"), 404, "CDV_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -156,15 +160,15 @@ async def test_both_names_of_the_algorithm_count(still: Api, algorithm: str) -> 
         *({"nbf": "x"}, {"iat": "x"}, {"nbf": None}),
     ],
 )
-async def test_a_claim_that_is_missing_or_bad_makes_a_token_invalid(still: Api, claims: dict[str, Any]) -> None:
-    token = signed(still.issuer, {"alg": "EdDSA", "kid": still.issuer.kid}, claims_of(still, **claims))
-    refused(await ask(still, f"Bearer {token}"), 401, "CDV_JWT_INVALID")
+async def test_a_token_with_a_missing_or_bad_claim_is_invalid(frozen: Api, claims: dict[str, Any]) -> None:
+    token = signed(frozen.issuer, {"alg": "EdDSA", "kid": frozen.issuer.kid}, claims_of(frozen, **claims))
+    refused(await request(frozen, f"Bearer {token}"), 401, "CDV_JWT_INVALID")
 
 
 @pytest.mark.parametrize("claims", [{"aud": ["x", "cdv"]}, {"aud": ["cdv"]}, {"exp": 9999999999.5}, {"extra": [1]}])
-async def test_good_claims_have_several_spellings(still: Api, claims: dict[str, Any]) -> None:
-    token = signed(still.issuer, {"alg": "EdDSA", "kid": still.issuer.kid}, claims_of(still, **claims))
-    refused(await ask(still, f"Bearer {token}"), 404, "CDV_NOT_FOUND")
+async def test_valid_claims_are_accepted_in_every_form(frozen: Api, claims: dict[str, Any]) -> None:
+    token = signed(frozen.issuer, {"alg": "EdDSA", "kid": frozen.issuer.kid}, claims_of(frozen, **claims))
+    refused(await request(frozen, f"Bearer {token}"), 404, "CDV_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -179,39 +183,41 @@ async def test_good_claims_have_several_spellings(still: Api, claims: dict[str, 
         ("iat", 61, 401, "CDV_JWT_INVALID"),
     ],
 )
-async def test_clocks_may_differ_by_a_minute(still: Api, claim: str, seconds: int, status: int, code: str) -> None:
-    assert still.clock is not None
-    still.clock.moment = still.clock.moment.replace(microsecond=0)
-    moment = int(still.clock.now().timestamp()) + seconds
-    token = signed(still.issuer, {"alg": "EdDSA", "kid": still.issuer.kid}, claims_of(still, **{claim: moment}))
-    refused(await ask(still, f"Bearer {token}"), status, code)
+async def test_token_times_are_checked_with_a_leeway_of_one_minute(
+    frozen: Api, claim: str, seconds: int, status: int, code: str
+) -> None:
+    assert frozen.clock is not None
+    frozen.clock.moment = frozen.clock.moment.replace(microsecond=0)
+    moment = int(frozen.clock.now().timestamp()) + seconds
+    token = signed(frozen.issuer, {"alg": "EdDSA", "kid": frozen.issuer.kid}, claims_of(frozen, **{claim: moment}))
+    refused(await request(frozen, f"Bearer {token}"), status, code)
 
 
-async def test_a_token_that_was_good_expires(still: Api) -> None:
-    assert still.clock is not None
-    creator = still.creator()
+async def test_a_token_is_refused_once_it_has_expired(frozen: Api) -> None:
+    assert frozen.clock is not None
+    creator = frozen.creator()
     assert data(await creator.create())
-    still.clock.advance(3600 + 61)
+    frozen.clock.advance(3600 + 61)
     refused(await creator.create(), 401, "CDV_JWT_EXPIRED")
     refused(await creator.list(), 401, "CDV_JWT_EXPIRED")
 
 
-async def test_a_signature_counts_for_what_it_signed_only(still: Api) -> None:
-    header, claims, signature = still.creator().auth["Authorization"].removeprefix("Bearer ").split(".")
-    _, other, _ = still.creator().auth["Authorization"].removeprefix("Bearer ").split(".")
+async def test_a_token_with_a_wrong_signature_is_invalid(frozen: Api) -> None:
+    header, claims, signature = frozen.creator().auth["Authorization"].removeprefix("Bearer ").split(".")
+    _, other, _ = frozen.creator().auth["Authorization"].removeprefix("Bearer ").split(".")
     flipped = ("B" if signature[0] == "A" else "A") + signature[1:]
     for forged in (f"{header}.{other}.{signature}", f"{header}.{claims}.{flipped}", f"{header}.{claims}."):
-        refused(await ask(still, f"Bearer {forged}"), 401, "CDV_JWT_INVALID")
+        refused(await request(frozen, f"Bearer {forged}"), 401, "CDV_JWT_INVALID")
 
 
-async def test_another_issuers_key_under_our_kid_does_not_count(still: Api) -> None:
+async def test_a_token_signed_with_another_key_under_the_same_kid_is_invalid(frozen: Api) -> None:
     other = LocalIssuer(OKPKey.generate_key("Ed25519"), issuer="urn:cdv:local-issuer", audience="cdv")
-    token = signed(other, {"alg": "EdDSA", "kid": still.issuer.kid}, claims_of(still))
-    refused(await ask(still, f"Bearer {token}"), 401, "CDV_JWT_INVALID")
+    token = signed(other, {"alg": "EdDSA", "kid": frozen.issuer.kid}, claims_of(frozen))
+    refused(await request(frozen, f"Bearer {token}"), 401, "CDV_JWT_INVALID")
 
 
-async def test_a_refused_token_is_not_shown_to_anyone(api: Api) -> None:
-    answer = await ask(api, "Bearer secret.secret.secret")
+async def test_a_refused_token_is_not_repeated_in_the_response(api: Api) -> None:
+    answer = await request(api, "Bearer secret.secret.secret")
     assert "secret" not in answer.text
 
 
@@ -232,7 +238,7 @@ async def test_reading_records_needs_no_token(api: Api, ada: Creator) -> None:
     assert len(data(await api.http.get("/v1/repo/listRecords", params={"did": ada.did}))["records"]) == 1
 
 
-async def test_reading_records_needs_a_token_of_anyone_where_the_operator_says_so(tmp_path: Path) -> None:
+async def test_with_read_auth_token_reading_records_needs_a_token_of_any_subject(tmp_path: Path) -> None:
     async with serving(tmp_path, read_auth="token") as api:
         ada, bob = api.creator(), api.creator()
         receipt = await ada.created()
@@ -245,10 +251,10 @@ async def test_reading_records_needs_a_token_of_anyone_where_the_operator_says_s
             assert (await api.http.get(path)).status_code == 200
 
 
-async def test_a_token_lives_as_long_as_it_was_given(still: Api) -> None:
-    assert still.clock is not None
-    token = still.token("did:example:a", ttl_seconds=10)
-    still.clock.moment += timedelta(seconds=69)
-    refused(await ask(still, f"Bearer {token}"), 404, "CDV_NOT_FOUND")
-    still.clock.moment += timedelta(seconds=1)
-    refused(await ask(still, f"Bearer {token}"), 401, "CDV_JWT_EXPIRED")
+async def test_a_token_expires_after_its_ttl_plus_the_leeway(frozen: Api) -> None:
+    assert frozen.clock is not None
+    token = frozen.token("did:example:a", ttl_seconds=10)
+    frozen.clock.moment += timedelta(seconds=69)
+    refused(await request(frozen, f"Bearer {token}"), 404, "CDV_NOT_FOUND")
+    frozen.clock.moment += timedelta(seconds=1)
+    refused(await request(frozen, f"Bearer {token}"), 401, "CDV_JWT_EXPIRED")

@@ -1,4 +1,4 @@
-"""A body that comes in many pieces (spec: the body limit holds whatever the headers say)."""
+"""Bodies in many chunks, requests' and responses' (spec: the body limit does not depend on the headers)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PART = 256 * 1024
 
 
 class Piece(bytes):
-    """Counts how often something is copied to put it in front of a piece."""
+    """A chunk that counts how often other bytes are concatenated with it."""
 
     copies = 0
 
@@ -27,7 +27,7 @@ class Piece(bytes):
 
 
 class InPieces:
-    """As much of a request as reading its body takes. `taken`: how many pieces were asked for."""
+    """The part of a request that is used to read its body. `taken`: how many chunks were requested."""
 
     def __init__(self, pieces: int) -> None:
         scope: Any = {"headers": [(b"content-type", b"application/json")]}
@@ -42,14 +42,14 @@ class InPieces:
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 1000])
-async def test_a_body_is_put_together_without_copying_it_for_each_piece(pieces: int) -> None:
+async def test_a_body_is_assembled_without_copying_it_for_each_chunk(pieces: int) -> None:
     Piece.copies = 0
     assert await read_json(cast("AnyRequest", InPieces(pieces)), 1000) == b"x" * pieces
     assert Piece.copies == 0
 
 
 @pytest.mark.parametrize("limit", [0, 1, 999])
-async def test_no_more_of_it_is_read_than_shows_that_it_is_too_large(limit: int) -> None:
+async def test_reading_a_body_stops_once_it_exceeds_the_limit(limit: int) -> None:
     request = InPieces(1000)
     with pytest.raises(RequestRefused) as refused:
         await read_json(cast("AnyRequest", request), limit)
@@ -58,7 +58,7 @@ async def test_no_more_of_it_is_read_than_shows_that_it_is_too_large(limit: int)
 
 
 class Reader:
-    """A client, and the server in between, that reads an answer; `parts` of it until now."""
+    """A client that reads a response; `parts`: those received so far."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[bytes, bool]] = []
@@ -70,7 +70,7 @@ class Reader:
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 3 * PART, 3 * PART + 7])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_large_answer_goes_in_parts_for_each_of_which_its_client_is_waited_for(size: int, method: str) -> None:
+async def test_a_large_response_is_sent_in_parts_and_each_is_reported_as_progress(size: int, method: str) -> None:
     reader, moved = Reader(), []
     scope: Any = {"type": "http", "method": method, "headers": (), "scheme": "http", "http_version": "1.1"}
     begin_state(scope)
@@ -86,7 +86,7 @@ async def test_a_large_answer_goes_in_parts_for_each_of_which_its_client_is_wait
 
 
 class Server:
-    """A server that gives the body in `pieces`, and says only with one more, which is empty, that it was the last."""
+    """An ASGI server that sends `pieces` and marks the end of the body with one more, empty chunk."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
@@ -111,7 +111,7 @@ class Server:
 
 
 @pytest.mark.parametrize("pieces", [[b"abc"], [b"a", b"bc"], [b"", b"abc"]])
-async def test_a_body_as_long_as_announced_is_not_waited_for_any_longer(pieces: list[bytes]) -> None:
+async def test_a_body_ends_once_its_content_length_is_received(pieces: list[bytes]) -> None:
     assert await Server(*pieces).pieces_until_the_end((b"content-length", b"3")) == pieces
 
 
@@ -125,5 +125,7 @@ async def test_a_body_as_long_as_announced_is_not_waited_for_any_longer(pieces: 
         [(b"content-length", b"2")],  # no server lets that happen
     ],
 )
-async def test_the_server_says_where_any_other_body_ends(headers: list[tuple[bytes, bytes]]) -> None:
+async def test_without_an_exact_content_length_a_body_ends_where_the_server_marks_its_end(
+    headers: list[tuple[bytes, bytes]],
+) -> None:
     assert await Server(b"abc").pieces_until_the_end(*headers) == [b"abc", b""]

@@ -16,7 +16,7 @@ BIG = 300 * 1024
 
 @dataclass
 class Fault:
-    """One thing wrong with a createRecord request: what it changes, and how it must be answered."""
+    """A fault in a createRecord request: what it changes, and the expected error."""
 
     name: str
     status: int
@@ -26,7 +26,7 @@ class Fault:
     prefix: bytes = b""
 
 
-# Each of a step of its own, in the contract's order.
+# One for each check, in the contract's order.
 FAULTS = (
     Fault("size", 413, "CDV_BAD_REQUEST", prefix=b" " * BIG),
     Fault("media type", 415, "CDV_BAD_REQUEST", headers={"Content-Type": "text/plain"}),
@@ -43,7 +43,7 @@ FAULTS = (
 
 @pytest.fixture(scope="module")
 async def small(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A vault with a body limit that is cheap to pass."""
+    """A vault with a body limit that is cheap to exceed."""
     async with serving(tmp_path_factory.mktemp("small"), max_body_bytes=BIG) as api:
         yield api
 
@@ -58,7 +58,7 @@ async def send(creator: Creator, *faults: Fault) -> Any:
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(FAULTS, 2)), ids=lambda fault: fault.name)
-async def test_of_two_faults_the_earlier_is_answered(small: Api, first: Fault, second: Fault) -> None:
+async def test_of_two_faults_the_one_checked_first_is_reported(small: Api, first: Fault, second: Fault) -> None:
     creator = small.creator()
     data(await creator.create(idempotencyKey="used", record={"displayName": "first"}))
     refused(await send(creator, second), second.status, second.code)
@@ -66,7 +66,7 @@ async def test_of_two_faults_the_earlier_is_answered(small: Api, first: Fault, s
     refused(await send(creator, second, first), first.status, first.code)
 
 
-async def test_everything_wrong_at_once_is_answered_with_the_first(small: Api) -> None:
+async def test_of_all_faults_at_once_the_one_checked_first_is_reported(small: Api) -> None:
     creator = small.creator()
     for number, fault in enumerate(FAULTS):
         rest = FAULTS[number:]
@@ -75,7 +75,7 @@ async def test_everything_wrong_at_once_is_answered_with_the_first(small: Api) -
         refused(await send(creator, *reversed(rest)), fault.status, fault.code)
 
 
-async def test_a_replay_comes_before_every_later_refusal(ada: Creator, tmp_path: Path) -> None:
+async def test_a_replay_is_returned_before_later_checks(ada: Creator, tmp_path: Path) -> None:
     first = await ada.create(idempotencyKey="k")
     again = await ada.create(idempotencyKey="k", cid="bafyreiwrong")
     assert again.content == first.content
@@ -91,7 +91,7 @@ async def test_nothing_is_written_by_a_refused_request(small: Api) -> None:
     assert data(await creator.list())["records"] == before
 
 
-async def test_media_asks_who_before_what(ada: Creator, bob: Creator) -> None:
+async def test_media_operations_authenticate_before_they_validate(ada: Creator, bob: Creator) -> None:
     http = ada.api.http
     for path in ("/v1/media/uploadInit", "/v1/media/finalize"):
         refused(await http.post(path, content=b"{", headers={"Content-Type": "text/plain"}), 415, "CDV_BAD_REQUEST")
@@ -105,16 +105,14 @@ async def test_media_asks_who_before_what(ada: Creator, bob: Creator) -> None:
         refused(await http.get(f"/v1/media/{wrong}/content"), 401, "CDV_AUTHN")
 
 
-async def test_reading_asks_who_before_what_it_reads(api: Api, bob: Creator) -> None:
+async def test_reads_check_the_token_before_the_parameters(api: Api, bob: Creator) -> None:
     junk = {"Authorization": "Bearer junk"}
     for path in ("/v1/repo/listRecords?did=x&limit=0", "/v1/repo/record?uri=x", "/v1/repo/record"):
         refused(await api.http.get(path, headers=junk), 401, "CDV_JWT_MALFORMED")
         refused(await api.http.get(path), 400, "CDV_VALIDATION")
 
 
-async def test_the_author_is_compared_with_the_subject_before_the_schema_is_looked_at(
-    ada: Creator, bob: Creator
-) -> None:
+async def test_the_author_is_compared_with_the_subject_before_the_schema_is_applied(ada: Creator, bob: Creator) -> None:
     record = {"text": 5, "authorDid": bob.did}
     error = refused(await ada.create(collection=POST, record=record), 403, "CDV_DID_MISMATCH")
     assert error["details"]["field"] == "record/authorDid"

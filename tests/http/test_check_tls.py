@@ -1,4 +1,4 @@
-"""`cdv check` says which setting names whom to trust, when a dependency shows a certificate that nobody vouches for."""
+"""`cdv check` names the setting for the trusted CA when a dependency's certificate is signed by an unknown CA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers import NatsServer, NoServer
 
 @pytest.fixture
 def printed(tmp_path: Path) -> list[str]:
-    """What `cdv check` prints when all that it is told of has a certificate of an unknown authority."""
+    """The output of `cdv check` when all configured dependencies have a certificate of an unknown CA."""
     issued = trustme.CA().issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "nats.pem")
     issued.private_key_pem.write_to_path(tmp_path / "nats.key")
@@ -50,20 +50,20 @@ def printed(tmp_path: Path) -> list[str]:
     return checked.stdout.splitlines()
 
 
-def test_what_shows_an_unknown_certificate_is_told_by_the_setting_that_names_whom_to_trust(printed: list[str]) -> None:
-    said = {line.split()[1]: line for line in printed if line.startswith("FAIL")}
-    assert set(said) == {"object_store", "issuer", "events", "schemas"}
+def test_check_names_the_trusted_ca_setting_of_each_dependency_with_an_unknown_ca(printed: list[str]) -> None:
+    failures = {line.split()[1]: line for line in printed if line.startswith("FAIL")}
+    assert set(failures) == {"object_store", "issuer", "events", "schemas"}
     for name, setting in {
         "object_store": "CDV_S3_CA",
         "issuer": "CDV_JWKS_CA",
         "events": "CDV_NATS_CA",
         "schemas": "SSL_CERT_FILE",
     }.items():
-        assert f"set the trusted CA with {setting}" in said[name]
+        assert f"set the trusted CA with {setting}" in failures[name]
 
 
-def test_a_catalogue_is_believed_on_the_word_of_a_private_authority(tmp_path: Path) -> None:
-    """The system's trust is a matter of the process: so in one of its own."""
+def test_check_accepts_a_catalogue_signed_by_a_private_ca_in_ssl_cert_file(tmp_path: Path) -> None:
+    """In a separate process, because SSL_CERT_FILE holds for a whole process."""
     listed = entry("com.registryaccord.profile", ["1.0.0"])
     files = {"SPEC_INDEX.json": index_bytes(listed), **index_of(listed)[1]}
 

@@ -1,4 +1,4 @@
-"""Whose request it is behind trusted proxies (spec: CDV_TRUSTED_PROXIES); over HTTP, test_rate_limits.py asks."""
+"""The client's address behind trusted proxies (spec: CDV_TRUSTED_PROXIES); over HTTP in test_rate_limits.py."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cdv_http.request_state import begin_state
 PROXY = ("10.0.0.1", 40_000)
 
 
-def asked(client: tuple[str, int] | None, *forwarded: bytes) -> Any:
+def scope_of(client: tuple[str, int] | None, *forwarded: bytes) -> Any:
     scope: Any = {"type": "http", "client": client, "headers": [(b"x-forwarded-for", each) for each in forwarded]}
     begin_state(scope)
     return scope
 
 
 @pytest.mark.parametrize(
-    ("client", "forwarded", "who"),
+    ("client", "forwarded", "address"),
     [
         (PROXY, (), "10.0.0.1"),
         (PROXY, (b"192.0.2.7",), "192.0.2.7"),
@@ -41,21 +41,21 @@ def asked(client: tuple[str, int] | None, *forwarded: bytes) -> Any:
         (None, (b"192.0.2.7",), "unknown"),
     ],
 )
-def test_a_client_is_known_by_the_nearest_address_that_is_no_proxy_of_ours(
-    client: tuple[str, int] | None, forwarded: tuple[bytes, ...], who: str
+def test_the_client_address_is_the_nearest_that_is_not_a_trusted_proxy(
+    client: tuple[str, int] | None, forwarded: tuple[bytes, ...], address: str
 ) -> None:
     addresses = ClientAddresses(("10.0.0.0/8",))
     for _ in range(2):  # the second time, it may be remembered
-        assert addresses.of(asked(client, *forwarded)) == who
+        assert addresses.of(scope_of(client, *forwarded)) == address
 
 
-def test_what_clients_write_does_not_fill_the_memory() -> None:
+def test_long_forwarded_headers_are_not_kept_in_memory() -> None:
     addresses = ClientAddresses(("10.0.0.0/8",))
     tracemalloc.start()
     try:
         for number in range(100):
-            assert addresses.of(asked(PROXY, b"%d" % number * 20_000 + b", 192.0.2.7")) == "192.0.2.7"
-            assert addresses.of(asked(PROXY, b"192.0.2.7, " + b"%d" % number * 20_000)) == "10.0.0.1"
+            assert addresses.of(scope_of(PROXY, b"%d" % number * 20_000 + b", 192.0.2.7")) == "192.0.2.7"
+            assert addresses.of(scope_of(PROXY, b"192.0.2.7, " + b"%d" % number * 20_000)) == "10.0.0.1"
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""What holds for every request and every answer (spec: conventions)."""
+"""Rules for every request and every response (spec: conventions)."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ async def test_an_unknown_path_is_refused_in_the_envelope(http: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-async def test_an_unknown_path_is_unknown_to_every_method(http: httpx.AsyncClient, method: str) -> None:
+async def test_an_unknown_path_is_refused_with_404_for_every_method(http: httpx.AsyncClient, method: str) -> None:
     refused(await http.request(method, "/v1/nope", json={}), 404, "CDV_NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_method_that_is_not_answered_is_refused_with_those_that_are(
+async def test_an_unsupported_method_is_refused_with_405_and_the_allowed_methods(
     http: httpx.AsyncClient, path: str, method: str
 ) -> None:
     response = await http.request(method, path)
@@ -76,11 +76,11 @@ async def test_a_method_that_is_not_answered_is_refused_with_those_that_are(
     "path",
     ["/metrics/", "//metrics", "/readyz%2F", "/v1//repo/record", "/v1/repo/record/", "/v1/media/01JEXAMPLE/meta/"],
 )
-async def test_a_path_with_needless_slashes_is_unknown(http: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_a_path_with_extra_slashes_is_refused_with_404(http: httpx.AsyncClient, method: str, path: str) -> None:
     refused(await http.request(method, f"http://vault{path}"), 404, "CDV_NOT_FOUND")
 
 
-async def test_every_answer_may_differ_by_origin(http: httpx.AsyncClient, ada: Creator) -> None:
+async def test_every_response_varies_by_origin(http: httpx.AsyncClient, ada: Creator) -> None:
     for answer in (
         await http.get("/healthz"),
         await http.get("/v1/nope"),
@@ -91,7 +91,7 @@ async def test_every_answer_may_differ_by_origin(http: httpx.AsyncClient, ada: C
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_options_names_the_methods(http: httpx.AsyncClient, path: str) -> None:
+async def test_options_returns_the_allowed_methods(http: httpx.AsyncClient, path: str) -> None:
     response = await http.options(path)
     assert response.status_code == 204
     assert set(response.headers["allow"].split(", ")) == ROUTES[path]
@@ -109,7 +109,7 @@ async def test_head_is_get_without_the_body(http: httpx.AsyncClient, path: str) 
 
 
 @pytest.mark.parametrize("good", ["a", "A.z_0:9-", "x" * 128, "..", "00000000-0000-0000-0000-000000000000"])
-async def test_a_fit_correlation_id_is_echoed(http: httpx.AsyncClient, ada: Creator, good: str) -> None:
+async def test_a_valid_correlation_id_is_echoed(http: httpx.AsyncClient, ada: Creator, good: str) -> None:
     sent = {"X-Correlation-Id": good}
     assert data(await ada.create(headers=sent))
     for answer in (
@@ -125,21 +125,22 @@ async def test_a_fit_correlation_id_is_echoed(http: httpx.AsyncClient, ada: Crea
 
 
 @pytest.mark.parametrize(
-    "unfit", [b"", b" ", b"x" * 129, b"a b", b"a/b", "é".encode(), b"\xff", b"a,b", b"a\tb", b"{}", "a\u0661".encode()]
+    "invalid",
+    [b"", b" ", b"x" * 129, b"a b", b"a/b", "é".encode(), b"\xff", b"a,b", b"a\tb", b"{}", "a\u0661".encode()],
 )
-async def test_an_unfit_correlation_id_is_replaced(http: httpx.AsyncClient, unfit: bytes) -> None:
-    answers = [await http.get("/v1/nope", headers=[(b"X-Correlation-Id", unfit)]) for _ in range(2)]
+async def test_an_invalid_correlation_id_is_replaced(http: httpx.AsyncClient, invalid: bytes) -> None:
+    answers = [await http.get("/v1/nope", headers=[(b"X-Correlation-Id", invalid)]) for _ in range(2)]
     given = [refused(answer, 404, "CDV_NOT_FOUND")["correlationId"] for answer in answers]
     assert given[0] != given[1]
     assert all(fresh.isalnum() and 1 <= len(fresh) <= 128 for fresh in given)
 
 
-async def test_two_correlation_ids_are_none(http: httpx.AsyncClient) -> None:
+async def test_two_correlation_ids_are_replaced(http: httpx.AsyncClient) -> None:
     answer = await http.get("/v1/nope", headers=[("X-Correlation-Id", "one"), ("X-Correlation-Id", "two")])
     assert answer.headers["x-correlation-id"] not in {"one", "two"}
 
 
-async def test_every_answer_keeps_browsers_from_guessing(http: httpx.AsyncClient, ada: Creator) -> None:
+async def test_every_response_has_the_security_headers(http: httpx.AsyncClient, ada: Creator) -> None:
     for answer in (
         await http.get("/healthz"),
         await http.get("/v1/nope"),
@@ -155,7 +156,9 @@ async def test_every_answer_keeps_browsers_from_guessing(http: httpx.AsyncClient
         assert answer.headers.get_list("server") == ["cdv"]
 
 
-async def test_answers_that_may_change_are_not_stored_by_caches(http: httpx.AsyncClient, ada: Creator) -> None:
+async def test_responses_that_may_change_are_not_reused_by_caches_unchecked(
+    http: httpx.AsyncClient, ada: Creator
+) -> None:
     receipt = await ada.create()
     for answer in (receipt, await ada.list(), await http.get("/readyz"), await http.get("/v1/nope"), await ada.init()):
         assert answer.headers["cache-control"] == "no-store"
@@ -172,7 +175,7 @@ async def test_answers_that_may_change_are_not_stored_by_caches(http: httpx.Asyn
         "application/json; charset=utf-8; profile=x",
     ],
 )
-async def test_json_is_accepted_however_its_media_type_is_spelt(ada: Creator, media_type: str) -> None:
+async def test_every_spelling_of_the_json_media_type_is_accepted(ada: Creator, media_type: str) -> None:
     assert data(await ada.create(headers={"Content-Type": media_type}))
 
 
@@ -186,20 +189,20 @@ async def test_json_is_accepted_however_its_media_type_is_spelt(ada: Creator, me
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
-async def test_another_media_type_is_refused(ada: Creator, path: str, media_type: str) -> None:
+async def test_another_media_type_is_refused_with_415(ada: Creator, path: str, media_type: str) -> None:
     response = await ada.post(path, b"{}", **{"Content-Type": media_type})
     refused(response, 415, "CDV_BAD_REQUEST")
 
 
-async def test_no_media_type_is_refused(ada: Creator) -> None:
+async def test_a_missing_media_type_is_refused_with_415(ada: Creator) -> None:
     refused(await ada.api.http.post("/v1/repo/record", content=b"{}", headers=ada.auth), 415, "CDV_BAD_REQUEST")
 
 
 @pytest.mark.parametrize(
     "host", ["[::1", "a b", "a/b", "a@b", "", "[::1]x", "a:b", "a:99999999", "a:65536", "é", "a?b"]
 )
-async def test_a_host_that_is_none_is_refused(ada: Creator, host: str) -> None:
-    # The upload URL is made of it (RFC 9112, 3.2: a server answers an invalid Host with 400).
+async def test_an_invalid_host_header_is_refused(ada: Creator, host: str) -> None:
+    # The upload URL is built from it (RFC 9112, 3.2: a server answers an invalid Host with 400).
     body = {"did": ada.did, "mimeType": "image/png", "size": 4}
     answer = await ada.api.http.post(
         "/v1/media/uploadInit", json=body, headers=httpx.Headers({**ada.auth, "Host": host}, encoding="utf-8")
@@ -210,7 +213,7 @@ async def test_a_host_that_is_none_is_refused(ada: Creator, host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["vault.example", "vault.example:8080", "127.0.0.1:1", "[::1]:8080", "a-b_c.d.", "a:65535"]
 )
-async def test_the_upload_url_is_at_the_host_that_was_asked(ada: Creator, host: str) -> None:
+async def test_the_upload_url_has_the_host_of_the_request(ada: Creator, host: str) -> None:
     body = {"did": ada.did, "mimeType": "image/png", "size": 4}
     answer = await ada.api.http.post("/v1/media/uploadInit", json=body, headers={**ada.auth, "Host": host})
     assert data(answer)["uploadUrl"].startswith(f"http://{host}/v1/blobs/upload/")
@@ -262,14 +265,14 @@ async def test_a_time_is_given_in_utc_with_microseconds(ada: Creator) -> None:
     assert TIME.fullmatch((await ada.uploaded())["createdAt"])
 
 
-async def test_a_traceparent_is_not_an_obstacle(http: httpx.AsyncClient) -> None:
+async def test_a_valid_or_malformed_traceparent_is_accepted(http: httpx.AsyncClient) -> None:
     for parent in (f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01", "junk", "", "00-" + "0" * 32):
         assert (await http.get("/healthz", headers={"traceparent": parent})).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
-async def test_a_parameter_that_a_post_does_not_have_is_refused_by_name(ada: Creator, path: str) -> None:
-    # A key in the query would otherwise do nothing, unseen.
+async def test_an_unknown_parameter_of_a_post_is_refused_by_name(ada: Creator, path: str) -> None:
+    # An idempotency key in the query would otherwise be silently ignored.
     body = json.dumps(ada.body()).encode()
     error = refused(await ada.post(f"{path}?idempotencyKey=x", body), 400, "CDV_VALIDATION")
     assert error["details"]["field"] == "idempotencyKey"
@@ -277,20 +280,20 @@ async def test_a_parameter_that_a_post_does_not_have_is_refused_by_name(ada: Cre
 
 
 @pytest.mark.parametrize("what", ["meta", "content"])
-async def test_a_parameter_that_media_do_not_have_is_refused_by_name(ada: Creator, what: str) -> None:
+async def test_an_unknown_parameter_of_a_media_read_is_refused_by_name(ada: Creator, what: str) -> None:
     asset_id = (await ada.uploaded())["assetId"]
     answer = await ada.api.http.get(f"/v1/media/{asset_id}/{what}?width=1", headers=ada.auth)
     assert refused(answer, 400, "CDV_VALIDATION")["details"]["field"] == "width"
 
 
 @pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
-async def test_an_encoding_of_the_body_is_refused(ada: Creator, path: str) -> None:
-    # RFC 9110, 15.5.16: and it is said what is read instead.
+async def test_an_encoded_body_is_refused_with_415(ada: Creator, path: str) -> None:
+    # RFC 9110, 15.5.16: the response names the accepted encoding.
     body = gzip.compress(json.dumps(ada.body()).encode())
     answer = await ada.post(path, body, **{"Content-Encoding": "gzip"})
     refused(answer, 415, "CDV_BAD_REQUEST")
     assert answer.headers["accept-encoding"] == "identity"
 
 
-async def test_a_body_may_say_that_it_is_not_encoded(ada: Creator) -> None:
+async def test_content_encoding_identity_is_accepted(ada: Creator) -> None:
     assert data(await ada.create(headers={"Content-Encoding": "Identity"}))

@@ -1,4 +1,4 @@
-"""Which other origins' pages may call (spec: rate limits, sizes, CORS)."""
+"""Which origins' pages may call the API (spec: rate limits, sizes, CORS)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 
 @pytest.fixture(scope="module")
 async def listed(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """A vault that lists two origins."""
+    """A vault that allows two origins."""
     async with serving(tmp_path_factory.mktemp("listed"), cors_allowed_origins=(APP, OTHER)) as opened:
         yield opened
 
@@ -41,7 +41,7 @@ async def test_by_default_every_origin_is_denied(api: Api, path: str, origin: st
 
 
 @pytest.mark.parametrize("origin", [APP, OTHER])
-async def test_a_listed_origin_may_read_every_answer(listed: Api, origin: str) -> None:
+async def test_a_listed_origin_may_read_every_response(listed: Api, origin: str) -> None:
     creator, http = listed.creator(), listed.http
     for answer in (
         await creator.create(headers={"Origin": origin}),
@@ -96,20 +96,20 @@ async def test_a_preflight_is_answered_without_authentication(listed: Api, path:
     assert "x-ratelimit-limit" not in answer.headers
 
 
-async def test_options_that_is_no_preflight_is_answered_as_ever(listed: Api) -> None:
+async def test_options_without_preflight_headers_returns_the_allowed_methods(listed: Api) -> None:
     answer = await listed.http.options("/v1/repo/record", headers={"Origin": APP})
     assert answer.status_code == 204
     assert words(answer.headers["allow"]) == {"get", "head", "options", "post"}
 
 
-async def test_who_varies_by_authorization_varies_by_origin_too(listed: Api) -> None:
+async def test_a_response_that_varies_by_authorization_also_varies_by_origin(listed: Api) -> None:
     creator = listed.creator()
     uri = (await creator.created())["uri"]
     for headers in ({}, {"Origin": APP}):
         assert words((await creator.get(uri, **headers)).headers["vary"]) == {"authorization", "origin"}
 
 
-async def test_in_development_any_origin_may_be_let_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_in_development_any_origin_may_be_allowed(tmp_path_factory: pytest.TempPathFactory) -> None:
     async with serving(tmp_path_factory.mktemp("any"), cors_allowed_origins=("*",)) as api:
         answer = await api.creator().create(headers={"Origin": "https://anything.example"})
         assert data(answer)

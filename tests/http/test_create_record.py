@@ -20,7 +20,7 @@ def post(creator: Creator, **members: Any) -> dict[str, Any]:
     return {name: value for name, value in {**good, **members}.items() if value is not ...}
 
 
-async def test_a_record_is_stored_and_its_receipt_says_where(ada: Creator) -> None:
+async def test_a_record_is_stored_and_its_receipt_has_its_uri(ada: Creator) -> None:
     response = await ada.create(collection=POST, record=post(ada))
     receipt = data(response)
     assert set(response.json()) == {"data"}
@@ -35,14 +35,14 @@ async def test_a_record_is_stored_and_its_receipt_says_where(ada: Creator) -> No
     assert data(await ada.get(receipt["uri"]))["value"] == post(ada)
 
 
-async def test_the_same_record_twice_is_two_records_of_one_content(ada: Creator) -> None:
+async def test_creating_the_same_record_twice_makes_two_records_with_one_cid(ada: Creator) -> None:
     one, two = await ada.created(), await ada.created()
     assert one["cid"] == two["cid"]
     assert one["uri"] < two["uri"]
     assert one["indexedAt"] <= two["indexedAt"]
 
 
-async def test_the_servers_clock_decides_when_a_record_was_indexed(ada: Creator) -> None:
+async def test_indexed_at_comes_from_the_servers_clock(ada: Creator) -> None:
     past, future = (
         await ada.created(createdAt="1999-01-01T00:00:00Z"),
         await ada.created(createdAt="2999-01-01T00:00:00Z"),
@@ -54,7 +54,7 @@ async def test_the_servers_clock_decides_when_a_record_was_indexed(ada: Creator)
 
 
 @pytest.mark.parametrize("member", ["collection", "did", "record"])
-async def test_a_required_member_is_required(ada: Creator, member: str) -> None:
+async def test_a_missing_required_member_is_refused_by_name(ada: Creator, member: str) -> None:
     missing: dict[str, Any] = {member: ...}
     error = refused(await ada.create(**missing), 400, "CDV_VALIDATION")
     assert error["details"]["field"] == member
@@ -62,25 +62,25 @@ async def test_a_required_member_is_required(ada: Creator, member: str) -> None:
 
 @pytest.mark.parametrize("member", ["collection", "did", "createdAt", "idempotencyKey", "schemaVersion", "cid"])
 @pytest.mark.parametrize("wrong", [each for each in WRONG if not isinstance(each, str)], ids=str)
-async def test_text_of_another_type_is_refused_by_name(ada: Creator, member: str, wrong: Any) -> None:
+async def test_a_text_member_of_another_type_is_refused_by_name(ada: Creator, member: str, wrong: Any) -> None:
     error = refused(await ada.create(**{member: wrong}), 400, "CDV_VALIDATION")
     assert error["details"]["field"] == member
 
 
 @pytest.mark.parametrize("member", ["collection", "did", "createdAt", "idempotencyKey", "schemaVersion"])
 @pytest.mark.parametrize("wrong", ["", " ", "\x00", "é", "x" * 3000, "\u2028"])
-async def test_text_that_is_none_of_its_kind_is_refused_by_name(ada: Creator, member: str, wrong: Any) -> None:
+async def test_a_text_member_of_invalid_form_is_refused_by_name(ada: Creator, member: str, wrong: Any) -> None:
     error = refused(await ada.create(**{member: wrong}), 400, "CDV_VALIDATION")
     assert error["details"]["field"] == member
 
 
 @pytest.mark.parametrize("wrong", [each for each in WRONG if not isinstance(each, dict)], ids=str)
-async def test_a_record_is_an_object(ada: Creator, wrong: Any) -> None:
+async def test_a_record_that_is_no_object_is_refused(ada: Creator, wrong: Any) -> None:
     assert refused(await ada.create(record=wrong), 400, "CDV_VALIDATION")["details"]["field"] == "record"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'"x"', b"true"])
-async def test_a_body_is_an_object(ada: Creator, body: bytes) -> None:
+async def test_a_body_that_is_no_object_is_refused(ada: Creator, body: bytes) -> None:
     for path in ("/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"):
         refused(await ada.post(path, body), 400, "CDV_VALIDATION")
 
@@ -102,7 +102,7 @@ async def test_a_body_is_an_object(ada: Creator, body: bytes) -> None:
         "did:example:" + "x" * (2049 - len("did:example:")),
     ],
 )
-async def test_what_is_no_did_is_refused(ada: Creator, did: str) -> None:
+async def test_an_invalid_did_is_refused(ada: Creator, did: str) -> None:
     assert refused(await ada.create(did=did), 400, "CDV_VALIDATION")["details"]["field"] == "did"
     assert refused(await ada.api.creator().list(did=did), 400, "CDV_VALIDATION")["details"]["field"] == "did"
 
@@ -121,7 +121,7 @@ async def test_what_is_no_did_is_refused(ada: Creator, did: str) -> None:
         *("did:example:%4a%4A", "did:example:::x", "did:example:" + "x" * (2048 - len("did:example:"))),
     ],
 )
-async def test_every_did_may_write_and_is_kept_byte_for_byte(api: Api, did: str) -> None:
+async def test_every_form_of_did_may_write_and_is_kept_byte_for_byte(api: Api, did: str) -> None:
     creator = api.creator(did)
     receipt = await creator.created()
     assert receipt["uri"].startswith(f"at://{did}/{PROFILE}/")
@@ -137,7 +137,7 @@ async def test_dids_are_compared_byte_for_byte(api: Api) -> None:
     refused(await upper.create(did=lower.did), 403, "CDV_DID_MISMATCH")
 
 
-async def test_nobody_writes_for_another(ada: Creator, bob: Creator) -> None:
+async def test_creating_a_record_for_another_did_is_refused(ada: Creator, bob: Creator) -> None:
     error = refused(await ada.create(did=bob.did), 403, "CDV_DID_MISMATCH")
     assert error["details"]["field"] == "did"
     assert data(await bob.list())["records"] == []
@@ -158,7 +158,7 @@ async def test_nobody_writes_for_another(ada: Creator, bob: Creator) -> None:
         "x" * 318,
     ],
 )
-async def test_what_is_no_nsid_is_refused(ada: Creator, collection: str) -> None:
+async def test_an_invalid_nsid_is_refused(ada: Creator, collection: str) -> None:
     assert refused(await ada.create(collection=collection), 400, "CDV_VALIDATION")["details"]["field"] == "collection"
     assert refused(await ada.list(collection=collection), 400, "CDV_VALIDATION")["details"]["field"] == "collection"
 
@@ -174,18 +174,18 @@ async def test_an_unknown_collection_is_refused(ada: Creator, collection: str) -
 @pytest.mark.parametrize(
     "version", ["1.0.1", "1.0", "1", "2.0.0", "v1.0.0", "latest", "1.0.0 ", "01.0.0", "", "x" * 1000]
 )
-async def test_an_unknown_version_is_refused(ada: Creator, version: str) -> None:
+async def test_an_unknown_schema_version_is_refused(ada: Creator, version: str) -> None:
     error = refused(await ada.create(schemaVersion=version), 400, "CDV_VALIDATION")
     assert error["details"]["field"] == "schemaVersion"
 
 
-async def test_a_named_version_is_used_and_kept(ada: Creator) -> None:
+async def test_a_requested_schema_version_is_used_and_stored(ada: Creator) -> None:
     receipt = await ada.created(schemaVersion="1.0.0")
     assert receipt["schemaVersion"] == "1.0.0"
     assert data(await ada.get(receipt["uri"]))["schemaVersion"] == "1.0.0"
 
 
-async def test_the_clients_own_cid_is_checked(ada: Creator) -> None:
+async def test_a_cid_that_the_client_sends_must_match(ada: Creator) -> None:
     cid = (await ada.created())["cid"]
     assert (await ada.created(cid=cid))["cid"] == cid
     for wrong in ("", cid.upper(), cid[:-1], "bafyreib" + cid[8:], "x", f" {cid}", "\x00"):
@@ -212,14 +212,14 @@ async def test_the_clients_own_cid_is_checked(ada: Creator) -> None:
         ("1969-12-31T23:59:59.999999Z", "1969-12-31T23:59:59.999999Z"),
     ],
 )
-async def test_any_offset_is_accepted_and_converted(ada: Creator, given: str, kept: str) -> None:
+async def test_created_at_with_any_offset_is_converted_to_utc(ada: Creator, given: str, kept: str) -> None:
     receipt = await ada.created(createdAt=given)
     assert data(await ada.get(receipt["uri"]))["createdAt"] == kept
     (listed,) = data(await ada.list())["records"]
     assert listed["createdAt"] == kept
 
 
-NO_TIMES = [
+INVALID_TIMES = [
     "2026-11-24T02:53:29",
     "2026-11-24",
     "2026-11-24T02:53Z",
@@ -250,7 +250,7 @@ NO_TIMES = [
     "1764000000",
     "٢٠٢٦-11-24T02:53:29Z",
 ]
-NO_TIMES += [
+INVALID_TIMES += [
     " 2026-11-24T02:53:29Z",
     "2026-11-24T02:53:29Z\n",
     "2026-11-24T02:53:29 Z",
@@ -258,20 +258,20 @@ NO_TIMES += [
 ]
 
 
-@pytest.mark.parametrize("given", NO_TIMES)
-async def test_what_is_no_time_with_an_offset_is_refused(ada: Creator, given: str) -> None:
+@pytest.mark.parametrize("given", INVALID_TIMES)
+async def test_an_invalid_time_or_one_without_an_offset_is_refused(ada: Creator, given: str) -> None:
     assert refused(await ada.create(createdAt=given), 400, "CDV_VALIDATION")["details"]["field"] == "createdAt"
     for bound in ("since", "until"):
         assert refused(await ada.list(**{bound: given}), 400, "CDV_VALIDATION")["details"]["field"] == bound
 
 
-async def test_without_a_claim_there_is_no_created_at(ada: Creator) -> None:
+async def test_without_created_at_in_the_request_none_is_returned(ada: Creator) -> None:
     receipt = await ada.created()
     assert "createdAt" not in data(await ada.get(receipt["uri"]))
     assert "createdAt" not in data(await ada.list())["records"][0]
 
 
-async def test_a_refusal_by_schema_lists_every_violation(ada: Creator) -> None:
+async def test_a_schema_rejection_lists_every_violation(ada: Creator) -> None:
     record = {"text": "x" * 2049, "createdAt": "yesterday"}
     error = refused(await ada.create(collection=POST, record=record), 400, "CDV_SCHEMA_REJECT")
     violations = error["details"]["violations"]
@@ -318,7 +318,7 @@ async def test_a_refusal_by_schema_lists_every_violation(ada: Creator) -> None:
          {"mimeType": "a/b", "size": 0}),
     ],
 )  # fmt: skip
-async def test_a_schema_holds_on_both_sides_of_its_bounds(
+async def test_schemas_are_enforced_on_both_sides_of_their_bounds(
     ada: Creator, collection: str, good: dict[str, Any], bad: dict[str, Any]
 ) -> None:
     receipt = await ada.created(collection=collection, record=good)
@@ -330,12 +330,12 @@ async def test_a_schema_holds_on_both_sides_of_its_bounds(
 
 @pytest.mark.parametrize("bad", [{"text": "x" * 2049}, {"text": ...}, {"createdAt": ...}, {"authorDid": ...},
                                  {"createdAt": "2026-11-24T02:53:29"}, {"text": ["x"]}])  # fmt: skip
-async def test_a_post_has_text_a_time_and_an_author(ada: Creator, bad: dict[str, Any]) -> None:
+async def test_a_post_without_valid_text_time_and_author_is_refused(ada: Creator, bad: dict[str, Any]) -> None:
     assert data(await ada.create(collection=POST, record=post(ada, text="x" * 2048)))
     refused(await ada.create(collection=POST, record=post(ada, **bad)), 400, "CDV_SCHEMA_REJECT")
 
 
-async def test_members_beyond_the_schema_are_kept(ada: Creator) -> None:
+async def test_members_that_the_schema_does_not_declare_are_kept(ada: Creator) -> None:
     record = {
         "displayName": "Ada",
         "pronouns": ["she", None, {"": [[], {}]}],
@@ -347,7 +347,7 @@ async def test_members_beyond_the_schema_are_kept(ada: Creator) -> None:
     assert data(await ada.get(receipt["uri"]))["value"] == record
 
 
-async def test_member_order_is_kept_and_does_not_count(ada: Creator) -> None:
+async def test_member_order_is_kept_and_does_not_change_the_cid(ada: Creator) -> None:
     one = await ada.created(record={"displayName": "A", "b": 1, "a": {"z": 1, "y": 2}})
     two = await ada.created(record={"a": {"y": 2, "z": 1}, "b": 1, "displayName": "A"})
     assert one["cid"] == two["cid"]
@@ -362,7 +362,7 @@ async def test_member_order_is_kept_and_does_not_count(ada: Creator) -> None:
      ("-9223372036854775808", "-9223372036854775808.0"), ("0.1", "1e-1", "0.10"), ("1e-7", "0.0000001"),
      ("1000000000000000000", "1e18"), ('"a"', '"\\u0061"'), ('"/"', '"\\/"'), ('"\U0001f600"', '"\\ud83d\\ude00"')],
 )  # fmt: skip
-async def test_one_value_has_one_cid_however_it_is_spelt(ada: Creator, spellings: tuple[str, ...]) -> None:
+async def test_every_spelling_of_a_value_has_the_same_cid(ada: Creator, spellings: tuple[str, ...]) -> None:
     cids = set()
     for spelling in spellings:
         body = json.dumps(ada.body(record=...))[:-1] + f', "record": {{"displayName": "A", "n": {spelling}}}}}'
@@ -372,7 +372,7 @@ async def test_one_value_has_one_cid_however_it_is_spelt(ada: Creator, spellings
     assert len(cids) == 1
 
 
-async def test_a_hundred_first_writes_of_a_hundred_dids_all_succeed(api: Api) -> None:
+async def test_concurrent_first_writes_of_a_hundred_dids_all_succeed(api: Api) -> None:
     creators = [api.creator() for _ in range(100)]
     receipts = await asyncio.gather(*(creator.created() for creator in creators))
     assert len({receipt["uri"] for receipt in receipts}) == 100

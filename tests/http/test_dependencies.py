@@ -1,4 +1,4 @@
-"""Alive, ready, and what works while something is down (spec: healthz, readyz; domain, what depends on what)."""
+"""Liveness, readiness, and service while a dependency is down (spec: healthz, readyz; domain: dependencies)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.http.api import Api, data, refused, serving
 
 @pytest.fixture
 async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault of this test's own, to break."""
+    """A vault for one test, to break."""
     async with serving(tmp_path / "vault") as opened:
         yield opened
 
@@ -36,7 +36,7 @@ def dependency(name: Any, *, critical: bool, up: bool) -> Dependency:
     return Dependency(name, critical=critical, check=check_up if up else check_down)
 
 
-async def test_a_vault_that_is_well_is_alive_and_ready(api: Api) -> None:
+async def test_a_healthy_vault_is_alive_and_ready(api: Api) -> None:
     assert data(await api.http.get("/healthz")) == {"status": "ok"}
     assert data(await api.http.get("/readyz")) == {
         "status": "ready",
@@ -47,30 +47,30 @@ async def test_a_vault_that_is_well_is_alive_and_ready(api: Api) -> None:
     }
 
 
-async def test_something_that_is_not_critical_degrades(api: Api) -> None:
+async def test_readiness_is_degraded_while_a_non_critical_dependency_is_down(api: Api) -> None:
     api.service.dependencies[1:] = [dependency("object_store", critical=False, up=False)]
     readiness = data(await api.http.get("/readyz"))
     assert readiness["status"] == "degraded"
     assert readiness["dependencies"][1] == {"name": "object_store", "up": False, "critical": False}
 
 
-async def test_something_that_is_not_critical_and_hangs_degrades_and_holds_no_probe_up(api: Api) -> None:
-    looks = 0
+async def test_a_hanging_non_critical_dependency_degrades_readiness_and_blocks_no_probe(api: Api) -> None:
+    checks = 0
 
     async def hang() -> None:
-        nonlocal looks
-        looks += 1
+        nonlocal checks
+        checks += 1
         await asyncio.Event().wait()
 
     api.service.dependencies[1:] = [Dependency("object_store", critical=False, check=hang)]
     started = time.monotonic()
     answers = await asyncio.gather(*(api.http.get("/readyz") for _ in range(3)))
-    assert time.monotonic() - started < 2 * CHECK_TIMEOUT_SECONDS  # the shipped probes give up after 5 s
+    assert time.monotonic() - started < 2 * CHECK_TIMEOUT_SECONDS  # the shipped probes time out after 5 s
     assert [data(answer)["status"] for answer in answers] == ["degraded"] * 3
-    assert looks == 1
+    assert checks == 1
 
 
-async def test_a_look_that_fails_by_a_defect_is_no_500(api: Api) -> None:
+async def test_a_defect_in_a_dependency_check_degrades_readiness_and_is_no_500(api: Api) -> None:
     async def broken() -> None:
         raise KeyError("ts")
 
@@ -78,7 +78,7 @@ async def test_a_look_that_fails_by_a_defect_is_no_500(api: Api) -> None:
     assert data(await api.http.get("/readyz"))["status"] == "degraded"
 
 
-async def test_something_critical_makes_unready_and_is_named(api: Api) -> None:
+async def test_readiness_is_503_and_names_a_critical_dependency_that_is_down(api: Api) -> None:
     api.service.dependencies[:] = [
         dependency("database", critical=True, up=False),
         dependency("events", critical=False, up=True),
@@ -101,7 +101,7 @@ async def test_a_process_that_is_draining_is_not_ready(api: Api) -> None:
     assert data(await api.creator().create())
 
 
-async def test_liveness_touches_nothing(api: Api) -> None:
+async def test_liveness_checks_no_dependency(api: Api) -> None:
     async def untouchable() -> None:
         raise AssertionError
 
@@ -113,7 +113,7 @@ def database_of(service: Service) -> Any:
     return service.vault.records._store._database  # type: ignore[attr-defined]
 
 
-async def test_without_a_database_everything_answers_503(api: Api) -> None:
+async def test_without_a_database_operations_that_need_it_return_503(api: Api) -> None:
     creator = api.creator()
     receipt, asset, pending = await creator.created(), await creator.uploaded(), await creator.staged()
     await database_of(api.service).close()
@@ -132,12 +132,12 @@ async def test_without_a_database_everything_answers_503(api: Api) -> None:
         assert int(answer.headers["retry-after"]) >= 1
     assert refused(await api.http.get("/readyz"), 503, "CDV_UNAVAILABLE")["details"]["status"] == "unavailable"
     assert data(await api.http.get("/healthz"))
-    # What needs no database is refused as ever, and before.
+    # Refusals that need no database still come first.
     refused(await creator.create(record={}), 400, "CDV_SCHEMA_REJECT")
     refused(await api.http.get("/v1/media/x/meta"), 401, "CDV_AUTHN")
 
 
-async def test_without_an_object_store_records_go_on(api: Api, tmp_path: Path) -> None:
+async def test_without_an_object_store_records_work_and_media_return_503(api: Api, tmp_path: Path) -> None:
     creator = api.creator()
     pending, final = await creator.staged(), await creator.uploaded()
     media = api.settings.data_dir / "media"
@@ -160,7 +160,7 @@ async def test_without_an_object_store_records_go_on(api: Api, tmp_path: Path) -
     assert data(await api.http.get("/readyz"))["status"] == "ready"
 
 
-async def test_a_defect_tells_the_client_its_correlation_id_only(api: Api) -> None:
+async def test_a_defect_returns_only_its_correlation_id_to_the_client(api: Api) -> None:
     logged: list[str] = []
     logger.add(logged.append, format="{message} {extra[correlation_id]} {exception}")
 
@@ -174,5 +174,5 @@ async def test_a_defect_tells_the_client_its_correlation_id_only(api: Api) -> No
     assert "details" not in error
     assert "secret" not in answer.text
     assert "RuntimeError" not in answer.text
-    (told,) = (line for line in logged if "secret of the house" in line)
-    assert "find-me" in told
+    (entry,) = (line for line in logged if "secret of the house" in line)
+    assert "find-me" in entry

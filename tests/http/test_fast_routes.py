@@ -1,4 +1,4 @@
-"""What is asked most is answered as the framework would."""
+"""The most frequent operations bypass the framework and respond as it would."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.http.api import Creator
 
 _VARYING = {"date", "x-correlation-id", "x-ratelimit-remaining", "x-ratelimit-reset", "content-length", "etag"}
 
-Question = tuple[str, str, dict[str, Any]]
+Call = tuple[str, str, dict[str, Any]]
 
 
-async def questions(creator: Creator) -> dict[str, Question]:
+async def calls(creator: Creator) -> dict[str, Call]:
     uri = (await creator.created())["uri"]
     image = {"did": creator.did, "mimeType": "image/png", "size": 4}
     unknown = {"assetId": "01M85VXXZ7T2JXB720KXQH381M", "sha256": "0" * 64}
@@ -37,61 +37,61 @@ async def questions(creator: Creator) -> dict[str, Question]:
     }
 
 
-async def asked(creator: Creator, question: Question) -> httpx.Response:
-    method, path, options = question
+async def send(creator: Creator, call: Call) -> httpx.Response:
+    method, path, options = call
     return await creator.api.http.request(method, path, **{"headers": creator.auth, **options})
 
 
-async def asked_of_the_framework(creator: Creator, question: Question) -> httpx.Response:
+async def send_through_the_framework(creator: Creator, call: Call) -> httpx.Response:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FastRoutes, "_handler_of", lambda *_: None)
-        return await asked(creator, question)
+        return await send(creator, call)
 
 
-def alike(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
-    """Return what must be the same of two answers."""
+def comparable(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
+    """Return the part of a response that must be the same from both."""
     headers = {name: value for name, value in answer.headers.items() if name not in _VARYING}
     body = answer.json() if answer.content else {}
     return answer.status_code, headers, body.get("error", {}).get("message", sorted(body))
 
 
-async def test_a_direct_answer_is_the_one_that_the_framework_gives(ada: Creator) -> None:
-    for name, question in (await questions(ada)).items():
-        assert alike(await asked(ada, question)) == alike(await asked_of_the_framework(ada, question)), name
+async def test_a_fast_route_responds_as_the_framework_does(ada: Creator) -> None:
+    for name, call in (await calls(ada)).items():
+        assert comparable(await send(ada, call)) == comparable(await send_through_the_framework(ada, call)), name
 
 
-async def test_a_defect_is_answered_as_the_framework_answers_it(ada: Creator, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fast_route_reports_a_defect_as_the_framework_does(
+    ada: Creator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    question = (await questions(ada))["a record"]
+    call = (await calls(ada))["a record"]
     monkeypatch.setattr(Records, "get", fail)
-    direct = await asked(ada, question)
+    direct = await send(ada, call)
     assert direct.status_code == 500
-    assert alike(direct) == alike(await asked_of_the_framework(ada, question))
+    assert comparable(direct) == comparable(await send_through_the_framework(ada, call))
 
 
 @pytest.mark.parametrize("host", ["a b", "a/b"])
-async def test_a_host_that_is_none_is_refused_as_the_framework_refuses_it(ada: Creator, host: str) -> None:
-    method, path, options = (await questions(ada))["a page"]
-    question = (method, path, {**options, "headers": {**ada.auth, "Host": host}})
-    direct = await asked(ada, question)
+async def test_a_fast_route_refuses_an_invalid_host_as_the_framework_does(ada: Creator, host: str) -> None:
+    method, path, options = (await calls(ada))["a page"]
+    call = (method, path, {**options, "headers": {**ada.auth, "Host": host}})
+    direct = await send(ada, call)
     assert direct.status_code == 400
-    assert alike(direct) == alike(await asked_of_the_framework(ada, question))
+    assert comparable(direct) == comparable(await send_through_the_framework(ada, call))
 
 
-async def test_what_is_asked_most_does_not_go_through_the_framework(
-    ada: Creator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_fast_routes_bypass_the_framework(ada: Creator, monkeypatch: pytest.MonkeyPatch) -> None:
     app: Any = ada.api.app
     while not isinstance(app, FastRoutes):
         app = app._app
-    most_asked = [it for it in (await questions(ada)).values() if it[:2] in app._handlers]
-    assert {it[:2] for it in most_asked} == set(app._handlers)
+    frequent = [call for call in (await calls(ada)).values() if call[:2] in app._handlers]
+    assert {call[:2] for call in frequent} == set(app._handlers)
 
     async def fail(*_: object) -> None:
         raise AssertionError("through the framework")
 
     monkeypatch.setattr(Litestar, "__call__", fail)
-    for question in most_asked:
-        assert (await asked(ada, question)).status_code < 500
+    for call in frequent:
+        assert (await send(ada, call)).status_code < 500

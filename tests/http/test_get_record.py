@@ -20,7 +20,7 @@ async def test_a_record_is_returned_as_it_was_written(ada: Creator) -> None:
     assert TIME.fullmatch(found["indexedAt"])
 
 
-async def test_without_a_claim_there_is_no_created_at(ada: Creator) -> None:
+async def test_without_created_at_in_the_request_none_is_returned(ada: Creator) -> None:
     receipt = await ada.created()
     assert set(data(await ada.get(receipt["uri"]))) == {"uri", "cid", "value", "indexedAt", "schemaVersion"}
 
@@ -32,7 +32,7 @@ async def test_the_etag_is_the_cid(ada: Creator) -> None:
 
 
 @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"other", "{}"', '"other",W/"{}" , "x"', "*", ' "{}" '])
-async def test_what_has_not_changed_is_answered_304(ada: Creator, form: str) -> None:
+async def test_a_matching_if_none_match_is_answered_with_304(ada: Creator, form: str) -> None:
     receipt = await ada.created()
     answer = await ada.get(receipt["uri"], **{"If-None-Match": form.format(receipt["cid"])})
     assert (answer.status_code, answer.content) == (304, b"")
@@ -42,12 +42,12 @@ async def test_what_has_not_changed_is_answered_304(ada: Creator, form: str) -> 
 
 
 @pytest.mark.parametrize("form", ["", "{}", '"x{}"', '"{}x"', '"other"', "'{}'", 'w/"{}"', "x"])
-async def test_another_tag_gets_the_record(ada: Creator, form: str) -> None:
+async def test_another_or_malformed_etag_returns_the_record(ada: Creator, form: str) -> None:
     receipt = await ada.created()
     assert data(await ada.get(receipt["uri"], **{"If-None-Match": form.format(receipt["cid"])}))
 
 
-async def test_what_is_not_there_is_not_found_whatever_tag_is_given(ada: Creator) -> None:
+async def test_a_missing_record_is_404_with_and_without_if_none_match(ada: Creator) -> None:
     for header in ({}, {"If-None-Match": "*"}):
         refused(await ada.get(f"at://{ada.did}/{PROFILE}/{UNKNOWN}", **header), 404, "CDV_NOT_FOUND")
 

@@ -32,7 +32,7 @@ def with_value(creator: Creator, value: str) -> bytes:
         *(b"{} {}", b"[1,", b"5 x", b'{"did": 5', b'{"assetId": [}', b'{"unknown": 1, }'),  # of another shape as well
     ],
 )
-async def test_what_is_no_json_is_refused(ada: Creator, path: str, body: bytes) -> None:
+async def test_an_invalid_json_body_is_refused(ada: Creator, path: str, body: bytes) -> None:
     refused(await ada.post(path, body), 400, "CDV_BAD_REQUEST")
 
 
@@ -43,12 +43,12 @@ async def test_what_is_no_json_is_refused(ada: Creator, path: str, body: bytes) 
         *(r'"\x"', r'"\u12"', '"\x01"', "'x'", "[1,]", "[", "{1:2}", '{"a"}', "//", "/**/1"),
     ],
 )
-async def test_a_value_that_is_no_json_is_refused(ada: Creator, value: str) -> None:
+async def test_an_invalid_json_value_is_refused(ada: Creator, value: str) -> None:
     refused(await ada.post("/v1/repo/record", with_value(ada, value)), 400, "CDV_BAD_REQUEST")
 
 
 @pytest.mark.parametrize("tail", [b"x", b",", b"}", b"{}", b"\x00", b"\x0c", b"// end"])
-async def test_nothing_may_follow_the_body(ada: Creator, tail: bytes) -> None:
+async def test_trailing_bytes_after_the_body_are_refused(ada: Creator, tail: bytes) -> None:
     refused(await ada.post("/v1/repo/record", json.dumps(ada.body()).encode() + tail), 400, "CDV_BAD_REQUEST")
 
 
@@ -59,7 +59,7 @@ async def test_truncated_json_is_refused(ada: Creator, cut: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xe2\x82"])
-async def test_what_is_no_utf_8_is_refused(ada: Creator, bad: bytes) -> None:
+async def test_invalid_utf_8_is_refused(ada: Creator, bad: bytes) -> None:
     body = json.dumps(ada.body()).encode()
     for place in (b"Ada", b"displayName", b"did", b"collection"):
         error = refused(await ada.post("/v1/repo/record", body.replace(place, bad)), 400, "CDV_VALIDATION")
@@ -69,7 +69,7 @@ async def test_what_is_no_utf_8_is_refused(ada: Creator, bad: bytes) -> None:
 @pytest.mark.parametrize(
     "text", [r"\ud800", r"\udc00", r"\udfff\ud800", r"a\ud83d", r"\ud83dx", r"\ud83d\u0041", r"\ud800\ud800", r"\uDBFF"]
 )
-async def test_a_lone_surrogate_is_refused_wherever_it_stands(ada: Creator, text: str) -> None:
+async def test_a_lone_surrogate_is_refused_anywhere(ada: Creator, text: str) -> None:
     for body in (
         with_value(ada, f'"{text}"'),
         with_value(ada, f'"{text}and a long tail of characters behind it"'),
@@ -82,7 +82,7 @@ async def test_a_lone_surrogate_is_refused_wherever_it_stands(ada: Creator, text
         assert "Unicode" in error["message"]
 
 
-async def test_nul_is_refused_wherever_it_stands(ada: Creator) -> None:
+async def test_nul_is_refused_anywhere(ada: Creator) -> None:
     for value, pointer in (
         (r'"\u0000"', "record/x"),
         (r'"a\u0000b"', "record/x"),
@@ -113,7 +113,7 @@ async def test_an_integer_outside_64_bits_is_refused(ada: Creator, number: Any) 
 
 
 @pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 2**53 + 1, 0])
-async def test_an_integer_of_64_bits_comes_back_exactly(ada: Creator, number: int) -> None:
+async def test_a_64_bit_integer_is_returned_exactly(ada: Creator, number: int) -> None:
     receipt = await ada.created(record={"displayName": "A", "x": [number]})
     record = await ada.get(receipt["uri"])
     assert data(record)["value"]["x"] == [number]
@@ -121,7 +121,7 @@ async def test_an_integer_of_64_bits_comes_back_exactly(ada: Creator, number: in
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1e999999999999", "1e19", "1.5e308e", "9" * 400 + ".5"])
-async def test_a_number_that_no_double_holds_is_refused(ada: Creator, number: str) -> None:
+async def test_a_number_out_of_range_is_refused(ada: Creator, number: str) -> None:
     response = await ada.post("/v1/repo/record", with_value(ada, number))
     refused(response, 400, "CDV_BAD_REQUEST" if number.count("e") > 1 else "CDV_VALIDATION")
 
@@ -136,14 +136,14 @@ async def test_a_number_is_stored_as_the_nearest_double(ada: Creator, number: st
 
 
 def nested(levels: int, kind: str) -> str:
-    """Return `levels` containers, one in the other."""
+    """Return `levels` nested containers."""
     opening, closing = {"array": ("[", "]"), "object": ('{"a":', "}")}[kind]
     innermost = {"array": "[]", "object": "{}"}[kind]
     return opening * (levels - 1) + innermost + closing * (levels - 1)
 
 
 @pytest.mark.parametrize("kind", ["array", "object"])
-async def test_nesting_is_bounded_on_both_sides(ada: Creator, kind: str) -> None:
+async def test_nesting_is_limited_to_exactly_32_levels(ada: Creator, kind: str) -> None:
     deepest = nested(NESTING_MAX - 1, kind)  # the record itself is a level
     receipt = data(await ada.post("/v1/repo/record", with_value(ada, deepest)))
     assert data(await ada.get(receipt["uri"]))["value"]["x"] == json.loads(deepest)
@@ -155,7 +155,7 @@ async def test_nesting_is_bounded_on_both_sides(ada: Creator, kind: str) -> None
 
 @pytest.mark.parametrize("levels", [100, 1000, 10_000, 100_000])
 @pytest.mark.parametrize("kind", ["array", "object"])
-async def test_hopeless_nesting_is_refused_wherever_it_stands(ada: Creator, levels: int, kind: str) -> None:
+async def test_excessive_nesting_is_refused_anywhere(ada: Creator, levels: int, kind: str) -> None:
     deep = nested(levels, kind)
     for body in (
         with_value(ada, deep).decode(),
@@ -168,16 +168,16 @@ async def test_hopeless_nesting_is_refused_wherever_it_stands(ada: Creator, leve
         refused(await ada.post("/v1/media/finalize", deep.encode()), 400, "CDV_VALIDATION")
         unclosed = await ada.post("/v1/repo/record", b"[" * levels)
         assert unclosed.status_code == 400
-        assert unclosed.json()["error"]["code"] in {"CDV_VALIDATION", "CDV_BAD_REQUEST"}  # by how deep anyone looks
+        assert unclosed.json()["error"]["code"] in {"CDV_VALIDATION", "CDV_BAD_REQUEST"}  # whichever check fails first
 
 
 def record_of(size: int, filler: str = "x") -> dict[str, Any]:
-    """Return a profile that is `size` bytes long, encoded."""
+    """Return a profile whose encoding is `size` bytes long."""
     empty = len(json.dumps({"displayName": "A", "x": ""}, separators=(",", ":")))
     return {"displayName": "A", "x": filler * ((size - empty) // len(filler.encode()))}
 
 
-async def test_a_record_is_bounded_on_both_sides(ada: Creator) -> None:
+async def test_a_record_at_the_size_limit_is_accepted_and_one_over_it_refused(ada: Creator) -> None:
     receipt = await ada.created(record=record_of(RECORD_MAX))
     assert len(json.dumps(data(await ada.get(receipt["uri"]))["value"], separators=(",", ":"))) == RECORD_MAX
     error = refused(await ada.create(record=record_of(RECORD_MAX + 1)), 400, "CDV_VALIDATION")
@@ -185,7 +185,7 @@ async def test_a_record_is_bounded_on_both_sides(ada: Creator) -> None:
     assert str(RECORD_MAX) in error["message"]
 
 
-async def test_a_records_size_is_that_of_its_encoding_not_of_its_spelling(ada: Creator) -> None:
+async def test_a_records_size_is_measured_on_its_encoding_not_as_sent(ada: Creator) -> None:
     two_bytes_each = record_of(RECORD_MAX, "é")
     spelt_out = json.dumps(ada.body(record=two_bytes_each), indent=4, ensure_ascii=True).encode()
     assert len(spelt_out) > 2 * RECORD_MAX
@@ -195,7 +195,7 @@ async def test_a_records_size_is_that_of_its_encoding_not_of_its_spelling(ada: C
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_body_is_bounded_on_both_sides(ada: Creator, path: str) -> None:
+async def test_a_body_at_the_size_limit_is_accepted_and_one_over_it_refused(ada: Creator, path: str) -> None:
     largest = b"{}".ljust(BODY_MAX)
     refused(await ada.post(path, largest), 400, "CDV_VALIDATION")  # read, and then missing its members
     error = refused(await ada.post(path, largest + b" "), 413, "CDV_BAD_REQUEST")
@@ -209,7 +209,7 @@ async def chunks(body: bytes, size: int = 65536) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_body_without_a_declared_length_is_bounded_too(ada: Creator, path: str) -> None:
+async def test_the_body_limit_holds_without_a_content_length(ada: Creator, path: str) -> None:
     headers = {**ada.auth, "Content-Type": "application/json"}
     largest = b"{}".ljust(BODY_MAX)
     refused(await ada.api.http.post(path, content=chunks(largest), headers=headers), 400, "CDV_VALIDATION")
@@ -219,13 +219,13 @@ async def test_a_body_without_a_declared_length_is_bounded_too(ada: Creator, pat
 
 
 @pytest.mark.parametrize("length", ["", "-1", "abc", "1e9", "99999999999999999999999999", "\u0665", " 5 "])
-async def test_a_declared_length_is_not_trusted(ada: Creator, length: str) -> None:
+async def test_an_invalid_content_length_is_refused_or_ignored(ada: Creator, length: str) -> None:
     body = json.dumps(ada.body()).encode()
     headers = {**ada.auth, "Content-Type": "application/json", "Content-Length": length.encode()}
     answer = await ada.api.http.post("/v1/repo/record", content=body, headers=headers)  # type: ignore[arg-type]
     if length.startswith("999"):
         refused(answer, 413, "CDV_BAD_REQUEST")
-    elif answer.status_code != 200:  # a server refuses most of them before they come to us
+    elif answer.status_code != 200:  # the HTTP server refuses most of them before the application
         refused(answer, 400, "CDV_BAD_REQUEST")
 
 
@@ -256,7 +256,7 @@ async def test_a_hostile_query_is_refused(ada: Creator, query: str) -> None:
      "%0d%0aSet-Cookie:x=y", "01m85vxxz7t2jxb720kxqh381m", "81M85VXXZ7T2JXB720KXQH381M", "01M85VXXZ7T2JXB720KXQH381",
      "null", "{assetId}"],
 )  # fmt: skip
-async def test_an_asset_that_cannot_be_is_unknown(ada: Creator, segment: str) -> None:
+async def test_a_malformed_asset_id_is_not_found(ada: Creator, segment: str) -> None:
     for leaf in ("meta", "content"):
         refused(await ada.api.http.get(f"/v1/media/{segment}/{leaf}", headers=ada.auth), 404, "CDV_NOT_FOUND")
 
@@ -264,7 +264,7 @@ async def test_an_asset_that_cannot_be_is_unknown(ada: Creator, segment: str) ->
 @pytest.mark.parametrize("name", ["Ada\u202e", "\u2028", "'; DROP TABLE records; --", "<script>alert(1)", "\ufeff",
                                   "\U0010ffff", "\ud7ff\ue000", "\ufffe\uffff", "${7*7}{{7*7}}%s%n", "\x7f\x85\x01",
                                   "null"])  # fmt: skip
-async def test_hostile_text_comes_back_unchanged(ada: Creator, name: str) -> None:
+async def test_hostile_text_is_returned_unchanged(ada: Creator, name: str) -> None:
     receipt = await ada.created(record={"displayName": name, name: [name]})
     record = await ada.get(receipt["uri"])
     assert data(record)["value"] == {"displayName": name, name: [name]}

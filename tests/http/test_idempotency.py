@@ -1,4 +1,4 @@
-"""Retries by createRecord (spec: domain, idempotency)."""
+"""Retries of createRecord (spec: domain, idempotency)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DAY = timedelta(hours=24)  # spec: idempotency
 
 
 @pytest.fixture(scope="module")
-async def still(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """A vault whose clock moves when it is told to."""
+async def frozen(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """A vault whose clock moves only when advanced."""
     async with serving(tmp_path_factory.mktemp("still"), FakeClock()) as api:
         yield api
 
@@ -29,7 +29,7 @@ async def count(creator: Creator) -> int:
     return len(data(await creator.list(limit=100))["records"])
 
 
-async def test_a_retry_gets_the_first_answer_byte_for_byte(ada: Creator) -> None:
+async def test_a_retry_gets_the_first_response_byte_for_byte(ada: Creator) -> None:
     first = await ada.create(idempotencyKey="k")
     assert data(first)
     assert "idempotent-replayed" not in first.headers
@@ -46,7 +46,7 @@ async def test_without_a_key_every_request_is_new(ada: Creator) -> None:
     assert await count(ada) == 2
 
 
-async def test_header_and_member_are_the_same(ada: Creator) -> None:
+async def test_the_key_may_be_sent_as_header_or_member(ada: Creator) -> None:
     first = await ada.create(headers={"Idempotency-Key": "k"})
     assert (await ada.create(idempotencyKey="k")).content == first.content
     both = await ada.create(headers={"Idempotency-Key": "k"}, idempotencyKey="k")
@@ -55,14 +55,14 @@ async def test_header_and_member_are_the_same(ada: Creator) -> None:
     assert await count(ada) == 1
 
 
-async def test_header_and_member_that_differ_are_refused(ada: Creator) -> None:
+async def test_a_header_and_a_member_that_differ_are_refused(ada: Creator) -> None:
     for member in ("K", "k ", "other", ""):
         answer = await ada.create(headers={"Idempotency-Key": "k"}, idempotencyKey=member)
         assert refused(answer, 400, "CDV_VALIDATION")["details"]["field"] == "idempotencyKey"
     assert await count(ada) == 0
 
 
-async def test_two_headers_that_differ_are_refused(ada: Creator) -> None:
+async def test_two_idempotency_key_headers_that_differ_are_refused(ada: Creator) -> None:
     headers = [*ada.auth.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     answer = await ada.api.http.post("/v1/repo/record", json=ada.body(), headers=headers)
     refused(answer, 400, "CDV_VALIDATION")
@@ -78,7 +78,7 @@ async def test_a_key_is_1_to_255_visible_ascii_characters(ada: Creator, key: str
 @pytest.mark.parametrize(
     "key", ["", " ", "a" * 256, "a b", "a\t", "\n", "é", "\x7f", "\x00", "a\u200b", "\U0001f600", " a"]
 )
-async def test_another_key_is_refused(ada: Creator, key: str) -> None:
+async def test_an_invalid_key_is_refused(ada: Creator, key: str) -> None:
     error = refused(await ada.create(idempotencyKey=key), 400, "CDV_VALIDATION")
     assert error["details"]["field"] == "idempotencyKey"
     if key.isprintable() and key == key.strip():
@@ -110,7 +110,7 @@ async def test_the_same_key_for_another_request_is_a_conflict(ada: Creator, chan
     assert (await ada.create(idempotencyKey="k")).content == first.content
 
 
-async def test_a_changed_created_at_is_another_request_and_another_spelling_of_it_is_not(ada: Creator) -> None:
+async def test_another_created_at_is_a_conflict_and_another_spelling_of_it_a_replay(ada: Creator) -> None:
     first = await ada.create(idempotencyKey="k", createdAt="2026-11-24T02:53:29Z")
     for same in ("2026-11-24T02:53:29.000000Z", "2026-11-24T05:53:29+03:00", "2026-11-24t02:53:29z"):
         assert (await ada.create(idempotencyKey="k", createdAt=same)).content == first.content
@@ -118,7 +118,7 @@ async def test_a_changed_created_at_is_another_request_and_another_spelling_of_i
         refused(await ada.create(idempotencyKey="k", createdAt=other), 409, "CDV_CONFLICT")
 
 
-async def test_member_order_and_number_spelling_do_not_count(ada: Creator) -> None:
+async def test_a_retry_may_differ_in_member_order_and_number_spelling(ada: Creator) -> None:
     start = json.dumps(ada.body(record=..., idempotencyKey="k"))[:-1]
     one = await ada.post(
         "/v1/repo/record", f'{start},"record":{{"displayName":"A","a":1,"b":{{"c":1,"d":2}}}}}}'.encode()
@@ -132,19 +132,19 @@ async def test_member_order_and_number_spelling_do_not_count(ada: Creator) -> No
     assert two.headers["idempotent-replayed"] == "true"
 
 
-async def test_a_key_is_its_dids_own(ada: Creator, bob: Creator) -> None:
+async def test_keys_are_scoped_by_did(ada: Creator, bob: Creator) -> None:
     mine, theirs = await ada.created(idempotencyKey="k"), await bob.created(idempotencyKey="k")
     assert ada.did in mine["uri"]
     assert bob.did in theirs["uri"]
 
 
-async def test_a_refused_request_uses_up_no_key(ada: Creator) -> None:
+async def test_a_refused_request_does_not_use_up_its_key(ada: Creator) -> None:
     refused(await ada.create(idempotencyKey="k", record={}), 400, "CDV_SCHEMA_REJECT")
     refused(await ada.create(idempotencyKey="k", cid="x"), 409, "CDV_CONFLICT")
     assert data(await ada.create(idempotencyKey="k"))
 
 
-async def test_24_concurrent_retries_make_one_record_and_get_one_answer(ada: Creator) -> None:
+async def test_24_concurrent_retries_make_one_record_and_get_one_response(ada: Creator) -> None:
     answers = await asyncio.gather(*(ada.create(idempotencyKey="k") for _ in range(24)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
@@ -163,22 +163,22 @@ async def test_of_concurrent_different_requests_one_wins_and_the_rest_conflict(a
     assert record["uri"] == data(won)["uri"]
 
 
-async def test_a_key_lives_for_24_hours_and_is_new_again_then(still: Api) -> None:
-    assert still.clock is not None
-    creator = still.creator()
+async def test_a_key_expires_after_24_hours_and_can_be_used_again(frozen: Api) -> None:
+    assert frozen.clock is not None
+    creator = frozen.creator()
     first = await creator.create(idempotencyKey="k")
-    still.clock.moment += DAY - timedelta(microseconds=1)
-    creator = still.creator(creator.did)
+    frozen.clock.moment += DAY - timedelta(microseconds=1)
+    creator = frozen.creator(creator.did)
     assert (await creator.create(idempotencyKey="k")).content == first.content
     refused(await creator.create(idempotencyKey="k", record={"displayName": "Eve"}), 409, "CDV_CONFLICT")
-    still.clock.moment += timedelta(microseconds=1)
+    frozen.clock.moment += timedelta(microseconds=1)
     second = await creator.create(idempotencyKey="k", record={"displayName": "Eve"})
     assert data(second)["uri"] != data(first)["uri"]
     assert (await creator.create(idempotencyKey="k", record={"displayName": "Eve"})).content == second.content
     refused(await creator.create(idempotencyKey="k"), 409, "CDV_CONFLICT")
 
 
-async def test_a_retry_is_answered_after_a_restart(tmp_path: Path) -> None:
+async def test_a_retry_is_replayed_after_a_restart(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
         creator = api.creator()
         first = await creator.create(idempotencyKey="k")

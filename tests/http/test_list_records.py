@@ -20,15 +20,15 @@ START = datetime.fromisoformat("2026-11-24T02:53:29.331656+00:00")
 
 
 @pytest.fixture(scope="module")
-async def still(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """A vault whose clock moves when it is told to."""
+async def frozen(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """A vault whose clock moves only when advanced."""
     async with serving(tmp_path_factory.mktemp("still"), FakeClock(START)) as api:
         yield api
 
 
 @pytest.fixture(scope="module")
 async def many(api: Api) -> Creator:
-    """Someone with 201 records, more than fit two pages."""
+    """A creator with 201 records, more than fit two pages."""
     creator = api.creator()
     for number in range(201):
         await creator.created(collection=REPOST, record={"subject": f"{number}"})
@@ -82,13 +82,13 @@ async def test_a_listed_record_is_the_one_that_get_returns(ada: Creator) -> None
     assert [each["cid"] for each in listed] == [second["cid"], first["cid"]]
 
 
-async def test_a_listing_holds_one_dids_records(ada: Creator, bob: Creator) -> None:
+async def test_a_listing_returns_only_the_records_of_its_did(ada: Creator, bob: Creator) -> None:
     await named(ada, "mine")
     await named(bob, "theirs")
     assert names(data(await ada.list())["records"]) == ["mine"]
 
 
-async def test_a_collection_narrows_a_listing(ada: Creator) -> None:
+async def test_a_listing_can_be_restricted_to_a_collection(ada: Creator) -> None:
     await named(ada, "a", "b")
     await ada.created(collection=REPOST, record={"subject": "x"})
     assert names(data(await ada.list(collection=PROFILE))["records"]) == ["b", "a"]
@@ -114,56 +114,56 @@ async def test_a_limit_outside_1_to_100_is_refused(ada: Creator, limit: str) -> 
     assert error["details"]["field"] == "limit"
 
 
-async def test_a_page_holds_25_records_unless_told(many: Creator) -> None:
+async def test_a_page_holds_25_records_by_default(many: Creator) -> None:
     assert len(data(await many.list())["records"]) == 25
 
 
 @pytest.mark.parametrize("limit", [1, 2, 25, 99, 100])
-async def test_a_page_is_as_long_as_was_asked(many: Creator, limit: int) -> None:
+async def test_a_page_holds_as_many_records_as_the_limit(many: Creator, limit: int) -> None:
     page = data(await many.list(limit=limit))
     assert [each["value"]["subject"] for each in page["records"]] == [str(200 - number) for number in range(limit)]
     assert "nextCursor" in page
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 7])
-async def test_pages_end_exactly_where_the_records_do(ada: Creator, limit: int) -> None:
+async def test_a_cursor_is_returned_only_if_more_records_follow(ada: Creator, limit: int) -> None:
     await named(ada, *"abcdef")
     pages = await walk(ada, limit=limit)
     assert "".join(itertools.chain(*map(names, pages))) == "fedcba"
-    # A cursor is given exactly when more match: no last page is empty, and all before it are full.
+    # No last page is empty, and all before it are full.
     assert [len(page) for page in pages] == [limit] * (6 // limit) + ([6 % limit] if 6 % limit else [])
 
 
-async def test_a_walk_returns_everything_once_in_order(many: Creator) -> None:
+async def test_paging_returns_every_record_once_in_order(many: Creator) -> None:
     for limit in (1 + 66, 100):
         records = list(itertools.chain(*await walk(many, limit=limit)))
         assert [each["value"]["subject"] for each in records] == [str(200 - number) for number in range(201)]
-        places = [(each["indexedAt"], each["uri"].rpartition("/")[2]) for each in records]
-        assert places == sorted(places, reverse=True)
+        positions = [(each["indexedAt"], each["uri"].rpartition("/")[2]) for each in records]
+        assert positions == sorted(positions, reverse=True)
 
 
-async def test_records_of_one_instant_are_ordered_by_their_key_and_paged_exactly(still: Api) -> None:
-    creator = still.creator()
+async def test_records_of_one_instant_are_ordered_by_their_key_and_paged_exactly(frozen: Api) -> None:
+    creator = frozen.creator()
     await named(creator, *"abcdefg")
     assert len({each["indexedAt"] for each in data(await creator.list())["records"]}) == 1
     for limit in range(1, 9):
         assert "".join(itertools.chain(*map(names, await walk(creator, limit=limit)))) == "gfedcba"
 
 
-async def test_a_walk_is_not_disturbed_by_what_is_written_meanwhile(ada: Creator) -> None:
+async def test_paging_is_not_disturbed_by_writes_between_pages(ada: Creator) -> None:
     await named(ada, *"abcdef")
-    seen: list[str] = []
+    listed: list[str] = []
     cursor: dict[str, str] = {}
     for number in range(3):
         page = data(await ada.list(limit=2, **cursor))
-        seen += names(page["records"])
+        listed += names(page["records"])
         await named(ada, f"new {number}")
         cursor = {"cursor": page["nextCursor"]} if "nextCursor" in page else {}
-    assert seen == list("fedcba")
+    assert listed == list("fedcba")
     assert not cursor
 
 
-async def test_a_cursor_goes_on_in_whatever_is_listed(ada: Creator) -> None:
+async def test_a_cursor_continues_in_a_listing_with_another_filter(ada: Creator) -> None:
     await named(ada, "a")
     await ada.created(collection=REPOST, record={"subject": "x"})
     await named(ada, "b", "c")
@@ -172,7 +172,7 @@ async def test_a_cursor_goes_on_in_whatever_is_listed(ada: Creator) -> None:
     assert names(data(await ada.list(collection=PROFILE, cursor=cursor, limit=1))["records"]) == ["b"]
 
 
-async def test_a_cursor_is_the_documented_one(ada: Creator) -> None:
+async def test_a_cursor_has_the_documented_format(ada: Creator) -> None:
     await named(ada, "a", "b")
     page = data(await ada.list(limit=1))
     cursor = page["nextCursor"]
@@ -191,12 +191,12 @@ def cursor_of(value: object, **options: Any) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-async def test_a_cursor_of_ones_own_making_is_read_if_it_is_spelt_right(ada: Creator) -> None:
+async def test_a_well_formed_cursor_built_by_a_client_is_accepted(ada: Creator) -> None:
     assert data(await ada.list(cursor=cursor_of(GOOD))) == {"records": []}
 
 
-NO_RKEYS: tuple[Any, ...] = ("", 5, None, [], RKEY.lower(), f"8{RKEY[1:]}", f"{RKEY}0", "\x00")
-NO_INSTANTS: tuple[Any, ...] = (
+INVALID_RKEYS: tuple[Any, ...] = ("", 5, None, [], RKEY.lower(), f"8{RKEY[1:]}", f"{RKEY}0", "\x00")
+INVALID_INSTANTS: tuple[Any, ...] = (
     *(
         "",
         5,
@@ -222,28 +222,28 @@ NO_INSTANTS: tuple[Any, ...] = (
             for each in (None, 5, "x", [], {}, [GOOD], {**GOOD, "x": 1}, b"{", b"\xff", b"", b"[" * 9999)
         ),
         *(cursor_of({"lastRkey": RKEY}), cursor_of({"lastIndexedAt": GOOD["lastIndexedAt"]})),
-        *(cursor_of({**GOOD, "lastRkey": each}) for each in NO_RKEYS),
-        *(cursor_of({**GOOD, "lastIndexedAt": each}) for each in NO_INSTANTS),
+        *(cursor_of({**GOOD, "lastRkey": each}) for each in INVALID_RKEYS),
+        *(cursor_of({**GOOD, "lastIndexedAt": each}) for each in INVALID_INSTANTS),
         *(cursor_of(json.dumps(GOOD).encode()), cursor_of(dict(reversed(GOOD.items())))),
         cursor_of(json.dumps(GOOD, separators=(",", ":")).replace("last", "\\u006cast", 1).encode()),
         cursor_of(json.dumps({**GOOD}, separators=(",", ":")).replace("}", ',"lastRkey":"x"}').encode()),
         base64.b64encode(json.dumps({"lastIndexedAt": "?>?>", "lastRkey": "?>?>?>"}).encode()).decode(),
     ],
 )
-async def test_a_bad_cursor_is_refused_and_says_how_to_go_on(ada: Creator, cursor: str) -> None:
+async def test_an_invalid_cursor_is_refused_with_advice_to_start_again(ada: Creator, cursor: str) -> None:
     await named(ada, "a")
     for parameters in ({}, {"collection": PROFILE}, {"limit": 1}):
         error = refused(await ada.list(cursor=cursor, **parameters), 400, "CDV_CURSOR_INVALID")
         assert "start again without" in error["message"]
 
 
-async def test_since_and_until_are_inclusive_to_the_microsecond(still: Api) -> None:
-    assert still.clock is not None
-    creator = still.creator()
+async def test_since_and_until_are_inclusive_to_the_microsecond(frozen: Api) -> None:
+    assert frozen.clock is not None
+    creator = frozen.creator()
     moments = []
     for name in "abc":
-        still.clock.moment += timedelta(microseconds=1)
-        moments.append(still.clock.moment)
+        frozen.clock.moment += timedelta(microseconds=1)
+        moments.append(frozen.clock.moment)
         await named(creator, name)
     tick = timedelta(microseconds=1)
     for since, until in itertools.product([moments[0] - tick, *moments, moments[2] + tick], repeat=2):
@@ -259,7 +259,7 @@ async def test_since_and_until_are_inclusive_to_the_microsecond(still: Api) -> N
         assert "".join(names(data(await creator.list(until=format_time(at)))["records"])) == older
 
 
-async def test_bounds_are_read_with_any_offset(ada: Creator) -> None:
+async def test_since_and_until_accept_any_offset(ada: Creator) -> None:
     (receipt,) = await named(ada, "a")
     at = datetime.fromisoformat(receipt["indexedAt"])
     for hours in (-12, 0, 5.5, 14):
@@ -269,7 +269,7 @@ async def test_bounds_are_read_with_any_offset(ada: Creator) -> None:
         assert names(data(await ada.list(since=text, until=text))["records"]) == ["a"]
 
 
-async def test_a_plus_sign_in_a_bound_need_not_be_percent_encoded(ada: Creator) -> None:
+async def test_a_plus_sign_in_since_and_until_need_not_be_percent_encoded(ada: Creator) -> None:
     await named(ada, "a")
     for sign in ("+", "%2B", "%2b"):
         bounds = f"since=2026-01-01T01:30:00{sign}01:30&until=9999-12-31T00:00:00{sign}00:00"
@@ -277,7 +277,7 @@ async def test_a_plus_sign_in_a_bound_need_not_be_percent_encoded(ada: Creator) 
         assert names(data(answer)["records"]) == ["a"], sign
 
 
-async def test_bounds_at_the_ends_of_the_calendar_are_bounds(ada: Creator) -> None:
+async def test_since_and_until_accept_the_ends_of_the_calendar(ada: Creator) -> None:
     await named(ada, "a")
     everything = {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59.999999Z"}
     assert names(data(await ada.list(**everything))["records"]) == ["a"]

@@ -1,4 +1,4 @@
-"""Log lines: JSON outside dev, one for each request that is worth one, and what libraries say among them."""
+"""Log lines: JSON outside dev, one for each logged request, and those of libraries in the same format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Open = Callable[..., AbstractAsyncContextManager[Api]]
 
 @pytest.fixture
 def opened(anyio_backend: str, tmp_path: Path) -> Open:
-    """Open a vault that logs as outside dev."""
+    """Return a function that opens a vault with the log format of staging."""
 
     @asynccontextmanager
     async def opened(**settings: Any) -> AsyncIterator[Api]:
@@ -40,7 +40,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-async def test_a_request_is_a_line_of_json(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_request_is_logged_as_one_line_of_json(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened() as api:
         ada = api.creator()
         data(await ada.create(headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
@@ -61,7 +61,7 @@ async def test_a_request_is_a_line_of_json(opened: Open, capsys: pytest.CaptureF
     assert "trace_id" not in bad
 
 
-async def test_what_was_answered_last_is_told_before_the_service_ends(
+async def test_pending_request_lines_are_written_before_the_service_stops(
     opened: Open, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = CompletedRequest("GET", b"/last", "unmatched", 404, 0.001, "mine", None, None, None)
@@ -86,7 +86,7 @@ async def test_the_token_of_a_signed_url_is_not_logged(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-async def test_in_dev_a_request_is_a_line_for_people(
+async def test_in_dev_a_request_is_logged_as_one_plain_text_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
@@ -100,7 +100,7 @@ async def test_in_dev_a_request_is_a_line_for_people(
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} INFO    GET /v1/%7Bno%7D%0aroute 404 \d+\.\d ms mine", plain)
 
 
-async def test_of_successes_a_sample_is_logged_and_of_failures_each(
+async def test_a_sample_of_successes_and_every_failure_are_logged(
     opened: Open, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chances = cycle([0.1, 0.5, 0.9, 0.05])
@@ -113,7 +113,7 @@ async def test_of_successes_a_sample_is_logged_and_of_failures_each(
     assert [line["status"] for line in lines(capsys)] == [200, 400, 400, 400, 200, 400]
 
 
-async def test_a_sample_of_none_leaves_failures_and_their_reasons(
+async def test_with_a_sample_of_zero_failures_and_their_causes_are_logged(
     opened: Open, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def away(*_: object, **__: object) -> None:
@@ -131,7 +131,7 @@ async def test_a_sample_of_none_leaves_failures_and_their_reasons(
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("members", "description"),
     [
         ({"collection": "com.example.none"}, "collection 'com.example.none', version None"),
         (
@@ -145,17 +145,17 @@ async def test_a_sample_of_none_leaves_failures_and_their_reasons(
         ),
     ],
 )
-async def test_what_no_schema_is_for_is_named_under_the_correlation_id(
-    opened: Open, capsys: pytest.CaptureFixture[str], asked: dict[str, str], told: str
+async def test_a_missing_schema_is_logged_with_the_correlation_id(
+    opened: Open, capsys: pytest.CaptureFixture[str], members: dict[str, str], description: str
 ) -> None:
     async with opened() as api:
-        refused(await api.creator().create(**asked, headers={"X-Correlation-Id": "mine"}), 400, "CDV_VALIDATION")
+        refused(await api.creator().create(**members, headers={"X-Correlation-Id": "mine"}), 400, "CDV_VALIDATION")
     reason, request = lines(capsys)
-    assert (reason["level"], reason["message"]) == ("warning", f"no schema: {told}")
+    assert (reason["level"], reason["message"]) == ("warning", f"no schema: {description}")
     assert reason["correlation_id"] == request["correlation_id"] == "mine"
 
 
-async def test_a_listing_of_what_no_schema_is_for_is_told_too(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_missing_schema_is_logged_for_a_listing_too(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
     query = {"did": "did:example:ada", "collection": "com.example.none"}
     async with opened() as api:
         refused(await api.http.get("/v1/repo/listRecords", params=query), 400, "CDV_VALIDATION")
@@ -173,7 +173,7 @@ async def test_lines_below_the_level_are_not_written(opened: Open, capsys: pytes
     assert [line["message"] for line in lines(capsys)] == ["but this"]
 
 
-async def test_what_libraries_log_is_written_in_the_same_form(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_log_lines_of_libraries_have_the_same_format(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened():
         library = logging.getLogger("a.library")
         library.info("chatter")
@@ -182,21 +182,23 @@ async def test_what_libraries_log_is_written_in_the_same_form(opened: Open, caps
             raise ValueError("wrong\nin two lines")
         except ValueError:
             library.exception("it failed")
-    look, failed = lines(capsys)
-    assert (look["level"], look["message"]) == ("warning", "look: here {not a field}")
-    assert "correlation_id" not in look
+    warned, failed = lines(capsys)
+    assert (warned["level"], warned["message"]) == ("warning", "look: here {not a field}")
+    assert "correlation_id" not in warned
     assert (failed["level"], failed["message"]) == ("error", "it failed")
     assert "ValueError: wrong\nin two lines" in failed["exception"]
 
 
-async def test_no_path_breaks_a_line(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_path_cannot_break_a_log_line(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened() as api:
         await api.http.get('/v1/nope%0a{"level":"info"}"\\')
     (line,) = lines(capsys)
     assert line["status"] == 404
 
 
-async def test_a_line_waits_for_a_moment_only(opened: Open, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_request_lines_are_written_without_further_requests(
+    opened: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
     written = ""
     async with opened() as api, asyncio.timeout(5):
         for _ in range(3):

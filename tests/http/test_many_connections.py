@@ -1,4 +1,4 @@
-"""Connections cost little: many that say nothing, or do not read, shut nobody out (spec: limits)."""
+"""Many connections that send nothing, or do not read, do not block other clients (spec: limits)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.http.api import PROFILE
 from tests.http.running import RunningVault
 
-IDLE = 1500  # more than the 1024 that the server below would hold by itself
+IDLE = 1500  # more than the HTTP server's own default of 1024
 ANSWER_SECONDS = 5  # well before the idle ones are closed
 
 
@@ -33,29 +33,29 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_idle_connections_shut_nobody_out(vault: RunningVault, many_files: None) -> None:
+def test_idle_connections_do_not_block_other_clients(vault: RunningVault, many_files: None) -> None:
     with ExitStack() as stack:
         for number in range(IDLE):
             idle = stack.enter_context(vault.connect())
             if number % 2:
                 idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: va")  # slow-loris: a head that never ends
-        asked = time.monotonic()
+        began = time.monotonic()
         connection = stack.enter_context(vault.connect(ANSWER_SECONDS))
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: vault\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.1 200"
-        assert time.monotonic() - asked < ANSWER_SECONDS
+        assert time.monotonic() - began < ANSWER_SECONDS
 
 
-def test_a_head_that_never_ends_is_given_up(vault: RunningVault) -> None:
+def test_a_connection_with_an_incomplete_request_head_is_closed(vault: RunningVault) -> None:
     with vault.connect(30) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: va")
         began = time.monotonic()
-        while connection.recv(1000):  # it may say 408 first
+        while connection.recv(1000):  # it may send 408 first
             pass
         assert time.monotonic() - began < 20
 
 
-def test_who_does_not_read_its_answers_is_in_nobodys_way(vault: RunningVault) -> None:
+def test_clients_that_do_not_read_their_responses_do_not_block_others(vault: RunningVault) -> None:
     did = "did:example:reader"
     authorization = f"Authorization: Bearer {vault.token(did)}\r\n".encode()
     body = b'{"did": "%s", "collection": "%s", "record": {"displayName": "A", "x": "%s"}}' % (
@@ -71,8 +71,8 @@ def test_who_does_not_read_its_answers_is_in_nobodys_way(vault: RunningVault) ->
             deaf = stack.enter_context(vault.connect())
             deaf.sendall(listing * 5)  # 20 MB each that nobody reads
         for _ in range(20):
-            asked = time.monotonic()
+            began = time.monotonic()
             (answer,) = vault.exchange(b"GET /v1/repo/listRecords?did=did:example:x HTTP/1.1\r\nHost: vault\r\n"
                                        b"Connection: close\r\n\r\n")  # fmt: skip
             assert answer.status_code == 200
-            assert time.monotonic() - asked < ANSWER_SECONDS
+            assert time.monotonic() - began < ANSWER_SECONDS

@@ -1,4 +1,4 @@
-"""HEAD of a medium's content: whoever follows the redirection follows with a HEAD too."""
+"""HEAD of an asset's content: clients follow the redirect with a HEAD too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.http.api import PNG, Creator, data, media_in, serving
 from tests.servers import Bucket
 
 
-async def test_a_head_leads_to_what_answers_a_head(ada: Creator) -> None:
+async def test_a_head_is_redirected_to_a_url_that_answers_head(ada: Creator) -> None:
     asset = await ada.uploaded()
     content = await ada.api.http.head(f"/v1/media/{asset['assetId']}/content", headers=ada.auth)
     assert (content.status_code, content.content) == (307, b"")
@@ -21,7 +21,7 @@ async def test_a_head_leads_to_what_answers_a_head(ada: Creator) -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 403)])
-async def test_in_a_bucket_the_url_is_signed_for_it(
+async def test_in_a_bucket_a_head_is_redirected_to_a_url_signed_for_head_only(
     anyio_backend: str, tmp_path: Path, s3_bucket: Bucket, method: str, status: int
 ) -> None:
     async with serving(tmp_path / "vault", **media_in(s3_bucket)) as api:

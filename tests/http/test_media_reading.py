@@ -1,4 +1,4 @@
-"""A medium from the promise of its upload to its bytes, and who may read what of it (spec: endpoints, media)."""
+"""An asset from uploadInit to its download, and reader may read it (spec: endpoints, media)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.http.api import PNG, TIME, Creator, data, refused, serving
 from tests.http.media_files import SHA, permanent
 
 
-async def test_a_file_goes_all_the_way(ada: Creator, bob: Creator) -> None:
+async def test_a_file_is_uploaded_finalised_and_downloaded(ada: Creator, bob: Creator) -> None:
     http = ada.api.http
     ticket = data(await ada.init(sha256=SHA, filename="cat.png"))
     assert set(ticket) == {"assetId", "uploadUrl", "expiresAt"}
@@ -38,12 +38,12 @@ async def test_a_file_goes_all_the_way(ada: Creator, bob: Creator) -> None:
         assert download.headers["content-disposition"].startswith("inline")
 
 
-async def test_what_was_left_out_at_init_is_left_out_after(ada: Creator) -> None:
+async def test_optional_members_not_sent_to_init_are_absent_from_the_asset(ada: Creator) -> None:
     asset = await ada.uploaded()
     assert set(asset) == {"assetId", "uri", "mimeType", "size", "checksum", "createdAt"}
 
 
-async def test_a_pending_asset_is_its_owners_secret(ada: Creator, bob: Creator) -> None:
+async def test_a_pending_asset_is_visible_to_its_owner_only(ada: Creator, bob: Creator) -> None:
     ticket = data(await ada.init(filename="x.png"))
     meta = data(await ada.meta(ticket["assetId"]))
     assert meta.pop("status") == "pending"
@@ -52,8 +52,8 @@ async def test_a_pending_asset_is_its_owners_secret(ada: Creator, bob: Creator) 
     del expected["checksum"]
     assert meta == expected
     refused(await bob.meta(ticket["assetId"]), 404, "CDV_NOT_FOUND")
-    for who in (ada, bob):
-        refused(await who.content(ticket["assetId"]), 404, "CDV_NOT_FOUND")
+    for reader in (ada, bob):
+        refused(await reader.content(ticket["assetId"]), 404, "CDV_NOT_FOUND")
     assert data(await ada.meta(data(await ada.init(sha256=SHA))["assetId"]))["checksum"] == SHA
 
 
@@ -82,7 +82,7 @@ LENGTH = len(PNG)
         ("bytes=-999999", 0, LENGTH - 1),
     ],
 )
-async def test_a_part_of_a_file_is_given_to_who_asks_for_it(ada: Creator, wanted: str, first: int, last: int) -> None:
+async def test_a_range_request_returns_that_part_with_206(ada: Creator, wanted: str, first: int, last: int) -> None:
     asset = await ada.uploaded()
     location = (await ada.content(asset["assetId"])).headers["location"]
     answer = await ada.api.http.get(location, headers={"Range": wanted})
@@ -103,7 +103,7 @@ async def test_a_part_of_a_file_is_given_to_who_asks_for_it(ada: Creator, wanted
         "bytes=" + "9" * 99 + "-",
     ],
 )
-async def test_a_part_that_is_not_there_is_refused(ada: Creator, wanted: str) -> None:
+async def test_an_unsatisfiable_range_is_refused_with_416(ada: Creator, wanted: str) -> None:
     asset = await ada.uploaded()
     location = (await ada.content(asset["assetId"])).headers["location"]
     answer = await ada.api.http.get(location, headers={"Range": wanted})
@@ -118,7 +118,7 @@ async def test_a_part_that_is_not_there_is_refused(ada: Creator, wanted: str) ->
         *("bytes=\u0660-\u0661", "bytes=1-" + "9" * 5_000),
     ],
 )
-async def test_a_range_that_is_none_gets_the_whole(ada: Creator, wanted: str) -> None:
+async def test_an_invalid_or_unsupported_range_returns_the_whole_file(ada: Creator, wanted: str) -> None:
     asset = await ada.uploaded()
     location = (await ada.content(asset["assetId"])).headers["location"]
     answer = await ada.api.http.get(location, headers=httpx.Headers({"Range": wanted}, encoding="utf-8"))
@@ -126,14 +126,14 @@ async def test_a_range_that_is_none_gets_the_whole(ada: Creator, wanted: str) ->
     assert answer.headers["accept-ranges"] == "bytes"
 
 
-async def test_a_part_of_a_file_that_may_have_changed_is_not_given(ada: Creator) -> None:
+async def test_if_range_with_another_etag_returns_the_whole_file(ada: Creator) -> None:
     asset = await ada.uploaded()
     location = (await ada.content(asset["assetId"])).headers["location"]
     answer = await ada.api.http.get(location, headers={"Range": "bytes=0-1", "If-Range": '"other"'})
     assert (answer.status_code, answer.content) == (200, PNG)
 
 
-async def test_a_head_of_a_download_says_its_size(ada: Creator) -> None:
+async def test_a_head_of_a_download_returns_its_content_length(ada: Creator) -> None:
     asset = await ada.uploaded()
     location = (await ada.content(asset["assetId"])).headers["location"]
     answer = await ada.api.http.head(location)

@@ -1,4 +1,4 @@
-"""The URLs of uploads and downloads: what each is good for, and until when (spec: endpoints, media)."""
+"""Signed URLs of uploads and downloads: their purpose and their expiry (spec: endpoints, media)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.http.media_files import JPEG, put
 
 
 @pytest.fixture(scope="module")
-async def still(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """A vault whose clock moves when it is told to."""
+async def frozen(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """A vault whose clock moves only when advanced."""
     async with serving(tmp_path_factory.mktemp("still"), FakeClock()) as api:
         yield api
 
@@ -31,7 +31,7 @@ async def test_after_finalize_the_old_upload_url_changes_nothing(ada: Creator, b
         assert data(await ada.finalize(ticket["assetId"])) == asset
 
 
-async def test_an_upload_url_serves_one_purpose(ada: Creator) -> None:
+async def test_a_signed_url_is_valid_for_its_own_purpose_only(ada: Creator) -> None:
     http = ada.api.http
     ticket = await ada.staged()
     data(await ada.finalize(ticket["assetId"]))
@@ -60,7 +60,7 @@ async def test_an_upload_url_serves_one_purpose(ada: Creator) -> None:
         assert (await http.put(f"/v1/blobs/upload/{wrong}", content=PNG)).status_code in {403, 404}
 
 
-async def test_two_uploads_do_not_mix(ada: Creator) -> None:
+async def test_two_simultaneous_uploads_are_independent(ada: Creator) -> None:
     one, two = data(await ada.init()), data(await ada.init(JPEG, mimeType="image/jpeg"))
     assert await put(ada, one, PNG) == 200
     assert await put(ada, two, JPEG) == 200
@@ -68,32 +68,32 @@ async def test_two_uploads_do_not_mix(ada: Creator) -> None:
     assert data(await ada.finalize(one["assetId"]))["mimeType"] == "image/png"
 
 
-async def test_an_upload_expires_for_everyone(still: Api) -> None:
-    assert still.clock is not None
-    owner = still.creator()
+async def test_an_upload_expires_after_15_minutes(frozen: Api) -> None:
+    assert frozen.clock is not None
+    owner = frozen.creator()
     ticket = data(await owner.init())
     minutes = timedelta(minutes=15)
-    assert ticket["expiresAt"] == (still.clock.now() + minutes).isoformat().replace("+00:00", "Z")
-    still.clock.moment += minutes - timedelta(microseconds=1)
+    assert ticket["expiresAt"] == (frozen.clock.now() + minutes).isoformat().replace("+00:00", "Z")
+    frozen.clock.moment += minutes - timedelta(microseconds=1)
     assert await put(owner, ticket, PNG) == 200
     assert data(await owner.meta(ticket["assetId"]))["status"] == "pending"
-    still.clock.moment += timedelta(microseconds=1)
-    refused(await still.http.put(ticket["uploadUrl"], content=PNG), 403, "CDV_AUTHZ")
+    frozen.clock.moment += timedelta(microseconds=1)
+    refused(await frozen.http.put(ticket["uploadUrl"], content=PNG), 403, "CDV_AUTHZ")
     refused(await owner.finalize(ticket["assetId"]), 404, "CDV_NOT_FOUND")
     refused(await owner.meta(ticket["assetId"]), 404, "CDV_NOT_FOUND")
 
 
-async def test_a_finalised_asset_does_not_expire_but_its_download_url_does(still: Api) -> None:
-    assert still.clock is not None
-    owner = still.creator()
+async def test_a_finalised_asset_does_not_expire_but_its_download_url_does(frozen: Api) -> None:
+    assert frozen.clock is not None
+    owner = frozen.creator()
     asset = await owner.uploaded()
     location = (await owner.content(asset["assetId"])).headers["location"]
-    still.clock.moment += timedelta(minutes=5) - timedelta(microseconds=1)
-    assert (await still.http.get(location)).content == PNG
-    still.clock.moment += timedelta(microseconds=1)
-    refused(await still.http.get(location), 403, "CDV_AUTHZ")
-    still.clock.moment += timedelta(days=400)
-    owner = still.creator(owner.did)
+    frozen.clock.moment += timedelta(minutes=5) - timedelta(microseconds=1)
+    assert (await frozen.http.get(location)).content == PNG
+    frozen.clock.moment += timedelta(microseconds=1)
+    refused(await frozen.http.get(location), 403, "CDV_AUTHZ")
+    frozen.clock.moment += timedelta(days=400)
+    owner = frozen.creator(owner.did)
     assert data(await owner.meta(asset["assetId"])) == asset
     assert data(await owner.finalize(asset["assetId"])) == asset
-    assert (await still.http.get((await owner.content(asset["assetId"])).headers["location"])).content == PNG
+    assert (await frozen.http.get((await owner.content(asset["assetId"])).headers["location"])).content == PNG

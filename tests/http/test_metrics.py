@@ -1,4 +1,4 @@
-"""Metrics count what happens, under names that no client chooses, and are there while everything else hangs."""
+"""Metrics count requests and work, with labels that clients cannot choose, even while dependencies hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.http.scraping import Scrape
 
 @pytest.fixture
 async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault of this test's own. The counts are the process's: tests look at what they add."""
+    """A vault for one test. Metrics are counted per process, so tests compare differences."""
     async with serving(tmp_path / "vault") as opened:
         yield opened
 
@@ -34,7 +34,7 @@ async def scrape(api: Api) -> Scrape:
     return Scrape(answer.text)
 
 
-async def test_requests_are_counted_by_route_method_status_and_time(api: Api, ada: Creator) -> None:
+async def test_requests_are_counted_by_route_method_status_and_latency(api: Api, ada: Creator) -> None:
     before = await scrape(api)
     await ada.created()
     refused(await ada.create(record={}), 400, "CDV_SCHEMA_REJECT")
@@ -50,14 +50,14 @@ async def test_requests_are_counted_by_route_method_status_and_time(api: Api, ad
     assert added("cdv_errors_total", route="/v1/repo/record", code="CDV_SCHEMA_REJECT") == 1
     assert added("cdv_schema_rejects_total", collection="com.registryaccord.profile") == 1
     assert after.label_values("le") >= {"0.05", "0.1", "0.2", "0.25", "0.3", "0.5", "+Inf"}
-    # This very scrape is under way, and is not counted among what the service is there for.
+    # The scrape itself is in flight, but is not counted.
     assert after.value("cdv_requests_in_flight") == 0
 
 
 HOSTILE_PATHS = ["/v1/x%22%7D%0Acdv_up 1", "/v1/%00", "/metrics/../nope", "/v1/media/" + "a" * 3000 + "/meta", "/é"]
 
 
-async def test_no_client_chooses_a_label(api: Api, ada: Creator) -> None:
+async def test_clients_cannot_choose_label_values(api: Api, ada: Creator) -> None:
     for number in range(20):
         await api.http.request(f"VERB{number}", "/v1/repo/record")
         await api.http.get(f"/v1/chosen{number}")
@@ -65,16 +65,16 @@ async def test_no_client_chooses_a_label(api: Api, ada: Creator) -> None:
         refused(await ada.create(collection=f"com.chosen{number}.record"), 400, "CDV_VALIDATION")
     for path in HOSTILE_PATHS:
         await api.http.get(path, headers={"X-Correlation-Id": "chosen"})
-    seen = await scrape(api)
-    assert "chosen" not in seen.text
-    assert "aaaa" not in seen.text
-    assert not seen.has("cdv_up")
-    assert seen.label_values("method") <= {"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH", "other"}
-    assert {route for route in seen.label_values("route") if not route.startswith("/")} == {"unmatched"}
-    assert all(name.startswith("com.registryaccord.") for name in seen.label_values("collection"))
+    scraped = await scrape(api)
+    assert "chosen" not in scraped.text
+    assert "aaaa" not in scraped.text
+    assert not scraped.has("cdv_up")
+    assert scraped.label_values("method") <= {"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH", "other"}
+    assert {route for route in scraped.label_values("route") if not route.startswith("/")} == {"unmatched"}
+    assert all(name.startswith("com.registryaccord.") for name in scraped.label_values("collection"))
 
 
-async def test_uploads_are_counted_by_what_came_of_them(api: Api, ada: Creator) -> None:
+async def test_media_steps_are_counted_by_outcome(api: Api, ada: Creator) -> None:
     before = await scrape(api)
     await ada.uploaded()
     refused(await ada.init(size=10**9), 400, "CDV_MEDIA_SIZE")
@@ -91,7 +91,7 @@ async def test_uploads_are_counted_by_what_came_of_them(api: Api, ada: Creator) 
         assert after.value("cdv_media_total", **labels) - before.value("cdv_media_total", **labels) == count, labels
 
 
-async def test_the_work_of_background_tasks_is_counted(api: Api) -> None:
+async def test_runs_and_removals_of_background_tasks_are_counted(api: Api) -> None:
     done = asyncio.Event()
 
     async def sweep() -> int:
@@ -102,15 +102,15 @@ async def test_the_work_of_background_tasks_is_counted(api: Api) -> None:
         await done.wait()
         while not (await scrape(api)).has("cdv_background_removals_total", task="count me"):
             await asyncio.sleep(0)
-    seen = await scrape(api)
-    assert seen.value("cdv_background_removals_total", task="count me") == 7
-    assert seen.value("cdv_background_tasks_total", task="count me", outcome="done") == 1
-    assert seen.has(
+    scraped = await scrape(api)
+    assert scraped.value("cdv_background_removals_total", task="count me") == 7
+    assert scraped.value("cdv_background_tasks_total", task="count me", outcome="done") == 1
+    assert scraped.has(
         "cdv_background_tasks_total", task="sweep uploads", outcome="failed"
     )  # before the first failure, too
 
 
-async def test_a_scrape_waits_for_nothing_that_hangs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_scrape_does_not_wait_for_hanging_dependencies(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = asyncio.Event()
 
     async def hang() -> None:
@@ -125,19 +125,19 @@ async def test_a_scrape_waits_for_nothing_that_hangs(api: Api, monkeypatch: pyte
         Dependency("events", critical=False, check=hang),
     ]
     monkeypatch.setattr(api.service.outbox, "backlog", backlog)
-    for _ in range(2):  # the second finds the first's looks under way
+    for _ in range(2):  # the second finds the checks of the first in progress
         started = time.monotonic()
-        seen = await scrape(api)
+        scraped = await scrape(api)
         assert time.monotonic() - started < CHECK_TIMEOUT_SECONDS + 1
-        assert seen.value("cdv_dependency_up", dependency="database") == 0
-        assert seen.value("cdv_dependency_up", dependency="events") == 0
+        assert scraped.value("cdv_dependency_up", dependency="database") == 0
+        assert scraped.value("cdv_dependency_up", dependency="events") == 0
     hanging.set()
-    seen = await scrape(api)
-    assert seen.value("cdv_dependency_up", dependency="database") == 1
-    assert seen.value("cdv_oplog_backlog") == 3
+    scraped = await scrape(api)
+    assert scraped.value("cdv_dependency_up", dependency="database") == 1
+    assert scraped.value("cdv_oplog_backlog") == 3
 
 
-async def test_a_dependency_that_is_down_is_0_and_a_defect_hides_nothing(api: Api) -> None:
+async def test_a_dependency_that_is_down_is_0_and_a_defective_check_hides_no_other(api: Api) -> None:
     async def down() -> None:
         raise Unavailable("object_store")
 
@@ -148,23 +148,23 @@ async def test_a_dependency_that_is_down_is_0_and_a_defect_hides_nothing(api: Ap
         Dependency("object_store", critical=False, check=down),
         Dependency("issuer", critical=False, check=broken),
     ]
-    seen = await scrape(api)
-    assert seen.value("cdv_dependency_up", dependency="database") == 1
-    assert seen.value("cdv_dependency_up", dependency="object_store") == 0
+    scraped = await scrape(api)
+    assert scraped.value("cdv_dependency_up", dependency="database") == 1
+    assert scraped.value("cdv_dependency_up", dependency="object_store") == 0
 
 
-async def test_what_adapters_count_is_added_once_however_often_it_is_read(api: Api) -> None:
+async def test_counts_of_adapters_are_added_once_however_often_they_are_scraped(api: Api) -> None:
     fetches = 3.0
     api.service.readings.append(lambda: {"issuer_fetches": fetches, "issuer_failing": 1})
     before = (await scrape(api)).value("cdv_issuer_fetches_total")
     await scrape(api)
     fetches = 5.0
-    seen = await scrape(api)
-    assert seen.value("cdv_issuer_fetches_total") - before == 2
-    assert seen.value("cdv_issuer_failing") == 1
+    scraped = await scrape(api)
+    assert scraped.value("cdv_issuer_fetches_total") - before == 2
+    assert scraped.value("cdv_issuer_failing") == 1
 
 
-async def test_a_scrape_while_a_worker_makes_its_files_is_answered(
+async def test_a_scrape_succeeds_while_a_worker_creates_or_removes_its_files(
     api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "of workers"
@@ -180,13 +180,13 @@ async def test_a_scrape_while_a_worker_makes_its_files_is_answered(
     assert (await scrape(api)).value("cdv_requests_total") == 3
 
 
-async def test_the_catalogue_in_force_is_named(api: Api) -> None:
-    seen = await scrape(api)
-    assert seen.value("cdv_catalogue_collections") == 8
-    assert seen.value("cdv_catalogue_generated_timestamp_seconds") > 1.7e9
+async def test_the_catalogue_in_use_is_reported(api: Api) -> None:
+    scraped = await scrape(api)
+    assert scraped.value("cdv_catalogue_collections") == 8
+    assert scraped.value("cdv_catalogue_generated_timestamp_seconds") > 1.7e9
 
 
-async def test_requests_over_a_budget_are_counted(anyio_backend: str, tmp_path: Path) -> None:
+async def test_requests_refused_by_a_rate_limit_are_counted(anyio_backend: str, tmp_path: Path) -> None:
     async with serving(tmp_path / "small", rate_limit_writes="1/minute") as api:
         before = await scrape(api)
         ada = api.creator()

@@ -33,12 +33,12 @@ def started() -> Iterator[list[RunningVault]]:
 
 
 def scrape(vault: RunningVault) -> Scrape:
-    """Scrape over a new connection: whichever worker gets it answers for all."""
+    """Scrape over a new connection: any worker reports the metrics of all."""
     return Scrape(httpx.get(f"{vault.base}/metrics", timeout=WAIT_SECONDS).raise_for_status().text)
 
 
 def workers(vault: RunningVault) -> list[psutil.Process]:
-    """Return the processes that serve: multiprocessing has one more, which keeps its resources."""
+    """Return the worker processes, without multiprocessing's resource tracker."""
     found = []
     for child in psutil.Process(vault.process.pid).children():
         with suppress(psutil.Error):  # it has just ended
@@ -47,7 +47,7 @@ def workers(vault: RunningVault) -> list[psutil.Process]:
     return found
 
 
-def test_two_workers_are_counted_as_one(started: list[RunningVault], tmp_path: Path) -> None:
+def test_a_scrape_reports_the_sum_of_two_workers(started: list[RunningVault], tmp_path: Path) -> None:
     started.append(vault := RunningVault(tmp_path / "data", CDV_WORKERS="2"))
     for _ in range(40):
         httpx.get(f"{vault.base}/v1/repo/listRecords", params={"did": ADA}).raise_for_status()
@@ -59,17 +59,13 @@ def test_two_workers_are_counted_as_one(started: list[RunningVault], tmp_path: P
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no folder in memory")
-def test_counts_are_kept_in_memory_and_not_on_a_disk_that_may_be_full(
-    started: list[RunningVault], tmp_path: Path
-) -> None:
+def test_metric_files_are_kept_in_shared_memory_not_on_disk(started: list[RunningVault], tmp_path: Path) -> None:
     started.append(vault := RunningVault(tmp_path / "data", CDV_WORKERS="2"))
-    mapped = {Path(it.path).parent for it in workers(vault)[0].memory_maps() if "cdv-metrics-" in it.path}
-    assert {it.parent for it in mapped} == {Path("/dev/shm")}
+    mapped = {Path(file.path).parent for file in workers(vault)[0].memory_maps() if "cdv-metrics-" in file.path}
+    assert {folder.parent for folder in mapped} == {Path("/dev/shm")}
 
 
-def test_a_worker_that_was_killed_leaves_its_counts_and_nothing_in_flight(
-    started: list[RunningVault], tmp_path: Path
-) -> None:
+def test_a_killed_worker_leaves_its_counts_and_nothing_in_flight(started: list[RunningVault], tmp_path: Path) -> None:
     started.append(vault := RunningVault(tmp_path / "data", CDV_WORKERS="2"))
     token, before = vault.token(ADA), workers(vault)
     body = b"POST /v1/repo/record HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer "
@@ -77,7 +73,7 @@ def test_a_worker_that_was_killed_leaves_its_counts_and_nothing_in_flight(
         for _ in range(8):
             connection = held.enter_context(vault.connect())
             connection.sendall(body + token.encode() + b"\r\nContent-Length: 10\r\n\r\n{")  # and no more
-        wait_for(vault, lambda seen: seen.value("cdv_requests_in_flight") == 8)
+        wait_for(vault, lambda scraped: scraped.value("cdv_requests_in_flight") == 8)
         requests = scrape(vault).value("cdv_requests_total", route="/readyz")
         for worker in before:
             os.kill(worker.pid, signal.SIGKILL)
@@ -85,12 +81,12 @@ def test_a_worker_that_was_killed_leaves_its_counts_and_nothing_in_flight(
         while len(after := [each for each in workers(vault) if each not in before]) < 2:
             assert time.monotonic() < deadline, after
             time.sleep(0.05)
-        wait_for(vault, lambda seen: seen.value("cdv_requests_in_flight") == 0)
+        wait_for(vault, lambda scraped: scraped.value("cdv_requests_in_flight") == 0)
         assert scrape(vault).value("cdv_requests_total", route="/readyz") == requests >= 1
     assert vault.log.count("exited unexpectedly (-9); starting another") == 2
 
 
-def test_the_end_of_the_certificate_is_known(started: list[RunningVault], tmp_path: Path) -> None:
+def test_the_expiry_of_the_certificate_is_reported(started: list[RunningVault], tmp_path: Path) -> None:
     server = files(tmp_path)
     started.append(vault := RunningVault(tmp_path / "data", server.trusting(), **server.settings))
     answer = httpx.get(f"{vault.base}/metrics", verify=server.trusting())
@@ -98,7 +94,7 @@ def test_the_end_of_the_certificate_is_known(started: list[RunningVault], tmp_pa
     assert expiry > time.time()
 
 
-def test_a_scrape_answers_while_database_and_broker_hang(
+def test_a_scrape_succeeds_while_database_and_broker_hang(
     started: list[RunningVault], tmp_path: Path, postgres_dsn: str, nats_url: str
 ) -> None:
     with FaultProxy(postgres_dsn) as database, FaultProxy(nats_url) as broker:
@@ -107,34 +103,34 @@ def test_a_scrape_answers_while_database_and_broker_hang(
         body = {"did": ADA, "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}
         token = {"Authorization": f"Bearer {vault.token(ADA)}"}
         httpx.post(f"{vault.base}/v1/repo/record", json=body, headers=token).raise_for_status()
-        wait_for(vault, lambda seen: seen.value("cdv_events_published_total") == 1)
-        seen = scrape(vault)
-        assert seen.value("cdv_dependency_up") == 3
-        assert seen.value("cdv_oplog_backlog") == 0
-        assert seen.value("cdv_stream_differences") == 0
-        assert seen.value("cdv_database_connections_max") == 10
-        assert seen.value("cdv_relay_runs_total", outcome="published") == 1
+        wait_for(vault, lambda scraped: scraped.value("cdv_events_published_total") == 1)
+        scraped = scrape(vault)
+        assert scraped.value("cdv_dependency_up") == 3
+        assert scraped.value("cdv_oplog_backlog") == 0
+        assert scraped.value("cdv_stream_differences") == 0
+        assert scraped.value("cdv_database_connections_max") == 10
+        assert scraped.value("cdv_relay_runs_total", outcome="published") == 1
         for fault in (database.hang, broker.hang):
             fault()
         began = time.monotonic()
-        seen = scrape(vault)
+        scraped = scrape(vault)
         assert time.monotonic() - began < CHECK_TIMEOUT_SECONDS + 1
-        assert seen.value("cdv_dependency_up", dependency="database") == 0
-        assert seen.value("cdv_dependency_up", dependency="events") == 0
-        wait_for(vault, lambda seen: seen.value("cdv_relay_runs_total", outcome="failed") >= 1)
+        assert scraped.value("cdv_dependency_up", dependency="database") == 0
+        assert scraped.value("cdv_dependency_up", dependency="events") == 0
+        wait_for(vault, lambda scraped: scraped.value("cdv_relay_runs_total", outcome="failed") >= 1)
         database.heal()
         broker.heal()
-        wait_for(vault, lambda seen: seen.value("cdv_dependency_up") == 3)
+        wait_for(vault, lambda scraped: scraped.value("cdv_dependency_up") == 3)
 
 
 def wait_for(vault: RunningVault, condition: Callable[[Scrape], bool]) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
-    while not condition(seen := scrape(vault)):
-        assert time.monotonic() < deadline, seen.text
+    while not condition(scraped := scrape(vault)):
+        assert time.monotonic() < deadline, scraped.text
         time.sleep(0.05)
 
 
-def test_a_dead_worker_whose_number_another_users_process_has_is_forgotten(
+def test_gauges_of_a_dead_worker_are_dropped_if_another_user_has_its_pid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     alive, theirs = os.getpid(), os.getppid()

@@ -1,4 +1,4 @@
-"""The API's document says what the service does, all of it, and is the one in docs/ (spec: endpoints, openapi.json)."""
+"""The OpenAPI document describes the whole service and equals the one in docs/ (spec: endpoints, openapi.json)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DOCUMENT = openapi_document()
 OPERATIONS = [
     (method, path, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
 ]
-# Where the contract's section 3 and 2 say what an endpoint refuses with; shared ones are checked separately.
+# The error codes of each endpoint in the contract's sections 2 and 3; shared ones are checked separately.
 OWN_CODES = {
     "createRecord": {"CDV_SCHEMA_REJECT", "CDV_DID_MISMATCH", "CDV_CONFLICT", "CDV_VALIDATION", "CDV_BAD_REQUEST"},
     "getRecord": {"CDV_NOT_FOUND", "CDV_VALIDATION", "CDV_AUTHZ"},
@@ -50,12 +50,12 @@ TOKEN_CODES = {
 }
 
 
-def test_the_document_in_docs_is_the_one_that_the_code_makes() -> None:
+def test_the_document_in_docs_equals_the_generated_one() -> None:
     kept = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
     assert kept == DOCUMENT, "run: cdv openapi > docs/openapi.json"
 
 
-async def test_the_document_served_is_the_same(http: httpx.AsyncClient) -> None:
+async def test_the_served_document_equals_the_generated_one(http: httpx.AsyncClient) -> None:
     answer = await http.get("/openapi.json")
     assert answer.json() == DOCUMENT
     assert answer.headers["content-type"] == "application/json"
@@ -77,19 +77,19 @@ def test_every_route_is_in_the_document_and_the_reverse(api: Api) -> None:
 
 
 def test_every_error_code_is_in_the_document_with_its_status() -> None:
-    seen = set()
+    documented = set()
     for _, _, operation in OPERATIONS:
         for status, response in operation["responses"].items():
             for code in re.findall(r"CDV_[A-Z_]+", response["description"]):
-                seen.add(code)
+                documented.add(code)
                 kept = {"CDV_BAD_REQUEST": {"400", "413", "415", "416"}}.get(code, {str(STATUS_OF_CODE[code])})
                 assert status in kept
-    assert seen == set(STATUS_OF_CODE)
+    assert documented == set(STATUS_OF_CODE)
     assert DOCUMENT["components"]["schemas"]["ErrorBody"]["properties"]["code"]["enum"] == list(STATUS_OF_CODE)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.operation_id)
-def test_every_endpoint_names_the_codes_of_the_contract(endpoint: Any) -> None:
+def test_every_endpoint_documents_the_error_codes_of_the_contract(endpoint: Any) -> None:
     codes = set(codes_of(endpoint))
     assert "CDV_INTERNAL" in codes
     assert codes >= OWN_CODES.get(endpoint.operation_id, set())
@@ -101,7 +101,7 @@ def test_every_endpoint_names_the_codes_of_the_contract(endpoint: Any) -> None:
     assert ({"413", "415"} <= set(responses)) == (endpoint.method == "post")
 
 
-def test_every_answer_names_the_headers_that_it_has() -> None:
+def test_every_response_documents_its_headers() -> None:
     for _, path, operation in OPERATIONS:
         for status, response in operation["responses"].items():
             assert "X-Correlation-Id" in response["headers"]
@@ -113,24 +113,24 @@ def test_every_answer_names_the_headers_that_it_has() -> None:
         assert ("429" in operation["responses"]) == (path.startswith(("/v1/repo", "/v1/media")))
 
 
-def test_not_modified_has_the_headers_of_the_answer_that_it_stands_for() -> None:
+def test_304_documents_the_same_headers_as_200() -> None:
     responses = openapi_document()["paths"]["/v1/repo/record"]["get"]["responses"]
     assert responses["304"]["headers"] == responses["200"]["headers"]
     assert "ETag" in responses["304"]["headers"]
 
 
-def test_every_operation_takes_the_ids_that_join_what_is_said_of_a_request() -> None:
+def test_every_operation_documents_the_correlation_id_and_traceparent_headers() -> None:
     for _, path, operation in OPERATIONS:
-        headers = {it["name"] for it in operation["parameters"] if it["in"] == "header"}
+        headers = {header["name"] for header in operation["parameters"] if header["in"] == "header"}
         assert {"X-Correlation-Id", "traceparent"} <= headers, path
 
 
-def test_whatever_may_be_turned_away_in_a_crowd_says_so() -> None:
+def test_every_operation_that_can_be_shed_documents_503() -> None:
     for _, path, operation in OPERATIONS:
         assert "503" in operation["responses"] or path in {"/healthz", "/metrics"}, path
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_and_link_resolves() -> None:
     for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(DOCUMENT)):
         part: Any = DOCUMENT
         for name in reference.split("/"):
@@ -144,7 +144,7 @@ def test_every_reference_leads_somewhere() -> None:
                 assert set(link.get("parameters", {})) <= names
 
 
-def test_every_schema_is_one() -> None:
+def test_every_schema_is_a_valid_json_schema() -> None:
     for schema in DOCUMENT["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
 
@@ -160,13 +160,15 @@ def test_every_schema_is_one() -> None:
         (DOCUMENT["components"]["schemas"]["FinalizeBody"]["properties"]["sha256"], Sha256.parse),
     ],
 )
-def test_what_the_document_allows_the_domain_reads(schema: dict[str, Any], parse: Any, data: st.DataObject) -> None:
-    text = data.draw(st.from_regex(schema["pattern"], fullmatch=True).filter(lambda it: not it.endswith("\n")))
+def test_the_domain_accepts_what_the_documented_patterns_allow(
+    schema: dict[str, Any], parse: Any, data: st.DataObject
+) -> None:
+    text = data.draw(st.from_regex(schema["pattern"], fullmatch=True).filter(lambda drawn: not drawn.endswith("\n")))
     if len(text) <= schema.get("maxLength", 300):
         assert str(parse(text)) in {text, text.lower()}
 
 
-async def test_answers_are_what_the_document_says(ada: Creator) -> None:
+async def test_responses_conform_to_the_document(ada: Creator) -> None:
     receipt = await ada.create(createdAt="2026-01-01T00:00:00Z")
     uri = receipt.json()["data"]["uri"]
     ticket = await ada.staged(filename="x.png")
@@ -191,12 +193,12 @@ async def test_answers_are_what_the_document_says(ada: Creator) -> None:
         jsonschema.validate(answer.json(), schema, jsonschema.Draft202012Validator)
 
 
-def test_bodies_refuse_other_members() -> None:
+def test_request_bodies_allow_no_additional_properties() -> None:
     for name in ("CreateRecordBody", "UploadInitBody", FinalizeBody.__name__):
         assert DOCUMENT["components"]["schemas"][name]["additionalProperties"] is False
 
 
-async def test_the_page_shows_every_endpoint_without_another_host(http: httpx.AsyncClient) -> None:
+async def test_the_docs_page_shows_every_endpoint_and_loads_nothing_from_other_hosts(http: httpx.AsyncClient) -> None:
     answer = await http.get("/docs")
     assert answer.headers["content-type"].startswith("text/html")
     for _, path, operation in OPERATIONS:
@@ -209,7 +211,7 @@ async def test_the_page_shows_every_endpoint_without_another_host(http: httpx.As
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_without_a_store_of_its_own_or_a_built_in_issuer_those_routes_are_gone(tmp_path: Path) -> None:
+def test_with_s3_and_an_external_issuer_there_are_no_blob_or_jwks_routes(tmp_path: Path) -> None:
     from cdv_http.app import _routes
 
     elsewhere = Settings.embedded(tmp_path).model_copy(update={"s3_endpoint": "https://s3", "jwt_issuer": "https://id"})

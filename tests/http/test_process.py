@@ -1,4 +1,4 @@
-"""The process: how it ends, what it leaves behind, and that it comes back with it (spec: domain, records; commands)."""
+"""The process: its start, shutdown, crash and restart (spec: domain, records; commands)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cdv_http.server import _announce
 from tests.http.api import PNG, Api, Creator, data
 from tests.http.running import RunningVault
 
-QUICK_SECONDS = 15  # for the busiest machine; less than the grace, after which workers are killed
+QUICK_SECONDS = 15  # for a busy machine; less than the grace period, after which workers are killed
 
 
 @pytest.fixture
 def started() -> Iterator[list[RunningVault]]:
-    """What a test has started; ended with it."""
+    """The vaults that a test starts; killed after it."""
     running: list[RunningVault] = []
     yield running
     for vault in running:
@@ -58,7 +58,7 @@ def refuses(vault: RunningVault) -> bool:
     return False
 
 
-async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
+async def test_sigint_and_sigterm_stop_it_cleanly_and_a_restart_has_all_data(
     started: list[RunningVault], tmp_path: Path
 ) -> None:
     vault = start(started, tmp_path / "data")
@@ -74,12 +74,12 @@ async def test_it_ends_cleanly_when_asked_and_comes_back_with_everything(
         assert data(again) == receipt
         assert again.headers["idempotent-replayed"] == "true"
     assert await asyncio.to_thread(vault.stop, signal.SIGTERM) == 0
-    # Of both runs: nothing to complain of, and nothing said but the greeting and the requests.
+    # Neither run has logged a warning or an error.
     for word in ("Traceback", "ERROR", "WARNING", "Exception"):
         assert word not in vault.log
 
 
-async def test_the_lines_to_try_work_in_a_terminal_that_knows_no_settings(
+async def test_the_printed_example_works_in_a_terminal_without_settings(
     started: list[RunningVault], tmp_path: Path
 ) -> None:
     vault = start(started, tmp_path / "data of mine", CDV_JWT_AUDIENCE="mine")
@@ -95,12 +95,12 @@ async def test_the_lines_to_try_work_in_a_terminal_that_knows_no_settings(
         assert data(await http.post("/v1/repo/record", json=record))["uri"]
 
 
-def test_an_ipv6_address_is_printed_as_urls_have_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_ipv6_address_is_printed_in_brackets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _announce(Settings.embedded(tmp_path).model_copy(update={"host": "::1"}))
     assert "http://[::1]:8080/docs" in capsys.readouterr().err
 
 
-def test_outside_dev_the_greeting_is_a_line_of_the_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_outside_dev_the_start_message_is_one_log_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     staging = Settings.embedded(tmp_path).model_copy(update={"env": "staging"})
     set_up_logs(staging)
     _announce(staging)
@@ -113,7 +113,7 @@ class _Full(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_log_that_cannot_be_written_keeps_nobody_from_serving(
+def test_a_start_message_that_cannot_be_written_does_not_prevent_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as context:
@@ -122,7 +122,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_serving(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_request_under_way_is_answered_before_it_ends(
+async def test_a_request_in_flight_is_answered_before_shutdown(
     started: list[RunningVault], tmp_path: Path, workers: str
 ) -> None:
     vault = start(started, tmp_path / "data", CDV_WORKERS=workers)
@@ -136,15 +136,15 @@ async def test_a_request_under_way_is_answered_before_it_ends(
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # the handler reads now
         vault.process.send_signal(signal.SIGTERM)
-        # Who comes now is refused, and can go elsewhere at once.
+        # New connections are refused, so that clients can go elsewhere at once.
         deadline = time.monotonic() + 20
         while not refuses(vault):
             assert time.monotonic() < deadline
-        if workers == "1":  # of several, one that does nothing is gone already
-            # Who was here already hears that it ends.
+        if workers == "1":  # of several, an idle one has ended already
+            # A client that is connected already gets the status.
             probe.sendall(b"\r\n")
-            assert (said := probe.recv(4000)).startswith(b"HTTP/1.1 503 "), said
-            assert b'"status":"draining"' in said
+            assert (reply := probe.recv(4000)).startswith(b"HTTP/1.1 503 "), reply
+            assert b'"status":"draining"' in reply
         connection.sendall(body)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert vault.process.wait(40) == 0
@@ -152,7 +152,7 @@ async def test_a_request_under_way_is_answered_before_it_ends(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_worker_that_is_told_twice_to_end_answers_and_ends(
+async def test_repeated_stop_signals_let_a_request_in_flight_finish(
     started: list[RunningVault], tmp_path: Path, workers: str
 ) -> None:
     vault = start(started, tmp_path / "data", CDV_WORKERS=workers)
@@ -172,13 +172,15 @@ async def test_a_worker_that_is_told_twice_to_end_answers_and_ends(
     assert vault.process.wait(QUICK_SECONDS) == 0
 
 
-async def test_workers_that_are_told_to_end_while_they_start_do(started: list[RunningVault], tmp_path: Path) -> None:
+async def test_workers_that_are_signalled_while_they_start_end_in_time(
+    started: list[RunningVault], tmp_path: Path
+) -> None:
     vault = start(started, tmp_path / "data", CDV_WORKERS="4")  # one of them is ready
     os.killpg(vault.process.pid, signal.SIGTERM)
     assert vault.process.wait(QUICK_SECONDS) == 0
 
 
-async def test_what_was_acknowledged_survives_a_crash(started: list[RunningVault], tmp_path: Path) -> None:
+async def test_acknowledged_writes_survive_a_crash(started: list[RunningVault], tmp_path: Path) -> None:
     vault = start(started, tmp_path / "data")
     acknowledged: list[dict[str, str]] = []
     async with httpx.AsyncClient(base_url=vault.base, timeout=60) as http:

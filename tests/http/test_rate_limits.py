@@ -25,19 +25,19 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault with small budgets that are not given anew while a test runs."""
+    """A vault with small budgets whose windows do not end during a test."""
     async with serving(tmp_path, rate_limit_writes=f"{WRITES}/day", rate_limit_reads=f"{READS}/day") as opened:
         yield opened
 
 
 def budget(answer: httpx.Response) -> tuple[int, int]:
-    """Return the limit and what is left of it, once the headers are proved to be sound."""
+    """Check the rate limit headers; return the limit and what remains of it."""
     limit, left, reset = (int(answer.headers[f"x-ratelimit-{name}"]) for name in ("limit", "remaining", "reset"))
     assert time.time() - 1 < reset <= time.time() + 86_401
     return limit, left
 
 
-async def test_a_budget_is_counted_down_and_then_refused_until_its_window_ends(api: Api) -> None:
+async def test_a_budget_is_counted_down_and_further_requests_are_refused_with_429(api: Api) -> None:
     creator = api.creator()
     for left in range(WRITES - 1, -1, -1):
         answer = await creator.create()
@@ -66,7 +66,7 @@ async def test_reads_and_writes_have_separate_budgets(api: Api) -> None:
     refused(await creator.get("at://x"), 429, "CDV_RATE_LIMIT")
 
 
-async def test_a_budget_is_the_subjects_own(api: Api) -> None:
+async def test_budgets_are_counted_per_subject(api: Api) -> None:
     one, two = api.creator(), api.creator()
     for _ in range(WRITES):
         assert data(await one.create())
@@ -74,19 +74,19 @@ async def test_a_budget_is_the_subjects_own(api: Api) -> None:
     assert budget(await two.create()) == (WRITES, WRITES - 1)
 
 
-async def test_who_proves_nothing_is_counted_by_address(api: Api) -> None:
+async def test_requests_without_a_valid_token_are_counted_by_address(api: Api) -> None:
     path = "/v1/repo/listRecords?did=did:example:a"
     for left in range(READS - 1, -1, -1):
         answer = await api.http.get(path)
         assert data(answer) == {"records": []}
         assert budget(answer) == (READS, left)
     refused(await api.http.get(path), 429, "CDV_RATE_LIMIT")
-    # A token that proves nothing buys nothing, and one that proves someone counts for them.
+    # An invalid token is counted by address too, and a valid one by its subject.
     refused(await api.http.get(path, headers={"Authorization": "Bearer junk"}), 429, "CDV_RATE_LIMIT")
     assert data(await api.creator().list(did="did:example:a"))
 
 
-async def test_guessing_at_tokens_is_counted(api: Api) -> None:
+async def test_requests_with_invalid_tokens_are_counted(api: Api) -> None:
     junk = {"Authorization": "Bearer a.b.c", "Content-Type": "application/json"}
     for _ in range(WRITES):
         refused(await api.http.post("/v1/repo/record", content=b"{}", headers=junk), 401, "CDV_JWT_MALFORMED")
@@ -103,7 +103,7 @@ async def test_refused_requests_count_too(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/repo/record", "/v1/media/uploadInit", "/v1/media/finalize"])
-async def test_what_is_refused_unread_counts_as_a_strangers(api: Api, path: str) -> None:
+async def test_a_request_refused_before_authentication_is_counted_by_address(api: Api, path: str) -> None:
     headers = {**api.creator().auth, "Content-Type": "application/json"}
     answers = [
         await api.http.post(path, content=b"{}", headers={**headers, "Content-Type": "text/plain"}),
@@ -116,14 +116,14 @@ async def test_what_is_refused_unread_counts_as_a_strangers(api: Api, path: str)
     refused(await api.http.post(path, content=b"{}"), 429, "CDV_RATE_LIMIT")
 
 
-async def test_a_forwarded_address_is_believed_of_nobody_by_default(api: Api) -> None:
+async def test_x_forwarded_for_is_ignored_by_default(api: Api) -> None:
     path = "/v1/repo/listRecords?did=did:example:a"
     for number in range(READS):
         assert data(await api.http.get(path, headers={"X-Forwarded-For": f"192.0.2.{number}"}))
     refused(await api.http.get(path, headers={"X-Forwarded-For": "192.0.2.99"}), 429, "CDV_RATE_LIMIT")
 
 
-async def test_a_trusted_proxy_is_believed_as_far_as_it_can_know(tmp_path: Path) -> None:
+async def test_behind_trusted_proxies_the_nearest_untrusted_address_is_counted(tmp_path: Path) -> None:
     path = "/v1/repo/listRecords?did=did:example:a"
     async with serving(tmp_path, rate_limit_reads="2/day", trusted_proxies=("127.0.0.1", "10.0.0.0/8")) as api:
 
@@ -133,16 +133,16 @@ async def test_a_trusted_proxy_is_believed_as_far_as_it_can_know(tmp_path: Path)
 
         assert await left("192.0.2.1") == 1
         assert await left("192.0.2.2") == 1
-        # What the client claims before the first address that no proxy of ours wrote does not count.
+        # Addresses before the nearest untrusted one may be forged and do not count.
         assert await left("203.0.113.9, 192.0.2.1, 10.1.2.3") == 0
         assert await left("198.51.100.7, 192.0.2.1") == -1
-        # An IPv6 subscriber has a whole network.
+        # IPv6 clients are counted by their /64 network.
         assert await left("2001:db8::1") == 1
         assert await left("2001:db8::ffff") == 0
         assert await left("2001:db8:0:1::1") == 1
 
 
-async def test_what_is_not_limited_says_nothing_of_limits(api: Api) -> None:
+async def test_routes_without_a_limit_have_no_rate_limit_headers(api: Api) -> None:
     for _ in range(READS + 2):
         for path in ("/healthz", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json", "/v1/nope"):
             answer = await api.http.get(path)
@@ -150,14 +150,14 @@ async def test_what_is_not_limited_says_nothing_of_limits(api: Api) -> None:
             assert "x-ratelimit-limit" not in answer.headers
 
 
-async def test_media_bytes_are_limited_by_their_urls_only(api: Api) -> None:
+async def test_uploads_to_a_signed_url_are_not_rate_limited(api: Api) -> None:
     creator = api.creator()
     ticket = data(await creator.init())
     for _ in range(WRITES + 2):
         assert (await api.http.put(ticket["uploadUrl"], content=PNG)).status_code == 200
 
 
-async def test_concurrent_requests_do_not_overdraw(api: Api) -> None:
+async def test_concurrent_requests_do_not_exceed_a_budget(api: Api) -> None:
     creator = api.creator()
     answers = await asyncio.gather(*(creator.create() for _ in range(20)))
     assert sorted(answer.status_code for answer in answers) == [200] * WRITES + [429] * (20 - WRITES)
@@ -172,16 +172,16 @@ async def test_head_counts_as_a_read(api: Api) -> None:
     assert (answer.status_code, answer.content) == (429, b"")
 
 
-async def test_who_keeps_knocking_is_not_forgotten_in_a_flood_of_addresses() -> None:
+async def test_an_active_counter_is_not_evicted_by_a_flood_of_addresses() -> None:
     counters = OwnCounters(max_counters=100)
     for number in range(1000):
         assert counters.add(b"knocking", 60.0) == number + 1
         counters.add(number.to_bytes(16, "big"), 60.0)
     assert len(counters) == 100
-    assert counters.add((1).to_bytes(16, "big"), 60.0) == 1  # away for long, and forgotten
+    assert counters.add((1).to_bytes(16, "big"), 60.0) == 1  # idle for long, and evicted
 
 
-async def test_a_window_that_has_ended_is_not_counted() -> None:
+async def test_a_new_window_starts_a_new_count() -> None:
     counters = OwnCounters()
     assert [counters.add(b"x", ends) for ends in (60.0, 60.0, 120.0, 120.0, 180.0)] == [1, 2, 1, 2, 1]
 
@@ -194,11 +194,11 @@ async def test_windows_follow_each_other_without_a_gap(moment: float, seconds: i
         assert moment < ends <= moment + seconds
         assert _window_end(key, seconds, ends + seconds / 1000) == pytest.approx(ends + seconds, abs=1e-4)
     several = {_window_end(bytes([number] * 16), seconds, moment) for number in range(50)}
-    assert len(several) > 40  # not all at once
+    assert len(several) > 40  # they do not all end at once
 
 
 async def growth(addresses: int) -> int:
-    """Return by how many bytes this process grows when so many addresses ask once each, on both budgets."""
+    """Return how many bytes the process grows when each of many addresses uses both budgets once."""
     limits = RateLimits(writes="600/minute", reads="3000/minute", storage_url=None)
     known = ClientAddresses(())
     process = psutil.Process()
@@ -216,14 +216,14 @@ async def growth(addresses: int) -> int:
     return grown
 
 
-async def test_memory_is_bounded_however_many_addresses_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded_however_many_addresses_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OwnCounters.__init__, "__defaults__", (1000,))
     await growth(2000)
     assert await growth(20_000) < 2 * MIB
 
 
 @pytest.mark.long
-async def test_memory_is_bounded_when_a_million_addresses_ask() -> None:
+async def test_memory_is_bounded_when_a_million_addresses_are_counted() -> None:
     grown = await growth(1_000_000)
     print(f"\na million addresses: {grown / MIB:.0f} MiB")
     assert grown < 200 * MIB

@@ -1,4 +1,4 @@
-"""Versions of a schema and their states, as a writer meets them (spec: schema catalogue)."""
+"""Schema versions and their states in createRecord (spec: schema catalogue)."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class FakeSchemas:
 def catalogue(**changes: Any) -> Catalogue:
     note = {**INDEX["schemas"][0], **changes}  # type: ignore[dict-item]
     index = read_index(json.dumps({**INDEX, "schemas": [note]}).encode())
-    return build_catalogue(index, {it.path: json.dumps(SCHEMA).encode() for it in index.documents()})
+    return build_catalogue(index, {document.path: json.dumps(SCHEMA).encode() for document in index.documents()})
 
 
 @pytest.fixture(scope="module")
-async def still(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+async def frozen(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
     async with serving(tmp_path_factory.mktemp("still"), FakeClock(BEFORE), FakeSchemas()) as api:
         yield api
 
@@ -67,14 +67,14 @@ async def note(creator: Creator, **members: Any) -> Any:
     return await creator.create(**{"collection": NOTE, "record": {"text": "x"}, **members})
 
 
-async def test_without_a_version_the_latest_stable_one_counts(still: Api) -> None:
-    answer = await note(still.creator())
+async def test_without_a_version_the_latest_stable_one_is_used(frozen: Api) -> None:
+    answer = await note(frozen.creator())
     assert data(answer)["schemaVersion"] == "2.0.0"
     assert set(answer.json()) == {"data"}
 
 
-async def test_a_deprecated_version_is_accepted_with_a_warning_and_the_headers_of_the_rfcs(still: Api) -> None:
-    creator = still.creator()
+async def test_a_deprecated_version_is_accepted_with_a_warning_and_deprecation_headers(frozen: Api) -> None:
+    creator = frozen.creator()
     answer = await note(creator, schemaVersion="1.0.0", idempotencyKey="k")
     assert data(answer)["schemaVersion"] == "1.0.0"
     (warning,) = answer.json()["meta"]["warnings"]
@@ -90,14 +90,14 @@ async def test_a_deprecated_version_is_accepted_with_a_warning_and_the_headers_o
         assert again.headers[header] == answer.headers[header]
 
 
-async def test_without_a_sunset_there_is_no_sunset_header(still: Api) -> None:
-    answer = await note(still.creator(), schemaVersion="1.1.0")
+async def test_without_a_sunset_there_is_no_sunset_header(frozen: Api) -> None:
+    answer = await note(frozen.creator(), schemaVersion="1.1.0")
     assert "sunset" not in answer.json()["meta"]["warnings"][0]
     assert "sunset" not in answer.headers
     assert answer.headers["deprecation"].startswith("@")
 
 
-async def test_from_its_sunset_on_a_version_is_refused(tmp_path: Path) -> None:
+async def test_a_version_is_refused_from_its_sunset_on(tmp_path: Path) -> None:
     clock = FakeClock(SUNSET - timedelta(microseconds=1))
     async with serving(tmp_path, clock, FakeSchemas()) as api:
         creator = api.creator()
@@ -107,7 +107,7 @@ async def test_from_its_sunset_on_a_version_is_refused(tmp_path: Path) -> None:
         error = refused(await note(creator, schemaVersion="1.0.0"), 400, "CDV_SCHEMA_REJECT")
         assert error["details"]["violations"][0]["rule"] == "status"
         assert data(await note(creator, schemaVersion="1.1.0"))
-        # A retry is answered all the same (spec: idempotency).
+        # A retry is still replayed (spec: idempotency).
         again = await note(creator, schemaVersion="1.0.0", idempotencyKey="k")
         assert again.content == first.content
         assert again.headers["idempotent-replayed"] == "true"
@@ -117,30 +117,30 @@ async def test_from_its_sunset_on_a_version_is_refused(tmp_path: Path) -> None:
         refused(await note(creator, schemaVersion="1.0.0", idempotencyKey="new"), 400, "CDV_SCHEMA_REJECT")
 
 
-async def test_the_operator_may_refuse_deprecated_versions_at_once(tmp_path: Path) -> None:
+async def test_a_setting_refuses_deprecated_versions_at_once(tmp_path: Path) -> None:
     async with serving(tmp_path, FakeClock(BEFORE), FakeSchemas(), reject_deprecated_schemas=True) as api:
         for version in ("1.0.0", "1.1.0"):
             refused(await note(api.creator(), schemaVersion=version), 400, "CDV_SCHEMA_REJECT")
         assert data(await note(api.creator()))
 
 
-async def test_a_retired_version_is_refused(still: Api) -> None:
-    refused(await note(still.creator(), schemaVersion="0.9.0"), 400, "CDV_SCHEMA_REJECT")
+async def test_a_retired_version_is_refused(frozen: Api) -> None:
+    refused(await note(frozen.creator(), schemaVersion="0.9.0"), 400, "CDV_SCHEMA_REJECT")
 
 
-async def test_a_draft_is_for_development(still: Api) -> None:
-    assert data(await note(still.creator(), schemaVersion="3.0.0"))["schemaVersion"] == "3.0.0"
+async def test_a_draft_version_is_accepted_in_development(frozen: Api) -> None:
+    assert data(await note(frozen.creator(), schemaVersion="3.0.0"))["schemaVersion"] == "3.0.0"
 
 
 @pytest.mark.parametrize("env", ["staging", "prod"])
-async def test_a_draft_is_refused_elsewhere(tmp_path: Path, env: str) -> None:
+async def test_a_draft_version_is_refused_outside_development(tmp_path: Path, env: str) -> None:
     async with serving(tmp_path, schemas=FakeSchemas(), env=env) as api:
         refused(await note(api.creator(), schemaVersion="3.0.0"), 400, "CDV_SCHEMA_REJECT")
         assert data(await note(api.creator()))
 
 
-async def test_a_record_keeps_the_version_that_it_was_validated_against(still: Api) -> None:
-    creator = still.creator()
+async def test_a_record_keeps_the_version_that_it_was_validated_against(frozen: Api) -> None:
+    creator = frozen.creator()
     uris = {version: data(await note(creator, schemaVersion=version))["uri"] for version in ("1.0.0", "1.1.0", "2.0.0")}
     for version, uri in uris.items():
         assert data(await creator.get(uri))["schemaVersion"] == version
@@ -148,7 +148,7 @@ async def test_a_record_keeps_the_version_that_it_was_validated_against(still: A
     assert listed == {uri: version for version, uri in uris.items()}
 
 
-async def test_a_retry_is_answered_after_its_schema_has_gone_or_grown(tmp_path: Path) -> None:
+async def test_a_retry_is_replayed_after_its_schema_is_removed_or_replaced(tmp_path: Path) -> None:
     schemas = FakeSchemas()
     async with serving(tmp_path, FakeClock(BEFORE), schemas) as api:
         creator = api.creator()

@@ -1,4 +1,4 @@
-"""Secrets by reference, as a process has them: of each kind, rotated live, away, and never shown (spec: secrets)."""
+"""Secrets by reference in a process: every kind, rotation, outages, and no secret in any output (spec: secrets)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def kms() -> Iterator[KmsServer]:
         yield server
 
 
-class Keeper:
-    """Keeps secrets for a service in one of the ways it knows. `settings`: what the service needs to get at them."""
+class SecretSource:
+    """A secret source of one kind. `settings`: those with which the service reads it."""
 
     def __init__(self, kind: str, folder: Path, kms: KmsServer, stack: ExitStack) -> None:
         self.kind = kind
@@ -53,8 +53,8 @@ class Keeper:
             files = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), "/nonexistent")
             self.settings = {**AWS, **files, "AWS_ENDPOINT_URL_KMS": kms.url}
 
-    def keep(self, name: str, value: str, env: str) -> str:
-        """Return the reference of the secret, which is kept under that name from now on."""
+    def store(self, name: str, value: str, env: str) -> str:
+        """Store the secret under that name; return its reference."""
         if self.kind == "file":
             (self._folder / name).write_text(f"{value}\n")
             return f"file:{self._folder / name}"
@@ -65,14 +65,14 @@ class Keeper:
 
 
 @pytest.fixture(params=KINDS)
-def keeper(request: pytest.FixtureRequest, tmp_path: Path, kms: KmsServer) -> Iterator[Keeper]:
+def source(request: pytest.FixtureRequest, tmp_path: Path, kms: KmsServer) -> Iterator[SecretSource]:
     with ExitStack() as stack:
-        yield Keeper(request.param, tmp_path, kms, stack)
+        yield SecretSource(request.param, tmp_path, kms, stack)
 
 
 @pytest.fixture(scope="module")
 def locked_nats() -> Iterator[NatsServer]:
-    """A NATS that admits only who has credentials."""
+    """A NATS server that requires credentials."""
     try:
         server = NatsServer.from_wheel(durable=False, credentials=True)
     except NoServer as error:
@@ -96,29 +96,29 @@ def run(folder: Path, command: str, *arguments: str, **settings: str) -> subproc
 
 
 def test_every_secret_may_be_a_reference_of_every_kind(
-    keeper: Keeper, postgres_dsn: str, s3_bucket: Bucket, locked_nats: NatsServer, tmp_path: Path
+    source: SecretSource, postgres_dsn: str, s3_bucket: Bucket, locked_nats: NatsServer, tmp_path: Path
 ) -> None:
     assert locked_nats.credentials_file
     creds = locked_nats.credentials_file.read_text()
     password = urlsplit(postgres_dsn).password
     assert password
     settings = {
-        **keeper.settings,
+        **source.settings,
         "CDV_ENV": "staging",
-        "CDV_DB_DSN": keeper.keep("dsn", postgres_dsn, "staging"),
+        "CDV_DB_DSN": source.store("dsn", postgres_dsn, "staging"),
         "CDV_S3_ENDPOINT": s3_bucket.endpoint,
         "CDV_S3_REGION": s3_bucket.region,
         "CDV_S3_BUCKET": s3_bucket.name,
-        "CDV_S3_ACCESS_KEY": keeper.keep("access", s3_bucket.access_key, "staging"),
-        "CDV_S3_SECRET_KEY": keeper.keep("secret", s3_bucket.secret_key, "staging"),
+        "CDV_S3_ACCESS_KEY": source.store("access", s3_bucket.access_key, "staging"),
+        "CDV_S3_SECRET_KEY": source.store("secret", s3_bucket.secret_key, "staging"),
         "CDV_NATS_URL": locked_nats.url,
-        "CDV_NATS_CREDS": keeper.keep("creds", creds, "staging"),
+        "CDV_NATS_CREDS": source.store("creds", creds, "staging"),
         "CDV_JWT_ISSUER": f"http://127.0.0.1:{free_port()}",
         "CDV_JWT_AUDIENCE": "cdv",
     }
     checked = run(tmp_path, "check", **settings)
-    said = {line.split()[1]: line.split()[0] for line in checked.stdout.splitlines()}
-    assert said == {"settings": "ok", "database": "ok", "object_store": "ok", "events": "ok", "issuer": "FAIL"}, (
+    results = {line.split()[1]: line.split()[0] for line in checked.stdout.splitlines()}
+    assert results == {"settings": "ok", "database": "ok", "object_store": "ok", "events": "ok", "issuer": "FAIL"}, (
         checked.stdout + checked.stderr
     )
     shown = checked.stdout + checked.stderr + run(tmp_path, "config", **settings).stdout
@@ -127,18 +127,18 @@ def test_every_secret_may_be_a_reference_of_every_kind(
 
 
 def test_a_password_within_the_connection_string_may_be_a_reference(
-    keeper: Keeper, postgres_dsn: str, tmp_path: Path
+    source: SecretSource, postgres_dsn: str, tmp_path: Path
 ) -> None:
     parts = urlsplit(postgres_dsn)
-    reference = keeper.keep("password", parts.password or "", "dev")
+    reference = source.store("password", parts.password or "", "dev")
     words = f"host={parts.hostname} port={parts.port} user={parts.username} dbname={parts.path[1:]}"
-    migrated = run(tmp_path, "migrate", **keeper.settings, CDV_DB_DSN=f"{words} password='{reference}'")
+    migrated = run(tmp_path, "migrate", **source.settings, CDV_DB_DSN=f"{words} password='{reference}'")
     assert (migrated.returncode, migrated.stderr) == (0, "")
     assert "applied" in migrated.stdout
 
 
 class Role:
-    """The owner of a database, whose password is changed now and then."""
+    """The owner of a database, whose password tests rotate."""
 
     def __init__(self, server: PostgresServer, dsn: str) -> None:
         self._server, self._parts = server, urlsplit(dsn)
@@ -147,7 +147,7 @@ class Role:
         self._execute("ALTER DATABASE {} OWNER TO {}", self._parts.path[1:], self.name)
 
     def changed(self) -> str:
-        """Give the role another password, and return the DSN that has it."""
+        """Set another password; return the DSN with it."""
         self.password = secret(secrets.token_hex(16), "a role's password")
         with psycopg.connect(self._server.dsn, autocommit=True) as connection:
             statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(self.name), self.password)
@@ -183,8 +183,8 @@ def role(postgres_server: PostgresServer, postgres_dsn: str) -> Iterator[Role]:
     made.drop()
 
 
-def writes_again(vault: RunningVault) -> None:
-    """Return once a record can be written."""
+def wait_until_writable(vault: RunningVault) -> None:
+    """Wait until a record can be written."""
     token = vault.token("did:example:ada")
     body = {"did": "did:example:ada", "collection": "com.registryaccord.profile", "record": {"displayName": "Ada"}}
     deadline = time.monotonic() + RECOVERY_SECONDS
@@ -197,38 +197,38 @@ def writes_again(vault: RunningVault) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("keeper", ["file", "vault"], indirect=True)
-def test_a_rotated_password_is_taken_up_live_an_outage_is_bridged_and_nothing_is_shown(
-    keeper: Keeper, role: Role, tmp_path: Path
+@pytest.mark.parametrize("source", ["file", "vault"], indirect=True)
+def test_a_rotated_password_is_reloaded_an_outage_is_bridged_and_no_secret_leaks(
+    source: SecretSource, role: Role, tmp_path: Path
 ) -> None:
-    reference = keeper.keep("dsn", role.changed(), "dev")
+    reference = source.store("dsn", role.changed(), "dev")
     passwords = [role.password]
-    vault = RunningVault(tmp_path / "data", **keeper.settings, CDV_DB_DSN=reference)
+    vault = RunningVault(tmp_path / "data", **source.settings, CDV_DB_DSN=reference)
     try:
-        writes_again(vault)
-        keeper.keep("dsn", role.changed(), "dev")
+        wait_until_writable(vault)
+        source.store("dsn", role.changed(), "dev")
         passwords.append(role.password)
         assert role.cut_off() > 0
-        writes_again(vault)
-        # Now the source is away: new connections are made with what was read last.
-        keeper.vault.override = Answer(503)
+        wait_until_writable(vault)
+        # The source is down: new connections use the last value read.
+        source.vault.override = Answer(503)
         (tmp_path / "dsn").unlink(missing_ok=True)
         deadline = time.monotonic() + RECOVERY_SECONDS
         while "its last value is used" not in vault.log:
             role.cut_off()
-            writes_again(vault)
+            wait_until_writable(vault)
             assert time.monotonic() < deadline, vault.log
         processes = [psutil.Process(vault.process.pid), *psutil.Process(vault.process.pid).children(recursive=True)]
         titles = " ".join(part for process in processes for part in process.cmdline())
-        seen = vault.log + httpx.get(f"{vault.base}/metrics").text + titles
+        exposed = vault.log + httpx.get(f"{vault.base}/metrics").text + titles
         for each in (*passwords, VAULT_TOKEN):
-            assert each not in seen
+            assert each not in exposed
         assert "Connection pool is full" not in vault.log
     finally:
         vault.kill()
 
 
-AWAY: dict[str, Callable[[Path], dict[str, str]]] = {
+UNREACHABLE: dict[str, Callable[[Path], dict[str, str]]] = {
     "file": lambda folder: {"CDV_DB_DSN": f"file:{folder}/absent"},
     "vault": lambda _: {
         "CDV_DB_DSN": "vault:kv/cdv#dsn",
@@ -244,10 +244,10 @@ AWAY: dict[str, Callable[[Path], dict[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", AWAY)
-def test_a_source_that_is_away_at_the_start_is_one_line_in_bounded_time(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", UNREACHABLE)
+def test_an_unreachable_source_at_the_start_is_reported_in_one_line_in_bounded_time(kind: str, tmp_path: Path) -> None:
     started = time.monotonic()
-    refused = run(tmp_path, "serve", "--port", str(free_port()), **AWAY[kind](tmp_path))
+    refused = run(tmp_path, "serve", "--port", str(free_port()), **UNREACHABLE[kind](tmp_path))
     assert time.monotonic() - started < 60
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1, refused.stderr

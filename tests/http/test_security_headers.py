@@ -1,4 +1,4 @@
-"""What every answer says to browsers, whoever of the layers gives it (ours; spec: conventions)."""
+"""The security headers of every response, whichever layer sends it (ours; spec: conventions)."""
 
 from __future__ import annotations
 
@@ -36,42 +36,42 @@ ANSWERS: dict[int, Callable[[Api, Creator], Awaitable[httpx.Response]]] = {
 
 
 @pytest.mark.parametrize("status", ANSWERS)
-async def test_every_answer_keeps_browsers_safe(api: Api, ada: Creator, status: int) -> None:
+async def test_responses_of_every_status_have_the_security_headers(api: Api, ada: Creator, status: int) -> None:
     answer = await ANSWERS[status](api, ada)
     assert answer.status_code == status
-    said = {name: answer.headers.get_list(name) for name in answer.headers}
-    assert said["x-content-type-options"] == ["nosniff"]
-    assert said["x-frame-options"] == ["DENY"]
-    assert said["referrer-policy"] == ["no-referrer"]
-    assert said["cross-origin-resource-policy"] == ["cross-origin"]
-    assert said["content-security-policy"] == ["default-src 'none'; frame-ancestors 'none'"]
-    assert said["server"] == ["cdv"]
-    assert said["cache-control"] == ["no-store"]
-    assert "strict-transport-security" not in said  # this was plain HTTP
-    assert not {"x-powered-by", "via", "x-aspnet-version"} & set(said)
+    values = {name: answer.headers.get_list(name) for name in answer.headers}
+    assert values["x-content-type-options"] == ["nosniff"]
+    assert values["x-frame-options"] == ["DENY"]
+    assert values["referrer-policy"] == ["no-referrer"]
+    assert values["cross-origin-resource-policy"] == ["cross-origin"]
+    assert values["content-security-policy"] == ["default-src 'none'; frame-ancestors 'none'"]
+    assert values["server"] == ["cdv"]
+    assert values["cache-control"] == ["no-store"]
+    assert "strict-transport-security" not in values  # this was plain HTTP
+    assert not {"x-powered-by", "via", "x-aspnet-version"} & set(values)
 
 
 @pytest.mark.parametrize(
-    ("peer", "said", "secure"),
+    ("peer", "values", "secure"),
     [
         (PROXY, ["https"], True),
         (PROXY, ["http"], False),
         (PROXY, [], False),
         (PROXY, ["https", "http"], False),
-        ("203.0.113.9", ["https"], False),  # whoever is no proxy of ours is not believed
+        ("203.0.113.9", ["https"], False),  # not a trusted proxy
     ],
 )
-async def test_a_proxy_that_is_trusted_says_how_the_client_came(
-    tmp_path: Path, peer: str, said: list[str], secure: bool
+async def test_x_forwarded_proto_is_accepted_from_trusted_proxies_only(
+    tmp_path: Path, peer: str, values: list[str], secure: bool
 ) -> None:
     async with serving(tmp_path, trusted_proxies=(PROXY,)) as api:
         transport = httpx.ASGITransport(api.app, client=(peer, 1))  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://vault.test") as http:
             for path in ("/healthz", "/v1/nope"):
-                answer = await http.get(path, headers=[("X-Forwarded-Proto", each) for each in said])
+                answer = await http.get(path, headers=[("X-Forwarded-Proto", each) for each in values])
                 assert ("strict-transport-security" in answer.headers) == secure
             ada = api.creator()
             body = {"did": ada.did, "mimeType": "image/png", "size": 4}
-            headers = [*ada.auth.items(), *(("X-Forwarded-Proto", each) for each in said)]
+            headers = [*ada.auth.items(), *(("X-Forwarded-Proto", each) for each in values)]
             ticket = (await http.post("/v1/media/uploadInit", json=body, headers=headers)).json()["data"]
             assert ticket["uploadUrl"].startswith("https://vault.test/" if secure else "http://vault.test/")

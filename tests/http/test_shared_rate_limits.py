@@ -1,4 +1,4 @@
-"""Budgets in a store that several nodes share, and what they come to without it (spec: CDV_RATE_LIMIT_STORAGE)."""
+"""Budgets in a store that several nodes share, and while it is unavailable (spec: CDV_RATE_LIMIT_STORAGE)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ no_program = pytest.mark.skipif(redis_program() is None, reason="no redis-server
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """A store to count in, not to be harmed."""
+    """The URL of a store that tests must not stop."""
     if given := os.environ.get("CDV_TEST_REDIS_URL"):
         yield given
     elif redis_program() is None:
@@ -46,11 +46,11 @@ def serving_on(folder: Path, url: str) -> AbstractAsyncContextManager[Api]:
 
 
 @contextmanager
-def told() -> Iterator[list[str]]:
-    """Collect what is logged about the store."""
+def logged() -> Iterator[list[str]]:
+    """Collect the log lines about the store."""
     lines: list[str] = []
     handler = logger.add(
-        lines.append, format="{message}", filter=lambda it: "store of the rate limits" in it["message"]
+        lines.append, format="{message}", filter=lambda record: "store of the rate limits" in record["message"]
     )
     yield lines
     logger.remove(handler)
@@ -59,7 +59,7 @@ def told() -> Iterator[list[str]]:
 async def until_counted(api: Api) -> None:
     """Wait until the store answers again."""
     deadline = time.monotonic() + START_SECONDS
-    with told() as lines:
+    with logged() as lines:
         while not any("answers again" in line for line in lines):
             assert time.monotonic() < deadline
             assert data(await api.creator().create())
@@ -68,7 +68,7 @@ async def until_counted(api: Api) -> None:
 
 @pytest.fixture
 async def two(anyio_backend: str, tmp_path: Path, url: str) -> AsyncIterator[tuple[Api, Api]]:
-    """Two nodes that share nothing but the store; a token of the one is as good as the other's."""
+    """Two nodes that share the store; each accepts the tokens of the other."""
     async with serving_on(tmp_path / "vault", url) as one, serving_on(tmp_path / "vault", url) as other:
         yield one, other
 
@@ -85,7 +85,7 @@ async def test_nodes_share_one_budget(two: tuple[Api, Api]) -> None:
 
 
 @pytest.mark.parametrize("is_up", [True, False])
-async def test_the_store_is_a_dependency_that_is_not_critical(tmp_path: Path, url: str, is_up: bool) -> None:
+async def test_the_store_is_a_non_critical_dependency(tmp_path: Path, url: str, is_up: bool) -> None:
     address = url if is_up else f"redis://127.0.0.1:{free_port()}"
     async with serving_on(tmp_path / "vault", address) as api:
         readiness = data(await api.http.get("/readyz"))
@@ -95,7 +95,7 @@ async def test_the_store_is_a_dependency_that_is_not_critical(tmp_path: Path, ur
     assert f'cdv_dependency_up{{dependency="rate_limits"}} {float(is_up)}' in exposed
 
 
-async def test_a_request_costs_one_round_trip(two: tuple[Api, Api], url: str) -> None:
+async def test_a_request_costs_one_round_trip_to_the_store(two: tuple[Api, Api], url: str) -> None:
     creator = two[0].creator()
     assert data(await creator.create())  # which may send the script
     with redis.from_url(url) as client:
@@ -103,17 +103,17 @@ async def test_a_request_costs_one_round_trip(two: tuple[Api, Api], url: str) ->
         for _ in range(WRITES - 1):
             assert data(await creator.create())
         calls = {name: figures["calls"] for name, figures in client.info("commandstats").items()}
-    asked = {name: count for name, count in calls.items() if name not in {"cmdstat_incrby", "cmdstat_expire"}}
-    assert asked == {"cmdstat_evalsha": WRITES - 1, "cmdstat_config|resetstat": 1}
+    commands = {name: count for name, count in calls.items() if name not in {"cmdstat_incrby", "cmdstat_expire"}}
+    assert commands == {"cmdstat_evalsha": WRITES - 1, "cmdstat_config|resetstat": 1}
 
 
 @no_program
-async def test_a_store_that_dies_stops_nobody_and_is_told_of_once(tmp_path: Path) -> None:
+async def test_a_store_that_dies_blocks_no_request_and_is_logged_once(tmp_path: Path) -> None:
     with own_redis() as process:
         async with serving_on(tmp_path / "vault", f"redis://127.0.0.1:{process.port}") as api:
             assert data(await api.creator().create())
             process.kill()
-            with told() as lines:
+            with logged() as lines:
                 for _ in range(20):
                     creator = api.creator()
                     answer = await creator.create()
@@ -131,14 +131,14 @@ async def test_a_store_that_dies_stops_nobody_and_is_told_of_once(tmp_path: Path
 
 
 @no_program
-async def test_a_store_that_hangs_hardly_delays_anyone(tmp_path: Path) -> None:
+async def test_a_store_that_hangs_delays_requests_only_briefly(tmp_path: Path) -> None:
     with own_redis() as process, FaultProxy(f"redis://127.0.0.1:{process.port}") as proxy:
         async with serving_on(tmp_path / "vault", proxy.url) as api:
             assert data(await api.creator().create())
             proxy.hang()
-            with told() as lines:
+            with logged() as lines:
                 began, slowest = time.monotonic(), 0.0
-                while time.monotonic() < began + 2.5:  # longer than the store is left alone
+                while time.monotonic() < began + 2.5:  # longer than the store is skipped after a failure
                     sent = time.monotonic()
                     assert data(await api.creator().create())
                     slowest = max(slowest, time.monotonic() - sent)
@@ -153,8 +153,8 @@ async def test_a_store_that_hangs_hardly_delays_anyone(tmp_path: Path) -> None:
 
 
 @no_program
-async def test_a_client_of_the_store_that_misses_its_time_is_given_up_all_the_same(monkeypatch) -> None:
-    """Until Python 3.12, `asyncio.wait_for`, which the client writes with, may swallow the end of our time."""
+async def test_a_call_to_the_store_that_ignores_its_timeout_is_abandoned(monkeypatch) -> None:
+    """Until Python 3.12, `asyncio.wait_for`, which the client uses to write, may swallow our cancellation."""
     with own_redis() as process, FaultProxy(f"redis://127.0.0.1:{process.port}") as proxy:
         counters = SharedCounters(proxy.url)
         assert await counters.add(b"key", time.time() + 60, time.time()) == 1
@@ -166,15 +166,15 @@ async def test_a_client_of_the_store_that_misses_its_time_is_given_up_all_the_sa
         await counters.close()
 
 
-async def test_a_cluster_that_is_not_there_stops_nobody() -> None:
+async def test_an_unreachable_cluster_blocks_no_request_and_is_logged_once() -> None:
     counters = SharedCounters(f"redis+cluster://127.0.0.1:{free_port()}")
-    with told() as lines:
+    with logged() as lines:
         assert await counters.add(b"key", time.time() + 60, time.time()) is None
     await counters.close()
     assert len(lines) == 1
 
 
-async def test_the_address_may_be_a_reference(tmp_path: Path, url: str) -> None:
+async def test_the_storage_url_may_be_a_secret_reference(tmp_path: Path, url: str) -> None:
     secret = tmp_path / "redis-url"
     secret.write_text(f"{url}\n", encoding="utf-8")
     async with serving_on(tmp_path / "vault", f"file:{secret}") as api:
@@ -187,7 +187,7 @@ async def test_the_address_may_be_a_reference(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["redis://127.0.0.1:x", "memcached://127.0.0.1"])
-async def test_an_address_that_no_store_can_have_is_refused_at_start(tmp_path: Path, address: str) -> None:
+async def test_an_invalid_storage_url_is_refused_at_start(tmp_path: Path, address: str) -> None:
     settings = environment(tmp_path / "data", CDV_RATE_LIMIT_STORAGE=address)
     done = subprocess.run(
         [CDV, "serve", "--port", str(free_port())],
@@ -206,7 +206,7 @@ async def test_an_address_that_no_store_can_have_is_refused_at_start(tmp_path: P
     "url",
     ["redis://:hunter2@127.0.0.1:x", "redis://:hunter2/@127.0.0.1:6379", "etcd://u:hunter2@h", "redis://:hunter2@[::1"],
 )
-def test_an_address_that_cannot_be_used_is_refused_and_not_repeated(url: str) -> None:
+def test_a_refused_storage_url_is_not_repeated_in_the_error(url: str) -> None:
     with pytest.raises(CannotStart, match="CDV_RATE_LIMIT_STORAGE") as caught:
         SharedCounters(url)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value, limit=0))

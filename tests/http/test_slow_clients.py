@@ -1,4 +1,4 @@
-"""Requests that take long: bounded, and media by how long it stands still (spec: CDV_REQUEST_TIMEOUT)."""
+"""Slow requests are bounded in time, and uploads while they make no progress (spec: CDV_REQUEST_TIMEOUT)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield opened
 
 
-async def dripping(content: bytes, pauses: int, seconds: float) -> AsyncIterator[bytes]:
+async def trickling(content: bytes, pauses: int, seconds: float) -> AsyncIterator[bytes]:
     """Send in `pauses` + 1 parts, with a pause between each two."""
     size = len(content) // (pauses + 1) + 1
     for number in range(pauses + 1):
@@ -34,27 +34,27 @@ async def never(content: bytes) -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-async def test_a_body_that_never_ends_is_answered_400(api: Api) -> None:
+async def test_a_body_that_never_ends_is_refused_with_400(api: Api) -> None:
     headers = {**api.creator().auth, "Content-Type": "application/json"}
     answer = await api.http.post("/v1/repo/record", content=never(b"{"), headers=headers)
     refused(answer, 400, "CDV_BAD_REQUEST")
 
 
-async def test_a_body_that_drips_is_answered_400(api: Api) -> None:
+async def test_a_body_that_trickles_is_refused_with_400(api: Api) -> None:
     headers = {**api.creator().auth, "Content-Type": "application/json"}
-    answer = await api.http.post("/v1/repo/record", content=dripping(b"{}" * 20, 6, TIMEOUT / 5), headers=headers)
+    answer = await api.http.post("/v1/repo/record", content=trickling(b"{}" * 20, 6, TIMEOUT / 5), headers=headers)
     refused(answer, 400, "CDV_BAD_REQUEST")
 
 
-async def test_an_upload_may_take_as_long_as_it_moves(api: Api) -> None:
+async def test_an_upload_that_makes_progress_may_exceed_the_timeout(api: Api) -> None:
     creator = api.creator()
     ticket = data(await creator.init())
-    answer = await api.http.put(ticket["uploadUrl"], content=dripping(PNG, 6, TIMEOUT / 5))
+    answer = await api.http.put(ticket["uploadUrl"], content=trickling(PNG, 6, TIMEOUT / 5))
     assert answer.status_code == 200
     assert data(await creator.finalize(ticket["assetId"]))
 
 
-async def test_an_upload_that_stands_still_is_given_up_and_may_be_tried_again(api: Api) -> None:
+async def test_a_stalled_upload_times_out_and_can_be_retried(api: Api) -> None:
     creator = api.creator()
     ticket = data(await creator.init())
     refused(await api.http.put(ticket["uploadUrl"], content=never(PNG[:9])), 400, "CDV_BAD_REQUEST")
@@ -66,7 +66,7 @@ async def test_an_upload_that_stands_still_is_given_up_and_may_be_tried_again(ap
     assert data(await creator.finalize(ticket["assetId"]))
 
 
-async def test_after_a_timeout_the_service_goes_on(api: Api) -> None:
+async def test_after_timeouts_the_service_accepts_requests(api: Api) -> None:
     headers = {**api.creator().auth, "Content-Type": "application/json"}
     answers = await asyncio.gather(
         *(api.http.post("/v1/repo/record", content=never(b"{"), headers=headers) for _ in range(20))
@@ -75,14 +75,14 @@ async def test_after_a_timeout_the_service_goes_on(api: Api) -> None:
     assert data(await api.creator().create())
 
 
-async def test_clients_that_send_nothing_lock_nobody_out(tmp_path: Path) -> None:
+async def test_requests_stalled_by_their_clients_are_ended_when_slots_are_needed(tmp_path: Path) -> None:
     async with serving(tmp_path, max_in_flight=4, trusted_proxies=("127.0.0.1",)) as api:
         slow: list[asyncio.Task[httpx.Response]] = []
         for number in range(4):
             address = f"192.0.2.{number % 2}"
             headers = {**api.creator().auth, "Content-Type": "application/json", "X-Forwarded-For": address}
             slow.append(asyncio.create_task(api.http.post("/v1/repo/record", content=never(b"{"), headers=headers)))
-        await asyncio.sleep(0.5)  # longer than a body takes that is on its way
+        await asyncio.sleep(0.5)  # until the clients count as slow
         for _ in range(5):
             assert data(await api.creator().create())
         ended = [task.done() for task in slow]
@@ -92,7 +92,7 @@ async def test_clients_that_send_nothing_lock_nobody_out(tmp_path: Path) -> None
             task.cancel()
 
 
-async def test_more_requests_than_may_be_under_way_are_shed_at_once(
+async def test_requests_over_the_in_flight_limit_are_shed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdv_http.admission._SLOW_SECONDS", 60.0)  # no client is slow yet
@@ -104,7 +104,7 @@ async def test_more_requests_than_may_be_under_way_are_shed_at_once(
             await gone.wait()
 
         slow = []
-        for number in range(4):  # of two addresses: one may not take all places
+        for number in range(4):  # of two addresses: one may not take all slots
             address = f"192.0.2.{number % 2}"
             headers = {**api.creator().auth, "Content-Type": "application/json", "X-Forwarded-For": address}
             slow.append(asyncio.create_task(api.http.post("/v1/repo/record", content=waiting(), headers=headers)))

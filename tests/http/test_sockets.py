@@ -1,4 +1,4 @@
-"""What only a socket shows: framing, half-sent bodies, pipelines, long headers (spec: conventions, sizes)."""
+"""HTTP at the socket: framing, partial bodies, pipelining, long headers (spec: conventions, sizes)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningVault]:
     running = RunningVault(tmp_path_factory.mktemp("sockets") / "data")
     yield running
     running.kill()
-    # Whatever was sent: no defect.
+    # No request has caused a defect.
     assert " 500 " not in running.log
     assert "Traceback" not in running.log
 
@@ -63,7 +63,7 @@ async def test_a_chunked_body_is_read(vault: RunningVault, auth: bytes) -> None:
 async def test_a_body_over_the_limit_is_refused_cleanly(
     vault: RunningVault, auth: bytes, megabytes: int, path: str, declared: bool
 ) -> None:
-    # This client gives up at the first broken pipe, as many do: it must be heard out.
+    # Like many clients, this one fails at a broken pipe: the server must read on while it sends.
     connection = http.client.HTTPConnection("127.0.0.1", vault.port, timeout=30)
     headers = dict(line.split(": ", 1) for line in auth.decode().splitlines())
     piece = b" " * 65536
@@ -87,7 +87,7 @@ def _answer(connection: http.client.HTTPConnection) -> Any:
         ("PUT /v1/blobs/upload/x", 403, "CDV_AUTHZ"),
     ],
 )
-async def test_whoever_is_refused_while_sending_is_told_why(
+async def test_a_client_that_is_refused_while_sending_gets_the_error(
     vault: RunningVault, line: str, status: int, code: str
 ) -> None:
     method, path = line.split()
@@ -99,12 +99,12 @@ async def test_whoever_is_refused_while_sending_is_told_why(
     connection.close()
 
 
-async def test_a_length_that_no_one_would_send_is_refused_at_once(vault: RunningVault, auth: bytes) -> None:
+async def test_a_huge_content_length_is_refused_at_once(vault: RunningVault, auth: bytes) -> None:
     (answer,) = vault.exchange(request("POST /v1/repo/record", auth, b"Content-Length: 2000000000000\r\n", body=b"{"))
     check(answer, 413, "CDV_BAD_REQUEST")
 
 
-async def test_who_asks_before_sending_is_told_at_once(vault: RunningVault, auth: bytes) -> None:
+async def test_expect_100_continue_is_answered_before_the_body_is_sent(vault: RunningVault, auth: bytes) -> None:
     expect = b"Expect: 100-continue\r\n"
     (answer,) = vault.exchange(request("POST /v1/repo/record", auth, expect, b"Content-Length: 2000000\r\n"))
     check(answer, 413, "CDV_BAD_REQUEST")
@@ -115,13 +115,13 @@ async def test_who_asks_before_sending_is_told_at_once(vault: RunningVault, auth
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_body_that_is_shorter_than_declared_is_refused(vault: RunningVault, auth: bytes) -> None:
+async def test_a_body_shorter_than_its_content_length_is_refused(vault: RunningVault, auth: bytes) -> None:
     declared = b"Content-Length: %d\r\n" % (len(BODY) + 1)
     (answer,) = vault.exchange(request("POST /v1/repo/record", auth, declared, body=BODY), then_close=True)
     check(answer, 400, "CDV_BAD_REQUEST")
 
 
-async def test_a_body_that_is_longer_than_declared_is_cut_there(vault: RunningVault, auth: bytes) -> None:
+async def test_a_body_longer_than_its_content_length_is_cut_off_there(vault: RunningVault, auth: bytes) -> None:
     declared = b"Content-Length: %d\r\n" % (len(BODY) - 1)
     first, *rest = vault.exchange(request("POST /v1/repo/record", auth, declared, CLOSE, body=BODY))
     check(first, 400, "CDV_BAD_REQUEST")
@@ -140,7 +140,7 @@ async def test_a_body_that_is_longer_than_declared_is_cut_there(vault: RunningVa
         b"",
     ],
 )
-async def test_a_chunk_that_is_none_is_refused(vault: RunningVault, auth: bytes, body: bytes) -> None:
+async def test_an_invalid_chunk_is_refused(vault: RunningVault, auth: bytes, body: bytes) -> None:
     answers = vault.exchange(
         request("POST /v1/repo/record", auth, b"Transfer-Encoding: chunked\r\n", body=body), then_close=True
     )
@@ -160,13 +160,13 @@ async def test_a_chunk_that_is_none_is_refused(vault: RunningVault, auth: bytes,
         *(b"Content-Length: 1, 2\r\n", b"X : a\r\n", b": a\r\n"),
     ],
 )
-async def test_framing_that_is_none_is_refused_by_the_server(vault: RunningVault, auth: bytes, headers: bytes) -> None:
+async def test_invalid_framing_is_refused_with_400(vault: RunningVault, auth: bytes, headers: bytes) -> None:
     answers = vault.exchange(request("POST /v1/repo/record", auth, headers, body=BODY), then_close=True)
     assert [answer.status_code for answer in answers] == [400]
 
 
-async def test_a_request_in_a_request_is_not_one(vault: RunningVault, auth: bytes) -> None:
-    # Both framings: the server may refuse, or take the chunks and close; it must not read the rest as a request.
+async def test_a_smuggled_request_is_not_answered(vault: RunningVault, auth: bytes) -> None:
+    # Both framings: the server may refuse, or read the chunks and close; it must not read the rest as a request.
     inner = request("GET /healthz")
     answers = vault.exchange(
         request(
@@ -180,7 +180,7 @@ async def test_a_request_in_a_request_is_not_one(vault: RunningVault, auth: byte
     assert len(answers) == 1
 
 
-async def test_headers_beyond_the_limit_are_refused(vault: RunningVault) -> None:
+async def test_headers_over_the_limit_are_refused_with_431(vault: RunningVault) -> None:
     for line, headers in (
         ("GET /healthz", b"X: " + b"a" * 140_000 + b"\r\n"),
         ("GET /" + "a" * 140_000, b""),
@@ -199,10 +199,10 @@ async def test_long_headers_within_the_limit_are_read(vault: RunningVault) -> No
     assert data(answer) == {"records": []}  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("said", [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET /healthz HTTP/1.1\r\n"])
-async def test_who_says_nothing_or_not_all_of_it_is_cut_off(vault: RunningVault, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET /healthz HTTP/1.1\r\n"])
+async def test_a_client_that_sends_no_complete_request_head_is_disconnected(vault: RunningVault, sent: bytes) -> None:
     with vault.connect(timeout=20) as connection:
-        connection.sendall(said)
+        connection.sendall(sent)
         while connection.recv(4096):
             pass
 
@@ -229,7 +229,7 @@ async def test_head_sends_no_body_over_the_wire(vault: RunningVault) -> None:
     assert rest.startswith(b"HTTP/1.1 200")
 
 
-async def test_a_connection_outlives_refusals(vault: RunningVault, auth: bytes) -> None:
+async def test_a_connection_stays_open_after_refusals(vault: RunningVault, auth: bytes) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", vault.port, timeout=30)
     connection.connect()
     kept = connection.sock
@@ -244,10 +244,10 @@ async def test_a_connection_outlives_refusals(vault: RunningVault, auth: bytes) 
 
 
 @pytest.mark.parametrize(
-    "noise", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELLO\r\n\r\n", b"\x00" * 100, b"GET /\x00 HTTP/1.1\r\n\r\n"]
+    "junk", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELLO\r\n\r\n", b"\x00" * 100, b"GET /\x00 HTTP/1.1\r\n\r\n"]
 )
-async def test_noise_is_refused_and_hurts_nobody(vault: RunningVault, noise: bytes) -> None:
-    answers = vault.exchange(noise, then_close=True)
+async def test_bytes_that_are_no_http_are_refused_and_do_no_harm(vault: RunningVault, junk: bytes) -> None:
+    answers = vault.exchange(junk, then_close=True)
     assert [answer.status_code for answer in answers] in ([400], [])
     assert vault.exchange(request("GET /healthz", CLOSE))[0].status_code == 200
 
@@ -266,7 +266,7 @@ async def test_a_hostile_path_is_refused(vault: RunningVault, path: str) -> None
     assert error["correlationId"] == answer.headers["x-correlation-id"]
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(vault: RunningVault, auth: bytes) -> None:
+async def test_an_aborted_upload_leaves_no_file(vault: RunningVault, auth: bytes) -> None:
     body = json.dumps({"did": DID, "mimeType": "image/png", "size": 100}).encode()
     (ticket,) = vault.exchange(request("POST /v1/media/uploadInit", auth, CLOSE, length(body), body=body))
     url = data(ticket)["uploadUrl"]  # type: ignore[arg-type]
@@ -277,10 +277,10 @@ async def test_an_upload_that_breaks_off_leaves_nothing(vault: RunningVault, aut
     assert not list((vault.data_dir / "media" / "objects").rglob("*.*"))
 
 
-async def test_clients_that_go_without_a_word_hurt_nobody(vault: RunningVault) -> None:
+async def test_clients_that_disconnect_before_the_response_do_no_harm(vault: RunningVault) -> None:
     for line in ("POST /v1/repo/record", "PUT /v1/blobs/upload/x", "POST /v1/media/finalize"):
         for part in (b"", b"{", b"x" * 70_000):
-            with vault.connect() as connection:  # gone without a word, before the answer
+            with vault.connect() as connection:  # closed before the response
                 connection.sendall(request(line, b"Content-Length: 100000\r\n", body=part))
     vault.exchange(request("GET /healthz", CLOSE))
     assert " 500 " not in vault.log

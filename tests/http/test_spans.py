@@ -1,4 +1,4 @@
-"""Traces: from the request to the statement and on to the event, when OpenTelemetry is asked for; else nothing."""
+"""Traces from the request to the SQL statement and the event, recorded only if OpenTelemetry is configured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
 
 class Spans:
-    """What has been exported."""
+    """The spans that have been exported."""
 
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
@@ -57,7 +57,7 @@ def spans() -> Iterator[Spans]:
 
 @pytest.fixture
 async def api(spans: Spans, anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault that is traced. (`spans` first: what is not traced when it opens never is.)"""
+    """A traced vault. `spans` comes first, because the vault decides when it opens whether it traces."""
     async with serving(tmp_path / "vault") as opened:
         yield opened
 
@@ -74,7 +74,7 @@ def is_child(span: ReadableSpan, of: ReadableSpan) -> bool:
     return span.parent is not None and span.parent.span_id == of.context.span_id and trace_id(span) == trace_id(of)
 
 
-async def test_a_request_is_a_span_in_its_clients_trace_with_all_that_it_does(api: Api, spans: Spans) -> None:
+async def test_a_request_is_a_span_in_the_clients_trace_and_its_operations_are_children(api: Api, spans: Spans) -> None:
     ada = api.creator()
     answer = await ada.create(headers={"traceparent": PARENT})
     request = spans.named("POST /v1/repo/record")
@@ -89,18 +89,18 @@ async def test_a_request_is_a_span_in_its_clients_trace_with_all_that_it_does(ap
         assert is_child(spans.named(name), above), name
         above = spans.named(name)
     assert answer.headers["x-correlation-id"] == TRACE
-    (entry,) = [it for it in await api.service.outbox.read(0, 100) if it.event.did == ada.did]
+    (entry,) = [entry for entry in await api.service.outbox.read(0, 100) if entry.event.did == ada.did]
     assert entry.event.traceparent == traceparent(request)
 
 
-async def test_without_a_trace_of_the_clients_its_own_is_the_correlation_id(api: Api, spans: Spans) -> None:
+async def test_without_a_client_trace_the_new_trace_id_is_the_correlation_id(api: Api, spans: Spans) -> None:
     answer = await api.creator().create()
     assert answer.headers["x-correlation-id"] == trace_id(spans.named("POST /v1/repo/record"))
     answer = await api.creator().create(headers={"X-Correlation-Id": "mine"})
     assert answer.headers["x-correlation-id"] == "mine"
 
 
-async def test_a_refusal_has_its_code_and_an_outage_is_a_failure(api: Api, spans: Spans) -> None:
+async def test_a_refusals_span_has_its_code_and_an_outages_span_is_an_error(api: Api, spans: Spans) -> None:
     refused(await api.creator().create(record={}), 400, "CDV_SCHEMA_REJECT")
     for name in ("POST /v1/repo/record", "Records.create"):
         span = spans.named(name)
@@ -127,7 +127,7 @@ async def test_media_and_hostile_requests_have_spans_of_bounded_names(api: Api, 
     assert all("chosen" not in span.to_json().lower() for span in spans.all())
 
 
-async def test_probes_and_background_tasks_are_no_traces(api: Api, spans: Spans) -> None:
+async def test_probes_and_background_tasks_are_not_traced(api: Api, spans: Spans) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await api.http.get(path)).status_code == 200
     for task in api.service.background_tasks:
@@ -135,11 +135,11 @@ async def test_probes_and_background_tasks_are_no_traces(api: Api, spans: Spans)
     assert spans.all() == []
 
 
-async def test_what_the_client_does_not_sample_is_not_recorded_and_goes_on(api: Api, spans: Spans) -> None:
+async def test_a_trace_that_the_client_does_not_sample_is_propagated_but_not_recorded(api: Api, spans: Spans) -> None:
     ada = api.creator()
     data(await ada.create(headers={"traceparent": PARENT.removesuffix("1") + "0"}))
     assert spans.all() == []
-    (entry,) = [it for it in await api.service.outbox.read(0, 100) if it.event.did == ada.did]
+    (entry,) = [entry for entry in await api.service.outbox.read(0, 100) if entry.event.did == ada.did]
     assert entry.event.traceparent is not None
     assert entry.event.traceparent.startswith(f"00-{TRACE}-")
     assert entry.event.traceparent.endswith("-00")
@@ -159,7 +159,7 @@ async def in_production(folder: Path, dsn: str, nats_url: str) -> AsyncIterator[
         yield opened
 
 
-async def test_a_trace_goes_through_postgres_and_the_op_log_to_the_consumer(
+async def test_a_trace_is_propagated_through_postgres_and_the_op_log_to_the_consumer(
     spans: Spans, anyio_backend: str, tmp_path: Path, postgres_dsn: str, nats_url: str
 ) -> None:
     async with in_production(tmp_path / "vault", postgres_dsn, nats_url) as api:
@@ -176,20 +176,20 @@ async def test_a_trace_goes_through_postgres_and_the_op_log_to_the_consumer(
         subscription = await client.jetstream().subscribe("cdv.records.>", ordered_consumer=True)
         messages = [await subscription.next_msg(timeout=20) for _ in creators]
         await client.close()
-    requests = {trace_id(it): it for it in spans.all() if it.name == "POST /v1/repo/record"}
-    published = {trace_id(it): it for it in spans.all() if it.name == "publish"}
+    requests = {trace_id(span): span for span in spans.all() if span.name == "POST /v1/repo/record"}
+    published = {trace_id(span): span for span in spans.all() if span.name == "publish"}
     assert set(requests) == set(published) == {answer.headers["x-correlation-id"] for answer in answers}
     for message in messages:
         correlation_id = json.loads(message.data)["correlationId"]
         assert is_child(published[correlation_id], requests[correlation_id])
         assert (message.headers or {})["traceparent"] == traceparent(published[correlation_id])
     # Each create is in the trace of one statement: as its parent or as a link of it.
-    groups = [it for it in spans.all() if it.name == "group commit"]
-    assert {trace_id(it) for it in groups} | {
-        f"{link.context.trace_id:032x}" for it in groups for link in it.links
+    groups = [span for span in spans.all() if span.name == "group commit"]
+    assert {trace_id(span) for span in groups} | {
+        f"{link.context.trace_id:032x}" for span in groups for link in span.links
     } == set(requests)
     assert len(groups) < len(creators)
-    statements = [it for it in spans.all() if it.name == "PostgresDatabase.rows" and is_child(it, groups[0])]
+    statements = [span for span in spans.all() if span.name == "PostgresDatabase.rows" and is_child(span, groups[0])]
     assert "INSERT INTO records" in str((statements[0].attributes or {})["db.query.text"])
 
 
@@ -201,33 +201,35 @@ async def test_s3_calls_are_spans(spans: Spans, anyio_backend: str, tmp_path: Pa
     assert is_child(spans.named("S3BlobStore.inspect"), spans.named("Media.finalize"))
 
 
-async def test_of_a_trace_that_is_not_sampled_nothing_is_recorded_and_it_goes_on(
+async def test_an_unsampled_trace_is_propagated_through_a_group_commit_but_not_recorded(
     spans: Spans, anyio_backend: str, tmp_path: Path, postgres_dsn: str, nats_url: str
 ) -> None:
     unsampled = f"{PARENT[:-2]}00"
     async with in_production(tmp_path / "vault", postgres_dsn, nats_url) as api:
         creators = [api.creator() for _ in range(9)]
         data(await creators[0].create(headers={"traceparent": unsampled}))
-        assert "group commit" not in {it.name for it in spans.all()}
+        assert "group commit" not in {span.name for span in spans.all()}
         # All at once: those that are traced are in the middle of a group.
         answers = await asyncio.gather(
             *(each.create(headers={"traceparent": PARENT if each in creators[4:6] else unsampled}) for each in creators)
         )
         entries = [
-            it for it in await api.service.outbox.read(0, 100) if it.event.did in {each.did for each in creators}
+            entry
+            for entry in await api.service.outbox.read(0, 100)
+            if entry.event.did in {each.did for each in creators}
         ]
     assert {answer.status_code for answer in answers} == {200}
     assert {str(entry.event.traceparent)[-2:] for entry in entries} == {"00", "01"}
-    recorded = [it.name for it in spans.all()]
+    recorded = [span.name for span in spans.all()]
     assert recorded.count("POST /v1/repo/record") == recorded.count("Records.create") == 2
     group = spans.named("group commit")
     assert "INSERT INTO records" in str(
-        [it.attributes for it in spans.all() if it.name == "PostgresDatabase.rows" and is_child(it, group)]
+        [span.attributes for span in spans.all() if span.name == "PostgresDatabase.rows" and is_child(span, group)]
     )
-    assert all(it.context.trace_flags.sampled for it in spans.all())
+    assert all(span.context.trace_flags.sampled for span in spans.all())
 
 
-def test_nothing_is_imported_unless_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_opentelemetry_sdk_is_imported_only_if_configured(tmp_path: Path) -> None:
     program = (
         # The API alone is also imported by other libraries, where it is installed.
         "import sys\nfrom cdv_http.app import create_app\nfrom cdv_adapters import tracing\ncreate_app()\n"
@@ -250,10 +252,10 @@ def test_nothing_is_imported_unless_it_is_asked_for(tmp_path: Path) -> None:
     assert run(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") == "True False"
 
 
-def test_without_the_sdk_the_service_says_so_and_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_sdk_a_warning_is_logged_and_tracing_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "vault")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    monkeypatch.delitem(sys.modules, "cdv_adapters.spans")  # or it is there already
+    monkeypatch.delitem(sys.modules, "cdv_adapters.spans")  # so that it is imported again
     lines: list[str] = []
     sink = logger.add(lines.append)
     tracing.start()
@@ -262,7 +264,7 @@ def test_without_the_sdk_the_service_says_so_and_serves(monkeypatch: pytest.Monk
     assert "install the extra `otel`" in lines[0]
 
 
-def test_an_exporter_that_does_not_exist_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_exporter_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
     monkeypatch.setattr("cdv_adapters.spans.tracing_to", lambda _: None)
     lines: list[str] = []
@@ -272,7 +274,7 @@ def test_an_exporter_that_does_not_exist_is_reported(monkeypatch: pytest.MonkeyP
     assert lines == ["OTEL_TRACES_EXPORTER=jaeger is not known (otlp, console, none): traces are exported by OTLP\n"]
 
 
-async def test_ending_waits_no_longer_than_seconds_for_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shutdown_waits_for_a_hanging_collector_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_STOP_SECONDS", 0.01)
     released = asyncio.Event()
 
@@ -288,7 +290,7 @@ async def test_ending_waits_no_longer_than_seconds_for_a_collector(monkeypatch: 
     assert tracing.span("x") is tracing.NO_SPAN
 
 
-async def test_one_id_leads_from_the_log_line_to_the_span_and_to_the_event(tmp_path: Path, nats_url: str) -> None:
+async def test_the_log_line_spans_and_event_of_a_request_share_one_id(tmp_path: Path, nats_url: str) -> None:
     with collecting() as collector:
         vault = RunningVault(
             tmp_path / "data",

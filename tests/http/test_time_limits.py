@@ -1,4 +1,4 @@
-"""How long requests may take: one timer, and each task's end its own."""
+"""Time limits of requests: one timer for all tasks, and a deadline for each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cdv_http.middleware.time_limits import TimeLimits
 from cdv_http.request_state import begin_state
 
 
-class StillLoop:
-    """The clock of a loop and what is due by it, which stand still until told."""
+class FrozenLoop:
+    """The clock and the timers of a loop, which move only when advanced."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -32,33 +32,33 @@ class StillLoop:
         return self._due[-1]
 
     async def advance(self, seconds: float) -> None:
-        """Call what becomes due, each in its moment, and let every task go on until it waits."""
-        await turns()
+        """Call the callbacks that become due, each at its time, and run every task until it waits."""
+        await run_tasks()
         until = self.now + seconds
         while self._due and (first := min(self._due, key=itemgetter(0)))[0] <= until:
             self._due.remove(first)
             self.now = first[0]
             first[1]()
-            await turns()
+            await run_tasks()
         self.now = until
-        await turns()
+        await run_tasks()
 
     def limits(self, seconds: float) -> TimeLimits:
         return TimeLimits(seconds, lambda: self)
 
 
-async def turns() -> None:
+async def run_tasks() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 @pytest.fixture
-def loop() -> StillLoop:
-    return StillLoop()
+def loop() -> FrozenLoop:
+    return FrozenLoop()
 
 
 async def limited(limits: TimeLimits, *moves: asyncio.Event) -> str:
-    """Wait for one after the other, moving in between; return what came of it."""
+    """Wait for the events in turn, restarting the limit after each; return the outcome."""
     task = limits.start()
     try:
         for move in moves:
@@ -77,40 +77,42 @@ async def outcome(task: asyncio.Task[str]) -> str:
     return await task if task.done() else "under way"
 
 
-async def test_each_has_its_own_limit(loop: StillLoop) -> None:
+async def test_each_task_has_its_own_time_limit(loop: FrozenLoop) -> None:
     limits, never, at_10, at_25 = loop.limits(20), asyncio.Event(), asyncio.Event(), asyncio.Event()
-    still, short, moving = (asyncio.create_task(limited(limits, *it)) for it in ([never], [at_10], [at_10, never]))
+    still, short, moving = (
+        asyncio.create_task(limited(limits, *moves)) for moves in ([never], [at_10], [at_10, never])
+    )
     await loop.advance(10)
     later = asyncio.create_task(limited(limits, at_25))
     at_10.set()
     await loop.advance(9)
-    assert [await outcome(it) for it in (still, short, moving, later)] == [
+    assert [await outcome(task) for task in (still, short, moving, later)] == [
         "under way",
         "done",
         "under way",
         "under way",
     ]
     await loop.advance(1)
-    assert [await outcome(it) for it in (still, moving, later)] == ["over", "under way", "under way"]
+    assert [await outcome(task) for task in (still, moving, later)] == ["over", "under way", "under way"]
     await loop.advance(5)
     at_25.set()
     await loop.advance(4)
-    assert [await outcome(it) for it in (moving, later)] == ["under way", "done"]
+    assert [await outcome(task) for task in (moving, later)] == ["under way", "done"]
     await loop.advance(1)
     assert await outcome(moving) == "over"
 
 
-async def test_what_moves_may_go_on(loop: StillLoop) -> None:
+async def test_a_task_that_makes_progress_may_exceed_the_limit(loop: FrozenLoop) -> None:
     moves = [asyncio.Event() for _ in range(3)]
     task = asyncio.create_task(limited(loop.limits(20), *moves))
     for move in moves:
         await loop.advance(19)
         move.set()
-    await turns()
+    await run_tasks()
     assert await outcome(task) == "done"
 
 
-async def test_the_timer_is_set_again_after_a_rest(loop: StillLoop) -> None:
+async def test_the_timer_is_set_again_after_an_idle_period(loop: FrozenLoop) -> None:
     limits = loop.limits(20)
     for _ in range(2):
         task = asyncio.create_task(limited(limits, asyncio.Event()))
@@ -119,7 +121,7 @@ async def test_the_timer_is_set_again_after_a_rest(loop: StillLoop) -> None:
         await loop.advance(100)
 
 
-async def test_who_is_over_the_limit_is_told_once_and_may_say_so(loop: StillLoop) -> None:
+async def test_a_task_over_the_limit_is_cancelled_once_and_may_still_respond(loop: FrozenLoop) -> None:
     limits, read = loop.limits(20), asyncio.Event()
 
     async def refusing() -> str:
@@ -128,7 +130,7 @@ async def test_who_is_over_the_limit_is_told_once_and_may_say_so(loop: StillLoop
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             assert limits.timed_out(task)
-            await read.wait()  # the refusal, by a client who is slow
+            await read.wait()  # a slow client reads the refusal
         finally:
             limits.stop(task)
         return "refused"
@@ -137,22 +139,22 @@ async def test_who_is_over_the_limit_is_told_once_and_may_say_so(loop: StillLoop
     await loop.advance(8)
     later = asyncio.create_task(limited(limits, asyncio.Event()))
     await loop.advance(60)
-    assert [await outcome(it) for it in (first, later)] == ["under way", "over"]
+    assert [await outcome(task) for task in (first, later)] == ["under way", "over"]
     read.set()
-    await turns()
+    await run_tasks()
     assert await outcome(first) == "refused"
 
 
-async def test_anothers_cancellation_goes_on(loop: StillLoop) -> None:
+async def test_a_cancellation_from_elsewhere_is_propagated(loop: FrozenLoop) -> None:
     task = asyncio.create_task(limited(loop.limits(20), asyncio.Event()))
-    await turns()
+    await run_tasks()
     task.cancel()
-    await turns()
+    await run_tasks()
     with pytest.raises(asyncio.CancelledError):
         await outcome(task)
 
 
-async def test_anothers_cancellation_in_the_same_moment_goes_on_too(loop: StillLoop) -> None:
+async def test_a_simultaneous_cancellation_from_elsewhere_is_propagated(loop: FrozenLoop) -> None:
     limits = loop.limits(20)
     ended: list[bool] = []
 
@@ -161,7 +163,7 @@ async def test_anothers_cancellation_in_the_same_moment_goes_on_too(loop: StillL
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            task.cancel()  # before anybody has asked whose the first was
+            task.cancel()  # before the cause of the first is checked
             ended.append(limits.timed_out(task))
             raise
         finally:
@@ -192,19 +194,19 @@ async def takes_its_own_time(_: Any, receive: Any, __: Any) -> None:
     ("app", "sends", "status"),
     [(waits_for_the_body, False, 400), (refuses_at_once, False, 400), (takes_its_own_time, True, 503)],
 )
-async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again(
-    loop: StillLoop, app: Any, sends: bool, status: int
+async def test_a_client_that_sends_no_body_in_time_is_refused_without_reading_again(
+    loop: FrozenLoop, app: Any, sends: bool, status: int
 ) -> None:
-    asked, answered = [], []
+    received, sent = [], []
 
     async def receive() -> Any:
-        asked.append("for the body")
+        received.append("for the body")
         if not sends:
             await asyncio.Event().wait()
         return {"type": "http.request", "body": b"", "more_body": True}
 
     async def send(message: Any) -> None:
-        answered.append(message)
+        sent.append(message)
 
     headers = [(b"content-length", b"10")]
     scope: Any = {"type": "http", "method": "POST", "path": "/v1/repo/record", "scheme": "http", "headers": headers}
@@ -217,5 +219,5 @@ async def test_who_sends_no_body_in_time_is_refused_without_waiting_for_it_again
     await loop.advance(1)
     assert exchange.done()
     await exchange
-    assert asked == ["for the body"]
-    assert [message.get("status") for message in answered] == [status, None]
+    assert received == ["for the body"]
+    assert [message.get("status") for message in sent] == [status, None]

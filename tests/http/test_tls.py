@@ -39,26 +39,26 @@ def vault(server: Files) -> Iterator[RunningVault]:
     running.kill()
 
 
-def test_it_speaks_tls_1_3(vault: RunningVault) -> None:
+def test_connections_use_tls_1_3(vault: RunningVault) -> None:
     with vault.connect() as connection:
         assert isinstance(connection, ssl.SSLSocket)
         assert connection.version() == "TLSv1.3"
 
 
-def test_a_client_that_speaks_no_more_than_tls_1_2_is_refused(vault: RunningVault, server: Files) -> None:
+def test_a_client_limited_to_tls_1_2_is_refused(vault: RunningVault, server: Files) -> None:
     old = server.trusting()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection(("127.0.0.1", vault.port), 20) as plain, pytest.raises(ssl.SSLError, match="VERSION"):
         old.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
-def test_a_client_that_speaks_no_tls_is_told_nothing(vault: RunningVault) -> None:
+def test_a_plain_http_client_gets_no_http_response(vault: RunningVault) -> None:
     with socket.create_connection(("127.0.0.1", vault.port), 20) as plain:
         plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"HTTP" not in plain.recv(1000)
 
 
-def test_what_it_prints_and_the_upload_urls_it_makes_are_https(vault: RunningVault, server: Files) -> None:
+def test_printed_urls_and_upload_urls_are_https(vault: RunningVault, server: Files) -> None:
     assert f"open at https://127.0.0.1:{vault.port} " in vault.log
     assert "http://" not in vault.log
     with httpx.Client(base_url=vault.base, verify=server.trusting()) as http:
@@ -70,7 +70,7 @@ def test_what_it_prints_and_the_upload_urls_it_makes_are_https(vault: RunningVau
 
 
 @pytest.mark.parametrize("path", PROTECTED)
-def test_browsers_are_told_to_stay_with_https(vault: RunningVault, server: Files, path: str) -> None:
+def test_responses_over_tls_have_the_hsts_header(vault: RunningVault, server: Files, path: str) -> None:
     answer = httpx.get(vault.base + path, verify=server.trusting())
     assert answer.headers.get_list("strict-transport-security") == ["max-age=31536000"]
 
@@ -93,25 +93,27 @@ def mutual(folder: Path, server: Files, clients: trustme.CA) -> Iterator[Running
     running.kill()
 
 
-def test_a_client_that_our_authority_vouches_for_is_served(mutual: RunningVault) -> None:
+def test_a_client_with_a_certificate_of_the_client_ca_is_served(mutual: RunningVault) -> None:
     [answer] = mutual.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert (answer.status_code, answer.json()) == (200, {"data": {"status": "ok"}})
 
 
-@pytest.mark.parametrize("shown", ["nothing", "another authority's"])
-def test_any_other_client_is_refused(mutual: RunningVault, server: Files, shown: str) -> None:
-    context = server.trusting(None if shown == "nothing" else trustme.CA().issue_cert("someone@example.org"))
+@pytest.mark.parametrize("presented", ["nothing", "another authority's"])
+def test_a_client_without_a_certificate_of_the_client_ca_is_refused(
+    mutual: RunningVault, server: Files, presented: str
+) -> None:
+    context = server.trusting(None if presented == "nothing" else trustme.CA().issue_cert("someone@example.org"))
     with (
         socket.create_connection(("127.0.0.1", mutual.port), 20) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-        # In TLS 1.3 a client hears of it when it reads.
+        # In TLS 1.3 a client learns of the refusal when it reads.
         pytest.raises(ssl.SSLError, match=r"(?i)certificate.?required|unknown.?ca|decrypt.?error"),
     ):
         connection.recv(1000)
 
 
 def refused_start(folder: Path, **settings: str) -> tuple[int, str]:
-    """Return the exit code and what was printed."""
+    """Return the exit code and the output."""
     ended = subprocess.run(
         [CDV, "serve", "--port", str(free_port())],
         env=environment(folder / "never", **settings),
@@ -132,10 +134,10 @@ UNUSABLE = {
     "missing certificate": ("CDV_TLS_CERT", None, "No such file"),
     "missing key": ("CDV_TLS_KEY", None, "No such file"),
     "missing authority": ("CDV_TLS_CLIENT_CA", None, "No such file"),
-    "certificate that is none": ("CDV_TLS_CERT", b"junk", "PEM"),
+    "invalid certificate": ("CDV_TLS_CERT", b"junk", "PEM"),
     "empty certificate": ("CDV_TLS_CERT", b"", "PEM"),
-    "key that is none": ("CDV_TLS_KEY", b"junk", "no private key in PEM"),
-    "authority that is none": ("CDV_TLS_CLIENT_CA", b"junk", "PEM"),
+    "invalid key": ("CDV_TLS_KEY", b"junk", "no private key in PEM"),
+    "invalid authority": ("CDV_TLS_CLIENT_CA", b"junk", "PEM"),
     "another's key": (
         "CDV_TLS_KEY",
         P256.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -146,7 +148,7 @@ UNUSABLE = {
         P256.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")),
         "encrypted",
     ),
-    "key of a kind that is not served with": (
+    "key of an unsupported type": (
         "CDV_TLS_KEY",
         P521.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         "P-256",
@@ -155,7 +157,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_what_cannot_be_served_with_is_one_line_at_the_start(tmp_path: Path, case: str) -> None:
+def test_an_unusable_tls_file_is_reported_in_one_line_at_the_start(tmp_path: Path, case: str) -> None:
     variable, content, words = UNUSABLE[case]
     path = tmp_path / "unusable.pem"
     if content is not None:
@@ -168,6 +170,6 @@ def test_what_cannot_be_served_with_is_one_line_at_the_start(tmp_path: Path, cas
         assert word in printed
 
 
-def test_a_certificate_without_a_key_is_one_line_at_the_start(tmp_path: Path) -> None:
+def test_a_certificate_without_a_key_is_reported_in_one_line_at_the_start(tmp_path: Path) -> None:
     code, printed = refused_start(tmp_path, CDV_TLS_CERT=str(files(tmp_path).cert))
     assert (code, printed) == (2, "cdv: CDV_TLS_CERT, CDV_TLS_KEY: give both or neither\n")

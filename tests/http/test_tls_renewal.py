@@ -27,16 +27,18 @@ DEADLINE_SECONDS = 60
 
 
 class Stream:
-    """Requests until it is left: of two clients each on a connection of its own, of two others on one that is kept.
+    """Requests until the block ends: two clients open a connection for each request, two others keep theirs.
 
-    A kept connection is made anew when the answer before said that it would be closed, and not otherwise.
+    A kept connection is reopened only if the previous response announced its end.
     """
 
     def __init__(self, vault: RunningVault) -> None:
         self._vault = vault
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=ask) for ask in (self._ask, self._ask_on_one) for _ in range(2)]
-        self.served: Counter[bytes] = Counter()  # by the certificate shown
+        self._threads = [
+            threading.Thread(target=send) for send in (self._send_each_on_new, self._send_all_on_one) for _ in range(2)
+        ]
+        self.served: Counter[bytes] = Counter()  # by the certificate presented
         self.kept = 0
         self.failed: list[str] = []
 
@@ -50,7 +52,7 @@ class Stream:
         for thread in self._threads:
             thread.join()
 
-    def _ask(self) -> None:
+    def _send_each_on_new(self) -> None:
         while not self._ended.is_set():
             try:
                 with self._vault.connect() as connection:
@@ -64,7 +66,7 @@ class Stream:
             except (OSError, AssertionError) as error:
                 self.failed.append(repr(error))
 
-    def _ask_on_one(self) -> None:
+    def _send_all_on_one(self) -> None:
         with closing(self._vault.http_connection()) as connection:
             while not self._ended.is_set():
                 try:
@@ -85,7 +87,7 @@ def until(holds: Callable[[], bool], vault: RunningVault) -> None:
         time.sleep(0.05)
 
 
-def shown(vault: RunningVault) -> bytes | None:
+def presented_certificate(vault: RunningVault) -> bytes | None:
     with vault.connect() as connection:
         assert isinstance(connection, ssl.SSLSocket)
         return connection.getpeercert(binary_form=True)
@@ -108,7 +110,7 @@ def vault(server: Files, workers: str) -> Iterator[RunningVault]:
     running.kill()
 
 
-def test_a_renewed_certificate_is_taken_up_and_no_request_fails(
+def test_a_renewed_certificate_is_reloaded_and_no_request_fails(
     vault: RunningVault, server: Files, workers: str
 ) -> None:
     with httpx.Client(base_url=vault.base, verify=server.trusting()) as http:
@@ -116,17 +118,17 @@ def test_a_renewed_certificate_is_taken_up_and_no_request_fails(
         body = {"did": "did:example:ada", "mimeType": "image/png", "size": len(PNG)}
         url = http.post("/v1/media/uploadInit", json=body, headers=auth).json()["data"]["uploadUrl"]
     path = url.removeprefix(vault.base).encode()
-    old = shown(vault)
+    old = presented_certificate(vault)
     with Stream(vault) as stream, vault.connect(DEADLINE_SECONDS) as slow:
         slow.sendall(UPLOAD % (path, len(PNG)) + PNG[:10])
         until(lambda: stream.served.total() > 20, vault)
         new = server.issue()
         until(lambda: stream.served[new] > 20, vault)
-        if workers == "1":  # the old one accepts no more, and still has the upload to receive; of two, one waits for it
-            until(lambda: {shown(vault) for _ in range(10)} == {new}, vault)
+        if workers == "1":  # the old worker only receives the upload; of two, one waits for the other
+            until(lambda: {presented_certificate(vault) for _ in range(10)} == {new}, vault)
         slow.sendall(PNG[10:])
         assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
-        until(lambda: {shown(vault) for _ in range(20)} == {new}, vault)
+        until(lambda: {presented_certificate(vault) for _ in range(20)} == {new}, vault)
     assert stream.failed == []
     assert set(stream.served) == {old, new}
     assert stream.kept > 20
@@ -136,26 +138,24 @@ def test_a_renewed_certificate_is_taken_up_and_no_request_fails(
 
 
 @pytest.mark.parametrize("workers", ["2"])
-def test_a_hangup_signal_takes_it_up_too_and_the_service_outlives_many(vault: RunningVault, server: Files) -> None:
+def test_sighup_reloads_the_certificate_and_repeated_signals_do_no_harm(vault: RunningVault, server: Files) -> None:
     with Stream(vault) as stream:
         for _ in range(2):
             new = server.issue()
             vault.process.send_signal(signal.SIGHUP)
-            until(lambda new=new: {shown(vault) for _ in range(10)} == {new}, vault)  # type: ignore[misc]
+            until(lambda new=new: {presented_certificate(vault) for _ in range(10)} == {new}, vault)  # type: ignore[misc]
     assert stream.failed == []
     assert vault.stop() == 0
 
 
 @pytest.mark.parametrize("workers", ["1"])
-def test_a_renewal_that_cannot_be_served_with_is_reported_and_the_old_one_stays(
-    vault: RunningVault, server: Files
-) -> None:
-    old, good = shown(vault), server.cert.read_bytes()
+def test_an_unusable_renewal_is_reported_and_the_old_certificate_stays(vault: RunningVault, server: Files) -> None:
+    old, good = presented_certificate(vault), server.cert.read_bytes()
     server.cert.write_bytes(b"half of a certif")
     until(lambda: "workers are not replaced" in vault.log, vault)
     assert "CDV_TLS_CERT" in vault.log
-    assert shown(vault) == old
+    assert presented_certificate(vault) == old
     server.cert.write_bytes(good)
     new = server.issue()
-    until(lambda: shown(vault) == new, vault)
+    until(lambda: presented_certificate(vault) == new, vault)
     assert vault.stop() == 0

@@ -1,4 +1,4 @@
-"""What a request leaves behind: log lines and events with its correlation id, one event per write."""
+"""The log lines and events of a request have its correlation id; a write makes one event."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Logged = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 async def api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """A vault that logs as outside dev, where every line is JSON and says all it knows."""
+    """A vault that logs as in staging, where every line is JSON with all its fields."""
     async with serving(tmp_path / "vault", env="staging") as opened:
         yield opened
 
 
 @pytest.fixture
 def logged(capsys: pytest.CaptureFixture[str]) -> Logged:
-    """What gives the lines that were logged since it was last asked."""
+    """A function that returns the lines logged since its last call."""
 
     def since() -> list[dict[str, Any]]:
         record_pending()
@@ -67,12 +67,14 @@ async def test_every_log_line_of_a_request_has_its_correlation_id(ada: Creator, 
         (f"00-{'0' * 32}-b7ad6b7169203331-01", None),
     ],
 )
-async def test_a_trace_goes_on_in_the_logs(ada: Creator, logged: Logged, header: str, trace: str | None) -> None:
+async def test_log_lines_have_the_trace_id_of_a_valid_traceparent(
+    ada: Creator, logged: Logged, header: str, trace: str | None
+) -> None:
     data(await ada.create(headers={"traceparent": header}))
     assert {line.get("trace_id") for line in logged()} == {trace}
 
 
-async def test_one_id_leads_from_the_trace_to_log_and_event(ada: Creator, logged: Logged) -> None:
+async def test_the_trace_id_is_the_correlation_id_of_log_lines_and_events(ada: Creator, logged: Logged) -> None:
     parent = f"00-{TRACE}-b7ad6b7169203331-01"
     answer = await ada.create(headers={"traceparent": parent})
     ticket = await ada.staged()
@@ -80,7 +82,7 @@ async def test_one_id_leads_from_the_trace_to_log_and_event(ada: Creator, logged
     await ada.create(headers={"traceparent": parent, "X-Correlation-Id": "my-own"})
     assert answer.headers["x-correlation-id"] == logged()[0]["correlation_id"] == TRACE
     assert [event["correlationId"] for event in await events(ada)][::2] == [TRACE, "my-own"]
-    entries = [it for it in await ada.api.service.outbox.read(0, 1_000_000) if it.event.did == ada.did]
+    entries = [entry for entry in await ada.api.service.outbox.read(0, 1_000_000) if entry.event.did == ada.did]
     assert [entry.event.traceparent for entry in entries] == [parent, None, parent]
 
 
@@ -91,7 +93,7 @@ async def test_a_log_line_cannot_be_forged_and_holds_no_token(ada: Creator, logg
     assert ada.auth["Authorization"].removeprefix("Bearer ") not in json.dumps(line)
 
 
-async def test_an_upload_url_is_not_written_to_the_log(ada: Creator, logged: Logged) -> None:
+async def test_the_signature_of_an_upload_url_is_not_logged(ada: Creator, logged: Logged) -> None:
     ticket = await ada.staged()
     signature = ticket["uploadUrl"].rpartition(".")[2]
     lines = logged()
@@ -99,7 +101,7 @@ async def test_an_upload_url_is_not_written_to_the_log(ada: Creator, logged: Log
     assert all(signature not in line["message"] for line in lines)
 
 
-async def test_a_write_makes_one_event_that_names_its_request(ada: Creator) -> None:
+async def test_a_write_makes_one_event_with_the_correlation_id_of_its_request(ada: Creator) -> None:
     receipt = await ada.created(headers={"X-Correlation-Id": "the-first"}, idempotencyKey="k")
     data(await ada.create(headers={"X-Correlation-Id": "a-retry"}, idempotencyKey="k"))
     refused(await ada.create(record={}), 400, "CDV_SCHEMA_REJECT")

@@ -1,4 +1,4 @@
-"""Who sees what (spec: authentication, reads): collections that are their owner's only."""
+"""Who may read owner-only collections (spec: authentication, reads)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.http.api import FLAG, PROFILE, Api, Creator, data, refused, serving
 async def api(
     request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Api]:
-    """The rule holds whatever CDV_READ_AUTH says."""
+    """The rules are the same for every CDV_READ_AUTH."""
     async with serving(tmp_path_factory.mktemp("vault"), read_auth=request.param) as opened:
         yield opened
 
@@ -28,26 +28,26 @@ async def anonymous(api: Api, path: str, **parameters: str) -> httpx.Response:
     return await api.http.get(path, params=parameters)
 
 
-async def test_an_owner_reads_their_own(ada: Creator) -> None:
+async def test_an_owner_can_read_their_own_records(ada: Creator) -> None:
     uri = await flag(ada)
     assert data(await ada.get(uri))["uri"] == uri
     assert [each["uri"] for each in data(await ada.list(collection=FLAG))["records"]] == [uri]
     assert [each["uri"] for each in data(await ada.list())["records"]] == [uri]
 
 
-async def test_another_subject_is_refused(ada: Creator, bob: Creator) -> None:
+async def test_another_subject_is_refused_with_403(ada: Creator, bob: Creator) -> None:
     uri = await flag(ada)
     refused(await bob.get(uri), 403, "CDV_AUTHZ")
     refused(await bob.list(did=ada.did, collection=FLAG), 403, "CDV_AUTHZ")
 
 
-async def test_an_anonymous_reader_is_asked_who_they_are(api: Api, ada: Creator) -> None:
+async def test_an_anonymous_reader_is_refused_with_401(api: Api, ada: Creator) -> None:
     uri = await flag(ada)
     refused(await anonymous(api, "/v1/repo/record", uri=uri), 401, "CDV_AUTHN")
     refused(await anonymous(api, "/v1/repo/listRecords", did=ada.did, collection=FLAG), 401, "CDV_AUTHN")
 
 
-async def test_nobody_learns_whether_there_is_one(api: Api, ada: Creator, bob: Creator) -> None:
+async def test_refusals_do_not_reveal_whether_a_record_exists(api: Api, ada: Creator, bob: Creator) -> None:
     uri = f"at://{ada.did}/{FLAG}/01M85VXXZ7T2JXB720KXQH381M"
     refused(await ada.get(uri), 404, "CDV_NOT_FOUND")
     refused(await bob.get(uri), 403, "CDV_AUTHZ")
@@ -55,7 +55,7 @@ async def test_nobody_learns_whether_there_is_one(api: Api, ada: Creator, bob: C
     refused(await bob.list(did=ada.did, collection=FLAG), 403, "CDV_AUTHZ")
 
 
-async def test_if_none_match_opens_no_record_of_another(ada: Creator, bob: Creator) -> None:
+async def test_if_none_match_reveals_no_record_of_another_owner(ada: Creator, bob: Creator) -> None:
     uri = await flag(ada)
     refused(await bob.get(uri, **{"If-None-Match": "*"}), 403, "CDV_AUTHZ")
     answer = await ada.get(uri)
@@ -63,7 +63,7 @@ async def test_if_none_match_opens_no_record_of_another(ada: Creator, bob: Creat
     assert answer.headers["vary"] == "Authorization, Origin"
 
 
-async def test_a_listing_without_a_collection_leaves_them_out_for_others(ada: Creator, bob: Creator) -> None:
+async def test_a_listing_without_a_collection_omits_owner_only_records_for_others(ada: Creator, bob: Creator) -> None:
     expected = []
     for number in range(6):
         await flag(ada)
@@ -71,22 +71,22 @@ async def test_a_listing_without_a_collection_leaves_them_out_for_others(ada: Cr
         await flag(ada)
     assert [each["uri"] for each in data(await bob.list(did=ada.did))["records"]] == expected[::-1]
     assert len(data(await ada.list())["records"]) == 18
-    # Pages are as exact for those who see less.
+    # Pages are full for those who may read fewer records too.
     for limit in (1, 2, 3, 5, 6):
-        seen: list[str] = []
+        uris: list[str] = []
         cursor: dict[str, str] = {}
         while True:
             page = data(await bob.list(did=ada.did, limit=limit, **cursor))
-            seen += [each["uri"] for each in page["records"]]
+            uris += [each["uri"] for each in page["records"]]
             if "nextCursor" not in page:
                 break
             assert len(page["records"]) == limit
             cursor = {"cursor": page["nextCursor"]}
-        assert seen == expected[::-1]
+        assert uris == expected[::-1]
         assert page["records"]
 
 
-async def test_an_anonymous_listing_leaves_them_out_as_well(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_an_anonymous_listing_omits_owner_only_records(tmp_path_factory: pytest.TempPathFactory) -> None:
     async with serving(tmp_path_factory.mktemp("open")) as api:
         ada = api.creator()
         await flag(ada)
@@ -97,14 +97,14 @@ async def test_an_anonymous_listing_leaves_them_out_as_well(tmp_path_factory: py
         assert "nextCursor" not in listed
 
 
-async def test_a_collection_that_is_public_stays_so(ada: Creator, bob: Creator) -> None:
+async def test_a_public_collection_is_readable_by_others(ada: Creator, bob: Creator) -> None:
     uri = (await ada.created())["uri"]
     await flag(ada)
     assert data(await bob.get(uri))
     assert len(data(await bob.list(did=ada.did, collection=PROFILE))["records"]) == 1
 
 
-async def test_a_cursor_of_the_owner_shows_others_no_more(ada: Creator, bob: Creator) -> None:
+async def test_a_cursor_of_the_owner_reveals_nothing_to_others(ada: Creator, bob: Creator) -> None:
     await ada.created()
     await flag(ada)
     await flag(ada)

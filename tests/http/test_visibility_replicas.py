@@ -1,4 +1,4 @@
-"""What is its owner's only stays so on every replica, whatever catalogue each of them has (docs/schemas.md)."""
+"""Owner-only collections stay so on every replica, whatever catalogue each of them has (docs/schemas.md)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StartReplica(Protocol):
 
 @pytest.fixture
 def replica(postgres_dsn: str, tmp_path: Path) -> StartReplica:
-    """Starts a replica on the one database, with a data dir of its own that is empty unless it is named."""
+    """Start a replica on the shared database, with its own data dir, which is empty unless it is named."""
     numbers = count()
 
     @asynccontextmanager
@@ -46,12 +46,12 @@ def replica(postgres_dsn: str, tmp_path: Path) -> StartReplica:
     return started
 
 
-def nowhere() -> str:
+def unreachable_url() -> str:
     return f"http://127.0.0.1:{free_port()}"
 
 
-async def task(api: Api, name: str = "refresh the catalogue") -> None:
-    (found,) = (it for it in api.service.background_tasks if it.name == name)
+async def run_task(api: Api, name: str = "refresh the catalogue") -> None:
+    (found,) = (background for background in api.service.background_tasks if background.name == name)
     await found.run()
 
 
@@ -61,7 +61,7 @@ async def write(api: Api) -> tuple[str, str]:
     return ada.did, (await ada.created(collection=SECRET, record={"text": "mine"}))["uri"]
 
 
-async def is_its_owners_only(api: Api, did: str, uri: str) -> None:
+async def assert_owner_only(api: Api, did: str, uri: str) -> None:
     refused(await api.http.get("/v1/repo/record", params={"uri": uri}), 401, "CDV_AUTHN")
     refused(await api.creator().get(uri), 403, "CDV_AUTHZ")
     listed = await api.http.get("/v1/repo/listRecords", params={"did": did, "collection": SECRET})
@@ -69,92 +69,99 @@ async def is_its_owners_only(api: Api, did: str, uri: str) -> None:
     assert data(await api.http.get("/v1/repo/listRecords", params={"did": did}))["records"] == []
     owner = Creator(api, did)
     assert data(await owner.get(uri))["uri"] == uri
-    assert [it["uri"] for it in data(await owner.list())["records"]] == [uri]
+    assert [record["uri"] for record in data(await owner.list())["records"]] == [uri]
 
 
-async def is_public(api: Api, did: str, uri: str) -> None:
+async def assert_public(api: Api, did: str, uri: str) -> None:
     assert data(await api.http.get("/v1/repo/record", params={"uri": uri}))["uri"] == uri
     listed = data(await api.http.get("/v1/repo/listRecords", params={"did": did}))["records"]
-    assert [it["uri"] for it in listed] == [uri]
+    assert [record["uri"] for record in listed] == [uri]
 
 
-@pytest.mark.parametrize("source", ["down", "not set", "forgets it", "says nothing of it"])
-async def test_a_new_replica_keeps_what_is_its_owners_only(source: str, replica: StartReplica, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["down", "not set", "omits the collection", "omits the visibility"])
+async def test_a_new_replica_keeps_owner_only_collections(source: str, replica: StartReplica, tmp_path: Path) -> None:
     async with replica(publish(tmp_path / "specs", secret="owner")) as first:
         did, uri = await write(first)
-        await is_its_owners_only(first, did, uri)
+        await assert_owner_only(first, did, uri)
     url = {
-        "down": nowhere,
+        "down": unreachable_url,
         "not set": lambda: None,
-        "forgets it": lambda: publish(tmp_path / "specs", other="public"),
-        "says nothing of it": lambda: publish(tmp_path / "specs", secret=None),
+        "omits the collection": lambda: publish(tmp_path / "specs", other="public"),
+        "omits the visibility": lambda: publish(tmp_path / "specs", secret=None),
     }[source]()
     async with replica(url) as second:
-        await is_its_owners_only(second, did, uri)
-        known = {"forgets it": "com.example.other", "says nothing of it": SECRET}.get(source, PROFILE)
-        assert data(await second.creator().create(collection=known))  # so the catalogue meant is in force
-    async with replica(nowhere()) as third:
-        await is_its_owners_only(third, did, uri)
+        await assert_owner_only(second, did, uri)
+        known = {"omits the collection": "com.example.other", "omits the visibility": SECRET}.get(source, PROFILE)
+        assert data(await second.creator().create(collection=known))  # so the intended catalogue is in use
+    async with replica(unreachable_url()) as third:
+        await assert_owner_only(third, did, uri)
 
 
-async def test_an_embedded_vault_keeps_it_when_it_follows_no_catalogue_any_more(tmp_path: Path) -> None:
+async def test_an_embedded_vault_keeps_owner_only_collections_without_a_catalogue_url(tmp_path: Path) -> None:
     async with serving(tmp_path / "vault", specs_url=publish(tmp_path / "specs", secret="owner")) as first:
         did, uri = await write(first)
     async with serving(tmp_path / "vault") as again:
-        await is_its_owners_only(again, did, uri)
+        await assert_owner_only(again, did, uri)
 
 
-async def test_an_index_that_says_public_opens_it_on_every_replica(replica: StartReplica, tmp_path: Path) -> None:
+async def test_an_index_that_declares_a_collection_public_opens_it_on_every_replica(
+    replica: StartReplica, tmp_path: Path
+) -> None:
     url = publish(tmp_path / "specs", secret="owner")
-    async with replica(url) as first, replica(url) as second, replica(nowhere()) as blind, replica(None) as bundled:
+    async with (
+        replica(url) as first,
+        replica(url) as second,
+        replica(unreachable_url()) as blind,
+        replica(None) as bundled,
+    ):
         did, uri = await write(first)
         publish(tmp_path / "specs", secret="public")
-        await task(first)
-        await is_public(first, did, uri)
+        await run_task(first)
+        await assert_public(first, did, uri)
         for other in (second, blind, bundled):
-            await is_its_owners_only(other, did, uri)
-        await task(second)
-        await task(blind)
-        await task(bundled, "sync the owner-only collections")
+            await assert_owner_only(other, did, uri)
+        await run_task(second)
+        await run_task(blind)
+        await run_task(bundled, "sync the owner-only collections")
         for other in (first, second, blind, bundled):
-            await is_public(other, did, uri)
-    async with replica(nowhere()) as new:
-        await is_public(new, did, uri)
+            await assert_public(other, did, uri)
+    async with replica(unreachable_url()) as new:
+        await assert_public(new, did, uri)
 
 
-async def test_a_replica_whose_source_is_down_learns_what_another_was_told(
+async def test_a_replica_whose_source_is_down_learns_owner_only_collections_from_another(
     replica: StartReplica, tmp_path: Path
 ) -> None:
     url = publish(tmp_path / "specs", secret="public")
-    async with replica(nowhere()) as blind, replica(None) as bundled, replica(url, "behind") as behind:
+    async with replica(unreachable_url()) as blind, replica(None) as bundled, replica(url, "behind") as behind:
         publish(tmp_path / "newer", secret="owner")
         (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
-        async with replica((tmp_path / "newer").as_uri()) as told:
-            did, uri = await write(told)
-            await task(behind)  # which was told of nothing but the older index, and must not have the last word
-            await task(blind)
-            await task(bundled, "sync the owner-only collections")
-            for each in (told, blind, bundled, behind):
-                await is_its_owners_only(each, did, uri)
+        async with replica((tmp_path / "newer").as_uri()) as informed:
+            did, uri = await write(informed)
+            await run_task(behind)  # which knows only the older index, and must not override the newer
+            await run_task(blind)
+            await run_task(bundled, "sync the owner-only collections")
+            for each in (informed, blind, bundled, behind):
+                await assert_owner_only(each, did, uri)
     async with replica(url, "behind") as restarted:
-        await is_its_owners_only(restarted, did, uri)
+        await assert_owner_only(restarted, did, uri)
 
 
 @pytest.mark.parametrize("source", ["down", "another"])
-async def test_what_was_in_force_and_not_noted_when_a_replica_ended_is_noted_by_the_next(
+async def test_owner_only_collections_not_stored_before_a_stop_are_stored_by_the_next_start(
     source: str, replica: StartReplica, tmp_path: Path
 ) -> None:
     url = publish(tmp_path / "specs", secret="owner")
-    await UrlSchemas.at(url, tmp_path / "pod").open()  # all that a start does before it notes
+    await UrlSchemas.at(url, tmp_path / "pod").open()  # what a start does before it stores them
     (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
-    async with replica(url if source == "down" else nowhere(), "pod"):
+    async with replica(url if source == "down" else unreachable_url(), "pod"):
         pass
     async with replica(publish(tmp_path / "open", secret=None)) as new:
         did, uri = await write(new)
-        await is_its_owners_only(new, did, uri)
+        await assert_owner_only(new, did, uri)
 
 
-async def test_a_catalogue_that_is_late_for_the_start_is_noted_once_it_is_there(
+async def test_owner_only_collections_of_a_late_catalogue_are_stored_once_it_arrives(
     replica: StartReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdv_adapters.bootstrap._SPECS_AT_START_SECONDS", 0.1)
@@ -162,7 +169,7 @@ async def test_a_catalogue_that_is_late_for_the_start_is_noted_once_it_is_there(
     began = threading.Event()
     with catalogue_server() as server:
         files = (tmp_path / "specs").rglob("*.json")
-        server.publish({str(it.relative_to(tmp_path / "specs")): it.read_bytes() for it in files})
+        server.publish({str(file.relative_to(tmp_path / "specs")): file.read_bytes() for file in files})
 
         def late(handler: BaseHTTPRequestHandler) -> None:
             began.wait(5)
@@ -170,18 +177,18 @@ async def test_a_catalogue_that_is_late_for_the_start_is_noted_once_it_is_there(
             server.answer(handler)
 
         server.misbehave = late
-        async with replica(server.url) as told, replica(nowhere()) as blind:
-            refused(await told.creator().create(collection=SECRET), 400, "CDV_VALIDATION")
+        async with replica(server.url) as informed, replica(unreachable_url()) as blind:
+            refused(await informed.creator().create(collection=SECRET), 400, "CDV_VALIDATION")
             began.set()
-            await task(told, "take over the late catalogue")
-            did, uri = await write(told)
-            await is_its_owners_only(told, did, uri)
-            async with replica(nowhere()) as new:
-                await is_its_owners_only(new, did, uri)
-            assert [it.name for it in blind.service.background_tasks if it.until_success] == []
+            await run_task(informed, "take over the late catalogue")
+            did, uri = await write(informed)
+            await assert_owner_only(informed, did, uri)
+            async with replica(unreachable_url()) as new:
+                await assert_owner_only(new, did, uri)
+            assert [task.name for task in blind.service.background_tasks if task.until_success] == []
 
 
-async def test_a_refresh_without_the_database_is_put_off_with_the_catalogue_in_force(tmp_path: Path) -> None:
+async def test_a_refresh_without_the_database_applies_the_catalogue_and_stores_it_later(tmp_path: Path) -> None:
     store = FakeOwnerOnlyStore()
     url = publish(tmp_path / "specs", secret="public")
     with Container.owner_only_store.override(providers.Object(store)):
@@ -189,19 +196,19 @@ async def test_a_refresh_without_the_database_is_put_off_with_the_catalogue_in_f
             publish(tmp_path / "specs", secret="owner")
             store.error = Unavailable("database")
             with pytest.raises(Unavailable):
-                await task(api)
+                await run_task(api)
             did, uri = await write(api)
-            await is_its_owners_only(api, did, uri)
+            await assert_owner_only(api, did, uri)
             store.error = None
             assert SECRET not in store.kept
-            await task(api)
+            await run_task(api)
             assert SECRET in store.kept
             notes = store.notes
-            await task(api)
+            await run_task(api)
             assert store.notes == notes
 
 
-async def test_a_start_that_cannot_learn_them_is_refused_on_one_line(tmp_path: Path) -> None:
+async def test_a_start_that_cannot_read_the_owner_only_collections_is_refused(tmp_path: Path) -> None:
     store = FakeOwnerOnlyStore()
     store.error = Unavailable("database")
     with (
@@ -213,7 +220,7 @@ async def test_a_start_that_cannot_learn_them_is_refused_on_one_line(tmp_path: P
 
 
 @pytest.mark.parametrize("visibility", ["owner", "public"])
-async def test_who_only_looks_notes_nothing(visibility: str, tmp_path: Path) -> None:
+async def test_a_service_that_does_not_own_the_database_stores_nothing(visibility: str, tmp_path: Path) -> None:
     url = publish(tmp_path / "specs", secret="owner" if visibility == "public" else "public")
     async with serving(tmp_path / "vault", specs_url=url) as api:
         did, uri = await write(api)
@@ -222,7 +229,9 @@ async def test_who_only_looks_notes_nothing(visibility: str, tmp_path: Path) -> 
     async with open_service(settings, owns_database=False) as service:
         assert (SECRET in service.vault.records._schemas.catalogue.owner_only) == (visibility == "owner")
     (tmp_path / "vault" / "catalogue.msgpack").unlink()
-    async with open_service(settings.model_copy(update={"specs_url": nowhere()}), owns_database=False) as service:
+    async with open_service(
+        settings.model_copy(update={"specs_url": unreachable_url()}), owns_database=False
+    ) as service:
         assert (SECRET in service.vault.records._schemas.catalogue.owner_only) == (visibility == "public")
     async with serving(tmp_path / "vault") as api:
-        await (is_public if visibility == "owner" else is_its_owners_only)(api, did, uri)
+        await (assert_public if visibility == "owner" else assert_owner_only)(api, did, uri)

@@ -1,4 +1,4 @@
-"""What granian's main loop hears while it replaces workers, and a worker while it starts."""
+"""Signals to granian's main loop while it replaces workers, and to a worker while it starts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from cdv_http.workers import Workers, _handle_signals
 
 
 class Worker:
-    """Stands in for a process. `busy`: it does not end when it is told to, as one that has a request under way."""
+    """A fake process. `busy`: it does not end when it is terminated, as one with a request in flight."""
 
     def __init__(self, *, busy: bool = False) -> None:
-        self.alive, self.busy, self.told = True, busy, False
+        self.alive, self.busy, self.terminated = True, busy, False
         self.inner = SimpleNamespace(exitcode=0)
 
     def start(self) -> None:
@@ -34,7 +34,7 @@ class Worker:
         return self.alive
 
     def terminate(self) -> None:
-        self.told = True
+        self.terminated = True
         self.alive = self.busy
 
     def kill(self) -> None:
@@ -45,7 +45,7 @@ class Worker:
 
 
 class Fleet(Workers):
-    """`when`: what is asked for as soon as a worker has been started."""
+    """`proof`: called to check a reload before it starts. `when`: called as soon as a worker is started."""
 
     def __init__(self, count: int, *, proof: Any = lambda _: None, when: Any = lambda _: None) -> None:
         super().__init__(
@@ -63,7 +63,7 @@ class Fleet(Workers):
     def _tell_to_stop_accepting(self, worker: Any) -> bool:
         return bool(worker.is_alive())
 
-    def hears(self) -> bool:
+    def is_woken(self) -> bool:
         """Whether the main loop is woken, and so does not wait for ever."""
         return bool(self.main_loop_interrupt.is_set())
 
@@ -79,16 +79,16 @@ def refuse(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("proof", [Workers.signal_handler_interrupt, refuse])
-def test_an_end_asked_for_while_a_reload_is_proved_is_heard_and_nobody_is_replaced(proof: Any) -> None:
+def test_a_stop_while_a_reload_is_checked_ends_the_loop_and_replaces_no_worker(proof: Any) -> None:
     fleet = Fleet(2, proof=proof)
     fleet.replace_workers()
     fleet._reload(None, None)
-    assert fleet.hears()
+    assert fleet.is_woken()
     assert fleet.started == []
     fleet._serve_loop(None, None)  # returns
 
 
-def test_an_end_asked_for_while_workers_are_replaced_leaves_the_others() -> None:
+def test_a_stop_while_workers_are_replaced_leaves_the_others() -> None:
     fleet = Fleet(3, when=Workers.signal_handler_interrupt)
     fleet.replace_workers()
     fleet._serve_loop(None, None)
@@ -96,18 +96,18 @@ def test_an_end_asked_for_while_workers_are_replaced_leaves_the_others() -> None
     assert len(fleet.wrks) == 3
 
 
-def test_whoever_is_still_busy_when_the_end_is_asked_for_ends_with_the_others() -> None:
+def test_a_busy_worker_that_is_being_replaced_is_stopped_with_the_others() -> None:
     fleet = Fleet(2, when=Workers.signal_handler_interrupt)
     busy = Worker(busy=True)
     fleet.wrks[0] = busy
     fleet.replace_workers()
     fleet._serve_loop(None, None)
-    assert busy.told
+    assert busy.terminated
     assert fleet.wrks[-1] is busy
     assert len(fleet.wrks) == 3
 
 
-def test_another_reload_asked_for_while_one_is_proved_follows() -> None:
+def test_a_reload_requested_while_another_is_checked_follows_it() -> None:
     def proof(fleet: Fleet) -> None:
         if fleet.started:
             fleet.signal_handler_interrupt()
@@ -120,14 +120,14 @@ def test_another_reload_asked_for_while_one_is_proved_follows() -> None:
     assert fleet.started == [0]
 
 
-def test_a_crash_while_a_reload_is_proved_is_made_good_by_it() -> None:
+def test_a_worker_that_crashes_while_a_reload_is_checked_is_replaced_by_the_reload() -> None:
     fleet = Fleet(2, proof=lambda fleet: fleet.interrupt_children.append(1))
     fleet._reload(None, None)
     assert fleet.started == [0, 1]
-    assert not fleet.hears()
+    assert not fleet.is_woken()
 
 
-def test_an_end_asked_for_while_a_crashed_worker_is_replaced_is_heard() -> None:
+def test_a_stop_while_a_crashed_worker_is_replaced_ends_the_loop() -> None:
     fleet = Fleet(2, when=Workers.signal_handler_interrupt)
     fleet.interrupt_children.append(1)
     fleet.respawn_failed_workers = True
@@ -136,21 +136,21 @@ def test_an_end_asked_for_while_a_crashed_worker_is_replaced_is_heard() -> None:
     assert fleet.started == [1]
 
 
-def test_that_workers_end_as_soon_as_they_are_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_workers_that_exit_as_soon_as_they_are_started_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
     fleet = Fleet(1)
     fleet.interrupt_children.append(0)
     monkeypatch.setattr(MPServer, "shutdown", lambda _, exit_code: sys.exit(exit_code or 1))
-    handler = logger.add(said.append, format="{level} {message}")
+    handler = logger.add(logged.append, format="{level} {message}")
     try:
         with pytest.raises(SystemExit):
             fleet.shutdown()
     finally:
         logger.remove(handler)
-    assert said == ["ERROR the workers exit as soon as they are started; the service stops (see the errors above)\n"]
+    assert logged == ["ERROR the workers exit as soon as they are started; the service stops (see the errors above)\n"]
 
 
-def test_signals_on_signals_are_heard() -> None:
+def test_signals_in_quick_succession_are_handled() -> None:
     fleet = Fleet(1)
     before = signal.signal(signal.SIGALRM, fleet.signal_handler_reload)
     signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
@@ -164,16 +164,16 @@ def test_signals_on_signals_are_heard() -> None:
     assert fleet.reload_signal
 
 
-def test_what_a_worker_is_told_while_it_starts_waits_until_it_knows_what_to_do_then(
+def test_stop_signals_are_blocked_while_a_worker_process_is_created(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held: list[set[signal.Signals]] = []
 
     def mask() -> set[signal.Signals]:
-        return {signal.Signals(it) for it in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+        return {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
 
     class Starting(Worker):
-        def start(self) -> None:  # where the process is made, which has the mask of who makes it
+        def start(self) -> None:  # where the process is created, which inherits the mask
             held.append(mask())
 
     monkeypatch.setattr(MPServer, "_spawn_worker", lambda *_: Starting())
@@ -194,15 +194,15 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_worker_hears_of_its_end_between_its_start_and_its_serving(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("cdv_http.workers.WorkerSignal", lambda: SimpleNamespace(set=lambda: told.append("end")))
+def test_a_stop_signal_between_a_workers_start_and_its_serving_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops: list[str] = []
+    monkeypatch.setattr("cdv_http.workers.WorkerSignal", lambda: SimpleNamespace(set=lambda: stops.append("end")))
     loop = uvloop.new_event_loop()
     _handle_signals(loop)
     loop.run_until_complete(asyncio.sleep(0))  # starts
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
     loop.run_until_complete(asyncio.sleep(0))  # serves
-    assert told == ["end"]
+    assert stops == ["end"]
     loop.close()
-    os.kill(os.getpid(), signal.SIGTERM)  # and what comes later still does no harm
+    os.kill(os.getpid(), signal.SIGTERM)  # later signals do no harm

@@ -1,10 +1,10 @@
-"""Offer the service four times what it can serve, and see that it sheds the rest: `python -m tests.load.flood`.
+"""Offer the service four times its capacity, and check that it sheds the excess: `python -m tests.load.flood`.
 
-Prints, and judges by one run's own ratios: the 95th percentile of what is accepted under the flood against that of
-quiet times, rounds of both in turn taken together, how fast refusals are, and how soon all is as before. The flood is
-wrk's: hundreds of connections that each send now and then. What is measured is what others see who send a few requests
-a second meanwhile, when they are due, whatever came of those before. Each client has an address of its own behind a
-trusted proxy.
+Prints, and checks as ratios within one run: the 95th percentile latency of accepted requests under the flood against
+that of quiet phases, over alternating rounds of both; the latency of refusals; and the recovery time. The flood is
+wrk's: hundreds of connections that each send now and then. Measured are the requests of other clients that send a few
+a second meanwhile, each when it is due, whether or not those before are answered. Each client has its own address
+behind a trusted proxy.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from tests.http.running import RunningVault
 from tests.servers import PostgresServer, own
 
 FACTOR: Final = 4
-ROUNDS: Final = 3  # in turn, so that a machine that others use is no slower for the one than for the other
+ROUNDS: Final = 3  # alternating, so that other load on the machine affects both alike
 QUIET_PER_SECOND: Final = 100
 CONNECTIONS: Final = 800
 SLOWER_MAX: Final = 3.0  # accepted under the flood, against quiet
 RECOVERY_MAX_SECONDS: Final = 5.0
 CREATORS: Final = 40
-GIVE_UP_SECONDS: Final = 40.0
+TIMEOUT_SECONDS: Final = 40.0
 
 
 @dataclass
 class Phase:
-    """What came of a phase's requests: milliseconds by status; `sent_at` and outcome of each in order of answers."""
+    """The results of a phase: milliseconds by status; `sent_at`, status and milliseconds in order of responses."""
 
     milliseconds: dict[int, list[float]] = field(default_factory=dict)
     answers: list[tuple[float, int, float]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Phase:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; `done` is told of each answer's status, 0 if the connection broke."""
+    """One request at a time; `done` is called with each response's status, 0 if the connection broke."""
 
     def __init__(self) -> None:
         self.done: Callable[[int], None] | None = None
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -102,14 +102,14 @@ class Connection(asyncio.Protocol):
 
 
 class Client:
-    """Sends creates to a vault over as many connections as it takes."""
+    """Sends creates to a vault over as many connections as needed."""
 
     def __init__(self, vault: RunningVault) -> None:
         self._vault = vault
         dids = [f"did:example:flood{number}" for number in range(CREATORS)]
         self.requests = [self._request(number, did) for number, did in enumerate(dids)]
         self._idle: list[Connection] = []
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
 
     def _request(self, number: int, did: str) -> bytes:
         body = json.dumps({"did": did, "collection": PROFILE, "record": {"displayName": "Ada"}}).encode()
@@ -132,7 +132,7 @@ class Client:
             connection.done = answered.set_result
             connection.transport.write(self.requests[number % CREATORS])
             try:
-                async with asyncio.timeout(GIVE_UP_SECONDS):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     status = await answered
             except TimeoutError:
                 connection.done = None
@@ -148,9 +148,9 @@ class Client:
             if (ahead := began + number / per_second - time.perf_counter()) > 0:
                 await asyncio.sleep(ahead)
             task = asyncio.create_task(self.send(phase))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-        await asyncio.gather(*self._under_way)
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+        await asyncio.gather(*self._in_flight)
         return phase
 
     async def _connect(self) -> Connection | None:
@@ -161,8 +161,8 @@ class Client:
         return made
 
 
-class Crowd:
-    """What wrk does to a vault."""
+class Flooder:
+    """Floods a vault with wrk."""
 
     def __init__(self, vault: RunningVault, client: Client, folder: Path) -> None:
         self._vault = vault
@@ -170,12 +170,12 @@ class Crowd:
         for number, request in enumerate(client.requests):
             (folder / f"{number}.http").write_bytes(request)
 
-    async def press(self, connections: int, seconds: float, per_second: float = 0) -> tuple[float, float]:
+    async def run(self, connections: int, seconds: float, per_second: float = 0) -> tuple[float, float]:
         """Return how many requests per second were answered 200, and how many otherwise. No rate: without a pause."""
         pause = 1000 * connections / per_second if per_second else 0
-        script = self._folder / "crowd.lua"
+        script = self._folder / "flooder.lua"
         script.write_text(_SCRIPT % {"folder": self._folder, "last": CREATORS - 1, "pause": pause})
-        # Last in line for the processor: clients have machines of their own. Whether it sends enough is judged.
+        # At the lowest priority, since real clients have their own machines. Whether it sends enough is checked.
         wrk = await asyncio.create_subprocess_exec(
             *(
                 "nice",
@@ -193,12 +193,12 @@ class Crowd:
             stdout=asyncio.subprocess.PIPE,
         )
         output = (await wrk.communicate())[0].decode()
-        taken = re.search(r"([0-9]+) requests in ([0-9.]+)s", output)
+        summary = re.search(r"([0-9]+) requests in ([0-9.]+)s", output)
         assert wrk.returncode == 0, output
-        assert taken is not None, output
+        assert summary is not None, output
         refused = re.search(r"Non-2xx or 3xx responses: ([0-9]+)", output)
-        answered, others = int(taken[1]), int(refused[1]) if refused else 0
-        return (answered - others) / float(taken[2]), others / float(taken[2])
+        answered, others = int(summary[1]), int(refused[1]) if refused else 0
+        return (answered - others) / float(summary[2]), others / float(summary[2])
 
 
 _SCRIPT: Final = """
@@ -214,19 +214,19 @@ function delay() return math.random() * 2 * %(pause)f end
 
 
 async def flood(vault: RunningVault, seconds: float, folder: Path) -> bool:
-    """Return whether the service kept its head. `seconds`: of quiet and of flood in each round."""
+    """Return whether the service stayed within the limits. `seconds`: of quiet and of flood in each round."""
     client = Client(vault)
-    crowd = Crowd(vault, client, folder)
-    await crowd.press(8, 2)  # what is compiled or connected at first
-    capacity, _ = await crowd.press(8, 4)
+    flooder = Flooder(vault, client, folder)
+    await flooder.run(8, 2)  # warm-up
+    capacity, _ = await flooder.run(8, 4)
     print(f"capacity: {capacity:.0f} per second")
     quiet, during, afterwards, offered = Phase(), Phase(), [], 0.0
     for number in range(1, ROUNDS + 1):
         quiet.add(await client.at_rate(QUIET_PER_SECOND, seconds))
-        pressing = asyncio.create_task(crowd.press(CONNECTIONS, seconds + 2, FACTOR * capacity))
+        flooding = asyncio.create_task(flooder.run(CONNECTIONS, seconds + 2, FACTOR * capacity))
         await asyncio.sleep(1)
         during.add(await client.at_rate(QUIET_PER_SECOND, seconds))
-        accepted, refused = await pressing
+        accepted, refused = await flooding
         over = time.perf_counter()
         offered += (accepted + refused) / ROUNDS
         print(
@@ -240,7 +240,7 @@ async def flood(vault: RunningVault, seconds: float, folder: Path) -> bool:
     slower = during.percentile(200, 0.95) / normal
     refused_ms = during.percentile(503, 0.95)
     recovery = max(_recovery_seconds(after, over, SLOWER_MAX * normal) for over, after in afterwards)
-    kept = (
+    passed = (
         offered >= FACTOR * capacity * 0.8
         and slower <= SLOWER_MAX
         and refused_ms <= SLOWER_MAX * normal
@@ -248,10 +248,10 @@ async def flood(vault: RunningVault, seconds: float, folder: Path) -> bool:
         and set(during.milliseconds) <= {200, 503}
     )
     print(
-        f"{'passed' if kept else 'FAILED'}: accepted p95 {slower:.1f} times as slow as in quiet times, refusals p95"
+        f"{'passed' if passed else 'FAILED'}: accepted p95 {slower:.1f} times as slow as in quiet times, refusals p95"
         f" {refused_ms:.1f} ms, back to normal after {recovery:.1f} s"
     )
-    return kept
+    return passed
 
 
 def _recovery_seconds(after: Phase, over: float, most_ms: float) -> float:
@@ -277,10 +277,10 @@ def main() -> int:
             CDV_TRUSTED_PROXIES="127.0.0.1",
         )
         try:
-            kept = uvloop.run(flood(vault, given.seconds, Path(folder)))
+            passed = uvloop.run(flood(vault, given.seconds, Path(folder)))
         finally:
             vault.kill()
-    return 0 if kept else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Hang(Exception):
 def answers_to(vault: RunningVault, sent: bytes, *, closing: bool = False) -> list[int]:
     """Send bytes, and return the statuses of all answers once the server has closed.
 
-    `closing`: they end with a request to close. Otherwise our side is closed, which some servers take for a goodbye.
+    `closing`: they end with a request to close. Otherwise half-close, which some servers treat as a disconnect.
     """
     received = bytearray()
     with vault.connect(DEADLINE_SECONDS) as connection:
@@ -54,7 +54,7 @@ def answers_to(vault: RunningVault, sent: bytes, *, closing: bool = False) -> li
         except TimeoutError as error:
             raise Hang(repr(sent[:2000])) from error
         except OSError:
-            pass  # it may refuse and close before it has seen all
+            pass  # it may refuse and close before it has read all
     return [int(status) for status in _STATUS.findall(received)]
 
 
@@ -65,7 +65,7 @@ def whole_requests(vault: RunningVault, token: str, seed: int) -> Counter[int]:
     statuses = answers_to(vault, b"".join([*pipeline, _LAST]), closing=True)
     if len(statuses) != PIPELINE + 1 or max(statuses) >= 500:
         statuses = []
-        for request in pipeline:  # one by one, to go on after whatever ended the connection, and to name the culprit
+        for request in pipeline:  # one by one, to find the request that ended the connection
             answered = answers_to(vault, request + _LAST, closing=True) or [0]
             if not 0 < answered[0] < 500:
                 print(f"answered {answered[0]}: {request!r}")
@@ -91,7 +91,7 @@ def memory_of(vault: RunningVault) -> int:
 
 
 def attack(requests: int, seed: int) -> bool:
-    """Return whether the service took no harm."""
+    """Return whether the service is unharmed."""
     with tempfile.TemporaryDirectory() as folder:
         vault = RunningVault(Path(folder) / "data", CDV_MAX_IN_FLIGHT="10000")
         try:
@@ -121,25 +121,25 @@ def _attack(vault: RunningVault, requests: int, seed: int) -> bool:
                 sound = False
             before = before or memory_of(vault)  # once everything is warm
     after = memory_of(vault)
-    print(f"whole requests:  {sum(whole.values())}, answered {_spelt(whole)}")
-    print(f"broken framing:  {sum(framing.values())}, answered {_spelt(framing)} (0: closed without a word)")
+    print(f"whole requests:  {sum(whole.values())}, answered {_formatted(whole)}")
+    print(f"broken framing:  {sum(framing.values())}, answered {_formatted(framing)} (0: closed without a word)")
     print(
         f"{time.monotonic() - began:.0f} s, seed {seed}; memory {before / 2**20:.0f} MiB after a tenth,"
         f" {after / 2**20:.0f} MiB at the end; {vault.log.count('Traceback')} tracebacks in the log"
     )
-    asked = sum(whole.values()) + sum(framing.values())
-    served = {200, 400, 401, 404} <= set(whole)  # or it was not our contents that were judged
+    total = sum(whole.values()) + sum(framing.values())
+    served = {200, 400, 401, 404} <= set(whole)  # or the contents have not been tested
     harmless = (
         max([*whole, *framing]) < 500
         and 0 not in whole
         and "Traceback" not in vault.log
         and vault.process.poll() is None
     )
-    print(f"{asked} requests: {'no harm done' if sound and harmless and served else 'HARM DONE'}")
-    return sound and harmless and served and asked >= requests and after - before <= GROWTH_MAX
+    print(f"{total} requests: {'no harm done' if sound and harmless and served else 'HARM DONE'}")
+    return sound and harmless and served and total >= requests and after - before <= GROWTH_MAX
 
 
-def _spelt(statuses: Counter[int]) -> str:
+def _formatted(statuses: Counter[int]) -> str:
     return ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
 
 

@@ -1,4 +1,4 @@
-"""Requests whose ends are in doubt (smuggling), made from a seed: most of the parts good, and any of them broken."""
+"""Requests with ambiguous framing (smuggling), generated from a seed: most parts are valid, any may be broken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BROKEN_SHARE: Final = 0.35  # of the parts of a request
 
 
 def broken_framing(seed: int, token: str, many: int) -> list[bytes]:
-    """Return so many requests, each for a connection of its own."""
+    """Return that many requests, each for its own connection."""
     chance = random.Random(seed)
     body = json.dumps({"did": DID, "collection": PROFILE, "record": {"displayName": "Ada"}}).encode()
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)

@@ -1,4 +1,4 @@
-"""Requests that mean harm by what they hold, made from a seed; their framing is sound."""
+"""Requests with hostile contents and valid framing, generated from a seed."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ _GETS: Final = ("/v1/repo/listRecords", "/v1/repo/record")
 
 
 class Hostile:
-    """Makes requests for the bearer of `token`; the same ones for the same seed."""
+    """Generates requests that send `token`; the same ones for the same seed."""
 
     def __init__(self, seed: int, token: str) -> None:
         self._random = random.Random(seed)
         self._token = token
 
     def whole(self) -> bytes:
-        """Return a request whose framing is sound, so that others may follow it."""
+        """Return a request with valid framing, so that others may follow it."""
         kind: Callable[[], bytes] = self._random.choice(
             (
                 self._body,
@@ -165,13 +165,15 @@ class Hostile:
     def _query(self) -> bytes:
         names = ("did", "collection", "limit", "cursor", "since", "until", "uri", "x", "")
         pairs = [
-            f"{self._random.choice(names)}={_escaped(self._text())}" if self._random.random() < 0.8 else self._noise()
+            f"{self._random.choice(names)}={_escaped(self._text())}"
+            if self._random.random() < 0.8
+            else self._random_query()
             for _ in range(self._random.randrange(6))
         ]
         start = f"did={DID}&" if self._random.random() < 0.6 else ""
         return self._get(f"{self._random.choice(_GETS)}?{start}{'&'.join(pairs)}")
 
-    def _noise(self) -> str:
+    def _random_query(self) -> str:
         return "".join(self._random.choice("%&=;+?/abc09.-_~!*'()[]") for _ in range(self._random.randrange(30)))
 
     def _jwt(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What Schemathesis cannot know: who speaks, what a record looks like, and that bytes must be uploaded."""
+"""What Schemathesis cannot know: whose token to send, valid records, and that bytes must be uploaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ADA = "did:example:ada"
 
 
 class Known:
-    """What the service has told so far. A generated name is never that of something that is there."""
+    """What the service has returned so far, since a generated name never exists."""
 
     def __init__(self) -> None:
         self.uris: list[str] = []
@@ -54,7 +54,7 @@ def _token(subject: str) -> str:
 
 @schemathesis.auth(refresh_interval=None)
 class TokenOfTheDid:
-    """Speaks for the DID that the request is about, and for Ada where it is about none, and sometimes else."""
+    """The token of the DID in the request; of Ada where there is none, and sometimes elsewhere."""
 
     def get(self, case: Case, _: Any) -> str:
         did = case.body.get("did") if isinstance(case.body, dict) else None
@@ -70,7 +70,7 @@ class TokenOfTheDid:
 
 @schemathesis.hook
 def map_case(_: Any, case: Case) -> Case:
-    """Make every other good body one that is accepted, so that there is something to go on with."""
+    """Make about every other valid body acceptable, so that later requests find something."""
     good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
     if good and isinstance(case.body, dict) and isinstance(case.body.get("did"), str) and len(case.body["did"]) % 2:
         name = case.operation.definition.raw["operationId"]
@@ -88,7 +88,7 @@ def map_case(_: Any, case: Case) -> Case:
 
 @schemathesis.hook
 def after_call(_: Any, case: Case, response: Any) -> None:
-    """Remember what came of it, and upload what was announced."""
+    """Remember the result, and upload the bytes of an uploadInit."""
     if response.status_code != 200:
         return
     match case.operation.definition.raw["operationId"]:
@@ -105,20 +105,20 @@ def after_call(_: Any, case: Case, response: Any) -> None:
 
 @schemathesis.hook
 def before_call(_: Any, case: Case, __: Any) -> None:
-    """Ask for what is there, every other time, and finalise as who uploaded, with the hash of what was uploaded."""
+    """Request what exists, every other time; finalise with the uploader's token and the hash of the uploaded bytes."""
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
     _known.calls += 1
     if case.meta.phase.name is not TestPhase.STATEFUL and _known.calls % 2:
-        _ask_for_what_is_there(case)
+        _request_what_exists(case)
     if isinstance(case.body, dict) and case.body.get("assetId") in _known.uploads:
         owner, case.body["sha256"] = _known.uploads[case.body["assetId"]]
-        signed = case.headers.get("Authorization", "").startswith("Bearer ey")  # no check has taken the token away
+        signed = case.headers.get("Authorization", "").startswith("Bearer ey")  # no check has removed the token
         if signed and _known.calls % 5:
             case.headers["Authorization"] = f"Bearer {_token(owner)}"
 
 
-def _ask_for_what_is_there(case: Case) -> None:
+def _request_what_exists(case: Case) -> None:
     match case.operation.definition.raw["operationId"]:
         case "getRecord" if _known.uris:
             case.query["uri"] = _known.uris[-1]
@@ -133,8 +133,8 @@ def _ask_for_what_is_there(case: Case) -> None:
 
 
 @schemathesis.check
-def refused_for_a_reason_that_no_schema_says(_: Any, response: Any, case: Case) -> None:
-    """A good request that is answered 400 names something that the document cannot express."""
+def refused_only_for_rules_beyond_the_document(_: Any, response: Any, case: Case) -> None:
+    """A valid request is refused with 400 only for a rule that the document cannot express."""
     good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
     if not good or response.status_code != 400:
         return
@@ -147,7 +147,7 @@ def refused_for_a_reason_that_no_schema_says(_: Any, response: Any, case: Case) 
 
 @schemathesis.check
 def every_refusal_is_in_the_envelope(_: Any, response: Any, case: Case) -> None:
-    """spec: conventions. No answer but a success, a redirect or an empty HEAD is outside it, and none says more."""
+    """Every error, except of a HEAD, has the envelope and no other member (spec: conventions)."""
     (correlation_id,) = response.headers["x-correlation-id"]
     assert correlation_id
     if response.status_code >= 400 and case.method != "HEAD":

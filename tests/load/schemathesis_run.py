@@ -1,6 +1,6 @@
-"""Try a fresh server with Schemathesis: `python -m tests.load.schemathesis_run --max-examples 100 --at-least 2000`.
+"""Test a fresh server with Schemathesis: `python -m tests.load.schemathesis_run --max-examples 100 --at-least 2000`.
 
-Everything behind `--` goes to Schemathesis. Exits by its result, or with 1 if there were fewer cases than asked for.
+Everything after `--` is passed to Schemathesis. Exits with its result, or with 1 if there were too few cases.
 """
 
 from __future__ import annotations

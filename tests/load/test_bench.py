@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: what it counts, and whom it charges."""
+"""The benchmark's arithmetic: what it counts, and which requests a stall delays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANSWER = b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\n{}"
 
 
 class Server:
-    """Answers each request at once, apart from those at which it stalls for a while."""
+    """A server that responds at once, apart from a stall at one request."""
 
     def __init__(self, stall_at: int = -1, stall_seconds: float = 0.0, status: int = 200) -> None:
         self.requests: list[bytes] = []
@@ -54,7 +54,7 @@ class Server:
         await self._server.wait_closed()
 
 
-async def test_an_open_loop_charges_a_stall_for_everybody_who_was_due_meanwhile(tmp_path: Path):
+async def test_an_open_loop_counts_a_stall_for_every_request_due_during_it(tmp_path: Path):
     server = Server(stall_at=20, stall_seconds=0.3)
     async with server as port:
         paced = await open_loop(port, Prepared(tmp_path / "all", [b"one\n", b"two\n"]), rate=200, seconds=0.5)
@@ -65,7 +65,7 @@ async def test_an_open_loop_charges_a_stall_for_everybody_who_was_due_meanwhile(
     assert sorted(server.requests) == [b"one"] * 50 + [b"two"] * 50
 
 
-async def test_every_request_is_sent_once_over_so_many_connections():
+async def test_every_request_is_sent_once_over_several_connections():
     server = Server(status=409)
     async with server as port:
         paced = await all_once(port, [b"%d\n" % number for number in range(50)], connections=4)
@@ -73,26 +73,26 @@ async def test_every_request_is_sent_once_over_so_many_connections():
     assert sorted(map(int, server.requests)) == list(range(50))
 
 
-async def test_one_request_alone_is_all_that_there_is_to_say():
+async def test_all_percentiles_of_a_single_request_are_equal():
     async with Server() as port:
         alone = await all_once(port, [b"alone\n"], connections=4)
     assert (alone.requests, alone.answers) == (1, {200: 1})
     assert alone.p50 == alone.p95 == alone.p99 == alone.max
 
 
-async def test_of_few_requests_nothing_is_longer_than_the_longest():
+async def test_percentiles_of_few_requests_do_not_exceed_the_maximum():
     async with Server(stall_at=5, stall_seconds=0.2) as port:
         few = await all_once(port, [b"%d\n" % number for number in range(5)], connections=1)
     assert few.p95 <= few.p99 <= few.max
 
 
-async def test_a_server_that_is_gone_is_counted_and_not_waited_for(tmp_path: Path):
+async def test_requests_to_an_unreachable_server_are_counted(tmp_path: Path):
     prepared = Prepared(tmp_path / "all", [b"one\n"])
     paced = await open_loop(free_port(), prepared, rate=100, seconds=0.1)
     assert paced.answers == {0: 10}
 
 
-def test_a_request_in_two_parts_gets_a_key_of_its_own_each_time(tmp_path: Path):
+def test_a_request_in_two_parts_gets_a_new_key_each_time(tmp_path: Path):
     prepared = Prepared(tmp_path / "all", [(b"Key: ", b"\n"), b"whole"])
     assert len({prepared.request(number) for number in range(0, 20, 2)}) == 10
     assert prepared.request(1) == b"whole"
@@ -100,8 +100,8 @@ def test_a_request_in_two_parts_gets_a_key_of_its_own_each_time(tmp_path: Path):
 
 
 def run(*per_second: float) -> Run:
-    closed = [Closed(int(it * 2), 2.0, 1.0, 2.0, 3.0, 4.0, 0, 0) for it in per_second]
-    rounds = [Round(it, 200.0, 100.0, 50.0) for it in closed]
+    closed = [Closed(int(rate * 2), 2.0, 1.0, 2.0, 3.0, 4.0, 0, 0) for rate in per_second]
+    rounds = [Round(measured, 200.0, 100.0, 50.0) for measured in closed]
     made = Run("a machine", {"python": "3.11"}, {"CDV_WORKERS": "1"}, rows=[Row("create", 64, rounds)])
     made.paced = [PacedRow("create", Paced(50, 9, 1.0, 1.0, 2.0, 3.0, 4.0, {200: 9}))]
     made.growth = [GrowthRow("get", records, 1.0, p95, 50.0, 50.0) for records, p95 in ((10, 2.0), (1_000, 3.0))]
@@ -110,7 +110,7 @@ def run(*per_second: float) -> Run:
     return made
 
 
-def test_the_page_says_what_was_measured(tmp_path: Path):
+def test_the_report_shows_what_was_measured(tmp_path: Path):
     write_report(run(90, 100, 130), tmp_path / "performance.md")
     page = (tmp_path / "performance.md").read_text()
     assert "| create | 64 | 100 | 200 | 0.50 | 1.0 | 2.0 | 3.0 | 100 | 50 |" in page
@@ -124,19 +124,19 @@ def test_the_page_says_what_was_measured(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("after", "said"), [((190, 200, 210), "+100.0%"), ((99, 101, 110), "+1.0%")], ids=["faster", "noise"]
+    ("after", "expected"), [((190, 200, 210), "+100.0%"), ((99, 101, 110), "+1.0%")], ids=["faster", "noise"]
 )
-def test_a_comparison_tells_a_change_from_noise(after, said, tmp_path, monkeypatch, capsys):
-    for name, it in (("a", run(90, 100, 110)), ("b", run(*after))):
-        (tmp_path / name).write_bytes(msgspec.json.encode(it))
+def test_a_comparison_distinguishes_a_change_from_noise(after, expected, tmp_path, monkeypatch, capsys):
+    for name, results in (("a", run(90, 100, 110)), ("b", run(*after))):
+        (tmp_path / name).write_bytes(msgspec.json.encode(results))
     monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
     compare.main()
     line = capsys.readouterr().out.splitlines()[1]
-    assert said in line
+    assert expected in line
     assert ("faster" in line) == (after[0] > 110)
 
 
-def test_the_ceilings_statements_run_and_store_what_they_should(postgres_dsn: str):
+def test_the_statements_of_the_ceiling_store_what_they_should(postgres_dsn: str):
     asyncio.run(migrate(postgres_dsn))
     fill(postgres_dsn, creators=10, each=30)
     writes = [

@@ -1,4 +1,4 @@
-"""How `make flood` judges what it has seen."""
+"""How `make flood` computes the recovery time."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.load.flood import Phase, _recovery_seconds
     ("slow_at", "seconds"),
     [([], 0.0), ([0.1], 0.0), ([0.1, 0.2], 1.0), ([3.5, 3.6], 4.0), ([3.9, 4.1], 0.0)],
 )
-def test_a_second_is_bad_when_more_than_one_answer_in_twenty_is(slow_at: list[float], seconds: float):
+def test_a_second_is_bad_when_more_than_one_response_in_twenty_is_slow(slow_at: list[float], seconds: float):
     after = Phase()
     for number in range(6 * 20 - len(slow_at)):
         after.note(100 + number / 20, 200, 1.0)
@@ -18,7 +18,7 @@ def test_a_second_is_bad_when_more_than_one_answer_in_twenty_is(slow_at: list[fl
     assert _recovery_seconds(after, 100.0, 8.0) == seconds
 
 
-def test_refusals_are_bad_however_fast():
+def test_refusals_count_as_bad_however_fast():
     after = Phase()
     for _ in range(3):
         after.note(102.5, 503, 1.0)

@@ -1,4 +1,4 @@
-"""A small budget of what `make hostile` does with a large one: the same requests at every run."""
+"""A short run of `make hostile`, with the same requests every time."""
 
 from __future__ import annotations
 
