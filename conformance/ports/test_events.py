@@ -88,5 +88,5 @@ class TestEventBuses(EventBusContract):
 
 
 @pytest.mark.parametrize("name", ["open_memory", "open_fake"])
-def test_a_bus_in_memory_behaves_like_the_model_in_more_sequences(name: str, request: pytest.FixtureRequest):
+def test_an_in_memory_bus_matches_the_model_in_more_sequences(name: str, request: pytest.FixtureRequest):
     run_state_machine_as_test(event_bus_machine(request.getfixturevalue(name)), settings=MORE)

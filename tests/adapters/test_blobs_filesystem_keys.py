@@ -21,7 +21,7 @@ from tests.fakes.clock import FakeClock
 __all__ = ["clock", "root", "store"]  # the fixtures
 
 
-async def test_the_directory_is_its_owners_only(store: FilesystemBlobStore, root: Path):
+async def test_the_media_directory_has_owner_only_permissions(store: FilesystemBlobStore, root: Path):
     await store.check()
 
     assert root.stat().st_mode & 0o777 == 0o700
@@ -71,7 +71,7 @@ async def test_a_hostile_key_touches_no_file(key: str, store: FilesystemBlobStor
 
 
 @pytest.mark.parametrize("link", ["uploads", STAGING, "dev", "dev/did:plc:abc"])
-async def test_a_link_leads_nowhere(
+async def test_a_symlink_out_of_the_store_is_not_followed(
     link: str, store: FilesystemBlobStore, clock: FakeClock, root: Path, tmp_path: Path
 ):
     await store.check()
@@ -95,7 +95,7 @@ async def test_a_link_leads_nowhere(
     assert {path.read_bytes() for path in outside.rglob("*") if path.is_file()} == {b"bytes"}
 
 
-async def test_a_linked_root_is_the_operators_choice(clock: FakeClock, tmp_path: Path):
+async def test_a_symlinked_root_directory_is_accepted(clock: FakeClock, tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "media").symlink_to(tmp_path / "disk")
     store = FilesystemBlobStore(tmp_path / "media", clock, MAX_BYTES)

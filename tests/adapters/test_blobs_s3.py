@@ -50,7 +50,7 @@ def store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
 # The store dies, hangs, comes back
 
 
-async def test_a_store_killed_before_any_call_is_unavailable_and_then_goes_on(own_s3_server: S3Server):
+async def test_calls_to_a_killed_store_are_unavailable_until_it_restarts(own_s3_server: S3Server):
     bucket = own_s3_server.create_bucket()
     with open_store(bucket.endpoint, bucket) as store:
         for call in CALLS.values():
@@ -66,7 +66,7 @@ async def test_a_store_killed_before_any_call_is_unavailable_and_then_goes_on(ow
 
 @pytest.mark.parametrize("fault", ["hang", "hang_replies", "cut"])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_faulty_network_is_unavailable_within_the_bound_and_then_goes_on(
+async def test_a_network_fault_is_unavailable_within_the_time_limit_until_it_heals(
     fault: str, call: str, store: S3BlobStore, s3_bucket: Bucket
 ):
     await stage(store, b"bytes")
@@ -84,7 +84,7 @@ async def test_a_faulty_network_is_unavailable_within_the_bound_and_then_goes_on
         await in_time(lambda: CALLS[call](troubled, mark))
 
 
-async def test_a_connection_that_died_while_idle_is_not_noticed(s3_bucket: Bucket):
+async def test_a_connection_reset_while_idle_is_replaced_transparently(s3_bucket: Bucket):
     with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket) as store:
         await stage(store, b"bytes")
         for call in CALLS.values():
@@ -94,7 +94,7 @@ async def test_a_connection_that_died_while_idle_is_not_noticed(s3_bucket: Bucke
             await stage(store, b"bytes")
 
 
-async def test_the_event_loop_goes_on_while_the_store_hangs(s3_bucket: Bucket):
+async def test_a_hanging_store_does_not_block_the_event_loop(s3_bucket: Bucket):
     with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket) as store:
         await stage(store, b"bytes")
         proxy.hang()
@@ -111,7 +111,7 @@ async def test_the_event_loop_goes_on_while_the_store_hangs(s3_bucket: Bucket):
         assert len(marks) == 1
 
 
-async def test_more_calls_than_threads_all_end_while_the_store_hangs(store: S3BlobStore, s3_bucket: Bucket):
+async def test_more_calls_than_threads_all_time_out_while_the_store_hangs(store: S3BlobStore, s3_bucket: Bucket):
     await stage(store, b"bytes")
     with (
         FaultProxy(s3_bucket.endpoint) as proxy,
@@ -126,7 +126,7 @@ async def test_more_calls_than_threads_all_end_while_the_store_hangs(store: S3Bl
         await in_time(lambda: mark_of(troubled, 5))
 
 
-async def test_a_port_where_nobody_listens_is_unavailable(s3_bucket: Bucket):
+async def test_a_closed_port_is_unavailable(s3_bucket: Bucket):
     with ScriptedS3(lambda _: Answer()) as gone:
         pass
     with open_store(gone.url, s3_bucket) as store:
@@ -151,7 +151,7 @@ FAILING_ANSWERS = {
 
 @pytest.mark.parametrize("answer", FAILING_ANSWERS)
 @pytest.mark.parametrize("call", ["inspect", "promote", "delete", "check"])
-async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
+async def test_an_error_response_is_unavailable(call: str, answer: str):
     with scripted_store(lambda _: FAILING_ANSWERS[answer]) as (store, _):
         cause = await unavailable(CALLS[call](store, "etag null sha256"))
 
@@ -159,17 +159,17 @@ async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
 
 
 @pytest.mark.parametrize("call", ["inspect", "promote", "delete"])
-async def test_a_bucket_that_is_gone_is_unavailable(call: str):
+async def test_calls_on_a_missing_bucket_are_unavailable(call: str):
     with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _):
         await unavailable(CALLS[call](store, "etag null sha256"))
 
 
-async def test_a_bucket_that_is_not_there_is_not_ready():
+async def test_check_fails_for_a_missing_bucket():
     with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _), pytest.raises(Unavailable):
         await store.check()
 
 
-async def test_a_passing_error_is_tried_again():
+async def test_a_transient_error_is_retried():
     answers = iter([refusal(503, "SlowDown"), refusal(500, "InternalError")])
     whole = Answer(200, b"bytes", {"ETag": '"abc"'})
     with scripted_store(lambda _: next(answers, whole), time_limits=S3TimeLimits(call_seconds=PATIENCE_SECONDS)) as (
@@ -180,7 +180,7 @@ async def test_a_passing_error_is_tried_again():
         assert len(server.asked) == 3
 
 
-async def test_a_store_in_trouble_is_not_hammered():
+async def test_retries_of_a_failing_store_are_bounded():
     with scripted_store(
         lambda _: Answer(503, b"", {"Retry-After": "3600"}), time_limits=S3TimeLimits(call_seconds=PATIENCE_SECONDS)
     ) as (
@@ -192,7 +192,7 @@ async def test_a_store_in_trouble_is_not_hammered():
         assert len(server.asked) == 3
 
 
-async def test_an_object_of_another_size_is_not_read():
+async def test_the_body_of_an_object_with_another_size_is_not_read():
     sent: list[int] = []
 
     def body() -> Iterator[bytes]:
@@ -212,7 +212,7 @@ async def test_an_object_of_another_size_is_not_read():
         assert len(sent) * 65536 < 10**9
 
 
-async def test_what_is_hashed_is_what_is_stored_whatever_its_encoding_says():
+async def test_the_hash_is_of_the_stored_bytes_whatever_the_content_encoding():
     """The uploader may set any Content-Encoding: nothing is unpacked, neither a bomb nor a lie."""
     headers = {"ETag": '"abc"', "Content-Encoding": "gzip"}
     with scripted_store(lambda _: Answer(200, b"no gzip at all", headers)) as (store, _):
@@ -223,7 +223,7 @@ async def test_what_is_hashed_is_what_is_stored_whatever_its_encoding_says():
 
 
 @pytest.mark.parametrize("then", ["close", "stall", "drip"])
-async def test_an_object_that_does_not_arrive_whole_is_unavailable(then: str):
+async def test_an_object_that_does_not_arrive_completely_is_unavailable(then: str):
     over = threading.Event()
 
     def body() -> Iterator[bytes]:
@@ -244,7 +244,7 @@ async def test_an_object_that_does_not_arrive_whole_is_unavailable(then: str):
             over.set()
 
 
-async def test_nobody_reads_on_for_a_caller_who_left():
+async def test_reading_stops_when_the_caller_is_cancelled():
     begun, over = threading.Event(), threading.Event()
 
     def body() -> Iterator[bytes]:

@@ -38,7 +38,7 @@ def outcomes(report: list[Provisioned]) -> dict[str, ProvisionOutcome]:
 # A real store
 
 
-async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
+async def test_provision_creates_a_new_bucket_that_is_ready(new_bucket: Bucket):
     with open_store(new_bucket.endpoint, new_bucket) as store:
         told = outcomes(await store.provision([]))
 
@@ -53,7 +53,7 @@ async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
         assert await promote(store, await mark_of(store, 5))
 
 
-async def test_every_protection_that_a_real_store_offers_is_switched_on(versioned_s3_server: VersionedS3Server):
+async def test_provision_enables_every_protection_that_a_real_store_supports(versioned_s3_server: VersionedS3Server):
     bucket = S3Server.create_bucket(versioned_s3_server)
     with open_store(bucket.endpoint, bucket) as store:
         assert set(outcomes(await store.provision(ORIGINS)).values()) == {ProvisionOutcome.DONE}
@@ -77,7 +77,7 @@ def may_put(bucket: Bucket, origin: str) -> bool:
     return "PUT" in answer.headers.get("Access-Control-Allow-Methods", "")
 
 
-async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
+async def test_concurrent_replicas_provision_one_bucket(new_bucket: Bucket):
     reports: list[list[Provisioned]] = []
 
     async def start() -> None:
@@ -91,7 +91,7 @@ async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
     assert {outcomes(report)["bucket"] for report in reports} == {ProvisionOutcome.DONE}
 
 
-async def test_a_bucket_open_to_everyone_is_closed(s3_server: S3Server, s3_bucket: Bucket):
+async def test_provision_makes_a_public_bucket_private(s3_server: S3Server, s3_bucket: Bucket):
     public = {
         "Version": "2012-10-17",
         "Statement": [
@@ -176,7 +176,7 @@ async def provision(told: Told) -> list[Provisioned]:
         return await store.provision(ORIGINS)
 
 
-async def test_every_feature_that_is_offered_is_set():
+async def test_provision_configures_every_supported_feature():
     told = Told()
 
     report = await provision(told)
@@ -228,7 +228,7 @@ async def test_every_feature_that_is_offered_is_set():
     assert "policy" not in told.settings
 
 
-async def test_rules_are_sent_with_the_digest_that_s3_demands():
+async def test_cors_and_lifecycle_rules_are_sent_with_a_content_md5():
     told = Told()
     with scripted_store(told) as (store, server):
         await store.provision(ORIGINS)
@@ -239,7 +239,7 @@ async def test_rules_are_sent_with_the_digest_that_s3_demands():
             assert asked.headers["content-md5"] == base64.b64encode(digest).decode()
 
 
-async def test_no_rule_expires_what_is_permanent():
+async def test_no_lifecycle_rule_expires_permanent_objects():
     told = Told()
     await provision(told)
 
@@ -260,7 +260,7 @@ async def test_provisioning_again_changes_nothing():
     assert {**told.settings, "bucket": settings["bucket"]} == settings
 
 
-async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing():
+async def test_unsupported_and_forbidden_features_are_reported_and_the_rest_is_configured():
     told = Told()
     told.refused = {
         "versioning": refusal(501, "NotImplemented"),
@@ -283,7 +283,7 @@ async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing(
     assert "405" in details["encryption"]
 
 
-async def test_encryption_that_keeps_the_store_from_writing_is_taken_back():
+async def test_encryption_is_removed_again_if_the_store_then_fails_to_write():
     told = Told()
 
     def answer(asked: Asked) -> Answer:
@@ -303,9 +303,7 @@ async def test_encryption_that_keeps_the_store_from_writing_is_taken_back():
     ("code", "outcome"),
     [("BucketAlreadyExists", ProvisionOutcome.FAILED), ("BucketAlreadyOwnedByYou", ProvisionOutcome.DONE)],
 )
-async def test_a_bucket_made_by_someone_else_is_reported_and_by_another_replica_is_ours(
-    code: str, outcome: ProvisionOutcome
-):
+async def test_a_bucket_of_another_account_fails_and_one_of_our_own_is_accepted(code: str, outcome: ProvisionOutcome):
     told = Told()
 
     def answer(asked: Asked) -> Answer:
@@ -321,7 +319,7 @@ CORS = """<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CO
 </AllowedOrigin><AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>"""
 
 
-async def test_rules_of_the_operators_own_are_left_alone_and_named():
+async def test_lifecycle_and_cors_rules_of_the_operator_are_left_unchanged_and_reported():
     told = Told(lifecycle=LIFECYCLE, cors=CORS)
 
     report = await provision(told)
@@ -333,7 +331,7 @@ async def test_rules_of_the_operators_own_are_left_alone_and_named():
     assert "https://app.example" in details["cors"][1]
 
 
-async def test_keys_of_the_operators_own_are_left_alone():
+async def test_encryption_configured_by_the_operator_is_left_unchanged():
     kms = (
         "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>aws:kms"
         "</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>"
@@ -363,7 +361,7 @@ NOT_PUBLIC = [
 ]
 
 
-async def test_only_what_lets_everyone_in_is_taken_out_of_a_policy():
+async def test_only_public_statements_are_removed_from_a_policy():
     told = Told(policy=json.dumps({"Version": "2012-10-17", "Statement": [*PUBLIC, *NOT_PUBLIC]}))
 
     report = await provision(told)
@@ -375,7 +373,7 @@ async def test_only_what_lets_everyone_in_is_taken_out_of_a_policy():
     )
 
 
-async def test_a_policy_that_only_lets_everyone_in_is_removed_whole():
+async def test_a_policy_of_only_public_statements_is_deleted():
     told = Told(policy=json.dumps({"Statement": PUBLIC[0]}))
 
     assert outcomes(await provision(told))["private"] is ProvisionOutcome.DONE
@@ -383,7 +381,7 @@ async def test_a_policy_that_only_lets_everyone_in_is_removed_whole():
     assert "policy" not in told.settings
 
 
-async def test_a_policy_that_cannot_be_read_is_reported():
+async def test_an_invalid_policy_is_reported_as_failed():
     told = Told(policy="{")
 
     assert outcomes(await provision(told))["private"] is ProvisionOutcome.FAILED

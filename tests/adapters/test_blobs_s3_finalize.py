@@ -47,7 +47,7 @@ class KilledAround:
         return call
 
 
-def test_the_largest_object_that_may_be_uploaded_may_also_be_copied(tmp_path: Path):
+def test_the_copy_timeout_suffices_for_the_largest_uploadable_object(tmp_path: Path):
     largest = 2 * 1024**3
     told = {"s3_endpoint": "https://s3.example.com", "s3_bucket": "media", "max_media_size": largest}
     store = wire(Settings.embedded(tmp_path).model_copy(update=told)).blobs()
@@ -56,7 +56,7 @@ def test_the_largest_object_that_may_be_uploaded_may_also_be_copied(tmp_path: Pa
     assert store._time_limits.copy_seconds > 3 * largest / (mb_per_second * 1e6)  # copied, read back, copied again
 
 
-async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copies(s3_bucket: Bucket):
+async def test_deleting_a_staged_object_also_deletes_leftover_copies_of_a_crash(s3_bucket: Bucket):
     with open_store(s3_bucket.endpoint, s3_bucket) as store:
         for key in (STAGING, f"{STAGING}.left", f"{STAGING}.behind", f"{STAGING[:-1]}2"):
             await stage(store, PNG, key)
@@ -74,7 +74,7 @@ async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copi
         ("after", "promote", True),  # what is left to do is the database's
     ],
 )
-async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
+async def test_finalize_is_atomic_whenever_the_store_is_killed(
     when: str, method: str, finalized_at_once: bool, own_s3_server: S3Server
 ):
     bucket = own_s3_server.create_bucket()
@@ -102,7 +102,7 @@ async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
         assert request("GET", await media.content_url(upload.asset.asset_id)).data == PNG
 
 
-async def test_a_sweep_that_the_store_interrupts_is_taken_up_again(own_s3_server: S3Server):
+async def test_a_sweep_interrupted_by_a_store_outage_is_resumed(own_s3_server: S3Server):
     bucket = own_s3_server.create_bucket()
     assets, clock, ids = FakeMediaStore(), FakeClock(SystemClock().now()), FakeIdSource()
     with open_store(bucket.endpoint, bucket) as blobs:

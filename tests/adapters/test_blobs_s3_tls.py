@@ -51,7 +51,7 @@ def server(certificate: Path) -> Iterator[ScriptedS3]:
         yield server
 
 
-async def test_a_store_that_nobody_vouches_for_is_not_talked_to(server: ScriptedS3):
+async def test_a_store_with_an_untrusted_certificate_receives_no_request(server: ScriptedS3):
     with open_store(server.url) as store:
         cause = await unavailable(store.check())
 
@@ -60,7 +60,7 @@ async def test_a_store_that_nobody_vouches_for_is_not_talked_to(server: Scripted
     assert server.asked == []
 
 
-async def test_a_store_that_a_named_authority_vouches_for_is(server: ScriptedS3, certificate: Path):
+async def test_a_certificate_signed_by_the_configured_ca_is_accepted(server: ScriptedS3, certificate: Path):
     with open_store(server.url, ca_file=certificate) as store:
         await store.check()
 

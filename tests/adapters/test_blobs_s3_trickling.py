@@ -8,7 +8,7 @@ from cdv_core.errors import Unavailable
 from tests.fakes.clock import FakeClock
 
 
-async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
+async def test_slow_responses_time_out_and_free_their_threads() -> None:
     is_slow = True
     handlers: set[asyncio.Task[None]] = set()
 

@@ -40,7 +40,7 @@ def store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
 COPIED = Answer(200, b"<CopyObjectResult><ETag>abc</ETag></CopyObjectResult>")
 
 
-async def test_exactly_the_version_that_was_inspected_is_copied():
+async def test_promote_copies_exactly_the_inspected_version():
     def answer(asked: Asked) -> Answer:
         if asked.method == "PUT":
             return COPIED
@@ -59,7 +59,7 @@ async def test_exactly_the_version_that_was_inspected_is_copied():
         assert copy.headers["content-disposition"] == "inline"
 
 
-async def test_what_was_inspected_is_copied_though_others_were_uploaded_since(versioned_s3_bucket: Bucket):
+async def test_promote_copies_the_inspected_version_after_a_later_upload_and_delete(versioned_s3_bucket: Bucket):
     with open_store(versioned_s3_bucket.endpoint, versioned_s3_bucket) as store:
         await stage(store, b"proof")
         mark = await mark_of(store, 5)
@@ -74,7 +74,7 @@ async def test_what_was_inspected_is_copied_though_others_were_uploaded_since(ve
 
 
 @pytest.mark.parametrize("version", [{}, {"x-amz-version-id": "null"}])
-async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, str]):
+async def test_without_versioning_promote_copies_via_a_private_intermediate_object(version: dict[str, str]):
     def answer(asked: Asked) -> Answer:
         return COPIED if asked.method == "PUT" else Answer(200, b"bytes", {"ETag": '"abc"', **version})
 
@@ -89,7 +89,7 @@ async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, st
         assert server.asked[-1].path == seal.path
 
 
-async def test_a_store_that_compares_first_and_copies_then_is_not_believed():
+async def test_an_upload_between_compare_and_copy_is_not_promoted():
     """An upload between the two steps puts other bytes where the proved ones should be."""
 
     def answer(asked: Asked) -> Answer:
@@ -110,12 +110,12 @@ async def test_a_store_that_compares_first_and_copies_then_is_not_believed():
 @pytest.mark.parametrize(
     "refused", [refusal(412, "PreconditionFailed"), refusal(404, "NoSuchKey"), refusal(404, "NoSuchVersion")]
 )
-async def test_a_copy_of_what_is_no_longer_there_is_false(refused: Answer):
+async def test_promoting_an_object_that_has_gone_or_changed_returns_false(refused: Answer):
     with scripted_store(lambda asked: refused if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
         assert not await promote(store, "abc null sha256")
 
 
-async def test_a_copy_that_fails_after_its_200_is_no_success():
+async def test_a_copy_error_in_a_200_response_is_unavailable():
     """S3 answers a copy with 200 before it is done; the error then stands in the body."""
     failed = refusal(200, "InternalError")
     with scripted_store(lambda asked: failed if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
@@ -125,7 +125,7 @@ async def test_a_copy_that_fails_after_its_200_is_no_success():
 # URLs
 
 
-async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
+async def test_urls_are_signed_without_contacting_the_store(s3_bucket: Bucket):
     with ScriptedS3(lambda _: Answer()) as gone:
         pass
     with open_store(gone.url, s3_bucket, public_endpoint="https://media.example", region="eu-west-3") as store:
@@ -142,7 +142,7 @@ async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
     assert parse_qs(download.query)["response-content-disposition"] == ["inline"]
 
 
-async def test_no_url_of_a_store_that_is_down_is_given_out():
+async def test_no_url_is_issued_while_the_store_is_down():
     answers, now = [Answer(200), Answer(503), Answer(200)], 1000.0
     with scripted_store(
         lambda _: answers[0], time_limits=S3TimeLimits(probe_valid_seconds=5.0), monotonic=lambda: now
@@ -165,7 +165,7 @@ async def test_no_url_of_a_store_that_is_down_is_given_out():
         await urls()  # at once
 
 
-async def test_who_may_not_look_at_the_bucket_gets_urls_all_the_same():
+async def test_urls_are_issued_even_if_the_bucket_probe_is_forbidden():
     with scripted_store(lambda _: Answer(403), time_limits=S3TimeLimits(probe_valid_seconds=5.0)) as (store, server):
         expires_at = SystemClock().now() + timedelta(minutes=15)
         for _ in range(2):
@@ -174,7 +174,7 @@ async def test_who_may_not_look_at_the_bucket_gets_urls_all_the_same():
         assert [asked.method for asked in server.asked] == ["HEAD", "HEAD"]
 
 
-async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
+async def test_a_cancelled_caller_does_not_cancel_the_shared_probe():
     asked, let_go = threading.Event(), threading.Event()
 
     def wait(_: Asked) -> Answer:
@@ -194,7 +194,7 @@ async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
         assert len(server.asked) == 1
 
 
-async def test_clients_may_reach_the_store_under_another_name(s3_bucket: Bucket):
+async def test_urls_use_the_configured_public_endpoint(s3_bucket: Bucket):
     with (
         FaultProxy(s3_bucket.endpoint) as proxy,
         open_store(s3_bucket.endpoint, s3_bucket, public_endpoint=proxy.url) as store,
@@ -204,7 +204,9 @@ async def test_clients_may_reach_the_store_under_another_name(s3_bucket: Bucket)
         assert await mark_of(store, 5)
 
 
-async def test_an_upload_url_is_good_for_one_key_one_method_and_its_time(store: S3BlobStore, s3_bucket: Bucket):
+async def test_an_upload_url_is_valid_for_one_key_one_method_and_until_it_expires(
+    store: S3BlobStore, s3_bucket: Bucket
+):
     url = await stage(store, b"bytes")
     other = STAGING[:-1] + "2"
 
@@ -229,7 +231,7 @@ async def test_an_upload_url_is_good_for_one_key_one_method_and_its_time(store: 
 # Keys
 
 
-async def test_keys_that_were_rotated_are_read_again_when_refused():
+async def test_rotated_keys_are_read_again_when_the_store_refuses_the_old_ones():
     current = ["old"]
 
     def answer(asked: Asked) -> Answer:
@@ -248,7 +250,7 @@ async def test_keys_that_were_rotated_are_read_again_when_refused():
     assert [asked.method for asked in server.asked] == ["HEAD", "DELETE", "DELETE", "GET"]
 
 
-async def test_wrong_keys_are_unavailable_until_they_are_put_right(s3_bucket: Bucket):
+async def test_wrong_keys_are_unavailable_until_they_are_corrected(s3_bucket: Bucket):
     keys = [(s3_bucket.access_key, "the wrong secret")]
     with open_store(s3_bucket.endpoint, s3_bucket, keys=lambda: keys[-1]) as store:
         assert isinstance(await unavailable(store.check()), S3Error)
@@ -257,7 +259,7 @@ async def test_wrong_keys_are_unavailable_until_they_are_put_right(s3_bucket: Bu
         assert await store.inspect(STAGING, size_bytes=5) is None
 
 
-async def test_keys_that_go_on_being_refused_are_not_tried_for_ever():
+async def test_keys_that_stay_refused_are_retried_once():
     read: list[int] = []
 
     def keys() -> tuple[str, str]:
@@ -270,7 +272,7 @@ async def test_keys_that_go_on_being_refused_are_not_tried_for_ever():
         assert (len(read), len(server.asked)) == (2, 2)
 
 
-async def test_keys_are_not_read_for_each_call(s3_bucket: Bucket):
+async def test_keys_are_cached_between_calls(s3_bucket: Bucket):
     read: list[int] = []
 
     def keys() -> tuple[str, str]:
@@ -285,7 +287,7 @@ async def test_keys_are_not_read_for_each_call(s3_bucket: Bucket):
     assert len(read) == 1
 
 
-async def test_a_secret_source_that_is_down_is_unavailable_until_it_answered_once():
+async def test_a_secret_source_outage_is_unavailable_only_before_the_first_read():
     down = [True]
 
     def keys() -> tuple[str, str]:
@@ -337,7 +339,7 @@ def platform_store(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield store
 
 
-async def test_without_keys_those_of_the_environment_are_used(
+async def test_without_configured_keys_the_environment_credentials_are_used(
     platform_store: S3BlobStore, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_bucket.access_key)
@@ -347,7 +349,7 @@ async def test_without_keys_those_of_the_environment_are_used(
     await platform_store.check()
 
 
-async def test_without_keys_those_of_the_containers_role_are_used(
+async def test_without_configured_keys_the_container_role_credentials_are_used(
     platform_store: S3BlobStore, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ):
     role = (
@@ -364,7 +366,7 @@ async def test_without_keys_those_of_the_containers_role_are_used(
 
 
 @pytest.mark.parametrize("answer", [Answer(200, b"{}"), Answer(200, b"["), Answer(404), Answer(500)])
-async def test_a_platform_without_keys_is_unavailable(
+async def test_a_platform_without_credentials_is_unavailable(
     answer: Answer, platform_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
 ):
     with ScriptedS3(lambda _: answer) as metadata:
@@ -373,7 +375,7 @@ async def test_a_platform_without_keys_is_unavailable(
         await unavailable(platform_store.check())
 
 
-async def test_a_platform_that_hangs_is_unavailable_and_holds_nobody_up(
+async def test_a_hanging_metadata_service_is_unavailable_within_a_bounded_time(
     platform_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
 ):
     over = threading.Event()

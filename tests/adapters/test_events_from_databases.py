@@ -75,7 +75,7 @@ async def publish_everything(stores: Stores, bus: NatsEventBus) -> None:
         await asyncio.gather(relay(), relay())
 
 
-async def test_what_is_committed_is_published_once_in_the_order_of_each_did(stores: Stores, bus: NatsEventBus):
+async def test_committed_events_are_published_once_in_order_per_did(stores: Stores, bus: NatsEventBus):
     asset = an_asset(1, ALICE)
     await stores.media.add(asset)
     await stores.media.claim(asset.asset_id, "0" * 64)
@@ -103,7 +103,7 @@ async def test_what_is_committed_is_published_once_in_the_order_of_each_did(stor
 
 @pytest.mark.parametrize("how", ["purged", "deleted"])
 @pytest.mark.parametrize("age", [timedelta(), timedelta(days=30)], ids=["at once", "late"])
-async def test_what_the_stream_forgets_is_published_again(
+async def test_events_lost_from_the_stream_are_republished(
     stores: Stores, bus: NatsEventBus, nats_url: str, age: timedelta, how: str
 ):
     await commit(stores, ALICE, range(RECORDS), age)

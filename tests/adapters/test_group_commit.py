@@ -61,7 +61,7 @@ async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[
     return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
-async def test_a_write_that_comes_alone_goes_at_once():
+async def test_a_single_write_is_executed_immediately():
     store = Store()
     store.let_go.set()
     group = GroupCommit(store.write)
@@ -69,7 +69,7 @@ async def test_a_write_that_comes_alone_goes_at_once():
     assert store.groups == [["1"], ["2"]]
 
 
-async def test_writes_that_come_meanwhile_go_together_in_their_order():
+async def test_writes_that_arrive_while_others_execute_form_one_group_in_order():
     store = Store()
     names = [str(number) for number in range(10)]
     assert await all_of(GroupCommit(store.write), [row(name) for name in names], store) == [True] * 10
@@ -77,7 +77,7 @@ async def test_writes_that_come_meanwhile_go_together_in_their_order():
     assert store.groups[MAX_CONCURRENT_BATCHES:] == [names[MAX_CONCURRENT_BATCHES:]]
 
 
-async def test_writes_that_are_on_their_way_are_waited_for():
+async def test_a_group_waits_for_writes_that_arrive_within_a_few_loop_iterations():
     store = Store()
     store.let_go.set()
     group = GroupCommit(store.write)
@@ -91,7 +91,7 @@ async def test_writes_that_are_on_their_way_are_waited_for():
     assert store.groups == [[str(number) for number in range(10)]]
 
 
-async def test_a_group_is_at_work_in_the_name_of_who_asked_first():
+async def test_a_group_runs_in_the_context_of_its_first_caller():
     asker: ContextVar[str] = ContextVar("asker")
     names: list[str] = []
 
@@ -123,14 +123,14 @@ async def test_a_group_is_bounded_in_rows_and_in_bytes():
     assert max(map(len, again.groups)) == 2
 
 
-async def test_two_of_one_key_never_share_a_group():
+async def test_two_writes_with_one_idempotency_key_never_share_a_group():
     store = Store()
     rows = [row("a"), row("b"), row("1", "key"), row("2", "key"), row("3", "key", did="did:plc:eve"), row("4", "other")]
     assert await all_of(GroupCommit(store.write), rows, store) == [True, True, True, False, True, True]
     assert store.groups[MAX_CONCURRENT_BATCHES:] == [["1", "3", "4"], ["2"]]
 
 
-async def test_who_may_not_join_does_not_wait_for_the_group_to_be_answered():
+async def test_a_write_that_cannot_join_a_group_starts_before_that_group_completes():
     store = Store()
     group = GroupCommit(store.write)
     tasks = [asyncio.create_task(group.store(row(name, "key"))) for name in ("1", "2")]
@@ -142,7 +142,7 @@ async def test_who_may_not_join_does_not_wait_for_the_group_to_be_answered():
 
 
 @pytest.mark.parametrize("refusal", [IdTaken(), ValueError("a row that the database cannot take")])
-async def test_a_row_that_is_refused_costs_only_its_own_write(refusal: Exception):
+async def test_a_refused_row_fails_only_its_own_write(refusal: Exception):
     store = Store()
     store.taken, store.refusal = {"5"}, refusal
     results = await all_of(GroupCommit(store.write), [row(str(number)) for number in range(8)], store)
@@ -150,7 +150,7 @@ async def test_a_row_that_is_refused_costs_only_its_own_write(refusal: Exception
 
 
 @pytest.mark.parametrize("error", [Unavailable("database"), ZeroDivisionError()])
-async def test_a_failure_reaches_everybody_in_the_group_and_the_next_group_goes_on(error: Exception):
+async def test_a_failure_is_raised_to_every_caller_of_the_group_and_the_next_group_runs(error: Exception):
     store = Store()
     store.fails_with = error
     group = GroupCommit(store.write)
@@ -163,7 +163,7 @@ async def test_a_failure_reaches_everybody_in_the_group_and_the_next_group_goes_
     assert unhandled == []
 
 
-async def test_a_caller_who_gives_up_takes_nobody_along():
+async def test_a_cancelled_caller_does_not_affect_the_others():
     store = Store()
     group = GroupCommit(store.write)
     tasks = [asyncio.create_task(group.store(row(str(number)))) for number in range(5)]
@@ -177,7 +177,7 @@ async def test_a_caller_who_gives_up_takes_nobody_along():
     assert "4" not in {it for group in store.groups for it in group}  # it had not been begun
 
 
-async def test_a_write_that_comes_just_as_the_last_group_ends_is_not_left_waiting():
+async def test_a_write_that_arrives_as_the_last_group_ends_is_still_executed():
     store = Store()
     store.let_go.set()
     group = GroupCommit(store.write)

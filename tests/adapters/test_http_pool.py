@@ -63,7 +63,7 @@ def trickling(ca: Path | None) -> Iterator[Trickling]:
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_an_issuer_whose_head_trickles_is_given_up_on_and_hung_up(
+def test_a_trickling_jwks_response_head_times_out_and_the_server_is_disconnected(
     https: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(jwks, "_TIMEOUT", TIMEOUT)
@@ -74,7 +74,7 @@ def test_an_issuer_whose_head_trickles_is_given_up_on_and_hung_up(
         assert server.hung_up.wait(10)
 
 
-def test_a_catalogue_whose_head_trickles_is_given_up_on_and_hung_up():
+def test_a_trickling_catalogue_response_head_times_out_and_the_server_is_disconnected():
     with trickling(None) as server:
         source = SpecsUrl(server.url, pause_seconds=0.3)
         with pytest.raises(FetchFailed, match="Read timed out"), closing(source):

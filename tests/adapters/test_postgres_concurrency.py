@@ -63,7 +63,7 @@ async def until_waiting_for(operator: psycopg.AsyncConnection, lock: str) -> Non
             pass
 
 
-async def test_a_write_waits_for_the_earlier_one_of_its_did_and_for_no_other(replicas, operator):
+async def test_a_write_waits_for_earlier_writes_of_its_own_did_only(replicas, operator):
     one, other = replicas
     await create(one, 0)  # so that it is the account's lock, and not its making, that the second waits for
     gate = f"IF NEW.event_id = '{ALICE}1' THEN PERFORM pg_advisory_xact_lock({GATE}); END IF;"
@@ -82,7 +82,7 @@ async def test_a_write_waits_for_the_earlier_one_of_its_did_and_for_no_other(rep
     assert await logged(one) == [f"{ALICE}0", f"{ALICE}1", f"{BOB}3", f"{ALICE}2"]
 
 
-async def test_what_a_did_has_logged_is_at_every_moment_a_beginning_of_its_final_log(replicas, operator):
+async def test_concurrent_readers_always_see_a_prefix_of_the_final_op_log_per_did(replicas, operator):
     await operator.execute(DELAY_COMMITS.format("PERFORM pg_sleep(random() / 100);").encode())
     dids, numbers, moments = [ALICE, BOB], count(), list[list[str]]()
     choices = random.Random(3)
@@ -107,7 +107,7 @@ async def test_what_a_did_has_logged_is_at_every_moment_a_beginning_of_its_final
             assert seen == log[: len(seen)]
 
 
-async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
+async def test_concurrent_first_writes_of_one_did_all_succeed(replicas):
     calls: list[Coroutine[object, object, object]] = [
         create(stores, number) for number, stores in enumerate(replicas * 8)
     ]
@@ -116,7 +116,7 @@ async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
     assert len((await replicas[0].records.list(ListQuery(ALICE, 100))).records) == 16
 
 
-async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
+async def test_24_concurrent_writes_with_one_key_store_one_record_and_return_one_reply(replicas):
     key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
     offers = [IdempotentReply(key, b"f" * 32, f"reply {number}".encode(), expires_at) for number in range(24)]
     answers = await asyncio.gather(
@@ -129,7 +129,7 @@ async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
     assert len((await replicas[0].records.list(ListQuery(ALICE, 100))).records) == 1
 
 
-async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(replicas):
+async def test_of_concurrent_different_requests_with_one_key_all_but_one_are_refused(replicas):
     key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
     outcomes = await asyncio.gather(
         *(
@@ -143,7 +143,7 @@ async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(
     assert len(await logged(replicas[0])) == 1
 
 
-async def test_an_expired_key_is_won_anew_by_one(replicas):
+async def test_an_expired_key_is_reused_by_exactly_one_concurrent_write(replicas):
     key = IdempotencyKey("k")
     await create(replicas[0], 0, retryable=IdempotentReply(key, b"f" * 32, b"old", START + timedelta(seconds=1)))
     answers = await asyncio.gather(
@@ -156,7 +156,7 @@ async def test_an_expired_key_is_won_anew_by_one(replicas):
     assert answers.count(b"new") == 11
 
 
-async def test_a_replica_whose_clock_is_a_day_ahead_removes_nothing_that_is_live(replicas):
+async def test_a_replica_whose_clock_is_a_day_ahead_expires_no_live_replies_or_assets(replicas):
     here, ahead = replicas
     now = datetime.now(UTC)
     key = IdempotentReply(IdempotencyKey("live"), b"f" * 32, b"{}", now + timedelta(hours=24))
@@ -170,7 +170,7 @@ async def test_a_replica_whose_clock_is_a_day_ahead_removes_nothing_that_is_live
     assert await here.records.find_reply(ALICE, key.key, key.fingerprint, now) == b"{}"
 
 
-async def test_a_key_purged_while_its_write_waited_is_new(replicas, operator):
+async def test_a_key_purged_during_a_conflicting_write_counts_as_new(replicas, operator):
     retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     await create(replicas[0], 1, retryable=retryable)
     purge = (
@@ -183,7 +183,7 @@ async def test_a_key_purged_while_its_write_waited_is_new(replicas, operator):
     assert await logged(replicas[0]) == [f"{ALICE}1", f"{ALICE}2"]
 
 
-async def test_an_asset_finalised_many_times_at_once_is_logged_once(replicas):
+async def test_concurrent_finalisations_of_an_asset_are_logged_once(replicas):
     asset = an_asset(1)
     await replicas[0].media.add(asset)
     checksums = ["0" * 64, "f" * 64]
@@ -225,7 +225,7 @@ async def test_one_relay_leases_at_a_time(replicas):
     assert sum(it is not None for it in leased) == 1
 
 
-async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
+async def test_a_relay_that_lost_its_lease_marks_and_requeues_nothing(replicas):
     one, other = (stores.outbox for stores in replicas)
     await create(replicas[0], 1)
     ((entry,),) = [await one.lease("slow", 10, now=START, expires_at=START)]
@@ -238,7 +238,7 @@ async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
     assert (await one.backlog()).count == 1
 
 
-async def test_overlapping_marks_and_requeues_end_in_one_of_their_orders(replicas):
+async def test_overlapping_mark_published_calls_all_take_effect(replicas):
     """Two calls of one holder at once: what it was promised is not lost to a stale look at the rows."""
     for number in range(40):
         await create(replicas[0], number)

@@ -93,7 +93,7 @@ async def test_acknowledged_writes_survive_kill_9(own_postgres_server: PostgresS
     assert kept == logged
 
 
-async def test_no_request_meets_a_connection_from_before_a_restart(own_postgres_server: PostgresServer):
+async def test_no_request_fails_on_a_connection_from_before_a_restart(own_postgres_server: PostgresServer):
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
     async with open_postgres(dsn, IMPATIENT) as stores:
@@ -103,7 +103,7 @@ async def test_no_request_meets_a_connection_from_before_a_restart(own_postgres_
             await create(stores, number)
 
 
-async def test_a_frozen_server_is_unavailable_and_thawed_one_is_used_again(own_postgres_server: PostgresServer):
+async def test_a_paused_server_is_unavailable_until_it_resumes(own_postgres_server: PostgresServer):
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
     async with open_postgres(dsn, IMPATIENT) as stores:
@@ -117,7 +117,7 @@ async def test_a_frozen_server_is_unavailable_and_thawed_one_is_used_again(own_p
         await recovered(lambda: create(stores, 10))
 
 
-async def test_connections_that_fell_silent_together_refuse_one_request_and_not_each_one(
+async def test_silently_dead_connections_fail_one_request_and_not_one_each(
     own_postgres_server: PostgresServer,
 ):
     """As after a firewall has forgotten them: no end ever comes, and new connections work."""
@@ -140,7 +140,7 @@ async def test_connections_that_fell_silent_together_refuse_one_request_and_not_
             await create(stores, number)
 
 
-async def test_a_server_absent_at_start_is_used_when_it_comes(own_postgres_server: PostgresServer):
+async def test_a_server_that_is_down_at_startup_is_used_once_it_is_up(own_postgres_server: PostgresServer):
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
     own_postgres_server.stop()
@@ -150,7 +150,7 @@ async def test_a_server_absent_at_start_is_used_when_it_comes(own_postgres_serve
         await recovered(stores.database.ping)
 
 
-async def test_a_silent_network_is_unavailable_and_is_used_again(proxied):
+async def test_a_hanging_network_is_unavailable_until_it_heals(proxied):
     proxy, stores = proxied
     await create(stores, 1)
     proxy.hang()
@@ -161,7 +161,7 @@ async def test_a_silent_network_is_unavailable_and_is_used_again(proxied):
     await recovered(lambda: create(stores, 10))
 
 
-async def test_a_cut_network_is_unavailable_and_is_used_again(proxied):
+async def test_a_network_that_resets_connections_is_unavailable_until_it_heals(proxied):
     proxy, stores = proxied
     proxy.cut()
     await refusal(create(stores, 1))
@@ -169,7 +169,7 @@ async def test_a_cut_network_is_unavailable_and_is_used_again(proxied):
     await recovered(lambda: create(stores, 2))
 
 
-async def test_after_a_long_silence_the_pool_still_comes_back_at_once(proxied):
+async def test_after_a_long_outage_the_pool_recovers_within_seconds(proxied):
     proxy, stores = proxied
     proxy.cut()
     for _ in range(8):  # longer than any pause between attempts
@@ -178,7 +178,7 @@ async def test_after_a_long_silence_the_pool_still_comes_back_at_once(proxied):
     await recovered(stores.database.ping)
 
 
-async def test_a_write_whose_answer_was_lost_is_answered_when_it_is_tried_again(proxied):
+async def test_retrying_a_write_whose_response_was_lost_returns_the_stored_reply(proxied):
     proxy, stores = proxied
     record = a_record(1)
     retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
@@ -198,7 +198,7 @@ async def stores(postgres_dsn: str) -> AsyncIterator[PostgresStores]:
         yield stores
 
 
-async def test_an_exhausted_pool_is_unavailable_and_then_is_not(stores: PostgresStores):
+async def test_an_exhausted_pool_is_unavailable_until_a_connection_is_returned(stores: PostgresStores):
     everyone = asyncio.Barrier(IMPATIENT.max_size + 1)
 
     async def borrow() -> None:
@@ -215,12 +215,14 @@ async def test_an_exhausted_pool_is_unavailable_and_then_is_not(stores: Postgres
     await create(stores, 1)
 
 
-async def test_a_statement_that_takes_too_long_is_stopped_by_the_server(stores: PostgresStores):
+async def test_a_statement_over_its_timeout_is_cancelled_by_the_server(stores: PostgresStores):
     refused = await refusal(stores.database.run("SELECT pg_sleep(60)"))
     assert isinstance(refused.__cause__, psycopg.errors.QueryCanceled)
 
 
-async def test_a_did_whose_writes_are_held_up_is_unavailable(stores: PostgresStores, postgres_dsn: str):
+async def test_a_write_that_waits_too_long_for_the_lock_of_its_did_is_unavailable(
+    stores: PostgresStores, postgres_dsn: str
+):
     await create(stores, 1)
     async with await psycopg.AsyncConnection.connect(postgres_dsn) as holder:
         await holder.execute("SELECT FROM accounts WHERE did = %s FOR UPDATE", (ALICE,))
@@ -229,7 +231,7 @@ async def test_a_did_whose_writes_are_held_up_is_unavailable(stores: PostgresSto
     await create(stores, 2)
 
 
-async def test_a_server_that_became_a_standby_is_unavailable(postgres_dsn: str):
+async def test_a_read_only_server_is_unavailable_for_writes(postgres_dsn: str):
     await migrate(postgres_dsn)
     async with open_postgres(postgres_dsn, replace(IMPATIENT, min_size=1, max_size=1)) as stores:
         await stores.database.run("SET default_transaction_read_only = on")
@@ -237,9 +239,7 @@ async def test_a_server_that_became_a_standby_is_unavailable(postgres_dsn: str):
     assert isinstance(refused.__cause__, psycopg.errors.ReadOnlySqlTransaction)
 
 
-async def test_writes_go_to_the_new_primary_once_the_address_leads_there(
-    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
-):
+async def test_writes_recover_after_a_failover_to_a_new_primary(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cdv_adapters.database.postgres._DRAIN_INTERVAL_SECONDS", 0.1)
     await migrate(postgres_dsn)
     name = urlsplit(postgres_dsn).path.removeprefix("/")
@@ -259,7 +259,7 @@ async def test_writes_go_to_the_new_primary_once_the_address_leads_there(
         await recovered(lambda: create(stores, 3))  # an hour, where connections to the old primary were kept
 
 
-async def test_a_cancelled_caller_gives_its_connection_back(stores: PostgresStores):
+async def test_a_cancelled_caller_returns_its_connection_to_the_pool(stores: PostgresStores):
     async def patient() -> None:
         async with stores.database.connection() as connection:
             await connection.execute("SELECT pg_sleep(0.3)")
@@ -272,7 +272,7 @@ async def test_a_cancelled_caller_gives_its_connection_back(stores: PostgresStor
     await asyncio.gather(*(create(stores, number) for number in range(IMPATIENT.max_size)))
 
 
-async def test_a_rotated_password_is_taken_up_without_a_restart(postgres_server: PostgresServer, postgres_dsn: str):
+async def test_a_rotated_password_is_used_without_a_restart(postgres_server: PostgresServer, postgres_dsn: str):
     await migrate(postgres_dsn)
     parts = urlsplit(postgres_dsn)
     database = parts.path.removeprefix("/")

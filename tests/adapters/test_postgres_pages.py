@@ -15,7 +15,7 @@ from tests.adapters.postgres_stores import open_postgres
 QUERIES_MAX = 7  # half of 100, again and again
 
 
-async def test_a_page_that_takes_too_long_costs_no_other_its_answer(postgres_dsn: str, monkeypatch):
+async def test_a_listing_that_times_out_does_not_fail_concurrent_ones(postgres_dsn: str, monkeypatch):
     await migrate(postgres_dsn)
     async with open_postgres(postgres_dsn, PostgresOptions(statement_seconds=0.2)) as stores:
         ask = stores.database.rows
@@ -34,7 +34,9 @@ async def test_a_page_that_takes_too_long_costs_no_other_its_answer(postgres_dsn
 
 
 @pytest.mark.parametrize("large", [5, 100])
-async def test_a_page_that_large_records_head_is_found_in_few_queries(postgres_dsn: str, monkeypatch, large: int):
+async def test_a_page_that_starts_with_large_records_takes_a_bounded_number_of_queries(
+    postgres_dsn: str, monkeypatch, large: int
+):
     await migrate(postgres_dsn)
     async with open_postgres(postgres_dsn) as stores:
         for number in range(101):

@@ -89,17 +89,17 @@ def open_stores(pooler: PostgresServer, postgres_server: PostgresServer) -> Open
 
 
 @pytest.mark.parametrize("machine", [record_machine, media_machine, outbox_machine])
-def test_the_stores_do_what_they_do_without_it(open_stores: OpenStores, machine):
+def test_the_stores_match_their_models_behind_pgbouncer(open_stores: OpenStores, machine):
     run_state_machine_as_test(machine(open_stores), settings=settings(BOUNDED, max_examples=8))
 
 
-async def test_replicas_that_start_at_once_migrate_once(pooled_dsn: str):
+async def test_concurrent_replicas_migrate_once(pooled_dsn: str):
     applied = await asyncio.gather(*(migrate(pooled_dsn) for _ in range(5)))
     (once,) = [names for names in applied if names]
     assert once == sorted(set(once))
 
 
-async def test_many_clients_share_two_sessions(stores: Stores, pooled_dsn: str):
+async def test_concurrent_writes_of_two_replicas_share_two_server_sessions(stores: Stores, pooled_dsn: str):
     retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     records = [a_record(number) for number in range(40)]
     async with open_postgres(pooled_dsn, BEHIND_POOLER) as replica:
@@ -111,7 +111,7 @@ async def test_many_clients_share_two_sessions(stores: Stores, pooled_dsn: str):
         assert len((await replica.records.list(ListQuery(ALICE, 100))).records) == 21
 
 
-async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them(postgres_dsn: str, pooled_dsn: str):
+async def test_times_round_trip_in_another_database_time_zone(postgres_dsn: str, pooled_dsn: str):
     name = urlsplit(postgres_dsn).path.removeprefix("/")
     with psycopg.connect(postgres_dsn, autocommit=True) as operator:
         operator.execute(f"ALTER DATABASE {name} SET timezone = 'Pacific/Kiritimati'".encode())
@@ -126,7 +126,7 @@ async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them
             assert found.records == [record_json(as_stored(it)) for it in reversed(records)]
 
 
-async def test_a_service_that_is_told_of_the_pooler_works_behind_it(pooled_dsn: str, tmp_path: Path):
+async def test_a_service_configured_for_a_transaction_pooler_works_behind_pgbouncer(pooled_dsn: str, tmp_path: Path):
     told = {"db_dsn": SecretStr(pooled_dsn), "db_transaction_pooler": True}
     async with open_service(Settings.embedded(tmp_path).model_copy(update=told)) as service:
         profile = {"displayName": "Alice"}

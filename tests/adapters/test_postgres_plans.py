@@ -115,7 +115,7 @@ both_ways = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic
 
 @both_ways
 @pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
-def test_a_listing_walks_an_index_and_no_further_than_its_page(database, listing: ListQuery, mode: str):
+def test_a_listing_is_an_index_scan_bounded_by_its_page(database, listing: ListQuery, mode: str):
     others = [replace(listing, did=Did(f"did:plc:{number}")) for number in range(7)]
     index = "records_by_time" if listing.collection is None else "records_by_collection"
     for group in ([listing], [*others, listing]):
@@ -157,13 +157,13 @@ OTHERS = {
 
 @both_ways
 @pytest.mark.parametrize(("query", "parameters"), OTHERS.values(), ids=OTHERS)
-def test_everything_else_goes_by_an_index_too(database, query: str, parameters: Any, mode: str):
+def test_every_other_statement_uses_an_index(database, query: str, parameters: Any, mode: str):
     plan = prepared_plan(database, mode, query, parameters)
     assert {table for kind, table in nodes(plan) if kind == "Seq Scan"} <= {"relay_lease"}  # which has one row
     assert blocks(plan) <= 20 * PAGE
 
 
-def test_the_backlog_is_told_by_the_index_alone(database):
+def test_the_backlog_is_a_limited_index_only_scan(database):
     plan = prepared_plan(database, "auto", outbox._BACKLOG, ())
     assert ("Index Only Scan", "op_log_unpublished") in nodes(plan)
     assert "Limit" in {kind for kind, _ in nodes(plan)}  # without a broker there is no end of it

@@ -63,7 +63,7 @@ async def front(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[tuple[TlsFro
         )
 
 
-async def test_a_private_authority_is_believed_when_named(front: tuple[TlsFront, str], tmp_path: Path):
+async def test_a_certificate_signed_by_the_configured_ca_is_accepted(front: tuple[TlsFront, str], tmp_path: Path):
     served, dsn = front
     await migrate(f"{dsn}{tmp_path}/ca.pem")
     async with PostgresDatabase(f"{dsn}{tmp_path}/ca.pem") as database:
@@ -71,7 +71,7 @@ async def test_a_private_authority_is_believed_when_named(front: tuple[TlsFront,
     assert served.heard
 
 
-async def test_a_server_that_nobody_vouches_for_is_told_nothing(front: tuple[TlsFront, str], tmp_path: Path):
+async def test_a_server_with_an_untrusted_certificate_is_sent_nothing(front: tuple[TlsFront, str], tmp_path: Path):
     served, dsn = front
     trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
     with pytest.raises(Unavailable) as refused:

@@ -112,7 +112,7 @@ MISBEHAVIOURS: list[Misbehaviour] = [
 
 
 @pytest.mark.parametrize("misbehave", MISBEHAVIOURS)
-async def test_whatever_the_server_does_the_last_good_catalogue_stays(
+async def test_a_misbehaving_server_leaves_the_last_good_catalogue_in_force(
     misbehave: Misbehaviour, server: CatalogueServer, tmp_path: Path
 ):
     source = await _following(server, tmp_path)
@@ -134,14 +134,14 @@ async def test_whatever_the_server_does_the_last_good_catalogue_stays(
     assert (versions(source), source.state.outcome, source.state.reason) == (["1.0.0", "1.1.0"], "updated", None)
 
 
-async def test_a_server_that_is_gone_changes_nothing(tmp_path: Path):
+async def test_an_unreachable_server_leaves_the_catalogue_unchanged(tmp_path: Path):
     with catalogue_server() as server:
         source = await _following(server, tmp_path)
     await source.refresh()
     assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
 
 
-async def test_a_server_that_trickles_is_given_up_on(server: CatalogueServer, tmp_path: Path):
+async def test_a_trickling_response_times_out(server: CatalogueServer, tmp_path: Path):
     def trickle(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "1000000")
@@ -156,7 +156,7 @@ async def test_a_server_that_trickles_is_given_up_on(server: CatalogueServer, tm
     assert "too slow" in str(source.state.reason)
 
 
-async def test_a_refresh_that_takes_too_long_is_not_waited_for(server: CatalogueServer, tmp_path: Path):
+async def test_a_refresh_that_exceeds_its_wait_time_fails(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.misbehave = _silent
     await source.refresh(wait_seconds=0.05)
@@ -164,7 +164,7 @@ async def test_a_refresh_that_takes_too_long_is_not_waited_for(server: Catalogue
     assert "within 0 s" in str(source.state.reason)
 
 
-async def test_a_refresh_that_nobody_waits_for_any_more_does_not_undo_the_next(
+async def test_a_timed_out_refresh_neither_overlaps_nor_undoes_the_next(
     server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     source = await _following(server, tmp_path)
@@ -195,7 +195,7 @@ async def test_a_refresh_that_nobody_waits_for_any_more_does_not_undo_the_next(
     assert versions(source) == ["1.0.0", "1.2.0"]
 
 
-async def test_a_server_that_flaps_is_followed_when_it_is_up(server: CatalogueServer, tmp_path: Path):
+async def test_a_flapping_server_is_followed_while_it_is_up(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     for round_ in range(6):
         server.misbehave = _status(503) if round_ % 2 else None
@@ -206,7 +206,7 @@ async def test_a_server_that_flaps_is_followed_when_it_is_up(server: CatalogueSe
     assert source.state.failures == 3
 
 
-async def test_an_index_that_lists_documents_that_are_not_there_changes_nothing(
+async def test_an_index_that_lists_missing_documents_leaves_the_catalogue_unchanged(
     server: CatalogueServer, tmp_path: Path
 ):
     source = await _following(server, tmp_path)
@@ -220,7 +220,7 @@ async def test_an_index_that_lists_documents_that_are_not_there_changes_nothing(
     assert versions(source) == ["1.0.0", "1.1.0"]
 
 
-async def test_a_bad_update_is_refused_with_a_report_naming_document_and_reason(
+async def test_an_invalid_update_is_refused_and_the_problem_names_document_and_reason(
     server: CatalogueServer, tmp_path: Path
 ):
     source = await _following(server, tmp_path)
@@ -231,7 +231,7 @@ async def test_a_bad_update_is_refused_with_a_report_naming_document_and_reason(
     assert (problem.document, "'nonsense' is not a format" in problem.reason) == (f"{POST}/1.1.0.json", True)
 
 
-async def test_a_defect_that_an_update_brings_about_is_a_failure_like_any_other(
+async def test_an_internal_error_during_an_update_is_a_failed_refresh(
     server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     source = await _following(server, tmp_path)
@@ -245,7 +245,7 @@ async def test_a_defect_that_an_update_brings_about_is_a_failure_like_any_other(
     assert "internal error" in str(source.state.reason)
 
 
-async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: CatalogueServer, tmp_path: Path):
+async def test_a_document_with_a_wrong_digest_is_refused(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.publish(catalogue_of("1.0.0", "1.1.0", digests=True))
     server.files[f"{POST}/1.1.0.json"] += b" "
@@ -254,9 +254,7 @@ async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: Ca
     assert "SHA-256" in str(source.state.reason)
 
 
-async def test_a_bomb_of_a_hundred_thousand_documents_is_refused_before_any_is_fetched(
-    server: CatalogueServer, tmp_path: Path
-):
+async def test_an_index_of_100_000_documents_is_refused_before_any_is_fetched(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.publish({"SPEC_INDEX.json": index_bytes(entry("a.b.c", [f"1.0.{patch}" for patch in range(100_000)]))})
     server.paths()
@@ -274,7 +272,7 @@ async def test_a_document_that_is_too_large_is_refused(server: CatalogueServer, 
     assert "over the limit of 262144 bytes" in str(source.state.reason)
 
 
-async def test_a_catalogue_that_is_too_large_altogether_is_refused(tmp_path: Path):
+async def test_a_catalogue_over_the_total_size_limit_is_refused(tmp_path: Path):
     many = [f"1.{n}.0" for n in range(300)]
     files = catalogue_of(*many)
     big = b'{"title": "' + b"x" * (DOCUMENT_MAX_BYTES - 100) + b'"}'
@@ -286,7 +284,7 @@ async def test_a_catalogue_that_is_too_large_altogether_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
-async def test_a_file_that_is_no_file_is_not_read(kind: str, tmp_path: Path):
+async def test_an_index_that_is_not_a_regular_file_is_refused(kind: str, tmp_path: Path):
     folder = tmp_path / "specs"
     folder.mkdir()
     index = folder / "SPEC_INDEX.json"
@@ -302,7 +300,7 @@ async def test_a_file_that_is_no_file_is_not_read(kind: str, tmp_path: Path):
     assert "not a regular file" in str(source.state.reason)
 
 
-async def test_giving_up_ends_what_is_under_way(server: CatalogueServer, tmp_path: Path):
+async def test_a_refresh_after_closing_fails(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     source.close()
     await source.refresh()

@@ -82,7 +82,7 @@ async def _p95_beside(work: Callable[[], Awaitable[object]], records: Records, c
     return quantiles(times, n=20)[-1]
 
 
-async def test_a_thousand_collections_of_five_versions_load_in_half_a_minute_beside_writes(tmp_path: Path):
+async def test_a_thousand_collections_load_in_25_cpu_seconds_without_delaying_writes(tmp_path: Path):
     url = write(tmp_path / "specs", _catalogue(1_000))
     source = UrlSchemas.at(write(tmp_path / "first", _catalogue(1)), tmp_path / "one")
     await source.open()
@@ -123,7 +123,7 @@ def server() -> Iterator[CatalogueServer]:
 
 
 @pytest.mark.parametrize("misbehave", MISBEHAVIOURS)
-async def test_writes_do_not_notice_a_source_that_misbehaves(
+async def test_write_latency_is_bounded_while_the_source_misbehaves(
     misbehave: Callable[[BaseHTTPRequestHandler], None], server: CatalogueServer, tmp_path: Path
 ):
     server.publish(_catalogue(1))

@@ -31,7 +31,7 @@ def source() -> Counting:
     return source
 
 
-async def test_a_secret_is_read_again_each_time(source: Counting):
+async def test_a_secret_is_read_from_the_source_each_time(source: Counting):
     secrets = RememberedSecrets(source)
     assert await secrets.get("db") == "first"
 
@@ -40,7 +40,7 @@ async def test_a_secret_is_read_again_each_time(source: Counting):
     assert await secrets.get("db") == "second"
 
 
-async def test_an_outage_is_bridged_with_the_last_value_and_asked_about_only_now_and_then(source: Counting):
+async def test_during_an_outage_the_last_value_is_returned_and_the_source_retried_every_5_s(source: Counting):
     moments = Moments()
     secrets = RememberedSecrets(source, monotonic=moments)
     await secrets.get("db")

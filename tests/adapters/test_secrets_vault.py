@@ -75,7 +75,7 @@ async def test_a_token_reads_a_field_of_the_latest_version(vault: FakeVault, ser
     assert "x-vault-namespace" not in asked.headers
 
 
-async def test_a_namespace_is_named_in_every_request(vault: FakeVault, server: ScriptedServer):
+async def test_every_request_carries_the_namespace(vault: FakeVault, server: ScriptedServer):
     vault.secrets["team", "kv", "cdv/db"] = {"password": "theirs"}
     source = to(server, {**APPROLE, "VAULT_NAMESPACE": "team"})
 
@@ -83,7 +83,7 @@ async def test_a_namespace_is_named_in_every_request(vault: FakeVault, server: S
     assert [asked.headers["x-vault-namespace"] for asked in vault.asked] == ["team", "team"]
 
 
-async def test_a_path_is_spelt_so_that_it_stays_one(vault: FakeVault, server: ScriptedServer):
+async def test_a_path_is_percent_encoded(vault: FakeVault, server: ScriptedServer):
     with pytest.raises(Unavailable):
         await to(server, {"VAULT_TOKEN": "hvs.root"}).get("vault:kv/a?list=true&x=%2e%2e/é#password")
 
@@ -91,7 +91,7 @@ async def test_a_path_is_spelt_so_that_it_stays_one(vault: FakeVault, server: Sc
     assert vault.asked[0].query == {}
 
 
-async def test_an_approle_logs_in_once_and_again_before_its_login_ends(vault: FakeVault, server: ScriptedServer):
+async def test_an_approle_logs_in_once_and_again_before_its_token_expires(vault: FakeVault, server: ScriptedServer):
     moment = Moment()
     source = to(server, APPROLE, monotonic=moment)
     for moment.now in (0, 1, 500, 959):
@@ -106,7 +106,7 @@ async def test_an_approle_logs_in_once_and_again_before_its_login_ends(vault: Fa
     assert vault.logins == 2
 
 
-async def test_a_login_without_end_is_kept(vault: FakeVault, server: ScriptedServer):
+async def test_a_token_without_expiry_is_kept(vault: FakeVault, server: ScriptedServer):
     vault.lease_seconds = 0
     moment = Moment()
     source = to(server, APPROLE, monotonic=moment)
@@ -116,7 +116,7 @@ async def test_a_login_without_end_is_kept(vault: FakeVault, server: ScriptedSer
     assert vault.logins == 1
 
 
-async def test_a_revoked_login_is_renewed_at_once(vault: FakeVault, server: ScriptedServer):
+async def test_a_revoked_token_is_replaced_by_a_new_login(vault: FakeVault, server: ScriptedServer):
     source = to(server, APPROLE)
     await source.get(PASSWORD)
     vault.tokens.clear()
@@ -125,7 +125,7 @@ async def test_a_revoked_login_is_renewed_at_once(vault: FakeVault, server: Scri
     assert vault.logins == 2
 
 
-async def test_a_service_account_logs_in_with_the_token_of_the_moment(
+async def test_a_kubernetes_login_uses_the_current_service_account_token(
     vault: FakeVault, server: ScriptedServer, tmp_path: Path
 ):
     vault.service_accounts["cdv"] = "first.jwt.token"
@@ -141,7 +141,7 @@ async def test_a_service_account_logs_in_with_the_token_of_the_moment(
     assert await source.get(PASSWORD) == "hunter2"
 
 
-async def test_a_pod_without_a_service_account_says_so(server: ScriptedServer, tmp_path: Path):
+async def test_a_missing_service_account_token_is_unavailable_with_the_cause(server: ScriptedServer, tmp_path: Path):
     source = to(server, {"VAULT_K8S_ROLE": "cdv"}, service_account_token=tmp_path / "absent")
 
     assert isinstance(await refusal(source), FileNotFoundError)
@@ -154,7 +154,7 @@ async def test_a_pod_without_a_service_account_says_so(server: ScriptedServer, t
         ({"VAULT_K8S_ROLE": "cdv", "VAULT_K8S_MOUNT": "k8s/eu"}, "/v1/auth/k8s/eu/login"),
     ],
 )
-async def test_a_login_may_be_mounted_elsewhere(
+async def test_the_mount_of_a_login_is_configurable(
     vault: FakeVault, server: ScriptedServer, tmp_path: Path, environ: dict[str, str], path: str
 ):
     (tmp_path / "token").write_text("jwt")
@@ -189,7 +189,7 @@ async def test_a_login_may_be_mounted_elsewhere(
         ),
     ],
 )
-async def test_a_refusal_says_what_was_asked_and_is_not_repeated(
+async def test_a_refusal_names_the_request_and_is_not_retried(
     vault: FakeVault, server: ScriptedServer, tmp_path: Path, environ: dict[str, str], reference: str, cause: str
 ):
     (tmp_path / "token").write_text("jwt")
@@ -201,7 +201,7 @@ async def test_a_refusal_says_what_was_asked_and_is_not_repeated(
     assert len(vault.asked) == 1
 
 
-async def test_a_role_that_may_not_read_logs_in_anew_once_and_is_refused(vault: FakeVault, server: ScriptedServer):
+async def test_a_forbidden_read_logs_in_again_once_and_is_then_refused(vault: FakeVault, server: ScriptedServer):
     source = to(server, APPROLE)
     await source.get(PASSWORD)
     vault.asked.clear()
@@ -214,13 +214,13 @@ async def test_a_role_that_may_not_read_logs_in_anew_once_and_is_refused(vault: 
     assert await source.get(PASSWORD) == "hunter2"
 
 
-async def test_a_secret_that_is_not_there_is_no_reason_to_log_in_anew(vault: FakeVault, server: ScriptedServer):
+async def test_a_missing_secret_causes_no_new_login(vault: FakeVault, server: ScriptedServer):
     assert str(await refusal(to(server, APPROLE), "vault:kv/absent#x")) == "reading kv/absent: status 404"
     assert [asked.method for asked in vault.asked] == ["POST", "GET"]
 
 
 @pytest.mark.parametrize("status", [412, 429, 500, 502, 503, 504])
-async def test_what_may_pass_is_tried_three_times(vault: FakeVault, server: ScriptedServer, status: int):
+async def test_a_transient_status_is_tried_three_times(vault: FakeVault, server: ScriptedServer, status: int):
     source = to(server, APPROLE)
     vault.override = Answer(status, b'{"errors":["Vault is sealed"]}')
 
@@ -230,14 +230,14 @@ async def test_what_may_pass_is_tried_three_times(vault: FakeVault, server: Scri
     assert await source.get(PASSWORD) == "hunter2"
 
 
-async def test_an_outage_shorter_than_the_tries_is_not_noticed(vault: FakeVault, server: ScriptedServer):
+async def test_an_outage_shorter_than_the_retries_is_transparent(vault: FakeVault, server: ScriptedServer):
     answers = iter([Answer(503), Answer(503)])
     real = vault.answer
     with ScriptedServer(lambda asked: next(answers, None) or real(asked)) as flaky:
         assert await to(flaky, {"VAULT_TOKEN": "hvs.root"}).get(PASSWORD) == "hunter2"
 
 
-async def test_a_vault_that_is_not_there_is_said_to_be_so():
+async def test_an_unreachable_vault_is_unavailable_with_the_cause():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
     source = VaultSecrets({"VAULT_ADDR": address, "VAULT_TOKEN": "hvs.root"})
@@ -245,7 +245,7 @@ async def test_a_vault_that_is_not_there_is_said_to_be_so():
     assert isinstance(await refusal(source), NewConnectionError)
 
 
-async def test_a_vault_that_hangs_is_given_up_on(vault: FakeVault, monkeypatch: pytest.MonkeyPatch):
+async def test_a_hanging_vault_times_out(vault: FakeVault, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vault_module, "_TIMEOUT", urllib3.Timeout(connect=1, read=0.05))
     release = threading.Event()
 
@@ -261,7 +261,7 @@ async def test_a_vault_that_hangs_is_given_up_on(vault: FakeVault, monkeypatch: 
             release.set()
 
 
-async def test_a_redirect_does_not_get_our_token(vault: FakeVault, server: ScriptedServer):
+async def test_a_redirect_is_not_followed(vault: FakeVault, server: ScriptedServer):
     with ScriptedServer(lambda asked: Answer(307, b"", {"Location": server.url + asked.path})) as standby:
         assert str(await refusal(to(standby, {"VAULT_TOKEN": "hvs.root"}))) == "reading kv/cdv/db: status 307"
     assert vault.asked == []
@@ -271,7 +271,7 @@ async def test_a_redirect_does_not_get_our_token(vault: FakeVault, server: Scrip
     "body",
     [b"", b"<html>", b"{}", b'{"data":null}', b'{"data":{"data":null}}', b'{"data":{"data":["hunter2"]}}', b"\xff"],
 )
-async def test_what_no_vault_would_answer_is_refused(vault: FakeVault, server: ScriptedServer, body: bytes):
+async def test_an_invalid_response_is_refused(vault: FakeVault, server: ScriptedServer, body: bytes):
     vault.override = Answer(200, body)
 
     error = await refusal(to(server, {"VAULT_TOKEN": "hvs.root"}))
@@ -280,7 +280,7 @@ async def test_what_no_vault_would_answer_is_refused(vault: FakeVault, server: S
     assert "hunter2" not in told_by(error)
 
 
-async def test_an_answer_without_end_is_cut_off():
+async def test_an_endless_response_is_cut_off():
     def endless() -> Iterator[bytes]:
         while True:
             yield b" " * 65536
@@ -292,13 +292,13 @@ async def test_an_answer_without_end_is_cut_off():
         assert server.hung_up.wait(10)
 
 
-async def test_a_vault_that_nobody_vouches_for_gets_no_credentials(vault: FakeVault, tmp_path: Path):
+async def test_a_vault_with_an_untrusted_certificate_is_sent_no_credentials(vault: FakeVault, tmp_path: Path):
     with ScriptedServer(vault.answer, vouched(tmp_path / "ca.pem")) as server:
         assert isinstance(await refusal(to(server, APPROLE)), SSLError)
     assert vault.asked == []
 
 
-async def test_a_private_authority_is_believed_when_named(vault: FakeVault, tmp_path: Path):
+async def test_a_certificate_signed_by_the_configured_ca_is_accepted(vault: FakeVault, tmp_path: Path):
     with ScriptedServer(vault.answer, vouched(tmp_path / "ca.pem")) as server:
         assert await to(server, {**APPROLE, "VAULT_CACERT": str(tmp_path / "ca.pem")}).get(PASSWORD) == "hunter2"
 
@@ -314,7 +314,7 @@ async def test_a_private_authority_is_believed_when_named(vault: FakeVault, tmp_
         ({"VAULT_ADDR": "https://vault:8200", "VAULT_TOKEN": "t", "VAULT_CACERT": "/nonexistent"}, "VAULT_CACERT"),
     ],
 )
-def test_what_is_missing_is_named(environ: dict[str, str], variable: str):
+def test_a_missing_or_invalid_variable_is_named(environ: dict[str, str], variable: str):
     with pytest.raises(InvalidField) as caught:
         VaultSecrets(environ)
 
@@ -322,7 +322,7 @@ def test_what_is_missing_is_named(environ: dict[str, str], variable: str):
 
 
 @pytest.mark.parametrize("down", [None, Answer(503), Answer(200, b"{"), Answer(403)])
-async def test_no_credential_and_no_secret_is_ever_shown(
+async def test_no_credential_or_secret_is_logged_or_shown_in_errors(
     vault: FakeVault, server: ScriptedServer, down: Answer | None, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(0)

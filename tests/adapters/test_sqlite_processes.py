@@ -41,7 +41,7 @@ def the_rest_of(connection: Connection) -> Iterator[Any]:
                 return
 
 
-async def test_processes_that_write_to_one_file_at_once_lose_nothing(tmp_path: Path):
+async def test_concurrent_writer_processes_lose_no_write(tmp_path: Path):
     path = tmp_path / "vault.sqlite3"
     writers = [start_writer(path, 1000 * place, 150) for place in range(3)]
 
@@ -54,7 +54,7 @@ async def test_processes_that_write_to_one_file_at_once_lose_nothing(tmp_path: P
     await check(path, acknowledged)
 
 
-async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
+async def test_acknowledged_writes_survive_kill_9(tmp_path: Path):
     path = tmp_path / "vault.sqlite3"
     acknowledged: set[int] = set()
 

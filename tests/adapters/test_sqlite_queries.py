@@ -94,7 +94,7 @@ async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
     }
 
 
-async def test_a_backlog_without_end_is_counted_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_backlog_count_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdv_adapters.outbox.sqlite.BACKLOG_MAX", 2)
     async with SqliteDatabase(tmp_path / "vault.sqlite3") as database:
         for number in range(3):

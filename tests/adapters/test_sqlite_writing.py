@@ -71,7 +71,7 @@ async def test_writes_that_arrive_together_share_one_commit(database: SqliteData
     assert statements.count("COMMIT") == 2
 
 
-async def test_a_write_that_fails_takes_nothing_of_its_group_with_it(database: SqliteDatabase):
+async def test_a_failed_write_does_not_affect_the_others_of_its_group(database: SqliteDatabase):
     await create(database, 1)
 
     def broken(connection: sqlite3.Connection) -> None:
@@ -104,7 +104,7 @@ async def test_no_write_of_a_group_is_acknowledged_when_its_commit_fails(databas
     assert await stored_numbers(database) == [1]
 
 
-async def test_a_write_cancelled_while_it_waits_does_not_happen(database: SqliteDatabase):
+async def test_a_write_cancelled_while_queued_is_not_executed(database: SqliteDatabase):
     with writer_held(database):
         task = asyncio.create_task(create(database, 1))
         await asyncio.sleep(0)
@@ -116,7 +116,7 @@ async def test_a_write_cancelled_while_it_waits_does_not_happen(database: Sqlite
     assert await stored_numbers(database) == [2]
 
 
-async def test_closing_finishes_what_was_accepted(path: Path):
+async def test_closing_completes_accepted_writes(path: Path):
     database = SqliteDatabase(path)
     await database.open()
     with writer_held(database):
@@ -141,7 +141,7 @@ async def test_a_database_that_is_not_open_is_unavailable(path: Path):
         await create(database, 1)
 
 
-async def test_a_full_disk_is_unavailable_and_damages_nothing(database: SqliteDatabase, path: Path):
+async def test_a_full_disk_is_unavailable_and_corrupts_nothing(database: SqliteDatabase, path: Path):
     async def allow_pages(more: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -163,7 +163,7 @@ async def test_a_full_disk_is_unavailable_and_damages_nothing(database: SqliteDa
     assert len(await SqliteOutbox(database).read(0, 100)) == len(kept) + 1
 
 
-async def test_a_file_locked_by_another_process_is_unavailable_and_then_available(path: Path, impatient: None):
+async def test_a_file_locked_by_another_connection_is_unavailable_until_released(path: Path, impatient: None):
     async with SqliteDatabase(path) as database:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -178,7 +178,7 @@ async def test_a_file_locked_by_another_process_is_unavailable_and_then_availabl
         assert await stored_numbers(database) == [1]
 
 
-async def test_the_log_is_checkpointed_when_it_has_grown(path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_the_wal_is_checkpointed_when_it_exceeds_its_limit(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 200_000)
     log = Path(f"{path}-wal")
 
@@ -223,7 +223,7 @@ async def test_readers_cannot_write(database: SqliteDatabase):
     assert isinstance(raised.value.__cause__, sqlite3.Error)
 
 
-async def test_reading_goes_on_while_a_write_takes_its_time(database: SqliteDatabase):
+async def test_reads_are_not_blocked_by_a_slow_write(database: SqliteDatabase):
     await create(database, 1)
     begun, finish = threading.Event(), threading.Event()
 

@@ -290,7 +290,7 @@ async def test_the_attack_is_refused(new_verifier: Callable[[], JwtVerifier], at
         pytest.param(b" \n" + text(HEADER) + b"\t", b"\r\n" + text(CLAIMS) + b" ", id="white space around the JSON"),
     ],
 )
-async def test_what_no_attack_is_passes(new_verifier: Callable[[], JwtVerifier], header: Any, claims: Any):
+async def test_valid_tokens_are_accepted(new_verifier: Callable[[], JwtVerifier], header: Any, claims: Any):
     """Without this the table above could not fail: everything refused would satisfy it."""
     verified = await new_verifier().verify(token(header, claims))
 

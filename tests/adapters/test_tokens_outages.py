@@ -9,7 +9,7 @@ from tests.adapters.issuers import World, finished, settle, turns, world
 __all__ = ["world"]  # the fixture
 
 
-async def test_an_outage_is_survived_on_the_last_keys_for_a_bounded_time_and_nobody_waits(world: World):
+async def test_cached_keys_verify_tokens_for_an_hour_past_their_lifetime_during_an_outage(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
     for age in [*range(50, 3900, 50), 3899]:  # the lifetime of 300 and the hour after it, but for a second
@@ -30,7 +30,7 @@ async def test_an_outage_is_survived_on_the_last_keys_for_a_bounded_time_and_nob
     assert await world.accepts(world.a)
 
 
-async def test_during_an_outage_a_hanging_issuer_holds_up_nobody(world: World):
+async def test_a_hanging_refresh_during_an_outage_blocks_no_request(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
     world.now += 299
@@ -47,7 +47,7 @@ async def test_during_an_outage_a_hanging_issuer_holds_up_nobody(world: World):
     assert (world.keys.state.fetches, world.keys.state.failures) == (3, 1)  # the third is still waited for, by nobody
 
 
-async def test_an_unknown_key_during_an_outage_is_refused_and_not_asked_for_more_often(world: World):
+async def test_an_unknown_key_during_an_outage_is_refused_without_extra_fetches(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
 
@@ -63,7 +63,7 @@ async def test_an_unknown_key_during_an_outage_is_refused_and_not_asked_for_more
     assert world.keys.state.fetches == 3
 
 
-async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spared(world: World):
+async def test_without_cached_keys_requests_are_unavailable_and_fetches_are_rate_limited(world: World):
     world.issuer.down = True
     for tries in range(1, 4):
         answers = await finished(*(world.accepts(world.a) for _ in range(50)))
@@ -79,7 +79,7 @@ async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spar
     assert await world.accepts(world.a)
 
 
-async def test_an_outage_after_a_set_without_keys_is_unavailable(world: World):
+async def test_an_outage_after_an_empty_key_set_is_unavailable(world: World):
     world.issuer.keys = []
     assert not await world.accepts(world.a)
     world.issuer.down = True
@@ -91,7 +91,7 @@ async def test_an_outage_after_a_set_without_keys_is_unavailable(world: World):
     assert await world.accepts(world.a)
 
 
-async def test_an_issuer_that_hangs_from_the_start_is_given_up_on(world: World):
+async def test_the_first_fetch_from_a_hanging_issuer_times_out(world: World):
     keys = IssuerKeys(world.issuer, fetch_timeout_seconds=0.01)
     world.issuer.gate.clear()
     try:
@@ -117,7 +117,7 @@ async def test_an_issuer_that_hangs_from_the_start_is_given_up_on(world: World):
         b"\xff",
     ],
 )
-async def test_what_is_no_key_set_changes_nothing(world: World, body: bytes):
+async def test_an_invalid_key_set_document_keeps_the_cached_keys(world: World, body: bytes):
     await world.accepts(world.a)
     world.issuer.body = body
     world.now += 299
@@ -128,7 +128,7 @@ async def test_what_is_no_key_set_changes_nothing(world: World, body: bytes):
     assert await world.accepts(world.a)
 
 
-async def test_state_and_check_tell_of_an_outage_that_requests_do_not_notice(world: World):
+async def test_state_and_check_report_an_outage_while_cached_keys_still_verify(world: World):
     assert world.keys.state.age_seconds is None
     await world.keys.check()
     world.now += 240

@@ -61,7 +61,7 @@ NUMBERS: list[tuple[str, str, type[CdvError] | None]] = [
 @pytest.mark.parametrize(
     ("name", "json_text", "refusal"), NUMBERS, ids=[f"{n} {j[:24]}{len(j)}" for n, j, _ in NUMBERS]
 )
-async def test_times_are_numbers_within_the_skew(
+async def test_exp_nbf_and_iat_must_be_numbers_within_the_clock_skew(
     new_verifier: Callable[[], JwtVerifier], name: str, json_text: str, refusal: type[CdvError] | None
 ):
     claims = text(without(CLAIMS, name))[:-1] + f',"{name}":{json_text}}}'.encode()
@@ -81,7 +81,7 @@ async def test_times_are_numbers_within_the_skew(
         pytest.param({**HEADER, "kid": "unknown"}, CLAIMS, PRIVATE.sign, id="key"),
     ],
 )
-async def test_expired_is_said_only_of_what_is_otherwise_right(
+async def test_token_expired_is_raised_only_for_an_otherwise_valid_token(
     new_verifier: Callable[[], JwtVerifier], header: Any, claims: Any, sign: Signer
 ):
     with pytest.raises(TokenInvalid):
