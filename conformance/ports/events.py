@@ -212,16 +212,16 @@ class EventBusMachine(RuleBasedStateMachine):
     )
     def publish(self, entries: list[OpLogEntry], back: int) -> None:
         onto = self.seen[max(0, len(self.seen) - 1 - back)]
-        takes = {state.name: state.last_sequence == len(self.held[state.name]) for state in onto}
+        accepts = {state.name: state.last_sequence == len(self.held[state.name]) for state in onto}
         answers = self.run(self.bus.publish(entries, onto))
         self.seen.append(self.run(self.bus.streams()))
         ids = {name: dict(self.run(ids_of(self.bus, name))) for name in STREAMS}
-        held_up = set()
+        blocked = set()
         last: dict[tuple[str, Did], int] = {}
         for entry, answer in zip(entries, answers, strict=True):
             name, event = stream_of(entry), entry.event
-            if not takes[name] or event.did in held_up:
-                held_up.add(event.did)
+            if not accepts[name] or event.did in blocked:
+                blocked.add(event.did)
                 assert answer is None
                 continue
             assert answer is not None
@@ -239,7 +239,7 @@ class EventBusMachine(RuleBasedStateMachine):
             kept += new
 
     @invariant()
-    def the_states_count_what_is_held(self) -> None:
+    def the_states_match_the_stored_messages(self) -> None:
         for state in self.seen[-1]:
             count = len(self.held[state.name])
             assert (state.first_sequence, state.last_sequence, state.messages, state.gaps) == (1, count, count, 0)

@@ -78,8 +78,8 @@ class MediaStoreContract(DatabaseContract):
 
         assert {it and it.state for it in results} == {AssetState.FINALIZED}
         assert results == [results[0]] * 24
-        (told,) = await op_log(stores)
-        assert told in events
+        (event,) = await op_log(stores)
+        assert event in events
 
     async def test_an_asset_is_either_finalised_or_expired_when_both_race(self, nodes: Sequence[Stores]):
         stores, other = nodes

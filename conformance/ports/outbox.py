@@ -165,8 +165,8 @@ class OutboxContract(DatabaseContract):
             await write(stores, number)
         entries = await lease(stores, "relay") or []
 
-        places = [Publication(entry.sequence, place, START) for place, entry in enumerate(entries[1:], 1)]
-        await stores.outbox.mark_published("relay", places)
+        publications = [Publication(entry.sequence, number, START) for number, entry in enumerate(entries[1:], 1)]
+        await stores.outbox.mark_published("relay", publications)
 
         assert ids(await lease(stores, "relay")) == [ulid(0)]
         assert await stores.outbox.backlog() == Backlog(1, a_record(0).indexed_at)
@@ -174,7 +174,7 @@ class OutboxContract(DatabaseContract):
     async def test_concurrent_relays_and_writers_lease_every_entry_in_order_per_creator(self, nodes: Sequence[Stores]):
         dids = [Did(f"did:plc:{number}") for number in range(6)]
         stream: list[OpLogEntry] = []
-        places = count(1)
+        stream_sequences = count(1)
         written = asyncio.Event()
 
         async def writer(place: int, did: Did, stores: Stores) -> None:
@@ -189,7 +189,7 @@ class OutboxContract(DatabaseContract):
                 entries = await lease(stores, owner, limit=4)
                 stream.extend(entries or [])
                 await stores.outbox.mark_published(
-                    owner, [Publication(it.sequence, next(places), START) for it in entries or []]
+                    owner, [Publication(entry.sequence, next(stream_sequences), START) for entry in entries or []]
                 )
                 await stores.outbox.release(owner)
                 if done and (await stores.outbox.backlog()).count == 0:

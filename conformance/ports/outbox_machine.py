@@ -36,7 +36,7 @@ MARKS = st.builds(
     st.integers(0, 2**62),
 )
 
-Seen: TypeAlias = tuple[Event, int | None, datetime | None]
+EntryState: TypeAlias = tuple[Event, int | None, datetime | None]
 """The event of an entry, its sequence number in the stream, and when it was published."""
 
 
@@ -50,10 +50,10 @@ class OutboxModel:
         self.owner: str | None = None
         self.leased_until: datetime | None = None
 
-    def entries(self, event_ids: list[str]) -> list[Seen]:
+    def entries(self, event_ids: list[str]) -> list[EntryState]:
         return [(self.events[it], *self.published.get(it, (None, None))) for it in event_ids]
 
-    def lease(self, owner: str, limit: int, now: datetime, expires_at: datetime) -> list[Seen] | None:
+    def lease(self, owner: str, limit: int, now: datetime, expires_at: datetime) -> list[EntryState] | None:
         latest = expires_at + (expires_at - now)
         if self.owner not in {None, owner} and self.leased_until is not None and now < self.leased_until <= latest:
             return None
@@ -83,14 +83,14 @@ class OutboxModel:
         moments = [event.occurred_at for it, event in self.events.items() if it not in self.published]
         return Backlog(len(moments), min(moments, default=None))
 
-    def read(self, after: str | None, limit: int, prefix: str) -> list[Seen]:
+    def read(self, after: str | None, limit: int, prefix: str) -> list[EntryState]:
         later_ids = list(self.events)
         if after is not None:
             later_ids = later_ids[later_ids.index(after) + 1 :]
         return self.entries([it for it in later_ids if self.events[it].subject.startswith(prefix)][:limit])
 
 
-def seen(entries: list[OpLogEntry]) -> list[Seen]:
+def entry_states(entries: list[OpLogEntry]) -> list[EntryState]:
     return [(it.event, it.stream_sequence, it.published_at) for it in entries]
 
 
@@ -135,7 +135,7 @@ class OutboxMachine(StoresMachine):
             if entries is None:
                 return None
             assert [it.sequence for it in entries] == sorted(it.sequence for it in entries)
-            return seen(entries)
+            return entry_states(entries)
 
         self.check(leased, lambda: self.model.lease(owner, limit, now, expires_at))
 
@@ -179,7 +179,7 @@ class OutboxMachine(StoresMachine):
             sequence = 0 if after is None else (await sequences(stores))[after]
             entries = await stores.outbox.read(sequence, limit, prefix)
             assert all(it.sequence > sequence for it in entries)
-            return seen(entries)
+            return entry_states(entries)
 
         self.check(read, lambda: self.model.read(after, limit, prefix))
 
@@ -195,7 +195,7 @@ class OutboxMachine(StoresMachine):
         async def everything(stores: Stores):
             entries = await stores.outbox.read(0, 10_000)
             assert [it.sequence for it in entries] == sorted({it.sequence for it in entries})
-            return seen(entries)
+            return entry_states(entries)
 
         self.check(everything, lambda: self.model.entries(list(self.model.events)))
 

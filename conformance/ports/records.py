@@ -137,8 +137,8 @@ class RecordStoreContract(DatabaseContract):
         results = await asyncio.gather(*attempts, return_exceptions=True)
 
         (stored,) = await stored_uris(stores)
-        (told,) = [it for it in results if not isinstance(it, IdempotencyConflict)]
-        assert told == str(stored).encode()
+        (reply,) = [result for result in results if not isinstance(result, IdempotencyConflict)]
+        assert reply == str(stored).encode()
         assert await event_uris(stores) == [str(stored)]
 
     async def test_a_key_can_be_reused_from_the_moment_it_expires(self, nodes: Sequence[Stores]):
@@ -200,8 +200,8 @@ class RecordStoreContract(DatabaseContract):
             assert [uri for uri in events if uri in uris] == uris
 
     async def test_a_concurrent_reader_sees_the_op_log_grow_only_at_its_end(self, nodes: Sequence[Stores]):
-        """Else a relay could publish the later event first. Large records of one node take longer to commit."""
-        seen: list[str] = []
+        """Otherwise a relay could publish the later event first. Large records of one node take longer to commit."""
+        visible: list[str] = []
         written = asyncio.Event()
 
         async def writers() -> None:
@@ -213,8 +213,8 @@ class RecordStoreContract(DatabaseContract):
         async def reader() -> None:
             while not written.is_set():
                 events = await event_uris(nodes[1])
-                assert events[: len(seen)] == seen
-                seen[:] = events
+                assert events[: len(visible)] == visible
+                visible[:] = events
                 await asyncio.sleep(0)  # an in-memory store never yields to other tasks by itself
 
         await asyncio.gather(writers(), reader())

@@ -57,10 +57,10 @@ class RecordsModel:
             reply = self.find_reply(did, retryable.key, retryable.fingerprint, record.indexed_at)
             if reply is not None:
                 return reply
-        places = {(it.uri.did, it.indexed_at, it.uri.rkey) for it in self.records.values()}
+        keys = {(it.uri.did, it.indexed_at, it.uri.rkey) for it in self.records.values()}
         if (
             record.uri in self.records
-            or (did, record.indexed_at, record.uri.rkey) in places
+            or (did, record.indexed_at, record.uri.rkey) in keys
             or event.event_id in {it.event_id for it in self.op_log}
         ):
             raise IdTaken
@@ -125,10 +125,10 @@ class RecordStoreMachine(StoresMachine):
             key, fingerprint, life = retry
             reply = f"{record.uri} {event}".encode()
             retryable = IdempotentReply(key, fingerprint, reply, at + timedelta(microseconds=life))
-        told = its_event(record, event)
+        created = its_event(record, event)
         self.check(
-            lambda stores: stores.records.create(record, told, retryable),
-            lambda: self.model.create(record, told, retryable),
+            lambda stores: stores.records.create(record, created, retryable),
+            lambda: self.model.create(record, created, retryable),
         )
         return record.uri
 

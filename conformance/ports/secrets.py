@@ -38,7 +38,7 @@ class Rig:
     foreign: tuple[str, ...] = field(default=("", "hunter2", "FILE:/x", "env:X", "vault", "://"))
 
 
-def told_by(error: BaseException) -> str:
+def loggable_text(error: BaseException) -> str:
     """Return everything that a log could show of an error: its text, its traceback, its cause and its context."""
     return repr(error) + "".join(traceback.format_exception(error)) + repr(error.__cause__) + repr(error.__context__)
 
@@ -100,6 +100,6 @@ class SecretSourceContract:
             try:
                 await rig.source.get(bad)
             except (Unavailable, InvalidField) as error:
-                shown += told_by(error)
+                shown += loggable_text(error)
 
         assert secret not in shown

@@ -231,7 +231,7 @@ async def listed(stores: Stores, listing: ListQuery) -> list[StoredRecord]:
 
 async def matching(stores: Stores, listing: ListQuery) -> tuple[list[StoredRecord], bool]:
     """Return the same as `listed`, and whether more records match."""
-    told = await stores.records.list(listing)
-    records = [read_record_json(it) for it in told.records]
-    assert told.records == [record_json(it) for it in records]
-    return records, told.more
+    page = await stores.records.list(listing)
+    records = [read_record_json(record) for record in page.records]
+    assert page.records == [record_json(record) for record in records]
+    return records, page.more

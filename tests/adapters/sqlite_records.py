@@ -1,4 +1,4 @@
-"""Numbered records in a SQLite file: put there, and seen there."""
+"""Writes numbered records to a SQLite file, and reads their numbers."""
 
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.records.sqlite import SqliteRecordStore

@@ -1,4 +1,4 @@
-"""Work off the request path goes on through failures, and ends when it is told to."""
+"""Background tasks continue after failures, and end when they are cancelled."""
 
 import asyncio
 
@@ -41,7 +41,7 @@ async def test_a_task_that_finds_work_repeats_without_a_full_pause_until_none_is
 
     async def note(seconds: float) -> None:
         task = asyncio.current_task()
-        if task is None or task.get_name() != "tidy up":  # a vault of other tests, in this loop too
+        if task is None or task.get_name() != "tidy up":  # a vault of another test in the same loop
             await sleep(seconds)
             return
         paused.append(seconds)

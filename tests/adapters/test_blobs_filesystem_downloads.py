@@ -1,4 +1,4 @@
-"""Downloads from a store of files: any part, and never less than was promised."""
+"""Downloads from the filesystem store: any byte range, and never a truncated object."""
 
 import os
 from pathlib import Path

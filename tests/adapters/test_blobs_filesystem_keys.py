@@ -1,4 +1,4 @@
-"""The keys of a store of files: none leads out of its directory."""
+"""Object keys of the filesystem store: none leads out of its directory."""
 
 from pathlib import Path
 
@@ -80,9 +80,9 @@ async def test_a_symlink_out_of_the_store_is_not_followed(
     for name in ("01K00000000000000000000001/a.png", "did:plc:abc/01K00000000000000000000001/a.png", "secret"):
         (outside / name).parent.mkdir(parents=True, exist_ok=True)
         (outside / name).write_bytes(b"bytes")
-    place = root / "objects" / link
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(outside / "secret" if link == STAGING else outside)
+    path = root / "objects" / link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(outside / "secret" if link == STAGING else outside)
     key = STAGING if link.startswith("uploads") else FINAL
 
     with pytest.raises(ValueError, match="leads elsewhere"):

@@ -1,4 +1,4 @@
-"""Uploads to a store of files and their promotion: whole or not at all, whatever breaks."""
+"""Uploads to the filesystem store and their promotion are atomic, whatever fails."""
 
 import errno
 import os
@@ -124,8 +124,8 @@ async def test_files_are_synced_before_the_rename_and_their_directory_after(
     assert blob is not None
     await store.promote(STAGING, blob.etag, FINAL, mime_type="image/png", disposition="inline")
 
-    told = [(step, "incoming/..." if name.startswith("incoming/") else name) for step, name in steps]
-    assert told == [
+    recorded = [(step, "incoming/..." if name.startswith("incoming/") else name) for step, name in steps]
+    assert recorded == [
         ("sync", "incoming/..."),
         ("sync", "objects"),
         ("rename", f"objects/{STAGING}"),
@@ -153,7 +153,7 @@ async def test_a_failed_promotion_leaves_no_copy(store: FilesystemBlobStore, clo
 async def test_a_file_replaced_during_promotion_is_not_mixed_into_the_copy(
     store: FilesystemBlobStore, clock: FakeClock, root: Path
 ):
-    """The old file stays whole under the copier's hands, whatever takes its name."""
+    """The open file keeps its content when another file takes its name."""
     data = b"a" * 3_000_000
     await stage(store, clock, data)
     blob = await store.inspect(STAGING, size_bytes=len(data))
@@ -222,7 +222,7 @@ async def test_check_reports_a_disk_that_cannot_be_written(
 
 
 async def test_a_slow_disk_does_not_block_the_event_loop(store: FilesystemBlobStore, root: Path):
-    """A pipe stands for the slow disk: opening it waits for a writer, and that is us, on the loop."""
+    """A FIFO stands for the slow disk: opening it blocks until this test, on the loop, opens it for writing."""
     await store.check()
     (root / "objects" / "uploads").mkdir()
     os.mkfifo(root / "objects" / STAGING)
@@ -236,7 +236,7 @@ async def test_a_slow_disk_does_not_block_the_event_loop(store: FilesystemBlobSt
         writer = None
         while writer is None:
             await anyio.lowlevel.checkpoint()
-            with suppress(OSError):  # until somebody reads
+            with suppress(OSError):  # until the store opens it for reading
                 writer = os.open(root / "objects" / STAGING, os.O_WRONLY | os.O_NONBLOCK)
         os.close(writer)
 

@@ -1,4 +1,4 @@
-"""The URLs of a store of files: what they grant, for how long, and the key that signs them."""
+"""The URLs of the filesystem store: what they grant, when they expire, and the key that signs them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Streams in memory: what is particular to them. The rest is the contract's (conformance/ports/events.py)."""
+"""What is specific to streams in memory, beyond the contract (conformance/ports/events.py)."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ async def test_message_ids_include_the_time_stored():
     clock = FakeClock()
     bus = MemoryEventBus(clock)
     await publish(bus, 1)
-    came_at = clock.now()
+    stored_at = clock.now()
     clock.advance(60)
     (state, _) = await bus.streams()
     async with aclosing(bus.message_ids(state)) as ids:
-        assert [item async for item in ids] == [(1, an_entry(1).event.event_id, came_at)]
+        assert [item async for item in ids] == [(1, an_entry(1).event.event_id, stored_at)]
 
 
 async def test_a_follower_receives_existing_messages_and_then_new_ones():

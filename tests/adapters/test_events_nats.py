@@ -1,4 +1,4 @@
-"""The NATS adapter on a real server: what it makes, what it reports, how it is let in, what it does about purges."""
+"""The NATS adapter on a real server: streams, reported differences, authentication and purges."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.servers.process import Process, free_port, new_directory, program
 
 
 def configured(**more: object) -> NatsServer:
-    """Return a server of our own with more in its configuration."""
+    """Return a new server with additional configuration."""
     port, directory = free_port(), new_directory("cdv-nats-", durable=False)
     file = directory / "nats.conf"
     file.write_text(configuration(f"127.0.0.1:{port}", str(directory / "store"), durable=False, **more), "utf-8")
@@ -109,16 +109,16 @@ async def test_an_event_that_the_stream_rejects_blocks_only_its_did(nats_url: st
         large = entries[3]
         entries[3] = replace(large, event=replace(large.event, envelope=b'{"x": "%b"}' % (b"x" * 5000)))
         answers = await bus.publish(entries, await bus.streams())
-        held_up = [entry.sequence for entry, answer in zip(entries, answers, strict=True) if answer is None]
-        assert held_up == [it.sequence for it in entries[3:] if it.event.did == large.event.did]
+        blocked = [entry.sequence for entry, answer in zip(entries, answers, strict=True) if answer is None]
+        assert blocked == [entry.sequence for entry in entries[3:] if entry.event.did == large.event.did]
         (state, _) = await bus.streams()
-        assert state.last_sequence == len(entries) - len(held_up)
+        assert state.last_sequence == len(entries) - len(blocked)
 
 
 async def test_an_event_over_the_max_payload_is_not_acknowledged_and_later_ones_are(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
         first, second, third = an_entry(1), an_entry(2), an_entry(3)
-        # Within the broker's 1 MiB without its headers, and beyond it with them.
+        # Within the broker's limit of 1 MiB without headers, and over it with them.
         large = replace(second, event=replace(second.event, envelope=b"x" * (1024 * 1024 - 1)))
         assert await bus.publish([first, large], await bus.streams()) == [Acknowledged(1), None]
         assert await bus.publish([third], await bus.streams()) == [Acknowledged(2)]
@@ -158,7 +158,7 @@ async def test_a_purged_event_is_stored_again_within_the_duplicate_window(nats_u
         await jetstream.purge_stream("RA_RECORDS")
         entries.append(an_entry(4))
         assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (4, 5, 6, 7)]
-        # And again: now each is there, under its second name, and stays the only one.
+        # Each is now stored under a second message id, and stays the only copy.
         again = await bus.publish(entries, await bus.streams())
         assert again == [Acknowledged(number, duplicate=True) for number in (4, 5, 6, 7)]
         assert await ids_of(bus) == [(3 + it.sequence, it.event.event_id) for it in entries]
@@ -175,8 +175,8 @@ async def test_message_ids_include_the_time_stored(nats_url: str):
         async with aclosing(bus.message_ids(state)) as ids:
             ((_, _, stored_at),) = [item async for item in ids]
         assert state.complete_since is not None
-        looked_at = state.complete_since + StreamSettings().max_age
-        assert before <= stored_at <= looked_at
+        read_at = state.complete_since + StreamSettings().max_age
+        assert before <= stored_at <= read_at
 
 
 async def test_credentials_are_read_anew_for_each_connection_attempt():

@@ -1,4 +1,4 @@
-"""Many events at once are one atomic batch, where the stream takes that, and come all the same where it does not."""
+"""Many events are published as one atomic batch if the stream allows it, and one by one otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALL = [(it.sequence, it.event.event_id) for it in _MANY]
 
 
 async def batches(jetstream: Any, sequences: Iterable[int]) -> list[str | None]:
-    """Return the ids of the batches by which so many messages came."""
+    """Return the batch id of each message."""
     messages = [await jetstream.get_msg("RA_RECORDS", sequence) for sequence in sequences]
     return [(message.headers or {}).get("Nats-Batch-Id") for message in messages]
 
@@ -47,15 +47,15 @@ async def test_a_batch_that_contains_a_duplicate_stores_the_other_events(nats_ur
         await bus.publish([_MANY[50]], await bus.streams())
         found = await bus.publish(_MANY, await bus.streams())
         assert [it and it.stream_sequence for it in found] == [*range(2, 52), 1, *range(52, 101)]
-        assert [place for place, it in enumerate(found) if it and it.duplicate] == [50]
+        assert [index for index, it in enumerate(found) if it and it.duplicate] == [50]
         assert sorted(event_id for _, event_id in await ids_of(bus)) == [event_id for _, event_id in _ALL]
 
 
 async def test_a_batch_onto_an_outdated_stream_state_is_refused(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
-        seen = await bus.streams()
-        await bus.publish([an_entry(999)], seen)
-        assert await bus.publish(_MANY, seen) == [None] * len(_MANY)
+        outdated = await bus.streams()
+        await bus.publish([an_entry(999)], outdated)
+        assert await bus.publish(_MANY, outdated) == [None] * len(_MANY)
         assert len(await ids_of(bus)) == 1
 
 
@@ -67,12 +67,12 @@ async def test_a_stream_without_allow_atomic_is_sent_no_batch(nats_url: str):
         async with connected(NatsAccess(nats_url)) as bus:
             await bus.publish(_MANY, await bus.streams())
             assert await ids_of(bus) == _ALL
-        heard = [await listener.next_msg() for _ in _MANY]
-        assert not any("Nats-Batch-Id" in message.headers for message in heard)
+        received = [await listener.next_msg() for _ in _MANY]
+        assert not any("Nats-Batch-Id" in message.headers for message in received)
 
 
 async def test_more_events_than_the_batch_limit_are_published_without_a_batch(nats_url: str):
-    too_many = [an_entry(number) for number in range(1, 1102)]  # it takes 1,000
+    too_many = [an_entry(number) for number in range(1, 1102)]  # the limit is 1,000
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         assert await bus.publish(too_many, await bus.streams()) == [Acknowledged(it.sequence) for it in too_many]
         assert await batches(jetstream, (1, 1101)) == [None, None]

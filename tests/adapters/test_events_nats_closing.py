@@ -1,4 +1,4 @@
-"""Closing ends whatever the connection is doing, also what does not hear that it is cancelled."""
+"""Closing ends a connection attempt even if it swallows a cancellation; a failed one is reported."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ async def test_closing_ends_a_connection_attempt_that_swallows_a_cancellation():
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                dropped.append(True)  # as asyncio.wait_for does in Python 3.11 when it is done at the same moment
+                dropped.append(True)  # as asyncio.wait_for of Python 3.11 does if it completes at the same moment
         return "nats://127.0.0.1:9"
 
     async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""Brokers that die, hang, forget and come late: every event is there afterwards, once, in order."""
+"""Brokers that die, hang, lose messages or start late: afterwards the streams hold every event once, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes that share a commit keep results of their own."""
+"""Writes that share a commit each get their own result."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def row(event_id: str, key: str | None = None, did: str = "did:plc:ada", value: 
 
 
 class Store:
-    """Stores what it is given, once `let_go` is set; refuses a group with a taken id; knows answered keys."""
+    """Stores groups once `proceed` is set; refuses a group with an id in `taken`; skips keys in `answered`."""
 
     def __init__(self) -> None:
-        self.let_go = asyncio.Event()
+        self.proceed = asyncio.Event()
         self.groups: list[list[str]] = []
         self.taken: set[str] = set()
         self.refusal: Exception = IdTaken()
@@ -38,7 +38,7 @@ class Store:
     async def write(self, rows_json: bytes) -> Sequence[str]:
         rows: list[dict[str, Any]] = json.loads(rows_json)
         self.groups.append([it["event_id"] for it in rows])
-        await self.let_go.wait()
+        await self.proceed.wait()
         if self.fails_with is not None:
             raise self.fails_with
         if any(it["event_id"] in self.taken for it in rows):
@@ -49,7 +49,7 @@ class Store:
 
 
 async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[Any]:
-    """Store `rows` at once, the first MAX_CONCURRENT_BATCHES of them alone; return their results and errors."""
+    """Store `rows` concurrently, the first MAX_CONCURRENT_BATCHES of them alone; return their results and errors."""
     tasks = []
     for it in rows:
         tasks.append(asyncio.create_task(group.store(it)))
@@ -57,13 +57,13 @@ async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[
             await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
-    store.let_go.set()
+    store.proceed.set()
     return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
 async def test_a_single_write_is_executed_immediately():
     store = Store()
-    store.let_go.set()
+    store.proceed.set()
     group = GroupCommit(store.write)
     assert [await group.store(row("1")), await group.store(row("2"))] == [True, True]
     assert store.groups == [["1"], ["2"]]
@@ -79,11 +79,11 @@ async def test_writes_that_arrive_while_others_execute_form_one_group_in_order()
 
 async def test_a_group_waits_for_writes_that_arrive_within_a_few_loop_iterations():
     store = Store()
-    store.let_go.set()
+    store.proceed.set()
     group = GroupCommit(store.write)
 
     async def one(number: int) -> bool:
-        for _ in range(2 * number):  # as many rounds of the loop as it takes to read a request and judge it
+        for _ in range(2 * number):  # as many loop iterations as it takes to read and validate a request
             await asyncio.sleep(0)
         return await group.store(row(str(number)))
 
@@ -92,22 +92,22 @@ async def test_a_group_waits_for_writes_that_arrive_within_a_few_loop_iterations
 
 
 async def test_a_group_runs_in_the_context_of_its_first_caller():
-    asker: ContextVar[str] = ContextVar("asker")
+    caller: ContextVar[str] = ContextVar("caller")
     names: list[str] = []
 
     async def execute(requests: Sequence[str]) -> Sequence[str]:
-        names.append(asker.get())
+        names.append(caller.get())
         await asyncio.sleep(0)
         return requests
 
     batcher: Batcher[str, str] = Batcher(execute, lambda: lambda _: True, max_batch_size=3)
 
-    async def ask(name: str) -> str:
-        asker.set(name)
+    async def submit(name: str) -> str:
+        caller.set(name)
         return await batcher.submit(name)
 
-    asked = [str(number) for number in range(9)]
-    assert await asyncio.gather(*map(ask, asked)) == asked
+    callers = [str(number) for number in range(9)]
+    assert await asyncio.gather(*map(submit, callers)) == callers
     assert names == ["0", "3", "6"]
 
 
@@ -137,7 +137,7 @@ async def test_a_write_that_cannot_join_a_group_starts_before_that_group_complet
     async with asyncio.timeout(30):
         while len(store.groups) < MAX_CONCURRENT_BATCHES:
             await asyncio.sleep(0)
-    store.let_go.set()
+    store.proceed.set()
     assert await asyncio.gather(*tasks) == [True, False]
 
 
@@ -171,15 +171,15 @@ async def test_a_cancelled_caller_does_not_affect_the_others():
     tasks[0].cancel()
     tasks[-1].cancel()
     await asyncio.sleep(0)
-    store.let_go.set()
+    store.proceed.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(it) for it in results] == [asyncio.CancelledError, bool, bool, bool, asyncio.CancelledError]
-    assert "4" not in {it for group in store.groups for it in group}  # it had not been begun
+    assert "4" not in {it for group in store.groups for it in group}  # it was cancelled before it was executed
 
 
 async def test_a_write_that_arrives_as_the_last_group_ends_is_still_executed():
     store = Store()
-    store.let_go.set()
+    store.proceed.set()
     group = GroupCommit(store.write)
 
     async def one_after_another(name: str) -> None:

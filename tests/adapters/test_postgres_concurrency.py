@@ -1,4 +1,4 @@
-"""Many writers on two pools, as two replicas are: what each DID commits keeps its order, and nothing happens twice."""
+"""Many writers on two pools, like two replicas: each DID's commits keep their order, and nothing happens twice."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, BOB, START, Stores, a_record, an_asset, its_event
 from tests.adapters.postgres_stores import PostgresStores, open_postgres
 
-# A deferred trigger runs within the commit: after the sequence was drawn, before anybody else can see the entry.
+# A deferred trigger runs during the commit: after the sequence is assigned, before others can see the entry.
 DELAY_COMMITS = """
 CREATE FUNCTION delay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER delay AFTER INSERT ON op_log DEFERRABLE INITIALLY DEFERRED
@@ -56,7 +56,7 @@ async def logged(stores: Stores) -> list[str]:
 
 
 async def until_waiting_for(operator: psycopg.AsyncConnection, lock: str) -> None:
-    """Return when a session of the database waits for a lock of this kind."""
+    """Return once a session of the database waits for a lock of this kind."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s"
     async with asyncio.timeout(30):
         while (await (await operator.execute(waiting, (lock,))).fetchone()) == (0,):
@@ -65,7 +65,7 @@ async def until_waiting_for(operator: psycopg.AsyncConnection, lock: str) -> Non
 
 async def test_a_write_waits_for_earlier_writes_of_its_own_did_only(replicas, operator):
     one, other = replicas
-    await create(one, 0)  # so that it is the account's lock, and not its making, that the second waits for
+    await create(one, 0)  # so that the second write waits for the account's lock, not for its creation
     gate = f"IF NEW.event_id = '{ALICE}1' THEN PERFORM pg_advisory_xact_lock({GATE}); END IF;"
     await operator.execute(DELAY_COMMITS.format(gate).encode())
     await operator.execute("SELECT pg_advisory_lock(%s)", (GATE,))
@@ -103,8 +103,8 @@ async def test_concurrent_readers_always_see_a_prefix_of_the_final_op_log_per_di
     for did in dids:
         log = [event for event in final if event.startswith(did)]
         for moment in moments:
-            seen = [event for event in moment if event.startswith(did)]
-            assert seen == log[: len(seen)]
+            visible = [event for event in moment if event.startswith(did)]
+            assert visible == log[: len(visible)]
 
 
 async def test_concurrent_first_writes_of_one_did_all_succeed(replicas):
@@ -177,7 +177,7 @@ async def test_a_key_purged_during_a_conflicting_write_counts_as_new(replicas, o
         "CREATE FUNCTION purge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM replies; RETURN NULL; END $$"
     )
     await operator.execute(purge.encode())
-    # After the statement that finds the key taken, and before the one that looks for its reply.
+    # Between the statement that finds the key in use and the one that reads its reply.
     await operator.execute(b"CREATE TRIGGER purge AFTER INSERT ON records FOR EACH STATEMENT EXECUTE FUNCTION purge()")
     assert await create(replicas[1], 2, retryable=retryable) is None
     assert await logged(replicas[0]) == [f"{ALICE}1", f"{ALICE}2"]
@@ -239,16 +239,18 @@ async def test_a_relay_that_lost_its_lease_marks_and_requeues_nothing(replicas):
 
 
 async def test_overlapping_mark_published_calls_all_take_effect(replicas):
-    """Two calls of one holder at once: what it was promised is not lost to a stale look at the rows."""
+    """Concurrent calls of the lease holder: no update is lost to a stale read of the rows."""
     for number in range(40):
         await create(replicas[0], number)
     entries = await replicas[0].outbox.lease("relay", 100, now=START, expires_at=START) or []
-    places = [Publication(it.sequence, it.sequence + 1000, START) for it in entries]
+    publications = [Publication(entry.sequence, entry.sequence + 1000, START) for entry in entries]
     done = await asyncio.gather(
         *(
-            stores.outbox.mark_published("relay", places[number:], [StreamMark("RA_RECORDS", "today", number)])
+            stores.outbox.mark_published("relay", publications[number:], [StreamMark("RA_RECORDS", "today", number)])
             for number, stores in enumerate(replicas * 6)
         )
     )
     assert all(done)
-    assert [it.stream_sequence for it in await replicas[0].outbox.read(0, 100)] == [place for _, place, _ in places]
+    assert [entry.stream_sequence for entry in await replicas[0].outbox.read(0, 100)] == [
+        stream_sequence for _, stream_sequence, _ in publications
+    ]

@@ -1,4 +1,4 @@
-"""A database that dies, hangs, is full or refuses: Unavailable in bounded time, nothing lost, and back by itself."""
+"""A database that dies, hangs or refuses: Unavailable in bounded time, nothing lost, and automatic recovery."""
 
 import asyncio
 import os
@@ -23,14 +23,14 @@ from tests.servers import PostgresServer
 from tests.servers.process import Process
 from tests.servers.proxy import FaultProxy
 
-# 2 s at most by these settings; the rest is for a machine that does other things as well.
-IMPATIENT = PostgresOptions(min_size=2, max_size=4, acquire_seconds=0.5, statement_seconds=0.5, lock_seconds=0.4)
+# At most 2 s by these settings; the rest allows for a busy machine.
+SHORT_TIMEOUTS = PostgresOptions(min_size=2, max_size=4, acquire_seconds=0.5, statement_seconds=0.5, lock_seconds=0.4)
 BOUND_SECONDS = 6
-RECOVERY_SECONDS = 5  # the promise
+RECOVERY_SECONDS = 5  # as documented
 
 
 async def refusal(call: Awaitable[object]) -> Unavailable:
-    """Return what the call raises, in bounded time."""
+    """Return the Unavailable that the call raises in bounded time."""
     async with asyncio.timeout(BOUND_SECONDS):
         with pytest.raises(Unavailable) as refused:
             await call
@@ -38,7 +38,7 @@ async def refusal(call: Awaitable[object]) -> Unavailable:
 
 
 async def recovered(call: Callable[[], Awaitable[object]]) -> None:
-    """Return when the call succeeds again."""
+    """Wait until the call succeeds again."""
     async with asyncio.timeout(RECOVERY_SECONDS):
         while True:
             try:
@@ -55,10 +55,10 @@ async def create(stores: Stores, number: int) -> bytes | None:
 
 @pytest.fixture
 async def proxied(postgres_dsn: str) -> AsyncIterator[tuple[FaultProxy, PostgresStores]]:
-    """Stores whose way to the database leads through a proxy."""
+    """Stores that reach the database through a proxy."""
     await migrate(postgres_dsn)
     with FaultProxy(postgres_dsn) as proxy:
-        async with open_postgres(proxy.url, IMPATIENT) as stores:
+        async with open_postgres(proxy.url, SHORT_TIMEOUTS) as stores:
             await stores.database.ping()
             yield proxy, stores
 
@@ -67,7 +67,7 @@ async def test_acknowledged_writes_survive_kill_9(own_postgres_server: PostgresS
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
     numbers, acknowledged = count(), list[int]()
-    async with open_postgres(dsn, IMPATIENT) as stores:
+    async with open_postgres(dsn, SHORT_TIMEOUTS) as stores:
 
         async def write_until_refused() -> None:
             while True:
@@ -96,7 +96,7 @@ async def test_acknowledged_writes_survive_kill_9(own_postgres_server: PostgresS
 async def test_no_request_fails_on_a_connection_from_before_a_restart(own_postgres_server: PostgresServer):
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
-    async with open_postgres(dsn, IMPATIENT) as stores:
+    async with open_postgres(dsn, SHORT_TIMEOUTS) as stores:
         await asyncio.gather(*(stores.database.ping() for _ in range(4)))
         await asyncio.to_thread(own_postgres_server.restart)
         for number in range(8):
@@ -106,7 +106,7 @@ async def test_no_request_fails_on_a_connection_from_before_a_restart(own_postgr
 async def test_a_paused_server_is_unavailable_until_it_resumes(own_postgres_server: PostgresServer):
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
-    async with open_postgres(dsn, IMPATIENT) as stores:
+    async with open_postgres(dsn, SHORT_TIMEOUTS) as stores:
         await create(stores, 1)
         own_postgres_server.pause()
         refused = await asyncio.gather(*(refusal(create(stores, number)) for number in range(2, 10)))
@@ -120,23 +120,23 @@ async def test_a_paused_server_is_unavailable_until_it_resumes(own_postgres_serv
 async def test_silently_dead_connections_fail_one_request_and_not_one_each(
     own_postgres_server: PostgresServer,
 ):
-    """As after a firewall has forgotten them: no end ever comes, and new connections work."""
+    """As when a firewall has dropped their state: they are never closed, and new connections work."""
     if not isinstance(own_postgres_server.host, Process):
         pytest.skip("the server's processes are not ours to freeze")
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
-    async with open_postgres(dsn, IMPATIENT) as stores:
-        everyone = asyncio.Barrier(IMPATIENT.max_size)
+    async with open_postgres(dsn, SHORT_TIMEOUTS) as stores:
+        all_borrowed = asyncio.Barrier(SHORT_TIMEOUTS.max_size)
 
         async def freeze() -> None:
             async with stores.database.connection() as connection:
                 pid = connection.info.backend_pid
-                await everyone.wait()
+                await all_borrowed.wait()
             os.kill(pid, signal.SIGSTOP)
 
-        await asyncio.gather(*(freeze() for _ in range(IMPATIENT.max_size)))
+        await asyncio.gather(*(freeze() for _ in range(SHORT_TIMEOUTS.max_size)))
         await refusal(create(stores, 0))
-        for number in range(1, 2 * IMPATIENT.max_size):
+        for number in range(1, 2 * SHORT_TIMEOUTS.max_size):
             await create(stores, number)
 
 
@@ -144,7 +144,7 @@ async def test_a_server_that_is_down_at_startup_is_used_once_it_is_up(own_postgr
     dsn = own_postgres_server.create_database()
     await migrate(dsn)
     own_postgres_server.stop()
-    async with open_postgres(dsn, IMPATIENT) as stores:
+    async with open_postgres(dsn, SHORT_TIMEOUTS) as stores:
         await refusal(stores.database.ping())
         await asyncio.to_thread(own_postgres_server.start)
         await recovered(stores.database.ping)
@@ -194,12 +194,12 @@ async def test_retrying_a_write_whose_response_was_lost_returns_the_stored_reply
 @pytest.fixture
 async def stores(postgres_dsn: str) -> AsyncIterator[PostgresStores]:
     await migrate(postgres_dsn)
-    async with open_postgres(postgres_dsn, IMPATIENT) as stores:
+    async with open_postgres(postgres_dsn, SHORT_TIMEOUTS) as stores:
         yield stores
 
 
 async def test_an_exhausted_pool_is_unavailable_until_a_connection_is_returned(stores: PostgresStores):
-    everyone = asyncio.Barrier(IMPATIENT.max_size + 1)
+    everyone = asyncio.Barrier(SHORT_TIMEOUTS.max_size + 1)
 
     async def borrow() -> None:
         async with stores.database.connection():
@@ -207,7 +207,7 @@ async def test_an_exhausted_pool_is_unavailable_until_a_connection_is_returned(s
             await everyone.wait()
 
     async with asyncio.TaskGroup() as borrowers:
-        for _ in range(IMPATIENT.max_size):
+        for _ in range(SHORT_TIMEOUTS.max_size):
             borrowers.create_task(borrow())
         await everyone.wait()
         await refusal(create(stores, 1))
@@ -233,7 +233,7 @@ async def test_a_write_that_waits_too_long_for_the_lock_of_its_did_is_unavailabl
 
 async def test_a_read_only_server_is_unavailable_for_writes(postgres_dsn: str):
     await migrate(postgres_dsn)
-    async with open_postgres(postgres_dsn, replace(IMPATIENT, min_size=1, max_size=1)) as stores:
+    async with open_postgres(postgres_dsn, replace(SHORT_TIMEOUTS, min_size=1, max_size=1)) as stores:
         await stores.database.run("SET default_transaction_read_only = on")
         refused = await refusal(create(stores, 1))
     assert isinstance(refused.__cause__, psycopg.errors.ReadOnlySqlTransaction)
@@ -245,7 +245,7 @@ async def test_writes_recover_after_a_failover_to_a_new_primary(postgres_dsn: st
     name = urlsplit(postgres_dsn).path.removeprefix("/")
     async with (
         await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as operator,
-        open_postgres(postgres_dsn, IMPATIENT) as stores,
+        open_postgres(postgres_dsn, SHORT_TIMEOUTS) as stores,
     ):
         await create(stores, 1)
         await operator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
@@ -256,7 +256,7 @@ async def test_writes_recover_after_a_failover_to_a_new_primary(postgres_dsn: st
         while not isinstance((await refusal(create(stores, 2))).__cause__, psycopg.errors.ReadOnlySqlTransaction):
             continue
         await operator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
-        await recovered(lambda: create(stores, 3))  # an hour, where connections to the old primary were kept
+        await recovered(lambda: create(stores, 3))  # would take an hour if connections to the old primary were kept
 
 
 async def test_a_cancelled_caller_returns_its_connection_to_the_pool(stores: PostgresStores):
@@ -264,30 +264,30 @@ async def test_a_cancelled_caller_returns_its_connection_to_the_pool(stores: Pos
         async with stores.database.connection() as connection:
             await connection.execute("SELECT pg_sleep(0.3)")
 
-    callers = [asyncio.create_task(patient()) for _ in range(IMPATIENT.max_size)]
+    callers = [asyncio.create_task(patient()) for _ in range(SHORT_TIMEOUTS.max_size)]
     await asyncio.wait(callers, timeout=0.1)
     for caller in callers:
         caller.cancel()
     await asyncio.wait(callers)
-    await asyncio.gather(*(create(stores, number) for number in range(IMPATIENT.max_size)))
+    await asyncio.gather(*(create(stores, number) for number in range(SHORT_TIMEOUTS.max_size)))
 
 
 async def test_a_rotated_password_is_used_without_a_restart(postgres_server: PostgresServer, postgres_dsn: str):
     await migrate(postgres_dsn)
     parts = urlsplit(postgres_dsn)
     database = parts.path.removeprefix("/")
-    asked: list[str] = []
+    returned: list[str] = []
     current = "first"
 
     async def password() -> str:
-        asked.append(current)
+        returned.append(current)
         return current
 
     async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as operator:
         await operator.execute(f"CREATE ROLE {database} SUPERUSER LOGIN PASSWORD 'first'".encode())
         dsn = parts._replace(netloc=f"{database}@{parts.hostname}:{parts.port}").geturl()
         try:
-            async with open_postgres(dsn, IMPATIENT, password) as stores:
+            async with open_postgres(dsn, SHORT_TIMEOUTS, password) as stores:
                 await stores.database.ping()
                 await operator.execute(f"ALTER ROLE {database} PASSWORD 'second'".encode())
                 current = "second"
@@ -299,4 +299,4 @@ async def test_a_rotated_password_is_used_without_a_restart(postgres_server: Pos
         finally:
             await operator.execute(f"REASSIGN OWNED BY {database} TO postgres".encode())
             await operator.execute(f"DROP ROLE {database}".encode())
-    assert {"first", "second"} == set(asked)
+    assert {"first", "second"} == set(returned)

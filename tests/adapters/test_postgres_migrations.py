@@ -1,4 +1,4 @@
-"""The schema comes up whole, once, and never over a newer one."""
+"""Migrations are applied completely, once, and never to a newer schema."""
 
 import asyncio
 import re
@@ -57,7 +57,7 @@ async def test_a_schema_of_newer_code_is_refused_with_a_remedy(postgres_dsn: str
 async def test_a_schema_of_older_code_is_migrated_only_if_upgrade_is_true(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
-    assert await migrate(postgres_dsn, upgrade=False) == NAMES  # nobody's yet
+    assert await migrate(postgres_dsn, upgrade=False) == NAMES  # an empty database
     newer = [*read_migrations("postgres"), ("new", "CREATE TABLE new (id integer)")]
     monkeypatch.setattr(postgres, "read_migrations", lambda _: newer)
     with pytest.raises(CannotStart, match="older code has migrated it") as refused:
@@ -89,8 +89,8 @@ async def test_upgrading_a_database_of_earlier_code_keeps_its_data(postgres_dsn:
 async def test_each_migration_can_be_rolled_back(postgres_dsn: str):
     await migrate(postgres_dsn)
     for script in reversed(SCRIPTS):
-        _, mark, rollback = script.read_text(encoding="utf-8").partition("-- rollback:")
-        assert mark, f"{script.name} says neither how to undo it nor why it cannot be undone"
+        _, separator, rollback = script.read_text(encoding="utf-8").partition("-- rollback:")
+        assert separator, f"{script.name} says neither how to undo it nor why it cannot be undone"
         query(postgres_dsn, f"--{rollback}")
     assert tables(postgres_dsn) == ["schema_migrations"]
     assert await migrate(postgres_dsn) == NAMES
@@ -123,7 +123,7 @@ async def test_a_database_with_a_stricter_default_isolation_level_is_refused(pos
 
 @pytest.fixture
 def unprivileged_dsn(postgres_dsn: str) -> Iterator[str]:
-    """The same database, for a role that may read and write, and make no tables."""
+    """The same database, for a role that may read and write but not create tables."""
     parts = urlsplit(postgres_dsn)
     role = sql.Identifier(f"{parts.path.removeprefix('/')}_role")
     with psycopg.connect(postgres_dsn, autocommit=True) as connection:
@@ -174,11 +174,11 @@ async def test_an_unreachable_server_is_unavailable():
 async def test_a_server_that_hangs_after_login_is_unavailable(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
     with FaultProxy(postgres_dsn) as proxy:
-        look = postgres._require_safe_settings
+        require_safe_settings = postgres._require_safe_settings
 
         async def silent_from_now_on(connection: object) -> None:
             proxy.hang()
-            await look(connection)  # type: ignore[arg-type]
+            await require_safe_settings(connection)  # type: ignore[arg-type]
 
         monkeypatch.setattr(postgres, "_require_safe_settings", silent_from_now_on)
         async with asyncio.timeout(20):
@@ -197,9 +197,9 @@ async def test_waiting_for_another_migration_does_not_time_out(postgres_dsn: str
 
 
 async def migrated_beside_a_dump(dsn: str, write: str) -> list[str]:
-    """Migrate while a dump reads the op log, and prove that a write gets through meanwhile; return what was applied."""
+    """Migrate while a dump reads the op log; assert that a write succeeds meanwhile; return what was applied."""
     with psycopg.connect(dsn) as dump:
-        dump.execute("SELECT FROM op_log")  # and its transaction goes on, as pg_dump's does
+        dump.execute("SELECT FROM op_log")  # its transaction stays open, like that of pg_dump
         migrating = asyncio.create_task(migrate(dsn))
         waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
         while not await asyncio.to_thread(query, dsn, waits):

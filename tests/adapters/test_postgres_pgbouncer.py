@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode, where each statement may meet another session of the server."""
+"""Behind PgBouncer in transaction mode, where each transaction may use another server session."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ BEHIND_POOLER = PostgresOptions(transaction_pooler=True)
 
 @pytest.fixture(scope="module")
 def pooler(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
-    """The run's Postgres through a PgBouncer that has two sessions of the server per database."""
+    """The run's Postgres behind a PgBouncer that has two server sessions per database."""
     identity = unprivileged()  # it refuses to run as root
     directory = new_directory("cdv-pgbouncer-", durable=False, owner=identity)
     server, port = urlsplit(postgres_server.dsn), free_port()
@@ -127,10 +127,10 @@ async def test_times_round_trip_in_another_database_time_zone(postgres_dsn: str,
 
 
 async def test_a_service_configured_for_a_transaction_pooler_works_behind_pgbouncer(pooled_dsn: str, tmp_path: Path):
-    told = {"db_dsn": SecretStr(pooled_dsn), "db_transaction_pooler": True}
-    async with open_service(Settings.embedded(tmp_path).model_copy(update=told)) as service:
+    overrides = {"db_dsn": SecretStr(pooled_dsn), "db_transaction_pooler": True}
+    async with open_service(Settings.embedded(tmp_path).model_copy(update=overrides)) as service:
         profile = {"displayName": "Alice"}
-        # More often than psycopg waits before it prepares a statement.
+        # More executions than psycopg's threshold for preparing a statement.
         for _ in range(12):
             await service.vault.records.create(did=ALICE, collection="com.registryaccord.profile", record=profile)
         assert len((await service.vault.records.list(did=ALICE)).records) == 12

@@ -1,6 +1,6 @@
-"""On 100,000 rows every listing reads an index from its first row to its last: no scan of a table, no sort, no detour.
+"""On 100,000 rows every listing is an index scan of no more than its page: no table scan, no sort.
 
-Both ways in which Postgres may plan a prepared statement are held to it: for the values at hand, and once for all.
+Both kinds of plan for a prepared statement are checked: custom and generic.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ FROM records;
 VACUUM ANALYZE;
 """
 PAGE = 26
-# A page's rows may each lie in a block of their own; the index above them is a few levels high.
+# Each row of a page may be in a different block; the index above them has a few levels.
 PAGE_BLOCKS = 3 * PAGE
 
 MIDDLE, DEEP = later(30_000), Cursor(later(500), "0" * 23 + "500")
@@ -83,7 +83,7 @@ def database(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
 
 
 def prepared_plan(database: psycopg.Connection, mode: str, query: str, parameters: Any) -> dict[str, Any]:
-    """Return the plan of the prepared query, run, as EXPLAIN tells it."""
+    """Return the plan of the executed prepared query, from EXPLAIN (ANALYZE)."""
     names = list(parameters) if isinstance(parameters, dict) else [str(place) for place in range(len(parameters))]
     places = iter(names)
     numbered = re.sub(r"%(?:\((\w+)\))?s", lambda it: f"${names.index(it[1] or next(places)) + 1}", query)
@@ -93,15 +93,15 @@ def prepared_plan(database: psycopg.Connection, mode: str, query: str, parameter
     database.execute(f"PREPARE question AS {numbered}".encode())
     try:
         explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE question{}").format(given)
-        ((told,),) = database.execute(explain).fetchall()
+        ((explained,),) = database.execute(explain).fetchall()
     finally:
         database.execute(b"DEALLOCATE question")
-    plan: dict[str, Any] = told[0]["Plan"]
+    plan: dict[str, Any] = explained[0]["Plan"]
     return plan
 
 
 def nodes(plan: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """Return each step's kind, and the index or table that it goes by."""
+    """Return the type of each plan node, and its index or table."""
     by = plan.get("Index Name") or plan.get("Relation Name")
     return [(plan["Node Type"], by), *(node for child in plan.get("Plans", []) for node in nodes(child))]
 
@@ -110,10 +110,10 @@ def blocks(plan: dict[str, Any]) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
-both_ways = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+both_plans = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 
 
-@both_ways
+@both_plans
 @pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
 def test_a_listing_is_an_index_scan_bounded_by_its_page(database, listing: ListQuery, mode: str):
     others = [replace(listing, did=Did(f"did:plc:{number}")) for number in range(7)]
@@ -155,7 +155,7 @@ OTHERS = {
 }
 
 
-@both_ways
+@both_plans
 @pytest.mark.parametrize(("query", "parameters"), OTHERS.values(), ids=OTHERS)
 def test_every_other_statement_uses_an_index(database, query: str, parameters: Any, mode: str):
     plan = prepared_plan(database, mode, query, parameters)
@@ -166,5 +166,5 @@ def test_every_other_statement_uses_an_index(database, query: str, parameters: A
 def test_the_backlog_is_a_limited_index_only_scan(database):
     plan = prepared_plan(database, "auto", outbox._BACKLOG, ())
     assert ("Index Only Scan", "op_log_unpublished") in nodes(plan)
-    assert "Limit" in {kind for kind, _ in nodes(plan)}  # without a broker there is no end of it
+    assert "Limit" in {kind for kind, _ in nodes(plan)}  # without a broker the backlog grows without bound
     assert blocks(plan) <= 30

@@ -1,4 +1,4 @@
-"""Compiling apart: the same code comes back, refusals too, and when it cannot be had we do it ourselves."""
+"""Compiling in a subprocess: code and refusals are returned, and without a subprocess we compile in process."""
 
 from __future__ import annotations
 

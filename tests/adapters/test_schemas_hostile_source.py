@@ -32,7 +32,7 @@ def server() -> Iterator[CatalogueServer]:
 
 
 async def _following(server: CatalogueServer, folder: Path, timeout_seconds: float = 20) -> UrlSchemas:
-    """Return a source that has a good catalogue; and by now there is a newer one to be had."""
+    """Return a source that has loaded a valid catalogue, while the server already publishes a newer one."""
     server.publish(catalogue_of("1.0.0"))
     specs = SpecsUrl(server.url, timeout_seconds=timeout_seconds, pause_seconds=0.3)
     source = UrlSchemas(specs, CatalogueCache(folder / "kept"))
@@ -55,14 +55,14 @@ def _truncated(handler: BaseHTTPRequestHandler) -> None:
 
 
 def _silent(handler: BaseHTTPRequestHandler) -> None:
-    # Longer than the patience of the one who asks; ended by its hanging up.
+    # Longer than the client's timeout; ended when the client disconnects.
     handler.connection.settimeout(5)
     handler.rfile.read(1)
     handler.close_connection = True
 
 
 def _bomb(handler: BaseHTTPRequestHandler) -> None:
-    """A gigabyte of spaces, which is what JSON may begin with."""
+    """A gigabyte of spaces, with which JSON may begin."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(1 << 30))
     handler.end_headers()
@@ -89,13 +89,13 @@ def _redirecting(handler: BaseHTTPRequestHandler) -> None:
     send(handler, b"", 302, Location="file:///etc/passwd")
 
 
-def _not_modified(handler: BaseHTTPRequestHandler) -> None:
+def _empty(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "0")
     handler.end_headers()
 
 
-def _rude(handler: BaseHTTPRequestHandler) -> None:
+def _not_http(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
     handler.close_connection = True
 
@@ -105,7 +105,7 @@ def _status(code: int) -> Misbehaviour:
 
 
 MISBEHAVIOURS: list[Misbehaviour] = [
-        _html, _truncated, _silent, _bomb, _endless, _compressed, _redirecting, _not_modified, _rude,
+        _html, _truncated, _silent, _bomb, _endless, _compressed, _redirecting, _empty, _not_http,
         _status(404), _status(500),
         _status(206),
     ]  # fmt: skip
@@ -128,7 +128,7 @@ async def test_a_misbehaving_server_leaves_the_last_good_catalogue_in_force(
     assert broken.failures + broken.refusals == 1
     assert broken.reason
     assert peak < 4 * INDEX_MAX_BYTES
-    # And the next time that it is well again, all is well.
+    # It recovers once the server responds correctly.
     server.misbehave = None
     await source.refresh()
     assert (versions(source), source.state.outcome, source.state.reason) == (["1.0.0", "1.1.0"], "updated", None)
@@ -146,7 +146,7 @@ async def test_a_trickling_response_times_out(server: CatalogueServer, tmp_path:
         handler.send_response(200)
         handler.send_header("Content-Length", "1000000")
         handler.end_headers()
-        while not select.select([handler.connection], [], [], 0.02)[0]:  # until the client hangs up
+        while not select.select([handler.connection], [], [], 0.02)[0]:  # until the client disconnects
             handler.wfile.write(b" ")
 
     source = await _following(server, tmp_path, timeout_seconds=0.3)
@@ -168,29 +168,29 @@ async def test_a_timed_out_refresh_neither_overlaps_nor_undoes_the_next(
     server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     source = await _following(server, tmp_path)
-    fetched, go_on, overlapped = threading.Event(), threading.Event(), threading.Event()
+    fetched, proceed, overlapped = threading.Event(), threading.Event(), threading.Event()
     fetch = source._fetch
 
-    def fetch_and_dawdle() -> CachedCatalogue | None:
+    def blocking_fetch() -> CachedCatalogue | None:
         if fetched.is_set():
-            if not go_on.is_set():
+            if not proceed.is_set():
                 overlapped.set()
             return fetch()
         published = fetch()
         fetched.set()
-        go_on.wait()
+        proceed.wait()
         return published
 
-    monkeypatch.setattr(source, "_fetch", fetch_and_dawdle)
+    monkeypatch.setattr(source, "_fetch", blocking_fetch)
     try:
         await source.refresh(wait_seconds=0.05)
         await asyncio.to_thread(fetched.wait)
         server.publish(catalogue_of("1.0.0", "1.2.0"))
-        next_one = asyncio.create_task(source.refresh())
+        following = asyncio.create_task(source.refresh())
         await asyncio.to_thread(overlapped.wait, 0.5)
     finally:
-        go_on.set()
-    await next_one
+        proceed.set()
+    await following
     assert not overlapped.is_set()
     assert versions(source) == ["1.0.0", "1.2.0"]
 
@@ -214,7 +214,7 @@ async def test_an_index_that_lists_missing_documents_leaves_the_catalogue_unchan
     await source.refresh()
     assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
     assert f"{POST}/1.1.0.json: status 404" in str(source.state.reason)
-    # Published at last, without a word in the index.
+    # The missing document is published, and the index stays the same.
     server.publish(catalogue_of("1.0.0", "1.1.0"))
     await source.refresh()
     assert versions(source) == ["1.0.0", "1.1.0"]

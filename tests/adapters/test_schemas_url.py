@@ -1,4 +1,4 @@
-"""Following a catalogue at a URL: taken over whole, kept on disk, asked about sparingly."""
+"""Following a catalogue at a URL: loaded completely, cached on disk, fetched sparingly."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_newly_published_version_is_in_force_after_the_next_refresh(serv
     server.publish(catalogue_of("1.0.0", "1.1.0"))
     await source.refresh()
     assert versions(source) == ["1.0.0", "1.1.0"]
-    # A request that began with the old catalogue keeps it.
+    # A request in flight keeps the old catalogue.
     assert list(before.collection(POST).versions) == ["1.0.0"]
 
 
@@ -95,20 +95,20 @@ async def test_a_changed_file_in_the_folder_is_detected_at_the_next_refresh(tmp_
 
 
 async def test_a_changed_document_of_a_published_version_is_loaded_with_a_warning(tmp_path: Path):
-    said: list[str] = []
+    warnings: list[str] = []
     url = write(tmp_path / "specs", catalogue_of("1.0.0", most=1))
     source = UrlSchemas.at(url, tmp_path / "data")
-    sink = logger.add(said.append, level="WARNING", format="{message}")
+    sink = logger.add(warnings.append, level="WARNING", format="{message}")
     try:
         await source.open()
         write(tmp_path / "specs", catalogue_of("1.0.0", "1.1.0", most=1))
         await source.refresh()
-        assert said == []
+        assert warnings == []
         write(tmp_path / "specs", catalogue_of("1.0.0", "1.1.0", most=2))
         await source.refresh()
     finally:
         logger.remove(sink)
-    assert [it.split(" has changed")[0] for it in said] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
+    assert [it.split(" has changed")[0] for it in warnings] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
     assert source.catalogue.collection(POST).versions["1.0.0"].violations({"a": 1, "b": 2}) == ()
 
 
@@ -146,7 +146,7 @@ async def test_documents_with_a_known_digest_are_not_fetched_again(server: Catal
     assert versions(source) == ["1.0.0", "1.1.0", "1.2.0"]
 
 
-# A restart
+# Restarts
 
 
 async def test_a_restart_without_the_network_keeps_the_catalogue(server: CatalogueServer, tmp_path: Path):
@@ -194,7 +194,7 @@ async def test_an_owner_only_collection_stays_owner_only_when_the_source_drops_i
         assert source.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
 
 
-def said_to_be(visibility: str | None, files: dict[str, bytes]) -> dict[str, bytes]:
+def with_visibility(visibility: str | None, files: dict[str, bytes]) -> dict[str, bytes]:
     index = json.loads(files["SPEC_INDEX.json"])
     index["schemas"][0]["visibility"] = visibility
     if visibility is None:
@@ -206,28 +206,28 @@ def said_to_be(visibility: str | None, files: dict[str, bytes]) -> dict[str, byt
 async def test_restricted_collections_stay_owner_only_whatever_catalogue_is_in_force(
     visibility: str | None, tmp_path: Path
 ):
-    promised = frozenset({POST, Nsid("com.example.gone")})
+    restricted = frozenset({POST, Nsid("com.example.gone")})
     source = UrlSchemas.at((tmp_path / "specs").as_uri(), tmp_path / "data")
-    source.restrict_to_owners(promised)
-    assert source.catalogue.owner_only > promised
+    source.restrict_to_owners(restricted)
+    assert source.catalogue.owner_only > restricted
     await source.open()
     assert versions(source) == []
-    assert source.catalogue.owner_only > promised
-    write(tmp_path / "specs", said_to_be(visibility, catalogue_of("1.0.0")))
+    assert source.catalogue.owner_only > restricted
+    write(tmp_path / "specs", with_visibility(visibility, catalogue_of("1.0.0")))
     await source.refresh()
     assert versions(source) == ["1.0.0"]
-    assert source.catalogue.owner_only > promised
+    assert source.catalogue.owner_only > restricted
 
 
 async def test_only_a_freshly_read_source_makes_a_restricted_collection_public(tmp_path: Path):
-    promised = frozenset({POST})
-    url = write(tmp_path / "specs", said_to_be("public", catalogue_of("1.0.0")))
+    restricted = frozenset({POST})
+    url = write(tmp_path / "specs", with_visibility("public", catalogue_of("1.0.0")))
     await UrlSchemas.at(url, tmp_path / "data").open()
     index = (tmp_path / "specs" / "SPEC_INDEX.json").read_bytes()
     (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
 
     source = UrlSchemas.at(url, tmp_path / "data")
-    source.restrict_to_owners(promised)
+    source.restrict_to_owners(restricted)
     await source.open()
     assert source.state.origin == "cache"
     assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
@@ -236,14 +236,14 @@ async def test_only_a_freshly_read_source_makes_a_restricted_collection_public(t
     assert source.state.outcome == "unchanged"
     assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (False, True)
 
-    # What was stored after the source was last heard is newer than what it said.
+    # A restriction that was stored after the source was last read takes precedence over it.
     for broken in (b"", None):
         if broken is None:
             (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
         else:
             (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(broken)
         await source.refresh()
-        source.restrict_to_owners(promised)
+        source.restrict_to_owners(restricted)
         assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
         (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(index)
         await source.refresh()

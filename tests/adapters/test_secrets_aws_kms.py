@@ -1,4 +1,4 @@
-"""AWS KMS over HTTP, with AWS's own client: what opens, what does not, and what happens when it is away."""
+"""AWS KMS over HTTP with AWS's client: decryption, refusals and outages."""
 
 import base64
 import sys
@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from cdv_adapters.secrets.aws_kms import KmsSecrets, encryption_context
 from cdv_core.errors import InvalidField, Unavailable
 from cdv_core.ports.secrets import UnusableSecret
-from conformance.ports.secrets import told_by
+from conformance.ports.secrets import loggable_text
 from tests.adapters.kms import KmsServer
 from tests.fakes.s3 import Answer
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
@@ -61,7 +61,7 @@ async def test_a_secret_that_is_not_utf_8_is_refused_without_being_shown(kms: Km
 
     assert isinstance(caught.value.__cause__, UnusableSecret)
     assert caught.value.__context__ is None
-    assert "hunter2" not in told_by(caught.value)
+    assert "hunter2" not in loggable_text(caught.value)
 
 
 async def test_a_decrypted_secret_is_cached_during_an_outage(kms: KmsServer, proxy: FaultProxy):
@@ -84,11 +84,11 @@ async def test_a_failing_request_is_retried_a_bounded_number_of_times(kms: KmsSe
     with ScriptedServer(lambda _: Answer(500, body, {"Content-Type": "application/x-amz-json-1.1"})) as broken:
         kms.point_to(monkeypatch, broken.url)
         error = await cause(KmsSecrets(encryption_context("staging")), "awskms:AAAA")
-        assert len(broken.asked) == 3
+        assert len(broken.requests) == 3
 
     assert isinstance(error, ClientError)
-    assert broken.asked[0].headers["x-amz-target"] == "TrentService.Decrypt"
-    assert broken.asked[0].headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=test/")
+    assert broken.requests[0].headers["x-amz-target"] == "TrentService.Decrypt"
+    assert broken.requests[0].headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=test/")
 
 
 async def test_an_unreachable_kms_is_unavailable(kms: KmsServer, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ from cdv_adapters.secrets.env import PlainSecrets
 from cdv_adapters.secrets.file import FileSecrets
 from cdv_core.errors import Unavailable
 from cdv_core.ports.secrets import UnusableSecret
-from conformance.ports.secrets import told_by
+from conformance.ports.secrets import loggable_text
 
 
 async def test_a_plain_value_is_returned_as_the_secret():
@@ -43,7 +43,7 @@ async def test_an_unusable_file_is_reported_without_showing_its_content(tmp_path
 
     assert isinstance(caught.value.__cause__, UnusableSecret)
     assert str(tmp_path / "secret") in str(caught.value.__cause__)
-    assert "hunter2" not in told_by(caught.value)
+    assert "hunter2" not in loggable_text(caught.value)
     assert caught.value.__cause__.__context__ is None
 
 

@@ -1,4 +1,4 @@
-"""A setting's value finds its source by its prefix, and the source is set up when it is first needed."""
+"""The prefix of a setting's value selects its source, which is set up when it is first needed."""
 
 from collections.abc import Iterator
 from pathlib import Path

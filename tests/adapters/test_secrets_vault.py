@@ -1,4 +1,4 @@
-"""Vault: who logs in and when, what is tried again, and what is never said."""
+"""Vault: logins, retries, refusals, and secrets that are never shown."""
 
 import json
 import socket
@@ -16,9 +16,9 @@ from urllib3.exceptions import NewConnectionError, ReadTimeoutError, SSLError
 from cdv_adapters.secrets import vault as vault_module
 from cdv_adapters.secrets.vault import VaultRefused, VaultSecrets
 from cdv_core.errors import InvalidField, Unavailable
-from conformance.ports.secrets import told_by
-from tests.adapters.certificates import vouched
-from tests.fakes.s3 import Answer, Asked
+from conformance.ports.secrets import loggable_text
+from tests.adapters.certificates import tls_server_context
+from tests.fakes.s3 import Answer, ReceivedRequest
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
 from tests.fakes.vault import FakeVault
 
@@ -50,7 +50,7 @@ def to(server: ScriptedServer, environ: dict[str, str], **options: Any) -> Vault
     return VaultSecrets({"VAULT_ADDR": server.url, **environ}, **options)
 
 
-class Moment:
+class FakeMonotonic:
     now: float = 0
 
     def __call__(self) -> float:
@@ -58,7 +58,7 @@ class Moment:
 
 
 async def refusal(source: VaultSecrets, reference: str = PASSWORD) -> BaseException:
-    """Return why the secret cannot be had."""
+    """Return the cause of the secret's unavailability."""
     with pytest.raises(Unavailable) as caught:
         await source.get(reference)
     assert caught.value.__cause__ is not None
@@ -69,10 +69,10 @@ async def test_a_token_reads_a_field_of_the_latest_version(vault: FakeVault, ser
     source = to(server, {"VAULT_TOKEN": "hvs.root", "VAULT_ADDR": server.url + "/"})
 
     assert await source.get(PASSWORD) == "hunter2"
-    (asked,) = vault.asked
-    assert (asked.method, asked.path) == ("GET", "/v1/kv/data/cdv/db")
-    assert asked.headers["x-vault-request"] == "true"
-    assert "x-vault-namespace" not in asked.headers
+    (request,) = vault.requests
+    assert (request.method, request.path) == ("GET", "/v1/kv/data/cdv/db")
+    assert request.headers["x-vault-request"] == "true"
+    assert "x-vault-namespace" not in request.headers
 
 
 async def test_every_request_carries_the_namespace(vault: FakeVault, server: ScriptedServer):
@@ -80,37 +80,37 @@ async def test_every_request_carries_the_namespace(vault: FakeVault, server: Scr
     source = to(server, {**APPROLE, "VAULT_NAMESPACE": "team"})
 
     assert await source.get(PASSWORD) == "theirs"
-    assert [asked.headers["x-vault-namespace"] for asked in vault.asked] == ["team", "team"]
+    assert [request.headers["x-vault-namespace"] for request in vault.requests] == ["team", "team"]
 
 
 async def test_a_path_is_percent_encoded(vault: FakeVault, server: ScriptedServer):
     with pytest.raises(Unavailable):
         await to(server, {"VAULT_TOKEN": "hvs.root"}).get("vault:kv/a?list=true&x=%2e%2e/é#password")
 
-    assert vault.asked[0].path == "/v1/kv/data/a%3Flist%3Dtrue%26x%3D%252e%252e/%C3%A9"
-    assert vault.asked[0].query == {}
+    assert vault.requests[0].path == "/v1/kv/data/a%3Flist%3Dtrue%26x%3D%252e%252e/%C3%A9"
+    assert vault.requests[0].query == {}
 
 
 async def test_an_approle_logs_in_once_and_again_before_its_token_expires(vault: FakeVault, server: ScriptedServer):
-    moment = Moment()
-    source = to(server, APPROLE, monotonic=moment)
-    for moment.now in (0, 1, 500, 959):
+    monotonic = FakeMonotonic()
+    source = to(server, APPROLE, monotonic=monotonic)
+    for monotonic.now in (0, 1, 500, 959):
         assert await source.get(PASSWORD) == "hunter2"
     assert vault.logins == 1
-    assert (vault.asked[0].method, vault.asked[0].path) == ("POST", "/v1/auth/approle/login")
-    assert json.loads(vault.asked[0].body) == {"role_id": "role-1234", "secret_id": "secret-id-1234"}
-    assert "x-vault-token" not in vault.asked[0].headers
+    assert (vault.requests[0].method, vault.requests[0].path) == ("POST", "/v1/auth/approle/login")
+    assert json.loads(vault.requests[0].body) == {"role_id": "role-1234", "secret_id": "secret-id-1234"}
+    assert "x-vault-token" not in vault.requests[0].headers
 
-    for moment.now in (961, 1500):
+    for monotonic.now in (961, 1500):
         assert await source.get(PASSWORD) == "hunter2"
     assert vault.logins == 2
 
 
 async def test_a_token_without_expiry_is_kept(vault: FakeVault, server: ScriptedServer):
     vault.lease_seconds = 0
-    moment = Moment()
-    source = to(server, APPROLE, monotonic=moment)
-    for moment.now in (0, 10**9):
+    monotonic = FakeMonotonic()
+    source = to(server, APPROLE, monotonic=monotonic)
+    for monotonic.now in (0, 10**9):
         await source.get(PASSWORD)
 
     assert vault.logins == 1
@@ -132,8 +132,8 @@ async def test_a_kubernetes_login_uses_the_current_service_account_token(
     (tmp_path / "token").write_text("first.jwt.token\n")
     source = to(server, {"VAULT_K8S_ROLE": "cdv"}, service_account_token=tmp_path / "token")
     assert await source.get(PASSWORD) == "hunter2"
-    assert vault.asked[0].path == "/v1/auth/kubernetes/login"
-    assert json.loads(vault.asked[0].body) == {"role": "cdv", "jwt": "first.jwt.token"}
+    assert vault.requests[0].path == "/v1/auth/kubernetes/login"
+    assert json.loads(vault.requests[0].body) == {"role": "cdv", "jwt": "first.jwt.token"}
 
     vault.tokens.clear()
     vault.service_accounts["cdv"] = "second.jwt.token"
@@ -161,7 +161,7 @@ async def test_the_mount_of_a_login_is_configurable(
     vault.service_accounts["cdv"] = "jwt"
 
     assert await to(server, environ, service_account_token=tmp_path / "token").get(PASSWORD) == "hunter2"
-    assert vault.asked[0].path == path
+    assert vault.requests[0].path == path
 
 
 @pytest.mark.parametrize(
@@ -198,25 +198,25 @@ async def test_a_refusal_names_the_request_and_is_not_retried(
 
     assert str(error) == cause
     assert isinstance(error, VaultRefused)
-    assert len(vault.asked) == 1
+    assert len(vault.requests) == 1
 
 
 async def test_a_forbidden_read_logs_in_again_once_and_is_then_refused(vault: FakeVault, server: ScriptedServer):
     source = to(server, APPROLE)
     await source.get(PASSWORD)
-    vault.asked.clear()
+    vault.requests.clear()
     real = vault._read
-    vault._read = lambda asked, parts: Answer(403, b'{"errors":["permission denied"]}')  # type: ignore[method-assign]
+    vault._read = lambda request, parts: Answer(403, b'{"errors":["permission denied"]}')  # type: ignore[method-assign]
 
     assert str(await refusal(source)) == "reading kv/cdv/db: status 403"
-    assert [asked.method for asked in vault.asked] == ["GET", "POST", "GET"]
+    assert [request.method for request in vault.requests] == ["GET", "POST", "GET"]
     vault._read = real  # type: ignore[method-assign]
     assert await source.get(PASSWORD) == "hunter2"
 
 
 async def test_a_missing_secret_causes_no_new_login(vault: FakeVault, server: ScriptedServer):
     assert str(await refusal(to(server, APPROLE), "vault:kv/absent#x")) == "reading kv/absent: status 404"
-    assert [asked.method for asked in vault.asked] == ["POST", "GET"]
+    assert [request.method for request in vault.requests] == ["POST", "GET"]
 
 
 @pytest.mark.parametrize("status", [412, 429, 500, 502, 503, 504])
@@ -225,7 +225,7 @@ async def test_a_transient_status_is_tried_three_times(vault: FakeVault, server:
     vault.override = Answer(status, b'{"errors":["Vault is sealed"]}')
 
     assert str(await refusal(source)) == f"logging in at approle: status {status}"
-    assert len(vault.asked) == 3
+    assert len(vault.requests) == 3
     vault.override = None
     assert await source.get(PASSWORD) == "hunter2"
 
@@ -233,7 +233,7 @@ async def test_a_transient_status_is_tried_three_times(vault: FakeVault, server:
 async def test_an_outage_shorter_than_the_retries_is_transparent(vault: FakeVault, server: ScriptedServer):
     answers = iter([Answer(503), Answer(503)])
     real = vault.answer
-    with ScriptedServer(lambda asked: next(answers, None) or real(asked)) as flaky:
+    with ScriptedServer(lambda request: next(answers, None) or real(request)) as flaky:
         assert await to(flaky, {"VAULT_TOKEN": "hvs.root"}).get(PASSWORD) == "hunter2"
 
 
@@ -249,22 +249,22 @@ async def test_a_hanging_vault_times_out(vault: FakeVault, monkeypatch: pytest.M
     monkeypatch.setattr(vault_module, "_TIMEOUT", urllib3.Timeout(connect=1, read=0.05))
     release = threading.Event()
 
-    def answer(asked: Asked) -> Answer:
+    def answer(request: ReceivedRequest) -> Answer:
         release.wait()
-        return vault.answer(asked)
+        return vault.answer(request)
 
     with ScriptedServer(answer) as server:
         try:
             assert isinstance(await refusal(to(server, {"VAULT_TOKEN": "hvs.root"})), ReadTimeoutError)
-            assert len(server.asked) == 3
+            assert len(server.requests) == 3
         finally:
             release.set()
 
 
 async def test_a_redirect_is_not_followed(vault: FakeVault, server: ScriptedServer):
-    with ScriptedServer(lambda asked: Answer(307, b"", {"Location": server.url + asked.path})) as standby:
+    with ScriptedServer(lambda request: Answer(307, b"", {"Location": server.url + request.path})) as standby:
         assert str(await refusal(to(standby, {"VAULT_TOKEN": "hvs.root"}))) == "reading kv/cdv/db: status 307"
-    assert vault.asked == []
+    assert vault.requests == []
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ async def test_an_invalid_response_is_refused(vault: FakeVault, server: Scripted
     error = await refusal(to(server, {"VAULT_TOKEN": "hvs.root"}))
 
     assert str(error) == "reading kv/cdv/db: the response is not one of Vault's"
-    assert "hunter2" not in told_by(error)
+    assert "hunter2" not in loggable_text(error)
 
 
 async def test_an_endless_response_is_cut_off():
@@ -293,13 +293,13 @@ async def test_an_endless_response_is_cut_off():
 
 
 async def test_a_vault_with_an_untrusted_certificate_is_sent_no_credentials(vault: FakeVault, tmp_path: Path):
-    with ScriptedServer(vault.answer, vouched(tmp_path / "ca.pem")) as server:
+    with ScriptedServer(vault.answer, tls_server_context(tmp_path / "ca.pem")) as server:
         assert isinstance(await refusal(to(server, APPROLE)), SSLError)
-    assert vault.asked == []
+    assert vault.requests == []
 
 
 async def test_a_certificate_signed_by_the_configured_ca_is_accepted(vault: FakeVault, tmp_path: Path):
-    with ScriptedServer(vault.answer, vouched(tmp_path / "ca.pem")) as server:
+    with ScriptedServer(vault.answer, tls_server_context(tmp_path / "ca.pem")) as server:
         assert await to(server, {**APPROLE, "VAULT_CACERT": str(tmp_path / "ca.pem")}).get(PASSWORD) == "hunter2"
 
 
@@ -337,7 +337,7 @@ async def test_no_credential_or_secret_is_logged_or_shown_in_errors(
                 try:
                     await source.get(reference)
                 except Unavailable as error:
-                    shown.append(told_by(error))
+                    shown.append(loggable_text(error))
                     logger.opt(exception=error).error("failed")
             vault.override = None
             shown.append(repr(source))

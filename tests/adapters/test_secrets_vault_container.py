@@ -1,4 +1,4 @@
-"""The real Vault, and OpenBao, where a container runs: that our notion of their API is theirs."""
+"""The real Vault and OpenBao in containers: our client matches their API."""
 
 from collections.abc import Iterator
 from typing import Any

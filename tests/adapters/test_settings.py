@@ -1,4 +1,4 @@
-"""The environment is read once: units, spellings, second names, the .env file, and what is shown of it."""
+"""Settings from the environment: units, normalization, aliases, the .env file, and masking."""
 
 from pathlib import Path
 

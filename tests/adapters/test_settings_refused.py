@@ -1,4 +1,4 @@
-"""What cannot be read or must not be is refused, checked together and reported together."""
+"""Invalid and forbidden settings are refused, and all problems are reported together."""
 
 import re
 

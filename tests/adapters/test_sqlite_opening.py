@@ -1,4 +1,4 @@
-"""A SQLite file is opened, or refused on one line and left alone."""
+"""A SQLite file is opened, or refused with a message of one line and left unchanged."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
 
 
@@ -133,7 +133,7 @@ async def test_a_directory_in_place_of_the_file_is_refused(path: Path):
     assert "cannot be opened" in (await refusal(path)).reason
 
 
-async def test_a_locked_file_is_refused(path: Path, impatient: None):
+async def test_a_locked_file_is_refused(path: Path, short_busy_timeout: None):
     async with SqliteDatabase(path):
         pass
     other = sqlite3.connect(path, isolation_level=None)
@@ -146,7 +146,7 @@ async def test_a_locked_file_is_refused(path: Path, impatient: None):
 
 @pytest.fixture
 def read_only_vault() -> Iterator[Path]:
-    """A vault in a directory that this process may read and not write."""
+    """A vault in a directory that this process may read but not write."""
     if not hasattr(os, "geteuid"):
         pytest.skip("file modes mean nothing here")
     directory = Path(tempfile.mkdtemp())

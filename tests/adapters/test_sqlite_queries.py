@@ -1,4 +1,4 @@
-"""How SQLite goes about our statements, in its own words."""
+"""SQLite's query plans for our statements."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from cdv_core.ports.outbox import Backlog, Publication
 from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
 
-# Conditions of listings, and how SQLite says that it looks them up.
+# Conditions of listings, and how a query plan shows that an index serves them.
 BOUNDS = {
     "AND collection = '": "collection=?",
     "indexed_at >= ": "indexed_at>?",
@@ -54,7 +54,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
 
 
 def listings() -> Iterator[ListQuery]:
-    """Yield a listing of every form that the query takes."""
+    """Yield a listing for every form of the query."""
     cursor = Cursor(START, ulid(5))
     collections = (None, frozenset[Nsid]()), (None, frozenset({FLAG, LIKE})), (POST, frozenset[Nsid]())
     earlier = START - timedelta(days=1)
@@ -81,11 +81,11 @@ async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
 
     assert len(plans) > 40
     assert {query: plan for query, plan in plans.items() if "TEMP B-TREE" in plan} == {}
-    # What a listing asks for is looked up in the index, not filtered afterwards.
+    # A listing's conditions are looked up in the index, not filtered afterwards.
     for query, plan in plans.items():
         for condition, looked_up in BOUNDS.items():
             assert condition not in query or looked_up in plan, (query, plan)
-    # One index holds what is unpublished and nothing else, one table at most one row.
+    # The index holds only unpublished entries; the table has at most one row.
     scans = {plan for plan in plans.values() if "SCAN" in plan}
     assert scans == {
         "['SCAN op_log USING INDEX op_log_unpublished']",

@@ -1,4 +1,4 @@
-"""Writes to a SQLite file: synced, in groups, each whole or not at all; and readers beside them."""
+"""Writes to a SQLite file: synced, grouped and atomic; and concurrent readers."""
 
 import asyncio
 import sqlite3
@@ -29,13 +29,13 @@ async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
 
 
 @contextmanager
 def writer_held(database: SqliteDatabase) -> Iterator[None]:
-    """Keep the writer's thread busy, so that writes gather behind it; they are committed as one group."""
+    """Block the writer's thread, so that the writes queued meanwhile are committed as one group."""
     release = threading.Event()
     database._writer.submit(release.wait)
     try:
@@ -45,7 +45,7 @@ def writer_held(database: SqliteDatabase) -> Iterator[None]:
 
 
 async def gathered(database: SqliteDatabase, *writes: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Make the writes as one group; return what came of each."""
+    """Execute the writes as one group; return the result or error of each."""
     with writer_held(database):
         tasks = [asyncio.create_task(write) for write in writes]
         await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_writes_that_arrive_together_share_one_commit(database: SqliteData
     await gathered(database, *(create(database, number) for number in range(20)))
 
     assert await stored_numbers(database) == list(range(20))
-    # The first is that of the write which set the trace.
+    # The first is that of the write that set the trace.
     assert statements.count("COMMIT") == 2
 
 
@@ -163,7 +163,7 @@ async def test_a_full_disk_is_unavailable_and_corrupts_nothing(database: SqliteD
     assert len(await SqliteOutbox(database).read(0, 100)) == len(kept) + 1
 
 
-async def test_a_file_locked_by_another_connection_is_unavailable_until_released(path: Path, impatient: None):
+async def test_a_file_locked_by_another_connection_is_unavailable_until_released(path: Path, short_busy_timeout: None):
     async with SqliteDatabase(path) as database:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""The issuer's document over a real connection: what is followed, what is bounded, who is believed."""
+"""The issuer's key set over a real connection: redirects, limits, timeouts and TLS."""
 
 import json
 import socket
@@ -15,9 +15,9 @@ from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
 from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import InvalidField, TokenInvalid, Unavailable
-from tests.adapters.certificates import vouched
+from tests.adapters.certificates import tls_server_context
 from tests.fakes.clock import FakeClock
-from tests.fakes.s3 import Answer, Asked
+from tests.fakes.s3 import Answer, ReceivedRequest
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
 
 PATH = "/.well-known/jwks.json"
@@ -40,7 +40,7 @@ async def test_tokens_are_verified_with_the_served_keys_and_rotation_is_followed
     keys = [LocalIssuer.open(tmp_path / name, issuer="https://issuer.example", audience="cdv") for name in ("a", "b")]
     served = keys[:1]
 
-    def answer(_: Asked) -> Answer:
+    def answer(_: ReceivedRequest) -> Answer:
         body = {"data": {"keys": [jwk for key in served for jwk in key.jwks()["keys"]]}}
         return Answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -53,7 +53,7 @@ async def test_tokens_are_verified_with_the_served_keys_and_rotation_is_followed
         assert (await verifier.verify(b)).subject == SUBJECT
         with pytest.raises(TokenInvalid):
             await verifier.verify(a)
-        assert [asked.path for asked in server.asked] == [PATH] * 2
+        assert [request.path for request in server.requests] == [PATH] * 2
     await source.aclose()
 
 
@@ -69,7 +69,7 @@ async def test_an_unreachable_issuer_is_unavailable():
 def test_max_age_is_read_from_the_response():
     with ScriptedServer(lambda _: DOCUMENT) as server:
         assert JwksUrl(server.url + PATH)().max_age_seconds == 120
-        assert server.asked[0].headers["accept-encoding"] == "identity"
+        assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_cache_control_is_parsed_to_a_max_age(cache_control: str, seconds: int |
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_same_origin_redirect_is_followed(status: int):
-    def answer(asked: Asked) -> Answer:
-        return DOCUMENT if asked.path == "/moved" else Answer(status, b"", {"Location": "/moved"})
+    def answer(request: ReceivedRequest) -> Answer:
+        return DOCUMENT if request.path == "/moved" else Answer(status, b"", {"Location": "/moved"})
 
     with ScriptedServer(answer) as server:
         assert fetch(server.url + PATH) == DOCUMENT.body
@@ -112,15 +112,15 @@ def test_a_cross_origin_redirect_is_not_followed(location: str):
         with ScriptedServer(lambda _: Answer(302, b"", {"Location": location.format(**where)})) as server:
             where["port"] = int(server.url.rpartition(":")[2])
             refused(server.url + PATH)
-            assert len(server.asked) == 1
-        assert other.asked == []
+            assert len(server.requests) == 1
+        assert other.requests == []
 
 
 def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path):
-    context = vouched(tmp_path / "ca.pem")
+    context = tls_server_context(tmp_path / "ca.pem")
 
-    def answer(asked: Asked) -> Answer:
-        return Answer(302, b"", {"Location": f"http://{asked.headers['host']}/"})
+    def answer(request: ReceivedRequest) -> Answer:
+        return Answer(302, b"", {"Location": f"http://{request.headers['host']}/"})
 
     with (
         ScriptedServer(answer, context) as server,
@@ -130,9 +130,9 @@ def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path):
 
 
 def test_a_redirect_loop_is_ended():
-    with ScriptedServer(lambda asked: Answer(302, b"", {"Location": asked.path})) as server:
+    with ScriptedServer(lambda request: Answer(302, b"", {"Location": request.path})) as server:
         assert refused(server.url + PATH) == "too many redirects"
-        assert len(server.asked) == 4
+        assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("status", [204, 304, 400, 401, 404, 500, 503])
@@ -166,7 +166,7 @@ def test_an_issuer_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(jwks, "_TIMEOUT", urllib3.Timeout(connect=1, read=0.05))
     release = threading.Event()
 
-    def answer(_: Asked) -> Answer:
+    def answer(_: ReceivedRequest) -> Answer:
         release.wait()
         return DOCUMENT
 
@@ -195,19 +195,19 @@ def test_a_trickling_issuer_times_out_and_is_disconnected(monkeypatch: pytest.Mo
 
 
 def test_an_issuer_with_an_untrusted_certificate_is_refused(tmp_path: Path):
-    with ScriptedServer(lambda _: DOCUMENT, vouched(tmp_path / "ca.pem")) as server:
+    with ScriptedServer(lambda _: DOCUMENT, tls_server_context(tmp_path / "ca.pem")) as server:
         assert "CERTIFICATE_VERIFY_FAILED" in refused(server.url + PATH)
-        assert server.asked == []
+        assert server.requests == []
 
 
 def test_a_certificate_signed_by_the_configured_ca_is_accepted(tmp_path: Path):
-    context = vouched(tmp_path / "ca.pem")
+    context = tls_server_context(tmp_path / "ca.pem")
     with ScriptedServer(lambda _: DOCUMENT, context) as server:
         assert JwksUrl(server.url + PATH, ca_file=tmp_path / "ca.pem")().body == DOCUMENT.body
 
 
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path):
-    context = vouched(tmp_path / "ca.pem", host="127.0.0.2")
+    context = tls_server_context(tmp_path / "ca.pem", host="127.0.0.2")
     with (
         ScriptedServer(lambda _: DOCUMENT, context) as server,
         pytest.raises(KeysNotFetched, match="CERTIFICATE_VERIFY"),

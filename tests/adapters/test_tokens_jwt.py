@@ -1,4 +1,4 @@
-"""Tokens as their keys come, change and go, and what is remembered of those that were proved."""
+"""Tokens during key rotation and withdrawal, and the cache of verified tokens."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from cdv_adapters.tokens.ed25519 import PublicKey
 from cdv_adapters.tokens.jwks import JwksTokenVerifier
 from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.errors import TokenInvalid
-from tests.adapters.issuers import ISSUER, SUBJECT, World, settle, turns, world
+from tests.adapters.issuers import ISSUER, SUBJECT, World, background_fetch_done, run_ready_tasks, world
 
 __all__ = ["world"]  # the fixture
 
@@ -19,7 +19,7 @@ async def test_key_rotation_with_overlap_refuses_no_token(world: World):
     old = world.a.issue(SUBJECT, 36000, world.clock.now())
     assert await world.accepts(world.a, old)
 
-    world.issuer.keys = [world.a, world.b]  # published and used at once
+    world.issuer.keys = [world.a, world.b]  # published and used immediately
     for _ in range(100):
         assert await world.accepts(world.b)
         assert await world.accepts(world.a, old)
@@ -29,7 +29,7 @@ async def test_key_rotation_with_overlap_refuses_no_token(world: World):
     for _ in range(100):
         assert await world.accepts(world.b)
         world.now += 13
-        await settle()
+        await background_fetch_done()
 
 
 async def test_tokens_of_a_withdrawn_key_are_refused_after_the_next_refresh_even_if_cached(world: World):
@@ -38,7 +38,7 @@ async def test_tokens_of_a_withdrawn_key_are_refused_after_the_next_refresh_even
         assert await world.accepts(world.a, token)
 
     world.issuer.keys = [world.b]
-    assert await world.accepts(world.b)  # unknown, and so fetched anew
+    assert await world.accepts(world.b)  # an unknown key causes a fetch
 
     assert not await world.accepts(world.a, token)
 
@@ -98,17 +98,17 @@ async def test_a_cached_token_evicted_during_its_key_lookup_is_still_accepted(wo
     find = world.verifier._find_key
     assert await world.accepts(world.a, old)
     world.verifier._cached_tokens_max = 1
-    looked_up = asyncio.Event()
+    proceed = asyncio.Event()
 
     async def slowly(kid: str) -> PublicKey | None:
-        await looked_up.wait()
+        await proceed.wait()
         return await find(kid)
 
     world.verifier._find_key = slowly
-    asking = asyncio.create_task(world.verifier.verify(old))
-    await turns()
+    verifying = asyncio.create_task(world.verifier.verify(old))
+    await run_ready_tasks()
     world.verifier._find_key = find
     for other in others:
         await world.verifier.verify(other)
-    looked_up.set()
-    assert (await asking).subject == SUBJECT
+    proceed.set()
+    assert (await verifying).subject == SUBJECT

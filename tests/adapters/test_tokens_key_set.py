@@ -1,4 +1,4 @@
-"""The issuer's keys over time: when they are fetched, for how long they are good, and who waits for them."""
+"""The issuer's keys over time: when they are fetched, how long they are valid, and which requests wait."""
 
 import asyncio
 import json
@@ -7,18 +7,18 @@ import pytest
 
 from cdv_adapters.tokens.key_set import read_key_set
 from cdv_core.errors import Unavailable
-from tests.adapters.issuers import SUBJECT, World, finished, settle, turns, world
+from tests.adapters.issuers import SUBJECT, World, background_fetch_done, finished, run_ready_tasks, world
 
 __all__ = ["world"]  # the fixture
 
 
 async def test_the_first_requests_share_one_fetch_and_later_ones_need_none(world: World):
     world.issuer.gate.clear()
-    crowd = asyncio.gather(*(world.accepts(world.a) for _ in range(20)))
-    await turns()
+    requests = asyncio.gather(*(world.accepts(world.a) for _ in range(20)))
+    await run_ready_tasks()
     world.issuer.gate.set()
 
-    assert await crowd == [True] * 20
+    assert await requests == [True] * 20
     assert await world.accepts(world.a)
     assert world.keys.state.fetches == 1
 
@@ -32,12 +32,12 @@ async def test_keys_are_refreshed_in_the_background_before_they_expire(world: Wo
     assert world.keys.state.fetches == 1
     world.now += 1
     assert await world.accepts(world.a)
-    await turns()
+    await run_ready_tasks()
     assert world.keys.state.fetches == 2
 
     world.issuer.keys = [world.b]
     world.issuer.gate.set()
-    await settle()
+    await background_fetch_done()
     assert await finished(world.accepts(world.a), world.accepts(world.b)) == [False, True]
 
 
@@ -52,11 +52,11 @@ async def test_the_key_lifetime_is_the_issuers_max_age_within_bounds(
 
     world.now += lifetime * 0.8 - 0.01
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
     assert world.keys.state.fetches == 1
     world.now += 0.02
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
     assert world.keys.state.fetches == 2
 
 
@@ -76,10 +76,10 @@ async def test_unknown_keys_cause_one_fetch_per_cool_down(world: World):
 
     for cool_down in range(1, 4):
         world.issuer.gate.clear()
-        crowd = asyncio.gather(*(world.accepts(world.stranger) for _ in range(50)))
-        await turns()
+        requests = asyncio.gather(*(world.accepts(world.stranger) for _ in range(50)))
+        await run_ready_tasks()
         world.issuer.gate.set()
-        assert await crowd == [False] * 50
+        assert await requests == [False] * 50
         for _ in range(50):
             assert not await world.accepts(world.stranger)
         world.now += 9.99
@@ -94,10 +94,10 @@ async def test_a_request_during_the_fetch_for_an_unknown_key_uses_its_result(wor
     world.issuer.gate.clear()
 
     junk = asyncio.create_task(world.accepts(world.stranger))
-    await turns()
+    await run_ready_tasks()
     rotated = asyncio.create_task(world.accepts(world.b))
     known = await world.accepts(world.a)  # does not wait
-    await turns()
+    await run_ready_tasks()
     assert not rotated.done()
     world.issuer.gate.set()
 
@@ -113,9 +113,9 @@ async def test_an_unknown_key_in_the_first_request_causes_no_second_fetch(world:
 async def test_a_cancelled_request_does_not_cancel_the_shared_fetch(world: World):
     world.issuer.gate.clear()
     first = asyncio.create_task(world.accepts(world.a))
-    await turns()
+    await run_ready_tasks()
     second = asyncio.create_task(world.accepts(world.a))
-    await turns()
+    await run_ready_tasks()
 
     first.cancel()
     await finished(first)
@@ -128,7 +128,7 @@ async def test_a_cancelled_request_does_not_cancel_the_shared_fetch(world: World
 async def test_closing_cancels_a_fetch_in_flight(world: World):
     world.issuer.gate.clear()
     request = asyncio.create_task(world.accepts(world.a))
-    await turns()
+    await run_ready_tasks()
 
     await world.keys.aclose()
     await world.keys.aclose()

@@ -1,4 +1,4 @@
-"""The built-in issuer: its key on disk, its tokens, and keys that are brought to it."""
+"""The built-in issuer: its key on disk, its tokens, and keys read from a file."""
 
 import base64
 import json
@@ -71,15 +71,15 @@ def test_the_key_is_created_once_with_owner_only_permissions(tmp_path: Path):
 
 
 def test_concurrent_starts_create_one_key(tmp_path: Path):
-    everyone = 16
-    start = Barrier(everyone)
+    threads = 16
+    start = Barrier(threads)
 
     def race(_: int) -> str:
         start.wait()
         return opened(tmp_path).kid
 
-    with ThreadPoolExecutor(everyone) as pool:
-        kids = set(pool.map(race, range(everyone)))
+    with ThreadPoolExecutor(threads) as pool:
+        kids = set(pool.map(race, range(threads)))
 
     assert kids == {opened(tmp_path).kid}
     assert [path.name for path in tmp_path.iterdir()] == ["issuer-key.json"]

@@ -1,10 +1,10 @@
-"""An issuer that is down, hangs or publishes junk: the last keys serve for a bounded time, and nobody waits."""
+"""An issuer that is down, hangs or publishes junk: cached keys are used for a bounded time, and no request waits."""
 
 import pytest
 
 from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
 from cdv_core.errors import Unavailable
-from tests.adapters.issuers import World, finished, settle, turns, world
+from tests.adapters.issuers import World, background_fetch_done, finished, run_ready_tasks, world
 
 __all__ = ["world"]  # the fixture
 
@@ -12,11 +12,11 @@ __all__ = ["world"]  # the fixture
 async def test_cached_keys_verify_tokens_for_an_hour_past_their_lifetime_during_an_outage(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
-    for age in [*range(50, 3900, 50), 3899]:  # the lifetime of 300 and the hour after it, but for a second
+    for age in [*range(50, 3900, 50), 3899]:  # up to one second before the lifetime of 300 s and the hour after it end
         world.now = 1000 + age
         for _ in range(3):
             assert await world.accepts(world.a)
-            await settle()
+            await background_fetch_done()
     assert world.keys.state.fetches == 1 + len(range(250, 3900, 50)) + 1
 
     world.now += 1
@@ -35,16 +35,19 @@ async def test_a_hanging_refresh_during_an_outage_blocks_no_request(world: World
     world.issuer.down = True
     world.now += 299
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
 
     world.issuer.gate.clear()
-    world.now += 60  # past the lifetime, and due for another try
+    world.now += 60  # past the lifetime, and due for a retry
     assert await world.accepts(world.a)
-    await turns()
+    await run_ready_tasks()
     world.now += 10
     assert await world.accepts(world.a)
-    await turns()
-    assert (world.keys.state.fetches, world.keys.state.failures) == (3, 1)  # the third is still waited for, by nobody
+    await run_ready_tasks()
+    assert (world.keys.state.fetches, world.keys.state.failures) == (
+        3,
+        1,
+    )  # the third still hangs, and no request waits for it
 
 
 async def test_an_unknown_key_during_an_outage_is_refused_without_extra_fetches(world: World):
@@ -57,9 +60,9 @@ async def test_an_unknown_key_during_an_outage_is_refused_without_extra_fetches(
 
     world.now += 300
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
     assert world.keys.state.fetches == 3
-    assert not await world.accepts(world.stranger)  # the cool-down is over, and yet the issuer failed just now
+    assert not await world.accepts(world.stranger)  # the cool-down is over, but the last fetch has just failed
     assert world.keys.state.fetches == 3
 
 
@@ -122,7 +125,7 @@ async def test_an_invalid_key_set_document_keeps_the_cached_keys(world: World, b
     world.issuer.body = body
     world.now += 299
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
 
     assert world.keys.state.failing
     assert await world.accepts(world.a)
@@ -134,7 +137,7 @@ async def test_state_and_check_report_an_outage_while_cached_keys_still_verify(w
     world.now += 240
     world.issuer.down = True
     await world.keys.check()
-    await settle()
+    await background_fetch_done()
 
     with pytest.raises(Unavailable):
         await world.keys.check()
@@ -144,8 +147,8 @@ async def test_state_and_check_report_an_outage_while_cached_keys_still_verify(w
 
     world.issuer.down = False
     world.now += 5
-    with pytest.raises(Unavailable):  # what it knows so far; it has asked again
+    with pytest.raises(Unavailable):  # the last known state; a fetch is in flight
         await world.keys.check()
-    await settle()
+    await background_fetch_done()
     await world.keys.check()
     assert world.keys.state.age_seconds == 0

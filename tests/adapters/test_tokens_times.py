@@ -1,4 +1,4 @@
-"""The times in a token: which numbers they may be, and when a token is called expired."""
+"""The times in a token: valid numbers, and when a token counts as expired."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdv_adapters.tokens.jwt import JwtVerifier
 from cdv_core.errors import CdvError, TokenExpired, TokenInvalid
 from tests.adapters.minted_tokens import ATTACKER, CLAIMS, HEADER, NOW, PRIVATE, VERIFIERS, Signer, text, token, without
 
-# What exp, nbf and iat may be: the JSON as it stands in the token, and the refusal, None where it is valid.
+# Values of exp, nbf and iat: the JSON text in the token, and the expected error, or None if it is valid.
 NUMBERS: list[tuple[str, str, type[CdvError] | None]] = [
     ("exp", f"{NOW}", None),  # within the skew
     ("exp", f"{NOW - 59}", None),
