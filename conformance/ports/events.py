@@ -74,13 +74,13 @@ class EventBusContract:
 
         got = await received(bus)
 
-        sent = [(it.event.subject, it.event.event_id, it.event.envelope) for it in entries]
+        sent = [(entry.event.subject, entry.event.event_id, entry.event.envelope) for entry in entries]
         assert [it for it in got if it[0] == SUBJECTS[2]] == [it for it in sent if it[0] == SUBJECTS[2]]
         assert [it for it in got if it[0] != SUBJECTS[2]] == [it for it in sent if it[0] != SUBJECTS[2]]
 
     async def test_there_is_one_empty_stream_of_records_and_one_of_media(self, bus: EventBus):
         states = await bus.streams()
-        assert [(it.name, it.subject_prefix) for it in states] == list(STREAMS.items())
+        assert [(state.name, state.subject_prefix) for state in states] == list(STREAMS.items())
         assert [(it.first_sequence, it.last_sequence, it.messages, it.gaps) for it in states] == [(1, 0, 0, 0)] * 2
         assert await ids_of(bus) == []
 
@@ -95,7 +95,7 @@ class EventBusContract:
         assert answers == [Acknowledged(1), Acknowledged(2), Acknowledged(3), Acknowledged(1)]
         assert await ids_of(bus, RECORDS) == [(n, an_entry(n).event.event_id) for n in (1, 2, 3)]
         assert await ids_of(bus, MEDIA) == [(1, an_entry(4).event.event_id)]
-        assert [(it.first_sequence, it.last_sequence, it.messages) for it in await bus.streams()] == [
+        assert [(state.first_sequence, state.last_sequence, state.messages) for state in await bus.streams()] == [
             (1, 3, 3),
             (1, 1, 1),
         ]
@@ -192,7 +192,7 @@ class EventBusMachine(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._exits = AsyncExitStack()
         self.bus: EventBus = self.run(self._exits.enter_async_context(type(self).opened_by()))
-        self.seen: list[list[StreamState]] = [self.run(self.bus.streams())]
+        self.observed: list[list[StreamState]] = [self.run(self.bus.streams())]
         self.held: dict[str, list[str]] = {name: [] for name in STREAMS}
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -211,10 +211,10 @@ class EventBusMachine(RuleBasedStateMachine):
         back=st.sampled_from([0, 0, 0, 1, 2]),
     )
     def publish(self, entries: list[OpLogEntry], back: int) -> None:
-        onto = self.seen[max(0, len(self.seen) - 1 - back)]
+        onto = self.observed[max(0, len(self.observed) - 1 - back)]
         accepts = {state.name: state.last_sequence == len(self.held[state.name]) for state in onto}
         answers = self.run(self.bus.publish(entries, onto))
-        self.seen.append(self.run(self.bus.streams()))
+        self.observed.append(self.run(self.bus.streams()))
         ids = {name: dict(self.run(ids_of(self.bus, name))) for name in STREAMS}
         blocked = set()
         last: dict[tuple[str, Did], int] = {}
@@ -240,10 +240,10 @@ class EventBusMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_states_match_the_stored_messages(self) -> None:
-        for state in self.seen[-1]:
+        for state in self.observed[-1]:
             count = len(self.held[state.name])
             assert (state.first_sequence, state.last_sequence, state.messages, state.gaps) == (1, count, count, 0)
-            assert state.created == next(it.created for it in self.seen[0] if it.name == state.name)
+            assert state.created == next(first.created for first in self.observed[0] if first.name == state.name)
 
 
 def event_bus_machine(open_bus: OpenBus) -> type[EventBusMachine]:

@@ -64,7 +64,7 @@ class MediaStoreContract(DatabaseContract):
 
         results = await asyncio.gather(*(nodes[n % 2].media.claim(asset.asset_id, f"{n:064x}") for n in range(24)))
 
-        assert {None if it is None else it.checksum for it in results} == {results[0] and results[0].checksum}
+        assert {None if asset is None else asset.checksum for asset in results} == {results[0] and results[0].checksum}
         assert await stores.media.find(asset.asset_id) == results[0]
 
     async def test_24_concurrent_finalisations_return_one_result_and_write_one_event(self, nodes: Sequence[Stores]):
@@ -76,7 +76,7 @@ class MediaStoreContract(DatabaseContract):
             *(nodes[n % 2].media.finalize(asset.asset_id, event) for n, event in enumerate(events))
         )
 
-        assert {it and it.state for it in results} == {AssetState.FINALIZED}
+        assert {asset and asset.state for asset in results} == {AssetState.FINALIZED}
         assert results == [results[0]] * 24
         (event,) = await op_log(stores)
         assert event in events
@@ -91,9 +91,9 @@ class MediaStoreContract(DatabaseContract):
 
         given = [it.asset_id for it in results[:40] if isinstance(it, Asset) and it.state is AssetState.FINALIZED]
         found = [await stores.media.find(asset.asset_id) for asset in assets]
-        assert [it.asset_id for it in found if it and it.state is AssetState.FINALIZED] == given
+        assert [asset.asset_id for asset in found if asset and asset.state is AssetState.FINALIZED] == given
         assert sorted(event.event_id for event in await op_log(stores)) == sorted(given)
-        assert {it and it.state for it in found} <= set(AssetState)
+        assert {asset and asset.state for asset in found} <= set(AssetState)
 
     async def test_an_expired_asset_cannot_be_claimed_or_finalised(self, stores: Stores):
         asset = await claimed(stores)
@@ -102,7 +102,7 @@ class MediaStoreContract(DatabaseContract):
 
         expired = await stores.media.expire(PAST, 10)
 
-        assert [(it.asset_id, it.state) for it in expired] == [
+        assert [(asset.asset_id, asset.state) for asset in expired] == [
             (asset.asset_id, AssetState.EXPIRED),
             (unclaimed.asset_id, AssetState.EXPIRED),
         ]
@@ -126,7 +126,7 @@ class MediaStoreContract(DatabaseContract):
 
         assert await stores.media.expire(PAST, 4) == []
         found = [await stores.media.find(an_asset(number).asset_id) for number in range(30)]
-        assert [it and it.state for it in found] == [None, AssetState.FINALIZED] * 15
+        assert [asset and asset.state for asset in found] == [None, AssetState.FINALIZED] * 15
 
     async def test_40_concurrent_first_uploads_of_new_creators_are_all_stored(self, nodes: Sequence[Stores]):
         stores, _ = nodes

@@ -55,7 +55,7 @@ class OutboxContract(DatabaseContract):
 
         assert (
             sorted(map(ids, results), key=str) == [None] * 9 + [[ulid(1)]]
-            or sorted(map(ids, results), key=lambda it: it is None) == [[ulid(1)]] + [None] * 9
+            or sorted(map(ids, results), key=lambda entries: entries is None) == [[ulid(1)]] + [None] * 9
         )
 
     async def test_another_relay_takes_over_from_the_moment_the_lease_expires(self, nodes: Sequence[Stores]):
@@ -106,7 +106,7 @@ class OutboxContract(DatabaseContract):
                 await write(relay, number)
             first, second, _ = await lease(relay, "first") or []
             await relay.outbox.mark_published(
-                "first", [Publication(it.sequence, 7, START) for it in (first, second)], [mark]
+                "first", [Publication(entry.sequence, 7, START) for entry in (first, second)], [mark]
             )
             await relay.outbox.requeue("first", [second.sequence])
             assert await lease(stores, "second") is None
@@ -114,7 +114,7 @@ class OutboxContract(DatabaseContract):
         async with again() as other:
             for node in (stores, other):
                 assert await lease(node, "second") is None
-                assert [it.stream_sequence for it in await node.outbox.read(0, 10)] == [7, None, None]
+                assert [entry.stream_sequence for entry in await node.outbox.read(0, 10)] == [7, None, None]
                 assert await node.outbox.stream_marks() == [mark]
                 assert (await node.outbox.backlog()).count == 2
             await other.outbox.release("first")
@@ -152,13 +152,13 @@ class OutboxContract(DatabaseContract):
         late = entry.event.occurred_at + timedelta(days=8, microseconds=1)
 
         await stores.outbox.mark_published("relay", [Publication(entry.sequence, 1, late)])
-        assert [it.published_at for it in await stores.outbox.read(0, 10)] == [late]
+        assert [entry.published_at for entry in await stores.outbox.read(0, 10)] == [late]
 
         await stores.outbox.requeue("relay", [entry.sequence])
         assert await stores.outbox.read(0, 10) == await lease(stores, "relay") == [entry]
 
         await stores.outbox.mark_published("relay", [Publication(entry.sequence, 2, START)])
-        assert [it.published_at for it in await stores.outbox.read(0, 10)] == [START]
+        assert [entry.published_at for entry in await stores.outbox.read(0, 10)] == [START]
 
     async def test_an_unpublished_entry_below_published_ones_is_still_leased(self, stores: Stores):
         for number in range(3):
@@ -207,8 +207,8 @@ class OutboxContract(DatabaseContract):
 
         assert sorted(it.event.event_id for it in stream) == sorted(it.event_id for it in await op_log(nodes[0]))
         for place, did in enumerate(dids):
-            own = [it for it in stream if it.event.did == did]
-            assert [it.sequence for it in own] == sorted(it.sequence for it in own)
+            own = [entry for entry in stream if entry.event.did == did]
+            assert [entry.sequence for entry in own] == sorted(entry.sequence for entry in own)
             for writer_place in (2 * place, 2 * place + 1):
                 expected = [ulid(100 * writer_place + number) for number in range(15)]
-                assert [it.event.event_id for it in own if it.event.event_id in expected] == expected
+                assert [entry.event.event_id for entry in own if entry.event.event_id in expected] == expected

@@ -58,15 +58,15 @@ def retryable(record: NewRecord, request: int = 0) -> IdempotentReply:
     return IdempotentReply(KEY, bytes([request]) * 32, str(record.uri).encode(), record.indexed_at + LIFE)
 
 
-async def answer(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
+async def create_with_key(stores: Stores, record: NewRecord, request: int = 0) -> bytes:
     """Write `record` under KEY; return the reply: its own, or the one stored under the key."""
     earlier = await stores.records.create(record, its_event(record), retryable(record, request))
     return str(record.uri).encode() if earlier is None else earlier
 
 
-async def answers_at_once(nodes: Sequence[Stores], records: Iterable[NewRecord]) -> list[bytes]:
+async def create_with_key_concurrently(nodes: Sequence[Stores], records: Iterable[NewRecord]) -> list[bytes]:
     """Write the records under KEY, concurrently and through both nodes; return the replies."""
-    return await asyncio.gather(*(answer(stores, record) for stores, record in zip(cycle(nodes), records)))
+    return await asyncio.gather(*(create_with_key(stores, record) for stores, record in zip(cycle(nodes), records)))
 
 
 async def create(stores: Stores, record: NewRecord) -> None:
@@ -124,15 +124,15 @@ class RecordStoreContract(DatabaseContract):
         self, nodes: Sequence[Stores]
     ):
         stores, _ = nodes
-        answers = await answers_at_once(nodes, map(a_record, range(24)))
+        replies = await create_with_key_concurrently(nodes, map(a_record, range(24)))
 
         (stored,) = await stored_uris(stores)
-        assert answers == [str(stored).encode()] * 24
+        assert replies == [str(stored).encode()] * 24
         assert await event_uris(stores) == [str(stored)]
 
     async def test_of_concurrent_different_requests_with_one_key_one_is_stored(self, nodes: Sequence[Stores]):
         stores, _ = nodes
-        attempts = (answer(nodes[number % 2], a_record(number), request=number) for number in range(24))
+        attempts = (create_with_key(nodes[number % 2], a_record(number), request=number) for number in range(24))
 
         results = await asyncio.gather(*attempts, return_exceptions=True)
 
@@ -145,20 +145,20 @@ class RecordStoreContract(DatabaseContract):
         stores, other = nodes
         first = a_record(1)
         end = first.indexed_at + LIFE
-        await answer(stores, first)
+        await create_with_key(stores, first)
         last_moment = end - timedelta(microseconds=1)
-        assert await answer(other, a_record(2, at=last_moment)) == str(first.uri).encode()
+        assert await create_with_key(other, a_record(2, at=last_moment)) == str(first.uri).encode()
 
-        answers = await answers_at_once(nodes, (a_record(number, at=end) for number in range(3, 15)))
+        replies = await create_with_key_concurrently(nodes, (a_record(number, at=end) for number in range(3, 15)))
 
-        assert len(set(answers)) == 1
-        assert set(await stored_uris(stores)) == {first.uri, RecordUri.parse(answers[0].decode())}
+        assert len(set(replies)) == 1
+        assert set(await stored_uris(stores)) == {first.uri, RecordUri.parse(replies[0].decode())}
 
     async def test_idempotency_keys_are_scoped_to_their_creator(self, stores: Stores):
-        await answer(stores, a_record(1, ALICE), request=1)
+        await create_with_key(stores, a_record(1, ALICE), request=1)
         bobs = a_record(2, BOB)
 
-        assert await answer(stores, bobs, request=2) == str(bobs.uri).encode()
+        assert await create_with_key(stores, bobs, request=2) == str(bobs.uri).encode()
         assert await stores.records.find_reply(BOB, KEY, bytes([2]) * 32, bobs.indexed_at) == str(bobs.uri).encode()
         with pytest.raises(IdempotencyConflict):
             await stores.records.find_reply(ALICE, KEY, bytes([2]) * 32, bobs.indexed_at)
@@ -232,7 +232,7 @@ class RecordStoreContract(DatabaseContract):
             assert await event_uris(node) == [str(first.uri), str(second.uri)]
 
         async with again() as writer:
-            await answer(writer, first)
+            await create_with_key(writer, first)
             await create(writer, second)
             await all_there(stores)
         async with again() as other:
@@ -266,7 +266,7 @@ class RecordStoreContract(DatabaseContract):
         assert await stored_uris(stores) == [a_record(1).uri]
         assert await stores.records.find_reply(BOB, KEY, b"\x00" * 32, record.indexed_at) is None
 
-        assert await answer(stores, record) == str(record.uri).encode()
+        assert await create_with_key(stores, record) == str(record.uri).encode()
         assert await event_uris(stores) == [str(a_record(1).uri), str(record.uri)]
 
     async def test_two_collections_may_share_an_rkey_unless_their_times_are_equal(self, stores: Stores):
@@ -284,7 +284,7 @@ class RecordStoreContract(DatabaseContract):
 
     async def test_a_cancelled_write_is_stored_completely_or_not_at_all(self, stores: Stores):
         records = [a_record(number, Did(f"did:plc:{number % 5}")) for number in range(40)]
-        tasks = [asyncio.create_task(answer_under_own_key(stores, record)) for record in records]
+        tasks = [asyncio.create_task(create_with_own_key(stores, record)) for record in records]
         for patience, task in enumerate(tasks):
             for _ in range(patience % 5):
                 await asyncio.sleep(0)
@@ -319,14 +319,14 @@ class RecordStoreContract(DatabaseContract):
 
         while page := await listed(stores, ListQuery(ALICE, 7, collection, after=after)):
             walked += page
-            assert len({it.uri for it in walked}) == len(walked)
+            assert len({record.uri for record in walked}) == len(walked)
             after = Cursor(page[-1].indexed_at, page[-1].uri.rkey)
             moments = [page[-1].indexed_at, page[0].indexed_at, later(100 + len(walked))]
             await asyncio.gather(*(create(stores, a_record(next(numbers), at=moment)) for moment in moments))
 
         matching = [record for record in reversed(earlier) if collection in {None, record.uri.collection}]
-        assert [it for it in walked if it.uri in {record.uri for record in earlier}] == [
-            as_stored(it) for it in matching
+        assert [found for found in walked if found.uri in {record.uri for record in earlier}] == [
+            as_stored(record) for record in matching
         ]
 
     async def test_every_combination_of_listing_bounds_returns_the_records_between_them(self, stores: Stores):
@@ -339,13 +339,13 @@ class RecordStoreContract(DatabaseContract):
         for collection, since, until, after in product((None, POST), moments, moments, cursors):
             found = await listed(stores, ListQuery(ALICE, 100, collection, frozenset(), since, until, after))
 
-            assert [it.uri for it in found] == [
-                it.uri
-                for it in reversed(records)
-                if collection in {None, it.uri.collection}
-                and (since is None or it.indexed_at >= since)
-                and (until is None or it.indexed_at <= until)
-                and (after is None or (it.indexed_at, it.uri.rkey) < (after.indexed_at, after.rkey))
+            assert [record.uri for record in found] == [
+                record.uri
+                for record in reversed(records)
+                if collection in {None, record.uri.collection}
+                and (since is None or record.indexed_at >= since)
+                and (until is None or record.indexed_at <= until)
+                and (after is None or (record.indexed_at, record.uri.rkey) < (after.indexed_at, after.rkey))
             ]
 
     @pytest.mark.parametrize("sizes", [[262_000] * 6, [900_000, 1, 1, 262_000, 1, 400_000, 400_000, 400_000, 1]])
@@ -362,9 +362,9 @@ class RecordStoreContract(DatabaseContract):
             after = Cursor(walked[-1].indexed_at, walked[-1].uri.rkey) if walked else None
             page, more = await matching(stores, ListQuery(ALICE, limit, after=after))
             assert 1 <= len(page) <= limit
-            assert sum(len(record_json(it)) for it in page) <= PAGE_MAX_BYTES
+            assert sum(len(record_json(record)) for record in page) <= PAGE_MAX_BYTES
             walked += page
-        assert [it.uri.rkey for it in walked] == [ulid(number) for number in reversed(range(len(sizes)))]
+        assert [record.uri.rkey for record in walked] == [ulid(number) for number in reversed(range(len(sizes)))]
 
     async def test_a_page_within_the_size_limit_is_complete(self, stores: Stores):
         for number in range(4):
@@ -384,7 +384,7 @@ class RecordStoreContract(DatabaseContract):
             await create(stores, large(number, PAGE_MAX_BYTES))
 
         page, more = await matching(stores, ListQuery(ALICE, 100))
-        assert ([it.uri.rkey for it in page], more) == ([ulid(1)], True)
+        assert ([record.uri.rkey for record in page], more) == ([ulid(1)], True)
 
     async def test_concurrent_reads_each_return_their_own_result(self, stores: Stores):
         """A store may read for several callers with one statement."""
@@ -407,8 +407,8 @@ class RecordStoreContract(DatabaseContract):
         uris = [RecordUri(did, POST, RecordKey(ulid(number))) for did, number in product(dids, range(12))] * 2
         alone = [await stores.records.list(it) for it in listings], [await stores.records.find(it) for it in uris]
         together = await asyncio.gather(
-            asyncio.gather(*(stores.records.list(it) for it in listings)),
-            asyncio.gather(*(stores.records.find(it) for it in uris)),
+            asyncio.gather(*(stores.records.list(listing) for listing in listings)),
+            asyncio.gather(*(stores.records.find(uri) for uri in uris)),
         )
         assert ([*together[0]], [*together[1]]) == alone
         assert {it.uri for it in alone[1] if it} == {uri for uri in await stored_uris(stores) if uri.collection == POST}
@@ -418,7 +418,7 @@ class RecordStoreContract(DatabaseContract):
         stores, _ = nodes
         records = [a_record(number, Did(f"did:plc:{number}")) for number in range(30)]
         for record in records:
-            await answer(stores, record)
+            await create_with_key(stores, record)
         end = records[-1].indexed_at + LIFE
 
         async def purge(node: Stores) -> int:
@@ -429,7 +429,7 @@ class RecordStoreContract(DatabaseContract):
         assert await stores.records.purge_expired_replies(end, 100) == 5
 
 
-async def answer_under_own_key(stores: Stores, record: NewRecord) -> None:
+async def create_with_own_key(stores: Stores, record: NewRecord) -> None:
     """Write `record` with its rkey as the idempotency key."""
     key = IdempotencyKey(record.uri.rkey)
     kept = IdempotentReply(key, b"\x00" * 32, b"reply", record.indexed_at + LIFE)

@@ -47,7 +47,7 @@ class SchemaSourceContract:
     """To use it, inherit and provide the fixture `source`: a source with the bundled catalogue in force."""
 
     def test_the_catalogue_contains_the_collections_of_the_contract(self, source: SchemaSource):
-        assert {str(it.name) for it in source.catalogue} == FITTING.keys()
+        assert {str(collection.name) for collection in source.catalogue} == FITTING.keys()
         assert source.catalogue.owner_only == {"com.registryaccord.moderation.flag"}
 
     @pytest.mark.parametrize("collection", sorted(FITTING))
@@ -60,7 +60,7 @@ class SchemaSourceContract:
     def test_a_missing_required_member_is_reported(self, source: SchemaSource, collection: str):
         optional = {"bio"}
         for name in FITTING[collection].keys() - optional:
-            record = {it: value for it, value in FITTING[collection].items() if it != name}
+            record = {member: value for member, value in FITTING[collection].items() if member != name}
             (violation,) = _latest(source.catalogue, collection).violations(record)
             assert (violation.pointer, violation.rule) == ("", "required")
 
@@ -106,7 +106,7 @@ class SchemaSourceContract:
     ):
         name = f"com.registryaccord.{collection}"
         violations = _latest(source.catalogue, name).violations({**FITTING[name], member: wrong})
-        assert (f"/{member}", rule) in {(it.pointer, it.rule) for it in violations}
+        assert (f"/{member}", rule) in {(violation.pointer, violation.rule) for violation in violations}
 
     @pytest.mark.parametrize(
         "subject", ["https://example.com/post", "at://did:plc:ada/a.b.c/x", "urn:isbn:1", "did:plc:ada"]
@@ -128,7 +128,7 @@ class SchemaSourceContract:
         source.restrict_to_owners(frozenset({gone, post}))
         assert source.catalogue.owner_only == before.owner_only | {gone, post}
         assert gone not in source.catalogue
-        assert {it.name for it in source.catalogue} == {it.name for it in before}
+        assert {collection.name for collection in source.catalogue} == {collection.name for collection in before}
         assert post not in before.owner_only  # a request in flight may still use the earlier catalogue
         source.restrict_to_owners(frozenset({gone}))
         assert source.catalogue.owner_only == before.owner_only | {gone}

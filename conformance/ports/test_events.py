@@ -57,7 +57,7 @@ async def followed(bus: EventBus) -> list[tuple[str, str, bytes]]:
     for state in await bus.streams():
         async with aclosing(bus.follow(state.name)) as messages:
             events = [(await anext(messages)).event for _ in range(state.messages)]
-        found += [(it.subject, it.event_id, it.envelope) for it in events]
+        found += [(event.subject, event.event_id, event.envelope) for event in events]
     return found
 
 

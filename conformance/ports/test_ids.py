@@ -35,12 +35,12 @@ class TestUlids(IdSourceContract):
         given = [ids.new(START) for _ in range(5)]
 
         assert given == sorted(set(given))
-        millis = [round((moment_of(it) - to_the_millisecond(START)).total_seconds() * 1000) for it in given]
+        millis = [round((moment_of(ulid) - to_the_millisecond(START)).total_seconds() * 1000) for ulid in given]
         assert millis == [0, 0, 1, 1, 2]
 
     def test_concurrent_threads_receive_unique_and_increasing_ids(self, ids: UlidSource):
         with ThreadPoolExecutor(4) as threads:
             given = list(threads.map(lambda _: [ids.new(START) for _ in range(500)], range(8)))
 
-        assert len({it for some in given for it in some}) == 4000
+        assert len({ulid for some in given for ulid in some}) == 4000
         assert all(some == sorted(some) for some in given)

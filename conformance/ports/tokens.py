@@ -1,4 +1,4 @@
-"""The contract of token verifiers, whoever issues the tokens."""
+"""The contract of token verifiers, for any issuer."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ MALFORMED = {
 
 # Claims with which a token is refused. ISSUER and AUDIENCE are replaced by those of a valid token.
 REFUSED_CLAIMS: list[tuple[str, Any]] = [
-    *(("iss", it) for it in (..., None, 1, "", "https://elsewhere.example", "ISSUER/", "xISSUER", ["ISSUER"])),
+    *(("iss", value) for value in (..., None, 1, "", "https://elsewhere.example", "ISSUER/", "xISSUER", ["ISSUER"])),
     *(
-        ("aud", it)
-        for it in (..., None, 1, "", "elsewhere", "AUDIENCEx", "AUDIENCE ", [], ["elsewhere"], [["AUDIENCE"]])
+        ("aud", value)
+        for value in (..., None, 1, "", "elsewhere", "AUDIENCEx", "AUDIENCE ", [], ["elsewhere"], [["AUDIENCE"]])
     ),
     ("aud", {"AUDIENCE": 1}),
     *(
-        ("sub", it)
-        for it in (..., None, 1, "", "ada", "did:", "did:example", "DID:example:a", "did:example:a b", [SUBJECT])
+        ("sub", value)
+        for value in (..., None, 1, "", "ada", "did:", "did:example", "DID:example:a", "did:example:a b", [SUBJECT])
     ),
-    *(("exp", it) for it in (..., None, True, "soon", "99999999999", [1])),
-    *(("nbf", it) for it in (None, "x", True)),
-    *(("iat", it) for it in (None, "x", True)),
+    *(("exp", value) for value in (..., None, True, "soon", "99999999999", [1])),
+    *(("nbf", value) for value in (None, "x", True)),
+    *(("iat", value) for value in (None, "x", True)),
 ]
 # Headers with which a token is refused: it must not choose how it is verified. The issuer's own algorithm is skipped.
 REFUSED_HEADERS: list[tuple[str, Any]] = [
     *(
-        ("alg", it)
-        for it in (..., None, 1, "", "none", "None", "HS256", "HS512", "RS256", "ES256", "Ed448", "eddsa", ["EdDSA"])
+        ("alg", value)
+        for value in (..., None, 1, "", "none", "None", "HS256", "HS512", "RS256", "ES256", "Ed448", "eddsa", ["EdDSA"])
     ),
     ("crit", ["exp"]),
     ("kid", "unknown"),
@@ -117,7 +117,7 @@ class Rig:
 
 def parts_of(token: str) -> tuple[Members, Members, bytes]:
     """Return a token's header, claims and signature."""
-    header, claims, signature = (base64.urlsafe_b64decode(it + "=" * (-len(it) % 4)) for it in token.split("."))
+    header, claims, signature = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in token.split("."))
     return json.loads(header), json.loads(claims), signature
 
 

@@ -45,7 +45,7 @@ class OwnerOnlyContract(DatabaseContract):
         await stores.owner_only.note(names, [])
         given = await stores.owner_only.owner_only()
         assert given == names
-        assert {type(it) for it in given} == {Nsid}
+        assert {type(name) for name in given} == {Nsid}
 
     async def test_changes_of_one_replica_are_visible_to_the_others(self, nodes: tuple[Stores, Stores]):
         one, other = nodes

@@ -68,7 +68,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.issuer.gate.set()  # or a failed test would leave a hanging thread
 
 
-async def finished(*awaitables: Awaitable[Any]) -> list[Any]:
+async def results_of(*awaitables: Awaitable[Any]) -> list[Any]:
     return await asyncio.gather(*awaitables, return_exceptions=True)
 
 
@@ -79,7 +79,7 @@ async def run_ready_tasks() -> None:
 
 
 async def background_fetch_done() -> None:
-    """Wait until a background fetch has finished."""
+    """Wait until a background fetch has ended."""
     for task in asyncio.all_tasks():
         if task.get_name() == "issuer keys":
             await task

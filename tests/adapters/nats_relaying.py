@@ -103,7 +103,7 @@ class Vault:
         entries = [entry.event for entry in self.outbox.entries.values()]
         for did in DIDS:
             for prefix in ("cdv.records.", "cdv.media."):
-                its_own = [it.event_id for it in entries if it.did == did and it.subject.startswith(prefix)]
+                its_own = [event.event_id for event in entries if event.did == did and event.subject.startswith(prefix)]
                 assert [event_id for event_id in held if event_id in set(its_own)] == its_own
 
 

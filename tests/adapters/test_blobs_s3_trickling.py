@@ -28,7 +28,7 @@ async def test_slow_responses_time_out_and_free_their_threads() -> None:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone, or the test is over
+            pass  # the client has disconnected, or the test is over
         finally:
             writer.close()
             with suppress(OSError):

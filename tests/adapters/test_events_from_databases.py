@@ -104,7 +104,7 @@ async def test_committed_events_are_published_once_in_order_per_did(stores: Stor
 
 
 @pytest.mark.parametrize("how", ["purged", "deleted"])
-@pytest.mark.parametrize("age", [timedelta(), timedelta(days=30)], ids=["at once", "late"])
+@pytest.mark.parametrize("age", [timedelta(), timedelta(days=30)], ids=["new events", "old events"])
 async def test_events_lost_from_the_stream_are_republished(
     stores: Stores, bus: NatsEventBus, nats_url: str, age: timedelta, how: str
 ):

@@ -161,7 +161,7 @@ async def test_a_purged_event_is_stored_again_within_the_duplicate_window(nats_u
         # Each is now stored under a second message id, and stays the only copy.
         again = await bus.publish(entries, await bus.streams())
         assert again == [Acknowledged(number, duplicate=True) for number in (4, 5, 6, 7)]
-        assert await ids_of(bus) == [(3 + it.sequence, it.event.event_id) for it in entries]
+        assert await ids_of(bus) == [(3 + entry.sequence, entry.event.event_id) for entry in entries]
         await jetstream.purge_stream("RA_RECORDS")
         assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (8, 9, 10, 11)]
 

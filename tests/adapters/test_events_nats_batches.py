@@ -15,7 +15,7 @@ from conformance.ports.events import an_entry, ids_of
 from tests.adapters.nats_relaying import connected, operator
 
 _MANY = [an_entry(number) for number in range(1, 101)]
-_ALL = [(it.sequence, it.event.event_id) for it in _MANY]
+_ALL = [(entry.sequence, entry.event.event_id) for entry in _MANY]
 
 
 async def batches(jetstream: Any, sequences: Iterable[int]) -> list[str | None]:
@@ -46,8 +46,8 @@ async def test_a_batch_that_contains_a_duplicate_stores_the_other_events(nats_ur
     async with connected(NatsAccess(nats_url)) as bus:
         await bus.publish([_MANY[50]], await bus.streams())
         found = await bus.publish(_MANY, await bus.streams())
-        assert [it and it.stream_sequence for it in found] == [*range(2, 52), 1, *range(52, 101)]
-        assert [index for index, it in enumerate(found) if it and it.duplicate] == [50]
+        assert [answer and answer.stream_sequence for answer in found] == [*range(2, 52), 1, *range(52, 101)]
+        assert [index for index, answer in enumerate(found) if answer and answer.duplicate] == [50]
         assert sorted(event_id for _, event_id in await ids_of(bus)) == [event_id for _, event_id in _ALL]
 
 
@@ -74,7 +74,7 @@ async def test_a_stream_without_allow_atomic_is_sent_no_batch(nats_url: str):
 async def test_more_events_than_the_batch_limit_are_published_without_a_batch(nats_url: str):
     too_many = [an_entry(number) for number in range(1, 1102)]  # the limit is 1,000
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
-        assert await bus.publish(too_many, await bus.streams()) == [Acknowledged(it.sequence) for it in too_many]
+        assert await bus.publish(too_many, await bus.streams()) == [Acknowledged(entry.sequence) for entry in too_many]
         assert await batches(jetstream, (1, 1101)) == [None, None]
 
 

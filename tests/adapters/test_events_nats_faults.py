@@ -188,4 +188,4 @@ async def test_events_dropped_by_stream_limits_are_not_republished(nats_url: str
         assert records.first_sequence > 1
         runs = vault.runs
         await until(lambda: vault.runs > runs + 20)
-        assert [it.last_sequence for it in await vault.bus.streams()] == [it.last_sequence for it in before]
+        assert [state.last_sequence for state in await vault.bus.streams()] == [state.last_sequence for state in before]

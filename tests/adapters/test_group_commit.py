@@ -37,22 +37,22 @@ class Store:
 
     async def write(self, rows_json: bytes) -> Sequence[str]:
         rows: list[dict[str, Any]] = json.loads(rows_json)
-        self.groups.append([it["event_id"] for it in rows])
+        self.groups.append([row["event_id"] for row in rows])
         await self.proceed.wait()
         if self.fails_with is not None:
             raise self.fails_with
-        if any(it["event_id"] in self.taken for it in rows):
+        if any(row["event_id"] in self.taken for row in rows):
             raise self.refusal
-        fresh = [it for it in rows if it["key"] is None or (it["did"], it["key"]) not in self.answered]
-        self.answered |= {(it["did"], it["key"]) for it in fresh}
-        return [it["event_id"] for it in fresh]
+        fresh = [row for row in rows if row["key"] is None or (row["did"], row["key"]) not in self.answered]
+        self.answered |= {(row["did"], row["key"]) for row in fresh}
+        return [row["event_id"] for row in fresh]
 
 
 async def all_of(group: GroupCommit, rows: Sequence[Row], store: Store) -> list[Any]:
     """Store `rows` concurrently, the first MAX_CONCURRENT_BATCHES of them alone; return their results and errors."""
     tasks = []
-    for it in rows:
-        tasks.append(asyncio.create_task(group.store(it)))
+    for row in rows:
+        tasks.append(asyncio.create_task(group.store(row)))
         while len(store.groups) < min(len(tasks), MAX_CONCURRENT_BATCHES):
             await asyncio.sleep(0)
     for _ in range(5):
@@ -146,7 +146,7 @@ async def test_a_refused_row_fails_only_its_own_write(refusal: Exception):
     store = Store()
     store.taken, store.refusal = {"5"}, refusal
     results = await all_of(GroupCommit(store.write), [row(str(number)) for number in range(8)], store)
-    assert [type(it) for it in results] == [bool] * 5 + [type(refusal)] + [bool] * 2
+    assert [type(result) for result in results] == [bool] * 5 + [type(refusal)] + [bool] * 2
 
 
 @pytest.mark.parametrize("error", [Unavailable("database"), ZeroDivisionError()])
@@ -157,7 +157,7 @@ async def test_a_failure_is_raised_to_every_caller_of_the_group_and_the_next_gro
     unhandled: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     results = await all_of(group, [row(str(number)) for number in range(6)], store)
-    assert {type(it) for it in results} == {type(error)}
+    assert {type(result) for result in results} == {type(error)}
     store.fails_with = None
     assert await group.store(row("later"))
     assert unhandled == []
@@ -173,8 +173,8 @@ async def test_a_cancelled_caller_does_not_affect_the_others():
     await asyncio.sleep(0)
     store.proceed.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(it) for it in results] == [asyncio.CancelledError, bool, bool, bool, asyncio.CancelledError]
-    assert "4" not in {it for group in store.groups for it in group}  # it was cancelled before it was executed
+    assert [type(result) for result in results] == [asyncio.CancelledError, bool, bool, bool, asyncio.CancelledError]
+    assert "4" not in {name for group in store.groups for name in group}  # it was cancelled before it was executed
 
 
 async def test_a_write_that_arrives_as_the_last_group_ends_is_still_executed():

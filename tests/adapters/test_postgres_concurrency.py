@@ -139,7 +139,7 @@ async def test_of_concurrent_different_requests_with_one_key_all_but_one_are_ref
         return_exceptions=True,
     )
     assert outcomes.count(None) == 1
-    assert [type(it) for it in outcomes if it is not None] == [IdempotencyConflict] * 11
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [IdempotencyConflict] * 11
     assert len(await logged(replicas[0])) == 1
 
 
@@ -190,11 +190,11 @@ async def test_concurrent_finalisations_of_an_asset_are_logged_once(replicas):
     claimed = await asyncio.gather(
         *(stores.media.claim(asset.asset_id, checksums[number % 2]) for number, stores in enumerate(replicas * 4))
     )
-    assert len({it.checksum for it in claimed if it is not None}) == 1
+    assert len({asset.checksum for asset in claimed if asset is not None}) == 1
     finalized = await asyncio.gather(
         *(stores.media.finalize(asset.asset_id, its_event(asset, number)) for number, stores in enumerate(replicas * 4))
     )
-    assert [it.state for it in finalized if it is not None] == [AssetState.FINALIZED] * 8
+    assert [asset.state for asset in finalized if asset is not None] == [AssetState.FINALIZED] * 8
     assert len(await logged(replicas[0])) == 1
 
 
@@ -204,12 +204,12 @@ async def test_an_asset_is_either_finalised_or_expired(replicas):
         await replicas[0].media.add(asset)
         await replicas[0].media.claim(asset.asset_id, "0" * 64)
     outcomes = await asyncio.gather(
-        *(replicas[number % 2].media.finalize(it.asset_id, its_event(it)) for number, it in enumerate(assets)),
+        *(replicas[number % 2].media.finalize(asset.asset_id, its_event(asset)) for number, asset in enumerate(assets)),
         *(replicas[number % 2].media.expire(START + timedelta(hours=1), 100) for number in range(6)),
     )
-    finalized = {it.asset_id for it in outcomes[:24] if it.state is AssetState.FINALIZED}
-    expired = {it.asset_id for it in chain.from_iterable(outcomes[24:]) if it.state is AssetState.EXPIRED}
-    assert finalized | expired == {it.asset_id for it in assets}
+    finalized = {asset.asset_id for asset in outcomes[:24] if asset.state is AssetState.FINALIZED}
+    expired = {asset.asset_id for asset in chain.from_iterable(outcomes[24:]) if asset.state is AssetState.EXPIRED}
+    assert finalized | expired == {asset.asset_id for asset in assets}
     assert not finalized & expired
     assert len(await logged(replicas[0])) == len(finalized)
 
@@ -222,7 +222,7 @@ async def test_one_relay_leases_at_a_time(replicas):
             for number, stores in enumerate(replicas * 6)
         )
     )
-    assert sum(it is not None for it in leased) == 1
+    assert sum(entries is not None for entries in leased) == 1
 
 
 async def test_a_relay_that_lost_its_lease_marks_and_requeues_nothing(replicas):

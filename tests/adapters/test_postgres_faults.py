@@ -81,14 +81,14 @@ async def test_acknowledged_writes_survive_kill_9(own_postgres_server: PostgresS
         await asyncio.to_thread(own_postgres_server.kill)
         async with asyncio.timeout(BOUND_SECONDS):
             endings = await asyncio.gather(*writers, return_exceptions=True)
-        assert [type(it) for it in endings] == [Unavailable] * 4
+        assert [type(ending) for ending in endings] == [Unavailable] * 4
         await refusal(create(stores, next(numbers)))
         await refusal(stores.database.ping())
         await asyncio.to_thread(own_postgres_server.start)
         await recovered(stores.database.ping)
         await recovered(lambda: create(stores, next(numbers)))
-        kept = {int(it.uri.rkey) async for it in stores.records.scan()}
-        logged = {int(it.event.event_id) for it in await stores.outbox.read(0, 10_000)}
+        kept = {int(record.uri.rkey) async for record in stores.records.scan()}
+        logged = {int(entry.event.event_id) for entry in await stores.outbox.read(0, 10_000)}
     assert set(acknowledged) <= kept
     assert kept == logged
 
@@ -110,8 +110,8 @@ async def test_a_paused_server_is_unavailable_until_it_resumes(own_postgres_serv
         await create(stores, 1)
         own_postgres_server.pause()
         refused = await asyncio.gather(*(refusal(create(stores, number)) for number in range(2, 10)))
-        assert {it.dependency for it in refused} == {"database"}
-        assert min(it.retry_after_seconds for it in refused) > 0
+        assert {error.dependency for error in refused} == {"database"}
+        assert min(error.retry_after_seconds for error in refused) > 0
         await refusal(stores.database.ping())
         await asyncio.to_thread(own_postgres_server.resume)
         await recovered(lambda: create(stores, 10))
@@ -188,7 +188,7 @@ async def test_retrying_a_write_whose_response_was_lost_returns_the_stored_reply
     again = a_record(2)
     await recovered(stores.database.ping)
     assert await stores.records.create(again, its_event(again), retryable) == b"reply"
-    assert [it.event for it in await stores.outbox.read(0, 10)] == [its_event(record)]
+    assert [entry.event for entry in await stores.outbox.read(0, 10)] == [its_event(record)]
 
 
 @pytest.fixture

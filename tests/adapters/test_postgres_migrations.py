@@ -20,8 +20,8 @@ from tests.servers import PostgresServer
 from tests.servers.process import free_port
 from tests.servers.proxy import FaultProxy
 
-SCRIPTS = sorted((files("cdv_adapters.database") / "migrations" / "postgres").iterdir(), key=lambda it: it.name)
-NAMES = [it.name.removesuffix(".sql") for it in SCRIPTS]
+SCRIPTS = sorted((files("cdv_adapters.database") / "migrations" / "postgres").iterdir(), key=lambda path: path.name)
+NAMES = [path.name.removesuffix(".sql") for path in SCRIPTS]
 
 
 def query(dsn: str, statement: str) -> list[tuple[object, ...]]:
@@ -176,11 +176,11 @@ async def test_a_server_that_hangs_after_login_is_unavailable(postgres_dsn: str,
     with FaultProxy(postgres_dsn) as proxy:
         require_safe_settings = postgres._require_safe_settings
 
-        async def silent_from_now_on(connection: object) -> None:
+        async def hang_after_login(connection: object) -> None:
             proxy.hang()
             await require_safe_settings(connection)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(postgres, "_require_safe_settings", silent_from_now_on)
+        monkeypatch.setattr(postgres, "_require_safe_settings", hang_after_login)
         async with asyncio.timeout(20):
             with pytest.raises(Unavailable):
                 await migrate(proxy.url)
@@ -196,7 +196,7 @@ async def test_waiting_for_another_migration_does_not_time_out(postgres_dsn: str
         assert await waiting == NAMES
 
 
-async def migrated_beside_a_dump(dsn: str, write: str) -> list[str]:
+async def migrate_during_a_dump(dsn: str, write: str) -> list[str]:
     """Migrate while a dump reads the op log; assert that a write succeeds meanwhile; return what was applied."""
     with psycopg.connect(dsn) as dump:
         dump.execute("SELECT FROM op_log")  # its transaction stays open, like that of pg_dump
@@ -215,7 +215,7 @@ async def test_a_migration_blocked_by_a_long_reader_does_not_block_writers(postg
     for script in reversed(SCRIPTS[adds_a_column:]):
         query(postgres_dsn, f"--{script.read_text(encoding='utf-8').partition('-- rollback:')[2]}")
     write = "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())"
-    assert await migrated_beside_a_dump(postgres_dsn, write) == NAMES[adds_a_column:]
+    assert await migrate_during_a_dump(postgres_dsn, write) == NAMES[adds_a_column:]
 
 
 async def test_locks_of_applied_migrations_are_released_while_the_next_one_waits(
@@ -226,4 +226,4 @@ async def test_locks_of_applied_migrations_are_released_while_the_next_one_waits
     more = [("one", "ALTER TABLE replies ADD COLUMN one integer"), ("two", "ALTER TABLE op_log ADD COLUMN two integer")]
     monkeypatch.setattr(postgres, "read_migrations", lambda _: [*known, *more])
     write = "INSERT INTO replies (did, key, fingerprint, reply, expires_at) VALUES ('d', 'k', '', '', now())"
-    assert await migrated_beside_a_dump(postgres_dsn, write) == ["one", "two"]
+    assert await migrate_during_a_dump(postgres_dsn, write) == ["one", "two"]

@@ -30,7 +30,7 @@ async def test_a_listing_that_times_out_does_not_fail_concurrent_ones(postgres_d
         first, slow, last = await asyncio.gather(*listings, return_exceptions=True)
 
     assert isinstance(slow, Unavailable)
-    assert [len(it.records) for it in (first, last) if isinstance(it, ListResult)] == [1, 1]
+    assert [len(page.records) for page in (first, last) if isinstance(page, ListResult)] == [1, 1]
 
 
 @pytest.mark.parametrize("large", [5, 100])

@@ -103,8 +103,8 @@ async def test_concurrent_writes_of_two_replicas_share_two_server_sessions(store
     retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     records = [a_record(number) for number in range(40)]
     async with open_postgres(pooled_dsn, BEHIND_POOLER) as replica:
-        plain = [stores.records.create(it, its_event(it)) for it in records[:20]]
-        keyed = [replica.records.create(it, its_event(it), retryable) for it in records[20:]]
+        plain = [stores.records.create(record, its_event(record)) for record in records[:20]]
+        keyed = [replica.records.create(record, its_event(record), retryable) for record in records[20:]]
         answers = await asyncio.gather(*plain, *keyed)
         assert answers[:20] == [None] * 20
         assert sorted(answers[20:], key=str) == [None] + [b"reply"] * 19
@@ -123,7 +123,7 @@ async def test_times_round_trip_in_another_database_time_zone(postgres_dsn: str,
             await stores.records.create(record, its_event(record))
         reads = [stores.records.list(ListQuery(ALICE, 10)) for _ in range(10)]
         for found in await asyncio.gather(*reads):
-            assert found.records == [record_json(as_stored(it)) for it in reversed(records)]
+            assert found.records == [record_json(as_stored(record)) for record in reversed(records)]
 
 
 async def test_a_service_configured_for_a_transaction_pooler_works_behind_pgbouncer(pooled_dsn: str, tmp_path: Path):

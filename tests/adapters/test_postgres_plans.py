@@ -55,8 +55,8 @@ PAGE_BLOCKS = 3 * PAGE
 MIDDLE, DEEP = later(30_000), Cursor(later(500), "0" * 23 + "500")
 LISTINGS = {
     "the newest": ListQuery(ALICE, PAGE),
-    "of someone with few": ListQuery(Did("did:plc:7"), PAGE),
-    "of nobody": ListQuery(Did("did:plc:none"), PAGE),
+    "of a creator with few records": ListQuery(Did("did:plc:7"), PAGE),
+    "of an unknown creator": ListQuery(Did("did:plc:none"), PAGE),
     "without the hidden": ListQuery(ALICE, PAGE, hidden=frozenset({FLAG})),
     "after a cursor": ListQuery(ALICE, PAGE, after=DEEP),
     "after a cursor, without the hidden": ListQuery(ALICE, PAGE, hidden=frozenset({FLAG}), after=DEEP),
@@ -65,9 +65,9 @@ LISTINGS = {
     "since and until": ListQuery(ALICE, PAGE, since=MIDDLE, until=later(30_010)),
     "since and until, after a cursor": ListQuery(ALICE, PAGE, since=START, until=MIDDLE, after=DEEP),
     "until before the cursor": ListQuery(ALICE, PAGE, until=later(400), after=DEEP),
-    "of nothing in between": ListQuery(ALICE, PAGE, since=later(99_999_999)),
+    "with an empty range": ListQuery(ALICE, PAGE, since=later(99_999_999)),
 }
-LISTINGS |= {f"{name}, in one collection": replace(it, collection=LIKE) for name, it in LISTINGS.items()}
+LISTINGS |= {f"{name}, in one collection": replace(listing, collection=LIKE) for name, listing in LISTINGS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def prepared_plan(database: psycopg.Connection, mode: str, query: str, parameter
     """Return the plan of the executed prepared query, from EXPLAIN (ANALYZE)."""
     names = list(parameters) if isinstance(parameters, dict) else [str(place) for place in range(len(parameters))]
     places = iter(names)
-    numbered = re.sub(r"%(?:\((\w+)\))?s", lambda it: f"${names.index(it[1] or next(places)) + 1}", query)
+    numbered = re.sub(r"%(?:\((\w+)\))?s", lambda match: f"${names.index(match[1] or next(places)) + 1}", query)
     values = list(parameters.values()) if isinstance(parameters, dict) else list(parameters)
     given = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, values))) if values else sql.SQL("")
     database.execute(f"SET plan_cache_mode = {mode}".encode())
@@ -137,11 +137,11 @@ OTHERS = {
     "find an asset": (media._FIND, ("0" * 24 + "10",)),
     "claim an asset": (media._CLAIM, ("0" * 64, "0" * 24 + "10")),
     "expire assets": (media._EXPIRE, (later(200), PAGE)),
-    "what waits to be published": (outbox._WAITING, (PAGE,)),
+    "unpublished entries": (outbox._WAITING, (PAGE,)),
     "read the op log": (outbox.read_query(""), (50_000, PAGE)),
     "read the events of records": (outbox.read_query("cdv.records."), (50_000, PAGE)),
     "read the events of media": (outbox.read_query("cdv.media."), (5_000, PAGE)),
-    "mark": (
+    "mark published": (
         outbox._MARK,
         {
             "owner": "relay",

@@ -104,7 +104,7 @@ def test_show_prints_the_document_byte_for_byte(capsysbinary: pytest.CaptureFixt
     ("arguments", "error"), [(["a.b.nothing"], CollectionUnknown), ([POST, "9.0.0"], SchemaVersionUnknown)]
 )
 def test_show_fails_for_an_unknown_collection_or_version(arguments: list[str], error: type[CdvError], tmp_path: Path):
-    with pytest.raises(error, match=arguments[-1]):  # the command line says it, as it does for every command
+    with pytest.raises(error, match=arguments[-1]):  # reported by the command line, like every error
         run("show", *arguments, specs_url=write(tmp_path, catalogue_of("1.0.0")))
 
 

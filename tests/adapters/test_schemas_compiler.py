@@ -33,7 +33,7 @@ def test_code_compiled_in_a_subprocess_validates_records():
     schema = build_catalogue(read_index(index), documents, codes=codes).collection(POST).versions["1.0.0"]
     assert schema.validator.code is codes[f"{POST}/1.0.0.json"]
     assert schema.violations({"a": 1}) == ()
-    assert [it.rule for it in schema.violations({"a": 1, "b": 2})] == ["maxProperties"]
+    assert [violation.rule for violation in schema.violations({"a": 1, "b": 2})] == ["maxProperties"]
 
 
 def test_a_refusal_in_the_subprocess_names_document_and_reason():
@@ -41,7 +41,7 @@ def test_a_refusal_in_the_subprocess_names_document_and_reason():
     documents[f"{POST}/1.1.0.json"] = b'{"format": "odd"}'
     with pytest.raises(CatalogueRefused) as refused:
         compile_in_subprocess(index, documents)
-    assert [str(it) for it in refused.value.problems] == [
+    assert [str(problem) for problem in refused.value.problems] == [
         f"{POST}/1.1.0.json: /format 'odd' is not a format that is enforced here"
     ]
 
@@ -52,7 +52,7 @@ def test_a_subprocess_over_its_time_limit_is_killed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(CompilerFailed, match="longer than"):
         compile_in_subprocess(*_parts("1.0.0"))
-    assert [it.poll() is not None for it in children] == [True]
+    assert [child.poll() is not None for child in children] == [True]
 
 
 def test_a_subprocess_is_killed_on_cancellation(monkeypatch: pytest.MonkeyPatch):
@@ -60,7 +60,7 @@ def test_a_subprocess_is_killed_on_cancellation(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(CompilerFailed, match="shutting down"):
         compile_in_subprocess(*_parts("1.0.0"), lambda: True)
-    assert [it.poll() is not None for it in children] == [True]
+    assert [child.poll() is not None for child in children] == [True]
 
 
 @pytest.mark.parametrize(

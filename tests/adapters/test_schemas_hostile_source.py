@@ -1,4 +1,4 @@
-"""A source that is slow, broken, hostile or gone: the last good catalogue stays, and everything is bounded."""
+"""A source that is slow, broken, hostile or unreachable: the last good catalogue stays; time and memory are bounded."""
 
 from __future__ import annotations
 

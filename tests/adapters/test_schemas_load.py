@@ -101,7 +101,7 @@ async def test_a_thousand_collections_load_in_25_cpu_seconds_without_delaying_wr
     # A waiting thread gets the GIL within the switch interval of 5 ms.
     assert beside < alone + 0.015
 
-    small, large = [min(await _timed_writes(it)) for it in (source, big)]
+    small, large = [min(await _timed_writes(catalogue)) for catalogue in (source, big)]
     print(f"a write: {small * 1e6:.0f} us with one collection, {large * 1e6:.0f} us with a thousand")
     assert large < small * 1.5
 

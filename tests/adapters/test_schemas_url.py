@@ -31,7 +31,7 @@ def catalogue_of(*versions: str, digests: bool = False, most: int = 10, **more: 
     listed: list[Any] = list(versions)
     if digests:
         sums = {path: hashlib.sha256(body).hexdigest() for path, body in documents.items()}
-        listed = [{"version": it, "sha256": sums[f"{POST}/{it}.json"]} for it in versions]
+        listed = [{"version": version, "sha256": sums[f"{POST}/{version}.json"]} for version in versions]
     index = index_bytes(entry(POST, listed, latest=versions[-1]), **more)
     return {"SPEC_INDEX.json": index, **documents}
 
@@ -108,7 +108,7 @@ async def test_a_changed_document_of_a_published_version_is_loaded_with_a_warnin
         await source.refresh()
     finally:
         logger.remove(sink)
-    assert [it.split(" has changed")[0] for it in warnings] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
+    assert [warning.split(" has changed")[0] for warning in warnings] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
     assert source.catalogue.collection(POST).versions["1.0.0"].violations({"a": 1, "b": 2}) == ()
 
 
@@ -370,7 +370,7 @@ async def test_a_catalogue_is_used_even_if_the_cache_cannot_be_written(tmp_path:
 async def test_writing_the_cache_leaves_no_temporary_files(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
     await UrlSchemas.at(url, tmp_path / "data").open()
-    assert [it.name for it in (tmp_path / "data").iterdir()] == ["catalogue.msgpack"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["catalogue.msgpack"]
 
 
 # URLs

@@ -42,7 +42,7 @@ async def test_created_files_have_owner_only_permissions_in_a_shared_directory(p
     path.parent.mkdir(mode=0o755)
     async with SqliteDatabase(path) as database:
         await create(database, 1)
-        modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in path.parent.iterdir()}
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert modes == {"vault.sqlite3": 0o600, "vault.sqlite3-wal": 0o600, "vault.sqlite3-shm": 0o600}
 
 
@@ -184,8 +184,8 @@ async def test_a_failed_migration_leaves_the_file_at_the_previous_version(path: 
     monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("whole", whole)])
 
     async with SqliteDatabase(path) as database:
-        rows = await database.read(lambda it: it.execute("SELECT done, too FROM half").fetchall())
-        versions = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
+        rows = await database.read(lambda connection: connection.execute("SELECT done, too FROM half").fetchall())
+        versions = await database.read(lambda connection: connection.execute("PRAGMA user_version").fetchone())
 
     assert (rows, versions) == ([], (len(scripts) + 1,))
 
@@ -208,7 +208,7 @@ async def test_a_file_of_earlier_code_is_migrated_and_keeps_its_data(path: Path,
     async with SqliteDatabase(path) as database:
         (entry,) = await SqliteOutbox(database).read(0, 10)
         await create(database, 1)
-        (version,) = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
+        (version,) = await database.read(lambda connection: connection.execute("PRAGMA user_version").fetchone())
 
     assert (entry.event.event_id, entry.event.envelope) == ("E", b"{}")
     assert (entry.event.traceparent, entry.published_at) == (None, None)

@@ -28,7 +28,7 @@ async def check(path: Path, acknowledged: set[int]) -> None:
         number: event for number, (_, event, _) in written.items()
     }
     assert len(events) == len(stored)
-    assert sorted(replies) == sorted((it.key, it.fingerprint, it.reply) for _, _, it in written.values())
+    assert sorted(replies) == sorted((reply.key, reply.fingerprint, reply.reply) for _, _, reply in written.values())
 
 
 def unread_messages(connection: Connection) -> Iterator[Any]:

@@ -37,7 +37,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
     await records.find(record.uri)
     await records.find_reply(ALICE, retryable.key, b"fingerprint", START)
     await records.purge_expired_replies(START, 10)
-    assert [it async for it in records.scan()] == [as_stored(record)]
+    assert [stored async for stored in records.scan()] == [as_stored(record)]
     for listing in listings():
         await records.list(listing)
     await media.add(asset)
@@ -66,7 +66,7 @@ def listings() -> Iterator[ListQuery]:
 def explain(connection: sqlite3.Connection, statements: set[str]) -> dict[str, str]:
     """Return SQLite's plan for each statement that has one."""
     queries = [it for it in statements if it.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
-    return {it: str([row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {it}")]) for it in queries}
+    return {query: str([row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]) for query in queries}
 
 
 async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):

@@ -34,7 +34,7 @@ def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def writer_held(database: SqliteDatabase) -> Iterator[None]:
+def writer_blocked(database: SqliteDatabase) -> Iterator[None]:
     """Block the writer's thread, so that the writes queued meanwhile are committed as one group."""
     release = threading.Event()
     database._writer.submit(release.wait)
@@ -44,9 +44,9 @@ def writer_held(database: SqliteDatabase) -> Iterator[None]:
         release.set()
 
 
-async def gathered(database: SqliteDatabase, *writes: Coroutine[Any, Any, Any]) -> list[Any]:
+async def execute_as_one_group(database: SqliteDatabase, *writes: Coroutine[Any, Any, Any]) -> list[Any]:
     """Execute the writes as one group; return the result or error of each."""
-    with writer_held(database):
+    with writer_blocked(database):
         tasks = [asyncio.create_task(write) for write in writes]
         await asyncio.sleep(0)
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -64,7 +64,7 @@ async def test_writes_that_arrive_together_share_one_commit(database: SqliteData
     statements: list[str] = []
     await database.write(lambda connection: connection.set_trace_callback(statements.append))
 
-    await gathered(database, *(create(database, number) for number in range(20)))
+    await execute_as_one_group(database, *(create(database, number) for number in range(20)))
 
     assert await stored_numbers(database) == list(range(20))
     # The first is that of the write that set the trace.
@@ -78,7 +78,7 @@ async def test_a_failed_write_does_not_affect_the_others_of_its_group(database: 
         connection.execute("DELETE FROM records")
         raise ZeroDivisionError
 
-    results = await gathered(
+    results = await execute_as_one_group(
         database,
         create(database, 2),
         create(database, 1),
@@ -87,7 +87,7 @@ async def test_a_failed_write_does_not_affect_the_others_of_its_group(database: 
         create(database, 4),
     )
 
-    assert [type(it) for it in results] == [type(None), IdTaken, type(None), ZeroDivisionError, type(None)]
+    assert [type(result) for result in results] == [type(None), IdTaken, type(None), ZeroDivisionError, type(None)]
     assert await stored_numbers(database) == [1, 2, 3, 4]
 
 
@@ -96,16 +96,18 @@ async def test_no_write_of_a_group_is_acknowledged_when_its_commit_fails(databas
         connection.execute("PRAGMA defer_foreign_keys = ON")
         connection.execute("INSERT INTO replies VALUES ('did:plc:nobody', 'key', x'', x'', 0)")
 
-    results = await gathered(database, create(database, 1), database.write(fail_at_commit), create(database, 2))
+    results = await execute_as_one_group(
+        database, create(database, 1), database.write(fail_at_commit), create(database, 2)
+    )
 
-    assert [type(it) for it in results] == [Unavailable] * 3
+    assert [type(result) for result in results] == [Unavailable] * 3
     assert await stored_numbers(database) == []
     await create(database, 1)
     assert await stored_numbers(database) == [1]
 
 
 async def test_a_write_cancelled_while_queued_is_not_executed(database: SqliteDatabase):
-    with writer_held(database):
+    with writer_blocked(database):
         task = asyncio.create_task(create(database, 1))
         await asyncio.sleep(0)
         task.cancel()
@@ -119,7 +121,7 @@ async def test_a_write_cancelled_while_queued_is_not_executed(database: SqliteDa
 async def test_closing_completes_accepted_writes(path: Path):
     database = SqliteDatabase(path)
     await database.open()
-    with writer_held(database):
+    with writer_blocked(database):
         tasks = [asyncio.create_task(create(database, number)) for number in range(20)]
         await asyncio.sleep(0)
         closing = asyncio.create_task(database.close())
@@ -152,10 +154,10 @@ async def test_a_full_disk_is_unavailable_and_corrupts_nothing(database: SqliteD
     await create(database, 0)
     await allow_pages(20)
 
-    results = await gathered(database, *(create(database, number, size=30_000) for number in range(1, 10)))
+    results = await execute_as_one_group(database, *(create(database, number, size=30_000) for number in range(1, 10)))
 
-    assert {type(it) for it in results} - {type(None)} == {Unavailable}
-    kept = [0, *(number for number, it in enumerate(results, 1) if it is None)]
+    assert {type(result) for result in results} - {type(None)} == {Unavailable}
+    kept = [0, *(number for number, result in enumerate(results, 1) if result is None)]
     assert await stored_numbers(database) == kept
     await allow_pages(10_000)
     await create(database, 20, size=30_000)

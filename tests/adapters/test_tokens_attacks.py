@@ -194,7 +194,7 @@ def rearranged_parts(table: dict[str, Attack]) -> None:
     table["JSON serialisation"] = Attack(
         json.dumps(dict(zip(("protected", "payload", "signature"), good, strict=True))), TokenMalformed
     )
-    table["the prefix too"] = Attack("Bearer " + token(), TokenMalformed)
+    table["with the Bearer prefix"] = Attack("Bearer " + token(), TokenMalformed)
 
 
 def signatures(table: dict[str, Attack]) -> None:

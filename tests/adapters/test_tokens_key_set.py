@@ -7,7 +7,7 @@ import pytest
 
 from cdv_adapters.tokens.key_set import read_key_set
 from cdv_core.errors import Unavailable
-from tests.adapters.issuers import SUBJECT, World, background_fetch_done, finished, run_ready_tasks, world
+from tests.adapters.issuers import SUBJECT, World, background_fetch_done, results_of, run_ready_tasks, world
 
 __all__ = ["world"]  # the fixture
 
@@ -38,7 +38,7 @@ async def test_keys_are_refreshed_in_the_background_before_they_expire(world: Wo
     world.issuer.keys = [world.b]
     world.issuer.gate.set()
     await background_fetch_done()
-    assert await finished(world.accepts(world.a), world.accepts(world.b)) == [False, True]
+    assert await results_of(world.accepts(world.a), world.accepts(world.b)) == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_a_cancelled_request_does_not_cancel_the_shared_fetch(world: World
     await run_ready_tasks()
 
     first.cancel()
-    await finished(first)
+    await results_of(first)
     world.issuer.gate.set()
 
     assert await second

@@ -4,7 +4,7 @@ import pytest
 
 from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
 from cdv_core.errors import Unavailable
-from tests.adapters.issuers import World, background_fetch_done, finished, run_ready_tasks, world
+from tests.adapters.issuers import World, background_fetch_done, results_of, run_ready_tasks, world
 
 __all__ = ["world"]  # the fixture
 
@@ -69,7 +69,7 @@ async def test_an_unknown_key_during_an_outage_is_refused_without_extra_fetches(
 async def test_without_cached_keys_requests_are_unavailable_and_fetches_are_rate_limited(world: World):
     world.issuer.down = True
     for tries in range(1, 4):
-        answers = await finished(*(world.accepts(world.a) for _ in range(50)))
+        answers = await results_of(*(world.accepts(world.a) for _ in range(50)))
         assert {type(answer) for answer in answers} == {Unavailable}
         world.now += 4
         with pytest.raises(Unavailable) as caught:

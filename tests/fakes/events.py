@@ -82,7 +82,7 @@ class FakeEventBus(MemoryEventBus):
     def roll_back(self, last_sequence: int, name: str = "RA_RECORDS") -> None:
         """Restore an older copy of the stream's files."""
         stream = self._streams[name]
-        kept = list(takewhile(lambda it: it.sequence <= last_sequence, stream.messages))
+        kept = list(takewhile(lambda message: message.sequence <= last_sequence, stream.messages))
         self._hold(stream, kept)
         stream.last_sequence = last_sequence
 
