@@ -95,7 +95,7 @@ class PostgresAccess:
 
 async def _postgres_access(settings: Settings, secrets: SecretReferences) -> PostgresAccess:
     """Resolve the DSN. The whole DSN may be a secret reference, and so may its password."""
-    from cdv_adapters.database.postgres import split_password
+    from cdv_adapters.dsn import split_password
 
     assert settings.db_dsn is not None, "called only with a DSN"  # noqa: S101
     dsn_or_reference = settings.db_dsn.get_secret_value()
@@ -323,7 +323,8 @@ async def reach_postgres(container: Container, *, upgrade: bool) -> list[str]:
         return await migrate(access.dsn, password=access.password, upgrade=upgrade)
     except Unavailable as error:
         remedy = "start it, or correct CDV_DB_DSN"
-        raise CannotStart(f"reach the {error.dependency}", str(error.__cause__ or error), remedy) from error
+        what = f"reach the {error.dependency.replace('_', ' ')}"
+        raise CannotStart(what, str(error.__cause__ or error), remedy) from error
     except InvalidField as error:
         raise CannotStart("read the secret", str(error), "correct CDV_DB_DSN or what it refers to") from error
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from cdv_adapters.settings import Settings
+from cdv_core.errors import DependencyName
 from cdv_core.ports.blobs import ServedBlobStore
 from cdv_core.ports.clock import Clock
 from cdv_core.ports.events import EventBus
@@ -20,7 +21,7 @@ from cdv_core.vault import Vault
 class Dependency:
     """Something the service depends on. `check` returns if it is available and raises a CdvError if it is not."""
 
-    name: Literal["database", "object_store", "events", "issuer", "schemas", "rate_limits"]
+    name: DependencyName
     critical: bool
     check: Callable[[], Awaitable[None]]
 
@@ -38,7 +39,7 @@ class BackgroundTask:
     interval_seconds: float
     run: Callable[[], Awaitable[object]]
     until_success: bool = False
-    prepares: Literal["object_store"] | None = None
+    prepares: DependencyName | None = None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -335,11 +335,17 @@ class ChecksumMismatch(CdvError):
 # Dependencies
 
 
+# As in readiness and in the metrics.
+DependencyName: TypeAlias = Literal[
+    "database", "object_store", "events", "issuer", "schemas", "rate_limits", "secret_source"
+]
+
+
 @dataclass(eq=False)
 class Unavailable(CdvError):
     """A dependency did not respond in time. `retry_after_seconds` becomes the Retry-After header."""
 
-    dependency: str
+    dependency: DependencyName
     retry_after_seconds: int = 1
     code = "CDV_UNAVAILABLE"
     message = "{dependency} is not available; try again later"

@@ -230,7 +230,7 @@ async def _problem(dependency: Dependency, settings: Settings) -> str | None:
         problem = " ".join(str(error.__cause__ or error).split())
         if "certificate verify failed" in problem.lower().replace("_", " "):
             return f"{problem} (set the trusted CA with {_CA_SETTINGS[dependency.name]})"
-        cause = error.dependency if isinstance(error, Unavailable) else dependency.name.replace("_", " ")
+        cause = error.dependency if isinstance(error, Unavailable) else dependency.name
         return f"{problem}; {doctor.remedy(settings, cause)}"
     return None
 

@@ -142,9 +142,9 @@ class SharedCounters:
             async with asyncio.timeout(_STORE_SECONDS):
                 answers = await self._storage.check()
         except Exception as error:
-            raise Unavailable("rate limit store") from error
+            raise Unavailable("rate_limits") from error
         if not answers:
-            raise Unavailable("rate limit store")
+            raise Unavailable("rate_limits")
 
     async def close(self) -> None:
         if isinstance(self._storage, RedisStorage) and isinstance(self._storage.bridge, RedispyBridge):

@@ -59,7 +59,7 @@ PLANTS = {
         ("conformance.http.planted", name)
         for name in ("cdv_core", "cdv_adapters", "cdv_http", "conformance.ports", "tests")
     ],
-    "psycopg and psycopg_pool only in cdv_adapters.*.postgres": [
+    "psycopg only in cdv_adapters.*.postgres and cdv_adapters.dsn": [
         ("cdv_adapters.records.planted", "psycopg"),
         ("cdv_http.planted", "psycopg_pool"),
     ],

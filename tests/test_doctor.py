@@ -206,12 +206,12 @@ class Production:
         key = local_issuer(read_settings(data_dir=folder, jwt_issuer=issuer.url, jwt_audience="cdv"))
         issuer.pages["/.well-known/jwks.json"] = json.dumps(key.jwks()).encode()
         self.token = secret(key.issue(Did("did:example:ada"), 3600, datetime.now(UTC)), "a token")
-        urls = {"database": dsn, "events": nats_url, "object store": bucket.endpoint, "issuer": issuer.url}
+        urls = {"database": dsn, "events": nats_url, "object_store": bucket.endpoint, "issuer": issuer.url}
         self.proxies = {name: FaultProxy(url) for name, url in urls.items()}
         self.settings = {
             "CDV_DB_DSN": self.proxies["database"].url,
             "CDV_NATS_URL": self.proxies["events"].url,
-            "CDV_S3_ENDPOINT": self.proxies["object store"].url,
+            "CDV_S3_ENDPOINT": self.proxies["object_store"].url,
             "CDV_S3_REGION": bucket.region,
             "CDV_S3_BUCKET": bucket.name,
             "CDV_S3_ACCESS_KEY": bucket.access_key,
@@ -266,7 +266,7 @@ def test_production_is_well_and_only_published_events_stay(cli: Cli, production:
 NAMED = {
     "database": ("open", "CDV_DB_DSN"),
     "events": ("event", "CDV_NATS_URL"),
-    "object store": ("prepare the bucket", "CDV_S3_ENDPOINT"),
+    "object_store": ("prepare the bucket", "CDV_S3_ENDPOINT"),
     "issuer": ("token", "CDV_JWKS_URL"),
 }
 
@@ -294,7 +294,7 @@ def test_what_is_down_is_named_with_its_setting_in_bounded_time(
     if dependency == "database":
         return
     assert "record" in steps(done.stdout, "ok")
-    assert ("content" in steps(done.stdout, "ok")) == (dependency != "object store")
+    assert ("content" in steps(done.stdout, "ok")) == (dependency != "object_store")
     assert set(production.left().values()) == {0}
 
 
@@ -306,11 +306,11 @@ async def test_an_asset_whose_bytes_cannot_be_removed_is_left_to_the_sweep(
     settings, did = read_settings(), Did(f"{DOCTOR_DID_PREFIX}1")
     async with open_service(settings) as service:
         upload = await service.vault.media.init_upload(did=did, mime_type="image/png", size=1)
-    production.proxies["object store"].cut()
+    production.proxies["object_store"].cut()
     with pytest.raises(Unavailable):
         await remove_doctor_data(settings, did, [upload.asset], [])
     assert production.left() == {**dict.fromkeys([*TABLES, "objects"], 0), "assets": 1, "accounts": 1}
-    production.proxies["object store"].heal()
+    production.proxies["object_store"].heal()
     await remove_doctor_data(settings, did, [upload.asset], [])
     assert set(production.left().values()) == {0}
 

@@ -127,7 +127,7 @@ class FilesystemBlobStore:
                 while left > 0:
                     chunk = await _in_thread(file.read, min(left, _CHUNK_BYTES))
                     if not chunk:
-                        raise Unavailable("object store")  # the file was deleted or truncated while being read
+                        raise Unavailable("object_store")  # the file was deleted or truncated while being read
                     left -= len(chunk)
                     yield chunk
             finally:
@@ -145,7 +145,7 @@ class FilesystemBlobStore:
             try:
                 self._tokens = UrlTokens(await _in_thread(self._make_ready), self._clock)
             except ValueError as error:  # the key file is damaged
-                raise Unavailable("object store") from error
+                raise Unavailable("object_store") from error
         return self._tokens
 
     # The methods below block. They are called in threads only.
@@ -254,7 +254,7 @@ async def _in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) ->
     try:
         return await to_thread.run_sync(lambda: work(*args, **kwargs))
     except OSError as error:
-        raise Unavailable("object store") from error
+        raise Unavailable("object_store") from error
 
 
 def _sync(file: IO[bytes]) -> None:

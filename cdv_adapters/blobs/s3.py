@@ -159,7 +159,7 @@ class S3BlobStore:
     async def check(self) -> None:
         """Return if the bucket exists and is reachable. Raises: Unavailable."""
         if not await self._call(self._time_limits.call_seconds, self._client.bucket_exists, self._bucket):
-            raise Unavailable("object store")
+            raise Unavailable("object_store")
 
     async def provision(self, allowed_origins: Sequence[str]) -> list[Provisioned]:
         """Create and configure the bucket; return the outcome of each feature.
@@ -241,7 +241,7 @@ class S3BlobStore:
                 # An executor, not anyio's threads: here a thread whose caller timed out still counts to the limit.
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except _FAILURES as error:
-            raise Unavailable("object store") from error
+            raise Unavailable("object_store") from error
 
     async def _fetch_keys(self) -> Credentials:
         if self._keys is None:
@@ -250,7 +250,7 @@ class S3BlobStore:
             keys = self._keys()
             return Credentials(*(await keys if inspect.isawaitable(keys) else keys))
         except (InvalidField, ValueError) as error:  # an invalid secret reference, or an empty key
-            raise Unavailable("object store") from error
+            raise Unavailable("object_store") from error
 
 
 def _pool(

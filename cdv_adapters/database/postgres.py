@@ -357,20 +357,6 @@ async def _scalar(connection: _Connection, query: str) -> Any:  # noqa: ANN401 -
     return await (await connection.execute(query)).fetchone()
 
 
-def split_password(dsn: str) -> tuple[str, str | None]:
-    """Return the connection string without its password, and the password, None if it has none.
-
-    Raises: CannotStart: the string cannot be parsed.
-    """
-    try:
-        parameters = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        # `from None`: the error quotes the part that it could not parse, which may be the password.
-        raise CannotStart("read the connection string", "it is not one", "correct CDV_DB_DSN") from None
-    password = parameters.pop("password", None)
-    return make_conninfo("", **parameters), None if password is None else str(password)
-
-
 def _conninfo(dsn: str, startup: str = "") -> str:
     """Return `dsn` with defaults for what it leaves out. Its own start-up options come last and so take precedence."""
     parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(dsn)}

@@ -144,7 +144,7 @@ class UrlSchemas:
     async def check(self) -> None:
         """Raises Unavailable: the last refresh did not succeed; its cause says why."""
         if self._state.outcome in {"failed", "refused"}:
-            raise Unavailable("schema source") from FetchFailed(self._state.reason)
+            raise Unavailable("schemas") from FetchFailed(self._state.reason)
 
     def _restore(self) -> None:
         kept = self._cache.read()

@@ -56,13 +56,13 @@ class KmsSecrets:
         try:
             response = self._client.decrypt(CiphertextBlob=ciphertext, EncryptionContext=self._context)
         except (BotoCoreError, ClientError) as error:
-            raise Unavailable("secret source") from error
+            raise Unavailable("secret_source") from error
         try:
             return str(response["Plaintext"].decode())
         except UnicodeDecodeError:
             pass
         # Raised outside the handler: the decoding error contains the secret's bytes.
-        raise Unavailable("secret source") from UnusableSecret("not UTF-8")
+        raise Unavailable("secret_source") from UnusableSecret("not UTF-8")
 
 
 def _client(attempts: int) -> Any:  # noqa: ANN401 - botocore creates its client classes at run time

@@ -26,7 +26,7 @@ class FileSecrets:
             # In a thread: the file may be on a network mount.
             return await anyio.to_thread.run_sync(_read, path)
         except (OSError, UnusableSecret) as error:
-            raise Unavailable("secret source") from error
+            raise Unavailable("secret_source") from error
 
 
 def _read(path: Path) -> str:

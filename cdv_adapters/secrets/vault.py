@@ -27,12 +27,14 @@ import stamina
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from cdv_adapters.http_pool import BodyRefused, http_pool, read_body
 from cdv_core.errors import InvalidField, Unavailable
 
 PREFIX: Final = "vault:"
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # Kubernetes mounts it there
 _REFERENCE: Final = re.compile(r"vault:(?P<mount>[^/#\s]+)/(?P<path>[^#\s]+)#(?P<field>[^#\s]+)")
-_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours
+_TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for the response head, then for each chunk of the body
+_BODY_SECONDS: Final = 3.0  # ours; after that, free the thread and the connection
 _CONCURRENCY: Final = 4  # ours: concurrent requests
 _RESPONSE_MAX_BYTES: Final = 1024 * 1024  # ours; Vault's own limit for a secret is about the same
 _RENEW_AT: Final = 0.8  # log in again after this share of a token's lifetime
@@ -92,7 +94,7 @@ class VaultSecrets:
         self._token = environ.get("VAULT_TOKEN", "")
         self._login = None if self._token else self._login_of(environ, service_account_token)
         self._namespace = {"X-Vault-Namespace": environ["VAULT_NAMESPACE"]} if environ.get("VAULT_NAMESPACE") else {}
-        self._pool = urllib3.PoolManager(maxsize=_CONCURRENCY, ssl_context=context, timeout=_TIMEOUT, retries=False)
+        self._pool = http_pool(maxsize=_CONCURRENCY, ssl_context=context, timeout=_TIMEOUT, retries=False)
         self._monotonic = monotonic
         self._log_in_at = -math.inf
         self._lock = threading.Lock()
@@ -129,10 +131,10 @@ class VaultSecrets:
                         self._read, match["mount"], match["path"], limiter=self._limiter
                     )
         except (HTTPError, OSError, VaultRefused) as error:
-            raise Unavailable("secret source") from error
+            raise Unavailable("secret_source") from error
         secret = fields.get(match["field"])
         if not isinstance(secret, str) or not secret:
-            raise Unavailable("secret source") from VaultRefused(
+            raise Unavailable("secret_source") from VaultRefused(
                 f"reading {reference}", reason="no such field, or no text in it"
             )
         return secret
@@ -174,10 +176,11 @@ class VaultSecrets:
             # Redirects are rejected like any other status: following one would send our token to another host.
             if response.status != 200:
                 raise VaultRefused(doing, response.status)
-            content = response.read(_RESPONSE_MAX_BYTES + 1)
-        if len(content) > _RESPONSE_MAX_BYTES:
-            raise VaultRefused(doing, reason=f"more than {_RESPONSE_MAX_BYTES} bytes")
-        return content
+            try:
+                deadline = time.monotonic() + _BODY_SECONDS
+                return read_body(response, max_bytes=_RESPONSE_MAX_BYTES, deadline=deadline)
+            except BodyRefused as error:
+                raise VaultRefused(doing, reason=str(error)) from error
 
 
 def _decoded(content: bytes, shape: type[_Shape], doing: str) -> _Shape:

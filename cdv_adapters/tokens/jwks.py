@@ -32,7 +32,7 @@ from urllib.parse import urljoin
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from cdv_adapters.http_pool import http_pool
+from cdv_adapters.http_pool import BodyRefused, http_pool, read_body
 from cdv_adapters.tokens.jwt import JwtVerifier
 from cdv_adapters.tokens.key_set import FetchedDocument, IssuerKeys, KeysNotFetched
 from cdv_core.errors import InvalidField
@@ -41,7 +41,6 @@ from cdv_core.ports.clock import Clock
 DOCUMENT_MAX_BYTES: Final = 256 * 1024  # ours: more than a thousand keys
 _TIMEOUT: Final = urllib3.Timeout(connect=2, read=3)  # ours; for the response head, then for each chunk of the body
 _TOTAL_SECONDS: Final = 5.0  # ours: as long as IssuerKeys waits; after that, free the thread and the connection
-_CHUNK_BYTES: Final = 64 * 1024
 _REDIRECTS_MAX: Final = 3
 _MAX_AGE: Final = re.compile(r"(?:^|,)\s*max-age\s*=\s*\"?(\d{1,9})\"?\s*(?:,|$)", re.ASCII | re.IGNORECASE)
 _NO_CACHE: Final = re.compile(r"(?:^|,)\s*no-(?:store|cache)\s*(?:,|$)", re.IGNORECASE)
@@ -88,7 +87,9 @@ class JwksUrl:
                     return self._same_origin(urljoin(url, location))
                 if response.status != 200:
                     raise KeysNotFetched(f"status {response.status}")
-                body = _read(response, deadline)
+                body = read_body(response, max_bytes=DOCUMENT_MAX_BYTES, deadline=deadline)
+        except BodyRefused as error:
+            raise KeysNotFetched(str(error)) from error
         except (HTTPError, ValueError) as error:  # ValueError: from urljoin, for an invalid URL
             raise KeysNotFetched(f"{type(error).__name__}: {error}") from error
         return FetchedDocument(body, max_age_seconds(response.headers.get("Cache-Control", "")))
@@ -99,19 +100,6 @@ class JwksUrl:
         if (ours.scheme, ours.host, ports[0]) != (theirs.scheme, theirs.host, ports[1]):
             raise KeysNotFetched("redirected to another origin")
         return url
-
-
-def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """Return the body. Raises KeysNotFetched: it is too large, or took too long."""
-    body = bytearray()
-    # read1 returns what has arrived instead of waiting for a whole chunk, so that the deadline is checked often.
-    while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
-        body += chunk
-        if len(body) > DOCUMENT_MAX_BYTES:
-            raise KeysNotFetched(f"more than {DOCUMENT_MAX_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise KeysNotFetched("too slow")
-    return bytes(body)
 
 
 def max_age_seconds(cache_control: str) -> int | None:

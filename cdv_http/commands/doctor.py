@@ -152,7 +152,7 @@ async def _examine_opened(settings: Settings, report: _Report, did: Did, token: 
         await report.step("token", lambda: _verify(service, token), depends_on="issuer")
         bucket = [task for task in service.background_tasks if task.prepares == "object_store"]
         for task in bucket:
-            await report.step(task.name, task.run, depends_on="object store")
+            await report.step(task.name, task.run, depends_on="object_store")
         before = await report.step("op log", lambda: end_of_log(service.outbox), depends_on="database")
         if before is None:
             return
@@ -191,17 +191,17 @@ async def _examine_media(report: _Report, vault: ExaminedVault, settings: Settin
     png = "image/png" in settings.allowed_mime_types
     mime_type, content = ("image/png", _PIXEL) if png else (settings.allowed_mime_types[0], b"cdv doctor")
     ticket = await report.step(
-        "upload init", lambda: vault.announce(mime_type, len(content)), depends_on="object store"
+        "upload init", lambda: vault.announce(mime_type, len(content)), depends_on="object_store"
     )
     if ticket is None:
         return
     asset_id, url = ticket
-    await report.step("upload", lambda: vault.upload(url, content), depends_on="object store")
+    await report.step("upload", lambda: vault.upload(url, content), depends_on="object_store")
     if "upload" in report.done:
         sha256 = hashlib.sha256(content).hexdigest()
-        await report.step("finalize", lambda: vault.finalize(asset_id, sha256), depends_on="object store")
+        await report.step("finalize", lambda: vault.finalize(asset_id, sha256), depends_on="object_store")
     if "finalize" in report.done:
-        read = await report.step("content", lambda: vault.content(asset_id), depends_on="object store")
+        read = await report.step("content", lambda: vault.content(asset_id), depends_on="object_store")
         report.check("content", read in {None, content}, "the bytes are not those that were uploaded")
 
 
@@ -316,7 +316,7 @@ def remedy(settings: Settings, dependency: str) -> str:
     embedded = "CDV_DATA_DIR: let this user read and write there, and check that the disk is not full"
     if dependency == "database":
         return embedded if settings.db_dsn is None else "CDV_DB_DSN: start Postgres, or correct its address or role"
-    if dependency == "object store":
+    if dependency == "object_store":
         return (
             embedded
             if settings.s3_endpoint is None
@@ -326,8 +326,8 @@ def remedy(settings: Settings, dependency: str) -> str:
         "events": "CDV_NATS_URL: start NATS, or correct its address or CDV_NATS_CREDS",
         "issuer": "CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer, or correct its address",
         "token": "--token-file: use a valid token of CDV_JWT_ISSUER for CDV_JWT_AUDIENCE",
-        "schema source": "CDV_SPECS_URL: correct the address",
-        "rate limit store": "CDV_RATE_LIMIT_STORAGE: start the store, or correct its address",
-        "secret source": "correct the reference in the setting: see docs/configuration.md on secrets",
+        "schemas": "CDV_SPECS_URL: correct the address",
+        "rate_limits": "CDV_RATE_LIMIT_STORAGE: start the store, or correct its address",
+        "secret_source": "correct the reference in the setting: see docs/configuration.md on secrets",
         "service": "--url: check that a vault is served there, and that it trusts the token's issuer",
     }.get(dependency, "see the message")

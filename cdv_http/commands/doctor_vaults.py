@@ -15,7 +15,6 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Opene
 from cdv_adapters.service import Service
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import Asset
-from cdv_core.errors import Unavailable
 
 COLLECTION: Final = "com.registryaccord.profile"
 RECORD: Final = {"displayName": "cdv doctor"}
@@ -24,7 +23,7 @@ _RESPONSE_MAX_BYTES: Final = 1024 * 1024
 
 
 class UnexpectedResponse(Exception):
-    """A dependency responded, but not as expected. `dependency`: which one, if known."""
+    """A dependency did not respond as expected, or not at all. `dependency`: which one, if known."""
 
     def __init__(self, reason: str, dependency: str | None = None) -> None:
         super().__init__(reason)
@@ -80,7 +79,7 @@ class OpenedVault:
 
     async def upload(self, url: str, content: bytes) -> None:
         if self._service.served_blobs is None:
-            await self._http.expect("PUT", url, content, dependency="object store")
+            await self._http.expect("PUT", url, content, dependency="object_store")
         else:
             await self._service.served_blobs.receive(url.rpartition("/")[2], _whole(content))
 
@@ -90,7 +89,7 @@ class OpenedVault:
     async def content(self, asset_id: str) -> bytes:
         url = await self._vault.media.content_url(asset_id)
         if self._service.served_blobs is None:
-            return (await self._http.expect("GET", url, dependency="object store"))[1]
+            return (await self._http.expect("GET", url, dependency="object_store"))[1]
         blob = await self._service.served_blobs.open(url.rpartition("/")[2])
         return b"".join([chunk async for chunk in blob.chunks()])
 
@@ -122,7 +121,7 @@ class ServedVault:
         return ticket["assetId"], ticket["uploadUrl"]
 
     async def upload(self, url: str, content: bytes) -> None:
-        await self._http.expect("PUT", urljoin(self._base, url), content, dependency="object store")
+        await self._http.expect("PUT", urljoin(self._base, url), content, dependency="object_store")
 
     async def finalize(self, asset_id: str, sha256: str) -> None:
         asset = await self._call("POST", "/v1/media/finalize", {"assetId": asset_id, "sha256": sha256})
@@ -134,7 +133,7 @@ class ServedVault:
         if location is None:
             return content
         # Without our token: the URL is signed, and the store must not see the token.
-        return (await self._http.expect("GET", urljoin(url, location), dependency="object store"))[1]
+        return (await self._http.expect("GET", urljoin(url, location), dependency="object_store"))[1]
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         encoded = None if body is None else json.dumps(body).encode()
@@ -172,13 +171,13 @@ class HttpClient:
     ) -> tuple[str | None, bytes]:
         """Return the response's Location, if it is a redirect, and its content.
 
-        Raises: UnexpectedResponse: an error response. Unavailable: `dependency` did not respond.
+        Raises: UnexpectedResponse: an error response, or none.
         """
         request = Request(url, body, dict(headers or {}), method=method)  # noqa: S310 - settings and signed URLs
         try:
             status, location, content = await asyncio.to_thread(self._send, request)
         except OSError as error:
-            raise Unavailable(dependency) from error
+            raise UnexpectedResponse(str(error), dependency) from error
         if status >= 400:
             raise _error_of(status, content, dependency)
         return location, content

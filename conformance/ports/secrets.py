@@ -73,7 +73,7 @@ class SecretSourceContract:
         with pytest.raises(Unavailable) as caught:
             await rig.source.get(rig.absent)
 
-        assert caught.value.dependency == "secret source"
+        assert caught.value.dependency == "secret_source"
         assert str(caught.value.__cause__)
 
     async def test_a_malformed_or_foreign_reference_is_refused(self, rig: Rig):

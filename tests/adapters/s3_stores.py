@@ -79,7 +79,7 @@ async def unavailable(work: Awaitable[object]) -> BaseException:
     """Assert that the work raises Unavailable within the deadline; return the cause."""
     with anyio.fail_after(DEADLINE_SECONDS), pytest.raises(Unavailable) as raised:
         await work
-    assert raised.value.dependency == "object store"
+    assert raised.value.dependency == "object_store"
     assert raised.value.__cause__ is not None
     return raised.value.__cause__
 

@@ -60,7 +60,7 @@ async def test_an_until_success_task_is_retried_until_it_succeeds_and_then_not_r
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise Unavailable("object store")
+            raise Unavailable("object_store")
 
     other = asyncio.Event()
 

@@ -292,13 +292,13 @@ async def test_a_secret_source_outage_is_unavailable_only_before_the_first_read(
 
     def keys() -> tuple[str, str]:
         if down[0]:
-            raise Unavailable("secrets")
+            raise Unavailable("secret_source")
         return "access", "secret"
 
     with scripted_store(lambda _: Answer(200), keys=keys, time_limits=S3TimeLimits(keys_seconds=0.0)) as (store, _):
         with pytest.raises(Unavailable) as raised:
             await store.check()
-        assert raised.value.dependency == "secrets"
+        assert raised.value.dependency == "secret_source"
 
         down[0] = False
         await store.check()

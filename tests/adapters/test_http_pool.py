@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import stamina
 import urllib3
 
 from cdv_adapters.schemas.specs_url import FetchFailed, HttpValidators, SpecsUrl
+from cdv_adapters.secrets import vault
+from cdv_adapters.secrets.vault import VaultSecrets
 from cdv_adapters.tokens import jwks
 from cdv_adapters.tokens.jwks import JwksUrl
 from cdv_adapters.tokens.key_set import KeysNotFetched
+from cdv_core.errors import Unavailable
 from tests.adapters.certificates import tls_server_context
 
 TIMEOUT = urllib3.Timeout(connect=10, read=0.3)
@@ -72,6 +77,17 @@ def test_a_trickling_jwks_response_head_times_out_and_the_server_is_disconnected
         with pytest.raises(KeysNotFetched, match="Read timed out"):
             JwksUrl(server.url, ca_file=ca)()
         assert server.hung_up.wait(10)
+
+
+async def test_a_trickling_vault_response_head_times_out_and_the_server_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(vault, "_TIMEOUT", TIMEOUT)
+    with trickling_server(None) as server, stamina.set_testing(True, attempts=1):
+        with pytest.raises(Unavailable) as caught:
+            await VaultSecrets({"VAULT_ADDR": server.url, "VAULT_TOKEN": "hvs.root"}).get("vault:kv/cdv#password")
+        assert "Read timed out" in str(caught.value.__cause__)
+        assert await asyncio.to_thread(server.hung_up.wait, 10)
 
 
 def test_a_trickling_catalogue_response_head_times_out_and_the_server_is_disconnected():

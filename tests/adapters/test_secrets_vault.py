@@ -1,5 +1,6 @@
 """Vault: logins, retries, refusals, and secrets that are never shown."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -348,3 +349,20 @@ async def test_no_credential_or_secret_is_logged_or_shown_in_errors(
 
     for secret in ("hunter2", "hvs.", "secret-id-1234", "role-1234"):
         assert secret not in everything
+
+
+async def test_a_vault_whose_body_trickles_in_is_disconnected(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vault_module, "_BODY_SECONDS", 0.1)
+    release = threading.Event()
+
+    def trickle() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b" "
+            release.wait(0.02)
+
+    with ScriptedServer(lambda _: Answer(200, trickle(), {"Content-Length": "1000"})) as server:
+        try:
+            assert str(await refusal(to(server, {"VAULT_TOKEN": "hvs.root"}))) == "reading kv/cdv/db: too slow"
+            assert await asyncio.to_thread(server.hung_up.wait, 10)
+        finally:
+            release.set()

@@ -141,6 +141,29 @@ def test_unsupported_addresses_are_reported_together(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "garbage",
+        "postgresql://cdv:hunter2@db:port/cdv",
+        "postgresql://cdv:hunter2@db:99999/cdv",
+        "postgresql://cdv:hunter2@a:5432,b:0/cdv",
+        "postgresql://cdv:hunter2@db/cdv?colour=red",
+        "host=db password='hunter2",
+    ],
+)
+def test_a_connection_string_that_libpq_rejects_is_reported_with_the_other_problems(monkeypatch, dsn):
+    environment(monkeypatch, CDV_DB_DSN=dsn, CDV_READ_AUTH="none")
+    assert [problem.partition(":")[0] for problem in problems()] == ["CDV_DB_DSN", "CDV_READ_AUTH"]
+    assert "hunter2" not in str(problems())
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://", "postgresql://a:5432,b/cdv", "host=a,b port=5432,5433", "dbname=cdv"])
+def test_a_connection_string_may_name_several_hosts_or_none(monkeypatch, dsn):
+    environment(monkeypatch, CDV_DB_DSN=dsn)
+    assert read_settings().db_dsn is not None
+
+
 def test_outside_dev_each_production_setting_is_required(monkeypatch):
     for env in ("staging", "prod"):
         environment(monkeypatch, **PRODUCTION | {"CDV_ENV": env})

@@ -1,1 +1,1 @@
-"""The service under load while it, or what it depends on, is killed, hung or cut off; then an audit of its promises."""
+"""The service under load while it or a dependency is killed, hung or cut off; then an audit of acknowledged writes."""

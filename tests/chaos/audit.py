@@ -1,4 +1,4 @@
-"""What must be true after any disaster, read from the database and the stream themselves."""
+"""What must hold after any disaster, checked in the database and in the stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import nats
 import psycopg
 from nats.aio.msg import Msg
 
-from tests.chaos.writers import Promises
+from tests.chaos.writers import Outcomes
 
 _DRAIN_SECONDS = 60.0
 
@@ -29,29 +29,29 @@ class Findings:
 
 
 async def audit(
-    dsn: str, nats_url: str, base_url: str, promises: Promises, heard: list[tuple[str, str]] | None = None
+    dsn: str, nats_url: str, base_url: str, outcomes: Outcomes, delivered: list[tuple[str, str]] | None = None
 ) -> Findings:
-    """Check every promise; return what there was. Fails on the first that is broken.
+    """Check every acknowledged write; return the counts. Fails on the first violation.
 
-    `heard`: (event id, DID) of every message that was published, whatever became of it, where the stream's own order
-    is none, for it was purged.
+    `delivered`: (event id, DID) of every message as a subscriber received it; needed where the stream was purged and
+    its own order is lost.
     """
-    assert promises.unexpected == []
+    assert outcomes.unexpected == []
     records, op_log, keys = await _database(dsn)
-    for did, kept in promises.records.items():
+    for did, kept in outcomes.records.items():
         lost = kept.keys() - records[did].keys()
         assert not lost, f"{len(lost)} acknowledged records of {did} are gone"
         assert all(records[did][uri] == cid for uri, cid in kept.items()), "a stored CID is not the acknowledged one"
     stored = {uri for each in records.values() for uri in each}
-    told = [uri for _, uri, _ in op_log]
-    assert len(told) == len(set(told)), "a record has two events in the op log"
-    assert set(told) == stored, "a write is there by half: record without event, or event without record"
+    event_uris = [uri for _, uri, _ in op_log]
+    assert len(event_uris) == len(set(event_uris)), "a record has two events in the op log"
+    assert set(event_uris) == stored, "a write is there by half: record without event, or event without record"
     assert keys == len(stored), "a write is there by half: record without its key"
     await _drained(dsn)
     published = await _published(nats_url)
-    _compare_events(op_log, published, published if heard is None else list(dict.fromkeys(heard)))
+    _compare_events(op_log, published, published if delivered is None else list(dict.fromkeys(delivered)))
     await _listing_agrees(base_url, records)
-    return Findings(promises.acknowledged, len(stored), len(op_log), len(published))
+    return Findings(outcomes.acknowledged, len(stored), len(op_log), len(published))
 
 
 async def _database(dsn: str) -> tuple[dict[str, dict[str, str]], list[tuple[str, str, str]], int]:
@@ -96,8 +96,8 @@ async def _published(nats_url: str) -> list[tuple[str, str]]:
 def event_of(message: Msg) -> tuple[str, str]:
     """Return (event id, DID).
 
-    What was published again after a loss has the id of its event and then its place, as the stream still remembers
-    the id itself (docs/adr/004-op-log-is-the-outbox.md).
+    After a loss an event is published again with its id and a position, since the stream still remembers the id alone
+    (docs/adr/004-op-log-is-the-outbox.md).
     """
     return (message.headers or {})["Nats-Msg-Id"].partition(".")[0], json.loads(message.data)["payload"]["did"]
 
@@ -120,13 +120,13 @@ def _compare_events(
 async def _listing_agrees(base_url: str, records: dict[str, dict[str, str]]) -> None:
     """Walk one DID's pages: every record exactly once."""
     did = max(records, key=lambda each: len(records[each]))
-    seen: list[str] = []
+    listed: list[str] = []
     parameters = {"did": did, "limit": "100"}
     async with httpx.AsyncClient(base_url=base_url, timeout=10) as client:
         while True:
             page = (await client.get("/v1/repo/listRecords", params=parameters)).json()["data"]
-            seen += [record["uri"] for record in page["records"]]
+            listed += [record["uri"] for record in page["records"]]
             if "nextCursor" not in page:
                 break
             parameters["cursor"] = page["nextCursor"]
-    assert sorted(seen) == sorted(records[did])
+    assert sorted(listed) == sorted(records[did])

@@ -1,4 +1,4 @@
-"""A replica of the service, as a process of its own, to be killed and started again."""
+"""A replica of the service in a separate process, which can be killed and started again."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SERVE = "from cdv_http.cli import main; main()"
 
 
 class Replica:
-    """`cdv serve` with the given settings; its port outlives it. Its log is kept in `folder`.
+    """`cdv serve` with the given settings. Its port stays the same when it is restarted; its log is in `folder`.
 
-    `program`: Python that runs the command, for who wants it run otherwise.
+    `program`: the Python code that runs the command.
     """
 
     def __init__(self, folder: Path, settings: dict[str, str], name: str = "replica", program: str = SERVE) -> None:
@@ -38,7 +38,7 @@ class Replica:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            # A session of its own, so that a kill reaches the workers as the machine's power would.
+            # In a new session, so that a kill reaches the workers too, as a power cut would.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", self._program, "serve"],
                 env=self._environment,
@@ -63,18 +63,18 @@ class Replica:
 
     @property
     def pid(self) -> int:
-        """Of the command; its workers are children of that."""
+        """The process id of the command; its workers are its children."""
         assert self._process is not None
         return self._process.pid
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill all its processes at once, as a power cut would."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> int:
-        """Ask it to end; return its exit code."""
+        """Terminate it; return its exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(timeout=40)
@@ -90,6 +90,6 @@ class Replica:
         self.end()
 
     def end(self) -> None:
-        """End it if it has not ended."""
+        """Kill it if it is still running."""
         if self._process is not None and self._process.poll() is None:
             self.kill()

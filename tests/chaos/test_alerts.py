@@ -1,6 +1,6 @@
-"""One failure of each dependency, under load, with a Prometheus that watches: its alert begins, and ends afterwards.
+"""One failure of each dependency, under load and scraped by Prometheus: its alert becomes active and is resolved.
 
-How long each must last before anybody is called is promtool's to try (tests/deploy/test_monitoring.py).
+How long a failure must last before it pages is tested with promtool (tests/deploy/test_monitoring.py).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not in
 
 
 @contextmanager
-def watching(stack: Stack, folder: Path) -> Iterator[Callable[[], set[str]]]:
-    """Give what returns the names of the alerts whose condition holds."""
+def prometheus_alerts(stack: Stack, folder: Path) -> Iterator[Callable[[], set[str]]]:
+    """Yield a function which returns the names of the alerts that are active."""
     config, port = folder / "prometheus.yaml", free_port()
     config.write_text(CONFIG.format(rules=RULES, target=stack.replica.url.removeprefix("http://")), encoding="utf-8")
     command = [
@@ -49,7 +49,7 @@ def watching(stack: Stack, folder: Path) -> Iterator[Callable[[], set[str]]]:
         with suppress(httpx.TransportError):
             answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/alerts", timeout=5)
             if answer.status_code == 200:  # or it is still starting
-                return {it["labels"]["alertname"] for it in answer.json()["data"]["alerts"]}
+                return {alert["labels"]["alertname"] for alert in answer.json()["data"]["alerts"]}
         return {"Prometheus is not there"}
 
     try:
@@ -61,7 +61,7 @@ def watching(stack: Stack, folder: Path) -> Iterator[Callable[[], set[str]]]:
 
 @contextmanager
 def load(stack: Stack) -> Iterator[None]:
-    """Write and read while the block runs, whatever comes of it."""
+    """Write and read while the block runs, whatever the responses."""
     ended = threading.Event()
 
     def work() -> None:
@@ -81,58 +81,58 @@ def load(stack: Stack) -> Iterator[None]:
             worker.join()
 
 
-def begun_again(stack: Stack) -> None:
-    """Restart the service: it asks issuer and schema source at its start, and then not for minutes."""
+def restart(stack: Stack) -> None:
+    """Restart the service, since it contacts issuer and schema source at its start and then not for minutes."""
     stack.replica.kill()
     stack.replica.start()
     stack.replica.wait_until_ready()
 
 
-def until(what: Callable[[], bool], alerts: Callable[[], set[str]]) -> None:
+def until(condition: Callable[[], bool], alerts: Callable[[], set[str]]) -> None:
     deadline = time.monotonic() + SECONDS
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline, alerts()
         time.sleep(0.2)
 
 
-def then_begun_again(step: Callable[[Stack], None]) -> Callable[[Stack], None]:
+def with_restart(step: Callable[[Stack], None]) -> Callable[[Stack], None]:
     def steps(stack: Stack) -> None:
         step(stack)
-        begun_again(stack)
+        restart(stack)
 
     return steps
 
 
 @pytest.mark.parametrize(
-    ("alert", "fail", "mend"),
+    ("alert", "fail", "repair"),
     [
-        pytest.param(alert, fail, mend, id=alert)
-        for alert, fail, mend in (
-            ("CdvDatabaseDown", lambda it: it.postgres.kill(), lambda it: it.postgres.start()),
-            ("CdvBrokerDown", lambda it: it.nats.kill(), lambda it: it.nats.start()),
-            ("CdvObjectStoreDown", lambda it: it.s3.kill(), lambda it: it.s3.start()),
+        pytest.param(alert, fail, repair, id=alert)
+        for alert, fail, repair in (
+            ("CdvDatabaseDown", lambda stack: stack.postgres.kill(), lambda stack: stack.postgres.start()),
+            ("CdvBrokerDown", lambda stack: stack.nats.kill(), lambda stack: stack.nats.start()),
+            ("CdvObjectStoreDown", lambda stack: stack.s3.kill(), lambda stack: stack.s3.start()),
             (
                 "CdvIssuerFailing",
-                then_begun_again(lambda it: it.issuer.stop()),
-                then_begun_again(lambda it: it.issuer.start()),
+                with_restart(lambda stack: stack.issuer.stop()),
+                with_restart(lambda stack: stack.issuer.start()),
             ),
             (
                 "CdvCatalogueStale",
-                then_begun_again(lambda it: it.specs.stop()),
-                then_begun_again(lambda it: it.specs.start()),
+                with_restart(lambda stack: stack.specs.stop()),
+                with_restart(lambda stack: stack.specs.start()),
             ),
-            ("CdvSilent", lambda it: it.replica.kill(), begun_again),
+            ("CdvSilent", lambda stack: stack.replica.kill(), restart),
         )
     ],
 )
-def test_a_failure_begins_its_alert_and_its_end_ends_it(
-    stack: Stack, tmp_path: Path, alert: str, fail: Callable[[Stack], object], mend: Callable[[Stack], object]
+def test_a_failure_raises_its_alert_and_its_repair_resolves_it(
+    stack: Stack, tmp_path: Path, alert: str, fail: Callable[[Stack], object], repair: Callable[[Stack], object]
 ) -> None:
-    with watching(stack, tmp_path) as alerts, load(stack):
+    with prometheus_alerts(stack, tmp_path) as alerts, load(stack):
         until(lambda: not alerts() & {alert, "Prometheus is not there"}, alerts)
         fail(stack)
         try:
             until(lambda: alert in alerts(), alerts)
         finally:
-            mend(stack)
+            repair(stack)
         until(lambda: alert not in alerts(), alerts)

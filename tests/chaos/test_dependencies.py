@@ -1,4 +1,4 @@
-"""What depends on what: the domain's table, line by line, with real servers that really go away and come back."""
+"""Dependency failures: each row of the contract's table, with real servers that stop and start again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UP = {"database": True, "object_store": True, "issuer": True, "events": True, "s
 
 
 class Stack:
-    """The service with every production adapter, and what it depends on."""
+    """The service with every production adapter, and its dependencies."""
 
     def __init__(
         self, folder: Path, postgres: PostgresServer, nats: NatsServer, s3: S3Server, issuer: WebPages, specs: WebPages
@@ -64,34 +64,34 @@ class Stack:
     def read(self) -> httpx.Response:
         return self.http.get("/v1/repo/listRecords", params={"did": DID})
 
-    def announce(self) -> httpx.Response:
+    def init_upload(self) -> httpx.Response:
         return self.http.post("/v1/media/uploadInit", json={"did": DID, "mimeType": "image/png", "size": len(PNG)})
 
     def finalize(self, asset_id: str) -> httpx.Response:
         return self.http.post("/v1/media/finalize", json={"assetId": asset_id, "sha256": HASH})
 
     def uploaded(self) -> str:
-        """Return an asset whose bytes are there."""
-        ticket = self.announce().json()["data"]
+        """Return the id of an asset whose bytes have been uploaded."""
+        ticket = self.init_upload().json()["data"]
         httpx.put(ticket["uploadUrl"], content=PNG, timeout=30).raise_for_status()
         asset_id: str = ticket["assetId"]
         return asset_id
 
     def media(self) -> int:
-        """Return the status that a whole upload comes to."""
-        announced = self.announce()
+        """Return the status with which a whole upload ends."""
+        announced = self.init_upload()
         if announced.status_code != 200:
             return announced.status_code
         ticket = announced.json()["data"]
-        with suppress(httpx.TransportError):  # the client's own way to the object store is down too
+        with suppress(httpx.TransportError):  # the client cannot reach the object store either
             httpx.put(ticket["uploadUrl"], content=PNG, timeout=30).raise_for_status()
         return self.finalize(ticket["assetId"]).status_code
 
     def readiness(self) -> tuple[int, str, dict[str, bool]]:
         answer = self.http.get("/readyz")
         body = answer.json()
-        said: dict[str, Any] = body["data"] if answer.status_code == 200 else body["error"]["details"]
-        return answer.status_code, said["status"], {each["name"]: each["up"] for each in said["dependencies"]}
+        data: dict[str, Any] = body["data"] if answer.status_code == 200 else body["error"]["details"]
+        return answer.status_code, data["status"], {each["name"]: each["up"] for each in data["dependencies"]}
 
     def wait_for(self, expected: tuple[int, str, dict[str, bool]], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
@@ -102,7 +102,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One stack for all: each test leaves everything up again."""
+    """One stack for all tests: each test restarts what it stopped."""
     with ExitStack() as opened:
         try:
             postgres = opened.enter_context(own(PostgresServer))
@@ -129,10 +129,10 @@ def _catalogue() -> dict[str, bytes]:
     return pages
 
 
-def test_without_the_database_nothing_is_served_and_it_is_not_ready(stack: Stack) -> None:
+def test_without_the_database_every_request_gets_503_and_readiness_fails(stack: Stack) -> None:
     asset_id = stack.uploaded()
     stack.postgres.kill()
-    for answer in (stack.write(), stack.read(), stack.announce(), stack.finalize(asset_id)):
+    for answer in (stack.write(), stack.read(), stack.init_upload(), stack.finalize(asset_id)):
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "CDV_UNAVAILABLE")
         assert int(answer.headers["retry-after"]) >= 1
     status, word, up = stack.readiness()
@@ -144,7 +144,7 @@ def test_without_the_database_nothing_is_served_and_it_is_not_ready(stack: Stack
     assert stack.finalize(asset_id).status_code == 200
 
 
-def test_without_the_broker_all_is_served_and_events_wait(stack: Stack) -> None:
+def test_without_the_broker_requests_are_served_and_events_queue(stack: Stack) -> None:
     stack.nats.kill()
     assert (stack.write().status_code, stack.read().status_code, stack.media()) == (200, 200, 200)
     stack.wait_for((200, "degraded", {**UP, "events": False}))
@@ -167,7 +167,7 @@ def test_without_the_object_store_records_are_served_and_media_is_503(stack: Sta
     assert stack.media() == 200
 
 
-def test_without_the_issuer_cached_keys_go_on(stack: Stack) -> None:
+def test_without_the_issuer_cached_keys_are_used(stack: Stack) -> None:
     stack.issuer.stop()
     assert (stack.write().status_code, stack.read().status_code, stack.media()) == (200, 200, 200)
     stack.issuer.start()
@@ -190,7 +190,7 @@ def test_without_the_issuer_from_the_start_writes_are_503_and_reads_are_served(s
         time.sleep(0.2)
 
 
-def test_without_the_schema_source_the_last_good_catalogue_goes_on(stack: Stack) -> None:
+def test_without_the_schema_source_the_last_good_catalogue_is_used(stack: Stack) -> None:
     stack.specs.stop()
     stack.replica.kill()
     stack.replica.start()

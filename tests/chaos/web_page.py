@@ -1,4 +1,4 @@
-"""One document on a port of its own, which can go away and come back: an issuer's keys, or a catalogue's source."""
+"""A web server that can be stopped and started: it serves an issuer's keys, or a catalogue's source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.servers.process import free_port
 
 
 class WebPages:
-    """Serves `pages` by path while it is up. Its port outlives `stop`."""
+    """Serves `pages` by path while it runs. Its port stays the same after `stop`."""
 
     def __init__(self, pages: dict[str, bytes]) -> None:
         self.pages = pages

@@ -1,4 +1,4 @@
-"""Writers that note what they were promised, and never give up on what they were not."""
+"""Writers that record every acknowledged write and retry all others until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ATTEMPT_SECONDS = 15.0
 
 
 @dataclass
-class Promises:
+class Outcomes:
     """What the service acknowledged. `records`: URI → CID, by DID. `answers`: how many of each status, 0 for none.
 
-    `slowest_refusal_seconds`: the longest that a 503 was waited for.
+    `slowest_refusal_seconds`: the longest time until a 503.
     """
 
     records: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -39,12 +39,13 @@ class Promises:
 
 
 class Writers:
-    """`count` creators, each writing one record after the other through any of `urls`, each write with a key of its own
-    that is retried until it is acknowledged.
+    """`count` creators, each writing one record after the other through any of `urls`.
+
+    Each write has its own idempotency key and is retried until it is acknowledged.
     """
 
     def __init__(self, urls: Sequence[str], issuer: LocalIssuer, count: int, seed: int) -> None:
-        self.promises = Promises()
+        self.outcomes = Outcomes()
         self._urls = urls
         self._random = random.Random(seed)
         self._dids = [f"did:example:{secrets.token_hex(8)}" for _ in range(count)]
@@ -53,7 +54,7 @@ class Writers:
 
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[None]:
-        """Write while the block runs; when it has ended, every write under way has been acknowledged."""
+        """Write while the block runs; when it has ended, every write in flight has been acknowledged."""
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
         async with (
             httpx.AsyncClient(timeout=_ATTEMPT_SECONDS, limits=limits) as client,
@@ -68,11 +69,11 @@ class Writers:
 
     async def until(self, acknowledged: int) -> None:
         """Return when that many writes have been acknowledged."""
-        while self.promises.acknowledged < acknowledged:
+        while self.outcomes.acknowledged < acknowledged:
             await asyncio.sleep(0.01)
 
     async def _write(self, client: httpx.AsyncClient, did: str) -> None:
-        kept = self.promises.records.setdefault(did, {})
+        kept = self.outcomes.records.setdefault(did, {})
         while not self._stopping:
             body: dict[str, object] = {
                 "did": did,
@@ -92,15 +93,15 @@ class Writers:
                     f"{url}/v1/repo/record", json=body, headers={"Authorization": f"Bearer {self._tokens[did]}"}
                 )
             except httpx.HTTPError:
-                self.promises.answers[0] += 1
+                self.outcomes.answers[0] += 1
                 await asyncio.sleep(0.25)
                 continue
-            self.promises.answers[answer.status_code] += 1
+            self.outcomes.answers[answer.status_code] += 1
             if answer.status_code == 200:
                 receipt: dict[str, str] = answer.json()["data"]
                 return receipt
             if answer.status_code != 503 or "retry-after" not in answer.headers:
-                self.promises.unexpected.append(f"{answer.status_code} {answer.text[:300]}")
+                self.outcomes.unexpected.append(f"{answer.status_code} {answer.text[:300]}")
             waited = time.monotonic() - started
-            self.promises.slowest_refusal_seconds = max(self.promises.slowest_refusal_seconds, waited)
+            self.outcomes.slowest_refusal_seconds = max(self.outcomes.slowest_refusal_seconds, waited)
             await asyncio.sleep(0.1)

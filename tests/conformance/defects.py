@@ -99,7 +99,7 @@ def as_markdown() -> str:
     for prefix, defects in OF_GROUP.items():
         group = GROUPS[prefix]
         lines += ["", f"## {group[0].upper()}{group[1:]}", ""]
-        rows = [(f"`{it.name}`", it.breaks, ", ".join(it.caught_by)) for it in defects]
+        rows = [(f"`{defect.name}`", defect.breaks, ", ".join(defect.caught_by)) for defect in defects]
         lines += _table(("defect", "what is wrong", "reported"), rows)
     lines += ["", "## Traps", "", "What systems of this kind did wrong that called themselves ready.", ""]
     lines += _table(("trap", "shown by"), [(trap, _shown_by(trap)) for trap in TRAPS])
@@ -107,7 +107,7 @@ def as_markdown() -> str:
 
 
 def _shown_by(trap: str) -> str:
-    shown = ", ".join(f"`{it.name}`" for it in DEFECTS if it.trap == trap)
+    shown = ", ".join(f"`{defect.name}`" for defect in DEFECTS if defect.trap == trap)
     return shown or f"none: {TRAPS[trap]}"
 
 

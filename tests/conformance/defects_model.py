@@ -56,13 +56,13 @@ class Defect:
         return self.only or self.caught_by
 
     def needs(self, prefix: str) -> bool:
-        return any(it.startswith(prefix) for it in self.judged)
+        return any(requirement.startswith(prefix) for requirement in self.judged)
 
 
 def defect(name: str, breaks: str, caught_by: str, *edits: tuple[str, str, str], **more: Any) -> Defect:
     """Return the defect. `caught_by` and `only`: ids separated by spaces. `edits`: (file, old, new)."""
     only = tuple(more.pop("only", "").split())
-    return Defect(name, breaks, tuple(caught_by.split()), tuple(Edit(*it) for it in edits), only=only, **more)
+    return Defect(name, breaks, tuple(caught_by.split()), tuple(Edit(*edit) for edit in edits), only=only, **more)
 
 
 def plant(edits: Sequence[Edit]) -> None:

@@ -43,7 +43,7 @@ def run(defect: Defect) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         judgement = _judged(defect, Path(folder))
     failed = judgement.ids("failed") if judgement.report else set()
-    missed = tuple(it for it in defect.caught_by if it not in failed)
+    missed = tuple(requirement for requirement in defect.caught_by if requirement not in failed)
     beyond = tuple(sorted(failed - {*defect.caught_by}))
     return Run(defect, missed, beyond, time.monotonic() - began, judgement)
 
@@ -52,7 +52,7 @@ def run_all(defects: list[Defect], at_once: int = AT_ONCE) -> Iterator[Run]:
     """Yield the runs in the order in which they end."""
     with ThreadPoolExecutor(at_once) as working, ThreadPoolExecutor(at_once) as waiting:
         runs = [(waiting if each.waits else working).submit(run, each) for each in defects]
-        yield from (it.result() for it in as_completed(runs))
+        yield from (done.result() for done in as_completed(runs))
 
 
 def _judged(defect: Defect, folder: Path) -> Judgement:
@@ -100,7 +100,7 @@ def main() -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="print the output of the suite for each missed defect")
     arguments = parser.parse_args()
-    chosen = [it for it in DEFECTS if it.name.startswith(tuple(arguments.prefixes or [""]))]
+    chosen = [defect for defect in DEFECTS if defect.name.startswith(tuple(arguments.prefixes or [""]))]
     began = time.monotonic()
     missed = []
     for number, each in enumerate(run_all(chosen, arguments.at_once), 1):

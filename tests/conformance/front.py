@@ -53,9 +53,9 @@ class Replicas:
             else {"CDV_RATE_LIMIT_STORAGE": f"redis://127.0.0.1:{self._store_port}"}
         )
         self._replicas = [Replica(folder, {**settings, **budgets}, name=f"replica-{number}") for number in range(count)]
-        self._front = Front([it.port for it in self._replicas], latency_seconds)
+        self._proxy = RoundRobinProxy([replica.port for replica in self._replicas], latency_seconds)
         self._stack = ExitStack()
-        self.url = self._front.url
+        self.url = self._proxy.url
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
@@ -63,7 +63,7 @@ class Replicas:
                 opening.enter_context(own_redis(self._store_port))
             for replica in self._replicas:
                 opening.enter_context(replica)
-            opening.enter_context(self._front)
+            opening.enter_context(self._proxy)
             self._stack = opening.pop_all()
         return self
 
@@ -78,7 +78,7 @@ def shares_budgets() -> bool:
     return redis_program() is not None
 
 
-class Front:
+class RoundRobinProxy:
     """Forwards each connection to the next port, and limits each connection to one request.
 
     Thus consecutive requests reach different replicas. Of the bytes, only the header `Connection` is changed.
@@ -122,28 +122,28 @@ class Front:
 
     async def _forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter, port: int) -> None:
         to_server: asyncio.StreamWriter | None = None
-        asking: asyncio.Task[None] | None = None
+        forwarding: asyncio.Task[None] | None = None
         try:
             server, to_server = await asyncio.open_connection("127.0.0.1", port)
-            asking = self._loop.create_task(self._ask(client, to_server))
+            forwarding = self._loop.create_task(self._forward_request(client, to_server))
             while chunk := await server.read(CHUNK_BYTES):
                 await asyncio.sleep(self._latency_seconds)
                 to_client.write(chunk)
                 await to_client.drain()
             to_client.write_eof()
-            await asyncio.wait([asking], timeout=LINGER_SECONDS)
+            await asyncio.wait([forwarding], timeout=LINGER_SECONDS)
         except OSError:
             to_client.transport.abort()  # pass on that the other side was reset
         finally:
-            if asking is not None:
-                asking.cancel()
+            if forwarding is not None:
+                forwarding.cancel()
                 with suppress(asyncio.CancelledError):
-                    await asking
+                    await forwarding
             for writer in (to_server, to_client):
                 if writer is not None:
                     writer.close()
 
-    async def _ask(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+    async def _forward_request(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
         """Forward what the client sends. Once the server stops reading, it has responded, and the rest is discarded."""
         try:
             chunk = await client.readuntil(b"\r\n\r\n")
@@ -152,14 +152,14 @@ class Front:
         except (asyncio.LimitOverrunError, OSError):
             chunk = b""
         chunk = _KEEP_ALIVE.sub(b"\r\nConnection: close\r\n", chunk, count=1)
-        listening = True
+        server_reads = True
         with suppress(OSError):
             while chunk:
                 await asyncio.sleep(self._latency_seconds)
-                if listening:
-                    listening = await _sent(to_server, chunk)
+                if server_reads:
+                    server_reads = await _sent(to_server, chunk)
                 chunk = await client.read(CHUNK_BYTES)
-            if listening:
+            if server_reads:
                 to_server.write_eof()
 
 

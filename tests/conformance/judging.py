@@ -33,10 +33,10 @@ class Judgement:
     report: dict[str, Any]
 
     def verdict(self, requirement: str) -> dict[str, Any]:
-        return next(it for it in self.report["requirements"] if it["id"] == requirement)
+        return next(each for each in self.report["requirements"] if each["id"] == requirement)
 
     def ids(self, verdict: str) -> set[str]:
-        return {it["id"] for it in self.report["requirements"] if it["verdict"] == verdict}
+        return {each["id"] for each in self.report["requirements"] if each["verdict"] == verdict}
 
 
 def judge(folder: Path, url: str, *options: str, command: Sequence[str] = COMMAND) -> Judgement:

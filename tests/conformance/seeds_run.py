@@ -71,13 +71,14 @@ class Run:
             return f"seed {self.seed:<6} {self.adapters:<10} exit {self.judgement.code}, no report"
         must = report["scores"]["MUST"]
         verdicts = ", ".join(
-            f"{len(self.judgement.ids(it))} {it}" for it in ("passed", "failed", "undecided", "not judged")
+            f"{len(self.judgement.ids(verdict))} {verdict}"
+            for verdict in ("passed", "failed", "undecided", "not judged")
         )
         score = f"MUST {must['percent']:5.1f} %"
         return f"seed {self.seed:<6} {self.adapters:<10} {score}  {verdicts}  {report['seconds']:6.1f} s"
 
 
-class Ground:
+class SharedServers:
     """The servers that all runs share. Each run has its own database, streams and bucket."""
 
     def __init__(self, latency_seconds: float = 0.0) -> None:
@@ -128,9 +129,11 @@ def serving(replicas: int, latency_seconds: float = 0.0) -> Serving:
     return partial(Replicas, count=replicas, latency_seconds=latency_seconds)
 
 
-def judged(seed: int, adapters: str, ground: Ground, profile: str, serve: Serving, *options: str) -> Run:
+def judge_with_seed(
+    seed: int, adapters: str, servers: SharedServers, profile: str, serve: Serving, *options: str
+) -> Run:
     """Start a new service and run the suite against it."""
-    with tempfile.TemporaryDirectory() as folder, ground.settings(adapters) as settings:
+    with tempfile.TemporaryDirectory() as folder, servers.settings(adapters) as settings:
         words = ["--profile", profile, "--seed", str(seed), *options]
         found = judge_with_everything(
             Path(folder), {**settings, **BUDGETS[profile]}, *words, serving=serve, run_seconds=RUN_SECONDS[profile]
@@ -177,10 +180,12 @@ def main() -> None:
     latency_seconds = arguments.latency_ms / 1000
     serve = serving(arguments.replicas, latency_seconds / 3)
     began, failures = time.monotonic(), 0
-    with Ground(latency_seconds) as ground:
+    with SharedServers(latency_seconds) as servers:
         for number in range(arguments.seeds):
             adapters = EMBEDDED if number < arguments.seeds - production else PRODUCTION
-            run = judged(arguments.first + number, adapters, ground, arguments.profile, serve, *arguments.options)
+            run = judge_with_seed(
+                arguments.first + number, adapters, servers, arguments.profile, serve, *arguments.options
+            )
             print(run.line(), flush=True)
             if not run.conforms:
                 failures += 1

@@ -13,17 +13,17 @@ Answer = tuple[int, dict[str, str], Any]  # status, headers, body: a JSON value,
 
 
 class Stub:
-    """`answer` responds to every request but /healthz, to which `health` responds. `asked`: the requests so far."""
+    """`answer` responds to every request but /healthz, to which `health` responds. `requests`: the requests so far."""
 
     def __init__(self, answer: Callable[[str, str, bytes], Answer]) -> None:
         self.answer = answer
-        self.asked: list[tuple[str, str, bytes]] = []
+        self.requests: list[tuple[str, str, bytes]] = []
         self.url = ""
         self.health: Callable[[], Answer] = lambda: (200, {"X-Correlation-Id": "c-1"}, {})
 
 
 def refusal(status: int, code: str, **headers: str) -> Answer:
-    """Return an error response that keeps every law, though it may be the wrong response."""
+    """Return an error response that is well-formed by every law, whether or not it is the right response."""
     error = {"code": code, "message": "no", "correlationId": "c-1"}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return status, {"X-Correlation-Id": "c-1", **named}, {"error": error}
@@ -42,7 +42,7 @@ def serving(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Stub]:
             if self.path == "/healthz":
                 answered = stub.health()
             else:
-                stub.asked.append((self.command, self.path, body))
+                stub.requests.append((self.command, self.path, body))
                 try:
                     answered = stub.answer(self.command, self.path, body)
                 except ConnectionAbortedError:  # raised by a test to close the connection without a response

@@ -59,7 +59,7 @@ def required_by(lines: list[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def isolated_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a new environment with the wheel and its requirements."""
     folder = tmp_path_factory.mktemp("alone")
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT / "conformance")
@@ -89,18 +89,21 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binaries
 
 
-def test_nothing_of_ours_is_there(alone: Path):
-    assert run(alone / "python", "-c", IMPORT, *NAMES, cwd=alone) == ""
-    assert run(alone / "python", "-c", IMPORT, "conformance.http.runner", cwd=alone) == "conformance.http.runner\n"
+def test_our_other_packages_are_not_installed(isolated_bin: Path):
+    assert run(isolated_bin / "python", "-c", IMPORT, *NAMES, cwd=isolated_bin) == ""
+    assert (
+        run(isolated_bin / "python", "-c", IMPORT, "conformance.http.runner", cwd=isolated_bin)
+        == "conformance.http.runner\n"
+    )
 
 
-def test_it_judges_a_served_vault(alone: Path, tmp_path: Path):
+def test_the_installed_suite_judges_a_served_vault(isolated_bin: Path, tmp_path: Path):
     vault = RunningVault(tmp_path / "vault")
     try:
         key = str(vault.data_dir / "issuer-key.json")
         # Some groups only: this imports all files already, and test_own_service.py runs the whole suite.
-        asked = ("--issuer-key", key, "--only", "REC", "--only", "AUTH")
-        judgement = judge(tmp_path, vault.base, *asked, command=[str(alone / "cdv-conformance")])
+        options = ("--issuer-key", key, "--only", "REC", "--only", "AUTH")
+        judgement = judge(tmp_path, vault.base, *options, command=[str(isolated_bin / "cdv-conformance")])
     finally:
         vault.stop()
 

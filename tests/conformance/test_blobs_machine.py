@@ -1,4 +1,4 @@
-"""The state machine of blob stores can fail: it finds the defect of each of these stores."""
+"""The state machine of blob stores can fail: it detects the defect of each of these stores."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ReadingUploads(FakeBlobStore):
 
 
 @pytest.mark.parametrize("wrong", [AnySize, Moving, KeepingTheFirst, OneType, Endless, ReadingUploads])
-def test_a_wrong_store_is_found(wrong: type[FakeBlobStore]):
+def test_a_defective_blob_store_fails_the_state_machine(wrong: type[FakeBlobStore]):
     clock = SettableClock()
 
     @asynccontextmanager

@@ -22,11 +22,11 @@ SAMPLE = {
 }
 
 
-def test_every_defect_is_up_to_date():
+def test_the_edits_of_every_defect_match_the_source():
     outdated = [
-        f"{it.name}: {edit.file} contains {edit.found} times {edit.old!r}"
-        for it in DEFECTS
-        for edit in it.edits
+        f"{defect.name}: {edit.file} contains {edit.found} times {edit.old!r}"
+        for defect in DEFECTS
+        for edit in defect.edits
         if edit.found != 1
     ]
 
@@ -34,22 +34,22 @@ def test_every_defect_is_up_to_date():
 
 
 def test_defects_are_well_formed():
-    assert len({it.name for it in DEFECTS}) == len(DEFECTS)
-    assert {name for it in DEFECTS for name in it.caught_by} <= {*requirements()}
-    assert {it.trap for it in DEFECTS} - {""} == {trap for trap, unseen in TRAPS.items() if not unseen}
-    assert {it.name for it in DEFECTS} >= SAMPLE
+    assert len({defect.name for defect in DEFECTS}) == len(DEFECTS)
+    assert {name for defect in DEFECTS for name in defect.caught_by} <= {*requirements()}
+    assert {defect.trap for defect in DEFECTS} - {""} == {trap for trap, reason in TRAPS.items() if not reason}
+    assert {defect.name for defect in DEFECTS} >= SAMPLE
 
 
 def test_every_requirement_is_broken_by_a_defect():
-    assert {*requirements()} - {name for it in DEFECTS for name in it.caught_by} == set()
+    assert {*requirements()} - {name for defect in DEFECTS for name in defect.caught_by} == set()
 
 
-def test_the_page_of_defects_is_the_list_in_code():
+def test_the_defects_page_is_up_to_date():
     assert (ROOT / "docs/defects.md").read_text(encoding="utf-8") == as_markdown()
 
 
-def test_a_service_without_a_defect_is_cleared():
-    judged = tuple(name for it in DEFECTS if it.name in SAMPLE for name in it.judged)
+def test_a_service_without_a_defect_passes():
+    judged = tuple(name for defect in DEFECTS if defect.name in SAMPLE for name in defect.judged)
 
     judgement = run(Defect("", "nothing", judged, ())).judgement
 
@@ -58,13 +58,13 @@ def test_a_service_without_a_defect_is_cleared():
 
 
 def test_a_sample_of_defects_is_reported():
-    assert_reported([it for it in DEFECTS if it.name in SAMPLE])
+    assert_reported([defect for defect in DEFECTS if defect.name in SAMPLE])
 
 
-def test_a_member_that_the_contract_does_not_name_fails_no_must():
-    (said_more,) = (it for it in DEFECTS if it.name == "receipt-says-more")
+def test_a_member_outside_the_contract_fails_no_other_requirement():
+    (extra_member,) = (defect for defect in DEFECTS if defect.name == "receipt-says-more")
 
-    found = run(said_more)
+    found = run(extra_member)
 
     assert (found.missed, found.beyond) == ((), ()), found.judgement.text
     assert found.judgement.ids("undecided") == set()

@@ -43,7 +43,7 @@ def test_an_events_version_may_be_a_number(version: Any):
 
 
 @pytest.mark.parametrize("version", [None, "", True, {}])
-def test_an_events_version_says_something(version: Any):
+def test_an_events_version_must_be_a_number_or_non_empty_text(version: Any):
     with pytest.raises(AssertionError):
         assert_enveloped(enveloped(version))
 
@@ -53,11 +53,11 @@ def enveloped(version: Any) -> dict[str, Any]:
     return {**members, "version": version}
 
 
-def test_a_small_body_limit_leaves_no_room_for_large_records(tmp_path: Path):
+def test_with_a_small_body_limit_the_requirement_for_large_records_is_not_judged(tmp_path: Path):
     vault = RunningVault(tmp_path / "vault", CDV_MAX_BODY_BYTES="131072")
     try:
         key = ("--issuer-key", str(vault.data_dir / "issuer-key.json"), "--max-body-bytes", "131072")
-        only = [word for it in ("LIMIT-00", "LIMIT-012", "LIST-007") for word in ("--only", it)]
+        only = [word for prefix in ("LIMIT-00", "LIMIT-012", "LIST-007") for word in ("--only", prefix)]
         judgement = judge(tmp_path, vault.base, *key, *only)
     finally:
         vault.stop()
@@ -67,7 +67,7 @@ def test_a_small_body_limit_leaves_no_room_for_large_records(tmp_path: Path):
     assert "LIMIT-009" in judgement.ids("not judged")
 
 
-def test_a_catalogue_that_a_target_has_no_use_for_says_what_was_asked():
+def test_an_unused_catalogue_reports_which_documents_were_requested():
     catalogue = Catalogue()
     assert "requested only nothing" in catalogue.not_used_reason()
     assert catalogue.respond(INDEX)[0] == 200
@@ -79,13 +79,13 @@ def test_a_catalogue_that_a_target_has_no_use_for_says_what_was_asked():
     assert "/schemas/a.b.c/1.0.0" in catalogue.not_used_reason()
 
 
-@pytest.mark.parametrize(("asked", "verdict"), [("nothing", "undecided"), ("all", "failed")])
+@pytest.mark.parametrize(("requested", "verdict"), [("nothing", "undecided"), ("all", "failed")])
 def test_only_a_catalogue_that_was_fetched_must_come_into_force(
-    monkeypatch: pytest.MonkeyPatch, asked: str, verdict: str
+    monkeypatch: pytest.MonkeyPatch, requested: str, verdict: str
 ):
     monkeypatch.setattr(fixtures, "IN_FORCE_SECONDS", 0.0)
     served = Catalogue()
-    for path in served.documents if asked == "all" else ():
+    for path in served.documents if requested == "all" else ():
         served.respond(path)
     tokens = KeyTokens(Key.new(), issuer="x", audience="cdv")
     with serving(lambda *_: refusal(400, "CDV_VALIDATION")) as stub:
@@ -101,15 +101,15 @@ class Counting:
     """A vault that accepts every record but an empty one and counts requests. Each create advances its clock."""
 
     def __init__(self, shown: Callable[[Counting], str]) -> None:
-        self.seen: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self._now = 0.0
         self._shown = shown
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         if path == "/metrics":
-            self.seen["looks"] += 1
+            self.requests["scrapes"] += 1
             return 200, {"X-Correlation-Id": "c-1", "Content-Type": "text/plain"}, self._shown(self).encode()
-        self.seen["creates"] += 1
+        self.requests["creates"] += 1
         self._now += 0.01
         if b'"record":{}' in body.replace(b" ", b""):
             return refusal(400, "CDV_SCHEMA_REJECT")
@@ -127,20 +127,20 @@ def counter(name: str, value: float) -> str:
 
 
 METRICS: dict[str, tuple[str, Callable[[Counting], str]]] = {
-    "creates": ("passed", lambda it: counter("creates", it.seen["creates"])),
-    "all requests together": ("passed", lambda it: counter("requests", it.seen.total())),
-    "looks at metrics alone": ("failed", lambda it: counter("requests", it.seen["looks"])),
-    "seconds": ("failed", lambda it: counter("ticks", it.monotonic() * 1000)),
-    "what Go counts": ("failed", lambda it: counter("go_memstats_mallocs", it.seen["creates"])),
+    "creates": ("passed", lambda vault: counter("creates", vault.requests["creates"])),
+    "all requests together": ("passed", lambda vault: counter("requests", vault.requests.total())),
+    "scrapes of metrics alone": ("failed", lambda vault: counter("requests", vault.requests["scrapes"])),
+    "seconds": ("failed", lambda vault: counter("ticks", vault.monotonic() * 1000)),
+    "Go runtime counters": ("failed", lambda vault: counter("go_memstats_mallocs", vault.requests["creates"])),
 }
 
 
 @pytest.mark.parametrize("counted", METRICS)
-def test_a_counter_counts_requests_however_it_puts_them_together(monkeypatch: pytest.MonkeyPatch, counted: str):
+def test_a_counter_of_requests_is_recognised_however_it_aggregates_them(monkeypatch: pytest.MonkeyPatch, counted: str):
     verdict, shown = METRICS[counted]
     vault = Counting(shown)
     monkeypatch.setattr(test_operations, "time", vault)
-    with asked(vault.answer) as target:
+    with target_answering(vault.answer) as target:
         if verdict == "passed":
             test_operations.test_metrics_grow_with_the_requests(target, target.creator())
         else:
@@ -149,7 +149,7 @@ def test_a_counter_counts_requests_however_it_puts_them_together(monkeypatch: py
 
 
 @contextmanager
-def asked(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
+def target_answering(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
     """Serve these responses and yield a Vault, to be passed to one test of the suite."""
     tokens = KeyTokens(Key.new(), issuer="x", audience="cdv")
     with serving(answer) as stub:
@@ -158,36 +158,36 @@ def asked(answer: Callable[[str, str, bytes], Answer]) -> Iterator[Vault]:
         target.close()
 
 
-def referring(document: dict[str, Any]) -> None:
-    """Move the parameters of operations to their paths, as references."""
+def parameters_by_reference(document: dict[str, Any]) -> None:
+    """Move the parameters of operations to their path items, as references."""
     kept = document["components"]["parameters"] = {}
     for number, item in enumerate(document["paths"].values()):
-        parameters = [it for operation in item.values() for it in operation.pop("parameters", [])]
-        for place, parameter in enumerate(parameters):
-            kept[f"{number}/{place}"] = parameter
+        parameters = [each for operation in item.values() for each in operation.pop("parameters", [])]
+        for position, parameter in enumerate(parameters):
+            kept[f"{number}/{position}"] = parameter
         item["parameters"] = [{"$ref": f"#/components/parameters/{number}~1{it}"} for it in range(len(parameters))]
 
 
-def refusing_otherwise(document: dict[str, Any]) -> None:
+def error_responses_by_range(document: dict[str, Any]) -> None:
     """Describe the error responses of each operation by `default`, or by the ranges 4XX and 5xx."""
     for path, item in document["paths"].items():
         for operation in item.values():
-            answers = {it: told for it, told in operation["responses"].items() if it < "400"}
-            refusals: dict[str, Any] = {"default": {}} if path.startswith("/v1/repo") else {"4XX": {}, "5xx": {}}
-            operation["responses"] = {**answers, **refusals}
+            answers = {status: each for status, each in operation["responses"].items() if status < "400"}
+            errors: dict[str, Any] = {"default": {}} if path.startswith("/v1/repo") else {"4XX": {}, "5xx": {}}
+            operation["responses"] = {**answers, **errors}
 
 
-def under_a_server(document: dict[str, Any]) -> None:
+def paths_below_a_server(document: dict[str, Any]) -> None:
     document["servers"] = [{"url": "https://vault.example/v1"}]
     paths = document["paths"]
-    for path in [it for it in paths if it.startswith("/v1/")]:
+    for path in [each for each in paths if each.startswith("/v1/")]:
         paths[path.removeprefix("/v1").replace("assetId", "id")] = paths.pop(path)
     for path, item in paths.items():
         if path in {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}:
             item["servers"] = [{"url": "https://vault.example"}]
 
 
-def streaming(document: dict[str, Any]) -> None:
+def content_streamed(document: dict[str, Any]) -> None:
     """Describe content as a 200 instead of a redirect, and leave out everything optional."""
     answers = document["paths"]["/v1/media/{assetId}/content"]["get"]["responses"]
     answers["200"] = answers.pop("307")
@@ -195,18 +195,20 @@ def streaming(document: dict[str, Any]) -> None:
         for operation in item.values():
             for status in ("413", "415", "429", "500"):
                 operation["responses"].pop(status, None)
-            operation["parameters"] = [it for it in operation["parameters"] if it["name"] != "X-Correlation-Id"]
+            operation["parameters"] = [each for each in operation["parameters"] if each["name"] != "X-Correlation-Id"]
 
 
-@pytest.mark.parametrize("written", [referring, refusing_otherwise, under_a_server, streaming])
-def test_an_openapi_document_may_say_it_in_its_own_way(written: Callable[[dict[str, Any]], None]):
+@pytest.mark.parametrize(
+    "written", [parameters_by_reference, error_responses_by_range, paths_below_a_server, content_streamed]
+)
+def test_equivalent_openapi_documents_are_accepted(written: Callable[[dict[str, Any]], None]):
     document = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
     written(document)
 
     assert undescribed(document) == []
 
 
-def test_what_an_openapi_document_leaves_out_is_named():
+def test_omissions_of_an_openapi_document_are_named():
     document = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
     del document["paths"]["/docs"]
     del document["paths"]["/v1/repo/record"]["get"]["responses"]["304"]
@@ -219,11 +221,11 @@ def test_what_an_openapi_document_leaves_out_is_named():
     ]
 
 
-def test_what_is_refused_without_a_token_need_not_be_counted():
+def test_reads_that_require_a_token_need_no_rate_limit_headers_without_one():
     created = 200, {"X-Correlation-Id": "c-1"}, {"data": {"uri": "at://did:example:a/com.example.b/c"}}
 
     def answer(method: str, path: str, body: bytes) -> Answer:
         return created if method == "POST" else refusal(401, "CDV_AUTHN", WWW_Authenticate="Bearer")
 
-    with asked(answer) as target, pytest.raises(pytest.skip.Exception, match="need not be counted"):
+    with target_answering(answer) as target, pytest.raises(pytest.skip.Exception, match="need not be counted"):
         test_limits.test_responses_without_a_token_show_the_rate_limit(target, target.creator())

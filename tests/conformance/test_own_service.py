@@ -7,13 +7,13 @@ import pytest
 
 from tests.conformance.front import Replicas, shares_budgets
 from tests.conformance.judging import Judgement, judge_with_everything
-from tests.conformance.seeds_run import PRODUCTION, Ground, judged, production_settings, serving
+from tests.conformance.seeds_run import PRODUCTION, SharedServers, judge_with_seed, production_settings, serving
 from tests.servers import Bucket
 
 
 def assert_conforming(judgement: Judgement, but: frozenset[str] = frozenset()) -> None:
     assert judgement.code == 0, judgement.text
-    assert judgement.ids("passed") == {it["id"] for it in judgement.report["requirements"]} - but, judgement.text
+    assert judgement.ids("passed") == {each["id"] for each in judgement.report["requirements"]} - but, judgement.text
 
 
 # Replicas without a shared rate-limit store each allow a whole budget. On a machine without such a store, LIMIT-005
@@ -39,5 +39,5 @@ def test_two_replicas_behind_one_address_conform(tmp_path: Path, postgres_dsn: s
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_two_replicas_on_a_slow_network_conform():
-    with Ground(latency_seconds=0.03) as ground:
-        assert_conforming(judged(1, PRODUCTION, ground, "default", serving(2, 0.01)).judgement, but=UNSHARED)
+    with SharedServers(latency_seconds=0.03) as servers:
+        assert_conforming(judge_with_seed(1, PRODUCTION, servers, "default", serving(2, 0.01)).judgement, but=UNSHARED)

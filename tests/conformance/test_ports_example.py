@@ -17,7 +17,9 @@ from tests.docs.pages import blocks
         ("millis << 80 | secrets.randbits(79)", "millis << 80", "failed"),
     ],
 )
-def test_an_adapter_is_held_to_its_contract(tmp_path: Path, right: str, wrong: str, outcome: str):
+def test_a_correct_adapter_passes_the_port_contract_and_altered_ones_fail(
+    tmp_path: Path, right: str, wrong: str, outcome: str
+):
     (module,) = blocks("docs/conformance.md", "python")
     (tmp_path / "test_ids.py").write_text(module.replace(right, wrong) if right else module, encoding="utf-8")
 

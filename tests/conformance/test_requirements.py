@@ -20,29 +20,29 @@ def marked() -> dict[str, tuple[str, ...]]:
     found = {}
     for name in MODULES:
         module = importlib.import_module(f"conformance.http.{name}")
-        for test in (it for it in vars(module) if it.startswith("test_")):
+        for test in (name for name in vars(module) if name.startswith("test_")):
             found[f"{name}.{test}"] = getattr(getattr(module, test), "judges", ())
     return found
 
 
 def test_every_requirement_has_a_test_or_a_law():
-    judged = {it for ids in marked().values() for it in ids} | {*LAWS}
+    judged = {each for ids in marked().values() for each in ids} | {*LAWS}
 
     assert {*requirements()} - judged == set()
 
 
-def test_laws_that_are_tested_too_are_known():
-    assert {it for ids in marked().values() for it in ids} & {*LAWS} == TESTED_TOO
+def test_laws_that_also_have_tests_are_listed():
+    assert {each for ids in marked().values() for each in ids} & {*LAWS} == TESTED_TOO
 
 
 def test_every_test_and_every_law_has_a_requirement():
-    named = {it for ids in marked().values() for it in ids} | {*LAWS}
+    named = {each for ids in marked().values() for each in ids} | {*LAWS}
 
     assert named - {*requirements()} == set()
     assert [test for test, ids in marked().items() if not ids] == []
 
 
-def test_a_clause_counts_against_a_requirement_that_its_test_names():
+def test_every_clause_names_a_requirement_of_its_test():
     for name in MODULES:
         source = (runner.FOLDER / f"{name}.py").read_text(encoding="utf-8")
         for test in re.split(r"^@judges", source, flags=re.MULTILINE)[1:]:
@@ -62,11 +62,11 @@ def test_requirements_are_well_formed():
     assert [*requirements()] == written, "an id is given twice"
 
 
-def test_every_module_has_its_place_in_a_run():
+def test_every_module_is_in_the_order_of_a_run():
     assert {f"test_{name}" for name in runner.ORDER} == {*MODULES}
 
 
-def test_the_document_is_the_list():
+def test_the_requirements_page_is_up_to_date():
     assert (ROOT / "docs/requirements.md").read_text(encoding="utf-8") == as_markdown()
 
 
@@ -77,5 +77,5 @@ def test_the_document_is_the_list():
         ({}, "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua"),
     ],
 )
-def test_cids_are_those_of_others(value: dict[str, str], cid: str):
+def test_cids_match_those_of_another_implementation(value: dict[str, str], cid: str):
     assert cid_of(value) == cid

@@ -56,7 +56,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningVault]:
     running.stop()
 
 
-def test_a_target_that_is_not_there_is_undecided(tmp_path: Path):
+def test_an_unreachable_target_is_undecided(tmp_path: Path):
     judgement = judge(tmp_path, f"http://127.0.0.1:{free_port()}", *TOKENS, "--wait", "0")
 
     assert judgement.code == 3
@@ -64,7 +64,7 @@ def test_a_target_that_is_not_there_is_undecided(tmp_path: Path):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_target_that_always_says_later_is_undecided(tmp_path: Path, status: int):
+def test_a_target_that_always_responds_429_or_503_is_undecided(tmp_path: Path, status: int):
     code = {429: "CDV_RATE_LIMIT", 503: "CDV_UNAVAILABLE"}[status]
     with serving(lambda *_: refusal(status, code, Retry_After="3600")) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC", "--only", "LIST", "--only", "IDEM")
@@ -75,12 +75,12 @@ def test_a_target_that_always_says_later_is_undecided(tmp_path: Path, status: in
     assert f"status {status}" in judgement.verdict("REC-001")["detail"]
 
 
-def test_a_spent_budget_is_waited_for(tmp_path: Path):
-    asked: dict[str, int] = {}
+def test_a_request_refused_with_429_is_retried(tmp_path: Path):
+    received: dict[str, int] = {}
 
     def answer(_: str, path: str, __: bytes) -> Answer:
-        asked[path] = asked.get(path, 0) + 1
-        if asked[path] == 1:
+        received[path] = received.get(path, 0) + 1
+        if received[path] == 1:
             return refusal(429, "CDV_RATE_LIMIT", Retry_After="0")
         return refusal(404, "CDV_NOT_FOUND")
 
@@ -92,17 +92,17 @@ def test_a_spent_budget_is_waited_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-def test_what_a_proxy_says_of_a_target_that_is_away_breaks_no_law(tmp_path: Path, status: int):
-    said: list[int] = []
+def test_a_proxys_response_for_an_unavailable_target_is_not_judged(tmp_path: Path, status: int):
+    statuses: list[int] = []
 
     def answer(*_: object) -> Answer:
-        said.append(status)
-        return refusal(404, "CDV_NOT_FOUND") if len(said) % 2 == 0 else (status, {"Retry-After": "0"}, "away")
+        statuses.append(status)
+        return refusal(404, "CDV_NOT_FOUND") if len(statuses) % 2 == 0 else (status, {"Retry-After": "0"}, "away")
 
     with serving(answer) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
 
-    assert len(said) > 2
+    assert len(statuses) > 2
     assert judgement.ids("failed") == set(), judgement.text
     assert judgement.verdict("REC-011")["verdict"] == "passed"
 
@@ -114,7 +114,7 @@ def test_a_503_of_the_service_itself_is_judged(tmp_path: Path):
     assert {"ERR-001", "ERR-008"} <= judgement.ids("failed"), judgement.text
 
 
-def test_a_target_is_there_when_its_proxy_no_longer_says_that_it_is_not(tmp_path: Path):
+def test_a_run_begins_when_the_proxy_no_longer_responds_502(tmp_path: Path):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
         away: Iterator[Answer] = iter([(502, {}, "away")] * 3)
         stub.health = lambda: next(away, (200, {}, {}))
@@ -128,7 +128,7 @@ def test_a_target_is_there_when_its_proxy_no_longer_says_that_it_is_not(tmp_path
         assert "does not answer, so nothing was tested: status 502" in judgement.text
 
 
-def test_a_law_that_speaks_of_no_answer_of_the_run_is_not_judged(tmp_path: Path):
+def test_a_law_that_applies_to_no_response_of_the_run_is_not_judged(tmp_path: Path):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011")
 
@@ -137,7 +137,7 @@ def test_a_law_that_speaks_of_no_answer_of_the_run_is_not_judged(tmp_path: Path)
     assert judgement.verdict("ERR-008")["detail"] == "it applies to none of the responses of this run"
 
 
-def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
+def test_a_failed_requirement_is_reported_with_details_and_a_curl_command(tmp_path: Path):
     with serving(lambda *_: (404, {"X-Correlation-Id": "c-1"}, {"oops": 1})) as stub:
         files = ("--html", str(tmp_path / "r.html"), "--junit", str(tmp_path / "r.xml"))
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", *files)
@@ -156,9 +156,9 @@ def test_a_target_that_breaks_a_clause_is_told_which_and_how(tmp_path: Path):
     assert cases.get("failures") == str(len(judgement.ids("failed")))
 
 
-def test_what_a_target_says_breaks_no_report(tmp_path: Path):
-    said = "\ud800 \uffff \x1b[2J \x9b2J \x00 <script>alert(1)</script> ]]> &"
-    with serving(lambda *_: refusal(404, said)) as stub:
+def test_hostile_text_in_a_response_is_escaped_in_every_report(tmp_path: Path):
+    hostile = "\ud800 \uffff \x1b[2J \x9b2J \x00 <script>alert(1)</script> ]]> &"
+    with serving(lambda *_: refusal(404, hostile)) as stub:
         files = ("--html", str(tmp_path / "r.html"), "--junit", str(tmp_path / "r.xml"))
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011", *files)
 
@@ -166,12 +166,14 @@ def test_what_a_target_says_breaks_no_report(tmp_path: Path):
     assert judgement.code == 1, judgement.text
     assert not {"\x1b", "\x9b"} & {*judgement.text}
     assert shown in judgement.verdict("ERR-002")["detail"]
-    assert any(shown in it.get("message", "") for it in ET.parse(tmp_path / "r.xml").iter("failure"))
+    assert any(shown in failure.get("message", "") for failure in ET.parse(tmp_path / "r.xml").iter("failure"))
     assert "<script>" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("times", "verdict", "code"), [(1, "undecided", 3), (10**6, "failed", 1)])
-def test_a_connection_that_breaks_once_is_no_verdict(tmp_path: Path, times: int, verdict: str, code: int):
+def test_a_connection_that_breaks_once_is_undecided_and_one_that_always_breaks_fails(
+    tmp_path: Path, times: int, verdict: str, code: int
+):
     broken: list[str] = []
 
     def answer(_: str, path: str, __: bytes) -> Answer:
@@ -196,12 +198,12 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_run_that_is_interrupted_is_undecided(tmp_path: Path):
-    asked: list[str] = []
+def test_an_interrupted_run_is_undecided(tmp_path: Path):
+    received: list[str] = []
 
     def answer(_: str, path: str, __: bytes) -> Answer:
-        asked.append(path)
-        if len(asked) == 3:
+        received.append(path)
+        if len(received) == 3:
             running.send_signal(signal.SIGINT)
         return refusal(404, "CDV_NOT_FOUND")
 
@@ -213,7 +215,7 @@ def test_a_run_that_is_interrupted_is_undecided(tmp_path: Path):
     assert judgement.code == 3
 
 
-def test_a_store_behind_the_targets_address_owes_no_correlation_id(tmp_path: Path):
+def test_an_object_store_at_the_targets_address_needs_no_correlation_id(tmp_path: Path):
     def answer(method: str, path: str, _: bytes) -> Answer:
         if method == "PUT":
             return 200, {}, {}
@@ -225,7 +227,7 @@ def test_a_store_behind_the_targets_address_owes_no_correlation_id(tmp_path: Pat
     with serving(answer) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "MEDIA-006")
 
-    assert ("PUT", "/store/a") in {(method, path) for method, path, _ in stub.asked}
+    assert ("PUT", "/store/a") in {(method, path) for method, path, _ in stub.requests}
     assert judgement.verdict("OPS-001")["verdict"] == "passed", judgement.text
 
 
@@ -238,7 +240,9 @@ def test_a_store_behind_the_targets_address_owes_no_correlation_id(tmp_path: Pat
         ({"name": "database", "status": "up"}, "failed"),
     ],
 )
-def test_readiness_may_use_words_of_its_own(tmp_path: Path, state: dict[str, object], verdict: str):
+def test_readiness_may_name_the_members_of_a_dependency_differently(
+    tmp_path: Path, state: dict[str, object], verdict: str
+):
     with serving(lambda *_: (200, {"X-Correlation-Id": "c-1"}, {"dependencies": [state]})) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "OPS-005")
 
@@ -246,7 +250,7 @@ def test_readiness_may_use_words_of_its_own(tmp_path: Path, state: dict[str, obj
 
 
 @pytest.mark.parametrize(("counted", "verdict"), [(True, "passed"), (False, "failed")])
-def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted: bool, verdict: str):
+def test_a_rate_limit_may_refill_faster_than_one_client_sends_requests(tmp_path: Path, counted: bool, verdict: str):
     bucket = {"left": 600.0, "at": time.monotonic()}
     lock = threading.Lock()
 
@@ -259,8 +263,8 @@ def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted
             left = str(int(bucket["left"])) if counted else "599"
         found: Answer = 200, {}, {"data": {"uri": "at://did:example:ada/com.registryaccord.profile/1"}}
         status, headers, body = found if method == "POST" else refusal(404, "CDV_NOT_FOUND")
-        told = {"X-RateLimit-Limit": "600", "X-RateLimit-Remaining": left, "X-RateLimit-Reset": "1"}
-        return status, {**headers, **told}, body
+        limits = {"X-RateLimit-Limit": "600", "X-RateLimit-Remaining": left, "X-RateLimit-Reset": "1"}
+        return status, {**headers, **limits}, body
 
     with serving(answer) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "LIMIT-002")
@@ -269,16 +273,16 @@ def test_a_budget_may_refill_faster_than_one_client_asks(tmp_path: Path, counted
 
 
 @contextmanager
-def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
+def serving_without_the_body(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
     """Serve a target that answers 200 as soon as it has read the head, whatever its Content-Length."""
     body = b'{"data":{"uri":"at://x"}}'
-    said = f"HTTP/1.1 200 OK\r\n{headers}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    response = f"HTTP/1.1 200 OK\r\n{headers}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
     class Handler(StreamRequestHandler):
         def handle(self) -> None:
             while self.rfile.readline().strip():
                 pass
-            self.wfile.write(said)
+            self.wfile.write(response)
             with suppress(OSError):
                 self.connection.settimeout(1)  # for bytes that are still in transit
                 self.rfile.read(1000)
@@ -303,36 +307,38 @@ def believing(trusted: Files, scheme: str, headers: str) -> Iterator[str]:
         ("http", "Server: a proxy, whose client is gone\r\n", "passed"),
     ],
 )
-def test_a_length_that_lies_is_judged_by_what_the_service_says(tmp_path: Path, scheme: str, headers: str, verdict: str):
+def test_a_200_to_an_incomplete_body_fails_unless_a_proxy_sent_it(
+    tmp_path: Path, scheme: str, headers: str, verdict: str
+):
     trusted = files(tmp_path)
     trusted.authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    with believing(trusted, scheme, headers) as url:
+    with serving_without_the_body(trusted, scheme, headers) as url:
         judgement = judge(tmp_path, url, *TOKENS, "--only", "LIMIT-007", "--ca", str(tmp_path / "ca.pem"))
 
     assert judgement.verdict("LIMIT-007")["verdict"] == verdict, judgement.text
 
 
-def test_less_than_everything_may_be_enough(tmp_path: Path):
+def test_the_option_min_lowers_the_score_that_a_run_needs(tmp_path: Path):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
         assert judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", "--min", "50").code == 0
         assert judge(tmp_path, stub.url, *TOKENS, "--only", "LIST-013", "--min", "99").code == 1
 
 
 @pytest.mark.parametrize("ci", ["", "true"])  # Hypothesis is deterministic by default where CI is set
-def test_a_seed_repeats_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str):
+def test_the_same_seed_repeats_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str):
     monkeypatch.setenv("CI", ci) if ci else monkeypatch.delenv("CI", raising=False)
-    asked = []
+    received = []
     for seed in ("1", "1", "2"):
         with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
             judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-011", "--seed", seed)
             assert f"seed {seed}" in judgement.text
-            asked.append([re.sub(r"example%3A\w+", "DID", path) for _, path, _ in stub.asked])
+            received.append([re.sub(r"example%3A\w+", "DID", path) for _, path, _ in stub.requests])
 
-    assert asked[0] == asked[1]
-    assert asked[0] != asked[2]
+    assert received[0] == received[1]
+    assert received[0] != received[2]
 
 
-def test_without_a_key_what_needs_one_is_not_judged(tmp_path: Path, vault: RunningVault):
+def test_requirements_that_need_a_key_are_not_judged_without_one(tmp_path: Path, vault: RunningVault):
     token = vault.token("did:example:someone")
     command = shlex.join([sys.executable, "-c", f"print({token!r})"])
 
@@ -343,11 +349,11 @@ def test_without_a_key_what_needs_one_is_not_judged(tmp_path: Path, vault: Runni
     assert {"AUTH-002", "AUTH-004", "AUTH-006"} <= judgement.ids("passed"), judgement.text
 
 
-def test_the_quick_profile_asks_a_slow_command_for_few_tokens(tmp_path: Path, vault: RunningVault):
-    asked = tmp_path / "asked"
+def test_the_quick_profile_runs_the_token_command_a_limited_number_of_times(tmp_path: Path, vault: RunningVault):
+    calls = tmp_path / "asked"
     script = tmp_path / "mint.py"
     script.write_text(
-        MINT.format(root=str(ROOT), key=str(vault.data_dir / "issuer-key.json"), asked=str(asked)), encoding="utf-8"
+        MINT.format(root=str(ROOT), key=str(vault.data_dir / "issuer-key.json"), asked=str(calls)), encoding="utf-8"
     )
     command = f"{shlex.join([sys.executable, str(script)])} {{did}}"
 
@@ -355,10 +361,10 @@ def test_the_quick_profile_asks_a_slow_command_for_few_tokens(tmp_path: Path, va
 
     assert judgement.code == 0, judgement.text
     assert judgement.ids("undecided") == set(), judgement.text
-    assert len(asked.read_text(encoding="utf-8")) <= TOKENS_FEW
+    assert len(calls.read_text(encoding="utf-8")) <= TOKENS_FEW
 
 
-def test_a_page_needs_nothing_else_and_shows_everything(tmp_path: Path, vault: RunningVault):
+def test_the_html_report_is_self_contained_and_lists_every_requirement(tmp_path: Path, vault: RunningVault):
     page = tmp_path / "report.html"
     key = str(vault.data_dir / "issuer-key.json")
     judgement = judge(tmp_path, vault.base, "--issuer-key", key, "--only", "LIST-00", "--html", str(page))
@@ -397,7 +403,7 @@ def test_a_page_needs_nothing_else_and_shows_everything(tmp_path: Path, vault: R
         ("--own-issuer", "0", "--url", "http://[::1"),
     ],
 )
-def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, options: tuple[str, ...]):
+def test_an_invalid_command_line_exits_with_2(tmp_path: Path, vault: RunningVault, options: tuple[str, ...]):
     judgement = judge(tmp_path, vault.base, *options, "--only", "REC-008")
 
     assert judgement.code == 2, judgement.text
@@ -405,7 +411,7 @@ def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             ("--only", "ERR-001"),
@@ -416,25 +422,27 @@ def test_a_wrong_command_is_said_to_be_one(tmp_path: Path, vault: RunningVault, 
         (("--only", "REC-001", "--nats", "nats://127.0.0.1:1"), "no connection to nats://127.0.0.1:1"),
     ],
 )
-def test_what_would_judge_nothing_is_said_before_the_run(tmp_path: Path, options: tuple[str, ...], said: str):
+def test_options_by_which_nothing_can_be_judged_are_refused_before_the_run(
+    tmp_path: Path, options: tuple[str, ...], message: str
+):
     with serving(lambda *_: refusal(404, "CDV_NOT_FOUND")) as stub:
         judgement = judge(tmp_path, stub.url, *TOKENS, *options)
 
     assert judgement.code == 2, judgement.text
-    assert said in judgement.text
+    assert message in judgement.text
     assert "Traceback" not in judgement.text
     assert not judgement.report
-    assert {path for _, path, _ in stub.asked} <= {TOKEN_PROBE_PATH}, "the run had begun"
+    assert {path for _, path, _ in stub.requests} <= {TOKEN_PROBE_PATH}, "the run had begun"
 
 
-def test_without_nats_py_a_run_does_not_begin(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_nats_py_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "nats", None)
 
     with pytest.raises(NoEvents, match="nats-py, which is not installed"):
         try_connection("nats://127.0.0.1:4222")
 
 
-def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
+def test_the_pem_key_of_another_issuer_is_read_and_refused_by_the_target(tmp_path: Path, vault: RunningVault):
     jwk = json.loads((vault.data_dir / "issuer-key.json").read_text())
     assert jwk["kty"] == "OKP"
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -448,5 +456,5 @@ def test_keys_are_read_as_pem_and_as_jwk(tmp_path: Path, vault: RunningVault):
 
 
 @pytest.mark.parametrize("date", [None, "", "soon", "Thu, 99 Jan 2026 00:00:00 GMT"])
-def test_a_date_that_makes_no_sense_says_nothing_of_the_clock(date: str | None):
+def test_a_missing_or_invalid_date_header_implies_no_clock_difference(date: str | None):
     assert _ahead_seconds(httpx.Response(200, headers={} if date is None else {"Date": date})) == 0

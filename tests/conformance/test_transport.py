@@ -1,4 +1,4 @@
-"""Responses without end: a run continues after them."""
+"""Endless and very long responses do not stop a run."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def _without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda *_: httpx.Response(200, stream=Endless()))
 
 
-def test_an_answer_has_an_end_in_time(monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_response_times_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transport, "RESPONSE_MAX_BYTES", 10**18)
     with httpx.Client(transport=BoundedTransport(0.05)) as client, pytest.raises(httpx.ReadTimeout):
         client.get("http://target")
 
 
-def test_an_answer_has_an_end_in_size():
+def test_an_endless_response_ends_at_the_size_limit():
     with httpx.Client(transport=BoundedTransport(3600)) as client, pytest.raises(Undecided, match="67108864 bytes"):
         client.get("http://target")
 
 
-def test_a_long_refusal_is_read_at_once():
-    """The search must not be quadratic: each line break could begin a trace whose blanks are all that follow."""
+def test_a_long_error_response_is_searched_for_stack_traces_in_linear_time():
+    """Every line break could begin a stack trace, so that a naive search is quadratic."""
     refusal = Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text="\n" * 200_000))
     began = time.monotonic()
 
@@ -56,5 +56,5 @@ def test_a_long_refusal_is_read_at_once():
         "goroutine 1 [running]:",
     ],
 )
-def test_a_stack_trace_is_known(text: str):
+def test_a_stack_trace_is_detected(text: str):
     assert no_stack_trace(Exchange("GET", "http://target/v1/x", [], b"", "", httpx.Response(400, text=text)), None)

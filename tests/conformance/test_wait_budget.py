@@ -1,4 +1,4 @@
-"""How long a run waits for its target, and which requests it sends again."""
+"""How long a run waits for its target, and which requests it retries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_responsive(budget: WaitBudget, endpoint: str) -> bool:
     return True
 
 
-def test_who_waits_together_waits_once(clock: list[float]):
+def test_concurrent_waits_count_once(clock: list[float]):
     budget = WaitBudget(60)
 
     assert all(budget.spend(40) for _ in range(24))
@@ -44,7 +44,7 @@ def test_who_waits_together_waits_once(clock: list[float]):
     assert not budget.spend(11)
 
 
-def test_requests_under_way_together_are_slow_once(clock: list[float]):
+def test_timeouts_of_concurrent_requests_count_once(clock: list[float]):
     budget = WaitBudget(60)
     for _ in range(TIMEOUTS_MAX - 1):
         began = clock[0]
@@ -60,7 +60,7 @@ def test_requests_under_way_together_are_slow_once(clock: list[float]):
     assert not is_responsive(budget, "GET record")
 
 
-def test_an_answer_begins_the_count_anew(clock: list[float]):
+def test_a_response_resets_the_count_of_timeouts(clock: list[float]):
     budget = WaitBudget(60)
     for _ in range(3 * TIMEOUTS_MAX):
         assert is_responsive(budget, "POST record")
@@ -70,7 +70,7 @@ def test_an_answer_begins_the_count_anew(clock: list[float]):
         budget.responded("POST record")
 
 
-def test_an_endpoint_that_never_answers_is_given_up_though_others_do(clock: list[float]):
+def test_an_endpoint_that_never_responds_is_abandoned_even_if_others_respond(clock: list[float]):
     budget = WaitBudget(60)
     for _ in range(TIMEOUTS_MAX):
         assert is_responsive(budget, "POST record")
@@ -94,13 +94,15 @@ def test_an_endpoint_that_never_answers_is_given_up_though_others_do(clock: list
         (429, {"body": {"did": "a"}}, 2),
     ],
 )
-def test_a_write_that_may_have_happened_is_not_sent_again(status: int, sent: dict[str, Any], times: int):
-    asked: list[str] = []
+def test_a_write_that_may_have_happened_is_retried_only_with_an_idempotency_key(
+    status: int, sent: dict[str, Any], times: int
+):
+    calls: list[str] = []
 
     def answer(method: str, *_: object) -> Answer:
-        asked.append(method)
+        calls.append(method)
         return (
-            refusal(status, "CDV_UNAVAILABLE", Retry_After="0") if len(asked) == 1 else refusal(400, "CDV_VALIDATION")
+            refusal(status, "CDV_UNAVAILABLE", Retry_After="0") if len(calls) == 1 else refusal(400, "CDV_VALIDATION")
         )
 
     tokens = KeyTokens(Key.new(), issuer="x", audience="cdv")
@@ -113,4 +115,4 @@ def test_a_write_that_may_have_happened_is_not_sent_again(status: int, sent: dic
             assert target.send("POST", vault.RECORD, **sent).status_code == 400
         target.close()
 
-    assert len(asked) == times
+    assert len(calls) == times

@@ -27,14 +27,14 @@ def index_of(*entries: Mapping[str, Any], document: object = True, **more: Any) 
     """Return the index of these entries, and for every document that it lists the same one."""
     index = read_index(index_bytes(*entries, **more))
     text = json.dumps({"type": "object"} if document is True else document).encode()
-    return index, {it.path: text for it in index.documents()}
+    return index, {document.path: text for document in index.documents()}
 
 
 def publish(folder: Path, **visibility: str | None) -> str:
-    """Make `folder` a catalogue of these collections, by their last names; return its URL."""
+    """Write a catalogue of these collections, given by their last names, to `folder`; return its URL."""
     entries = []
-    for name, it in visibility.items():
-        entries.append(entry(f"com.example.{name}", ["1.0.0"], **({"visibility": it} if it else {})))
+    for name, declared in visibility.items():
+        entries.append(entry(f"com.example.{name}", ["1.0.0"], **({"visibility": declared} if declared else {})))
         document = folder / f"com.example.{name}" / "1.0.0.json"
         document.parent.mkdir(parents=True, exist_ok=True)
         document.write_text("{}")

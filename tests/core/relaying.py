@@ -1,4 +1,4 @@
-"""What the relay's tests stand on: a vault's op log and streams, and how to write to and read from them."""
+"""The harness of the relay's tests: a fake op log and fake streams under one clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADA, BOB = Did("did:example:ada"), Did("did:example:bob")
 RECORD, MEDIA = "cdv.records.com.registryaccord.feed.post.created", "cdv.media.finalized"
 
 
-class Setting:
+class Harness:
     """A fake outbox and a fake bus under one clock."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Setting:
 
 
 async def drain(relay: Relay) -> list[RelayOutcome]:
-    """Run until there is nothing to do at once; return what each run did."""
+    """Run until no work is left that can be done at once; return the outcome of each run."""
     outcomes = [await relay.run_once()]
     while outcomes[-1].more:
         outcomes.append(await relay.run_once())

@@ -1,4 +1,4 @@
-"""Pairs of schemas, the second made from the first by a few changes, as communities make them."""
+"""Pairs of schemas: the second is the first with a few changes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _LOOSER_OR_TIGHTER: dict[str, st.SearchStrategy[Any]] = {
 def _objects(schema: object) -> Iterator[dict[str, Any]]:
     if isinstance(schema, dict):
         yield schema
-        for it in schema.values():
-            yield from _objects(it)
+        for member in schema.values():
+            yield from _objects(member)
     elif isinstance(schema, list):
-        for it in schema:
-            yield from _objects(it)
+        for element in schema:
+            yield from _objects(element)
 
 
 def _change(draw: st.DrawFn, schema: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def _change(draw: st.DrawFn, schema: dict[str, Any]) -> None:
 
 @st.composite
 def changed(draw: st.DrawFn, schemas: st.SearchStrategy[Any]) -> tuple[Any, Any]:
-    """Draw a schema and what it became. Some changes make no sense as a schema; those pairs are refused at load."""
+    """Draw a schema and a changed version of it. Some changed versions are invalid and are refused at load."""
     old = draw(schemas)
     new = copy.deepcopy(old)
     for _ in range(draw(st.integers(0, 2))):

@@ -1,4 +1,4 @@
-"""The laws of the canonical form: equal JSON values, however spelt, are one value with one CID."""
+"""The canonical form: equal JSON values have one CID, whatever their notation."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ DECODER = msgspec.json.Decoder(dict, float_hook=parse_number)
 
 
 @given(RECORDS)
-def test_reading_back_what_was_stored_changes_nothing(record):
+def test_canonical_json_is_unchanged_when_decoded_and_encoded_again(record):
     first = canonical_record(record)
     again = canonical_record(DECODER.decode(first.json))
     assert (again.value, again.json, again.cid) == (first.value, first.json, first.cid)
@@ -40,12 +40,12 @@ def test_reading_back_what_was_stored_changes_nothing(record):
 
 
 @given(RECORDS)
-def test_canonical_json_reads_as_the_same_value(record):
+def test_canonical_json_decodes_to_the_same_value(record):
     assert json.loads(canonical_record(record).json) == json.loads(json.dumps(record))
 
 
 @given(st.dictionaries(TEXT, VALUES, min_size=2, max_size=5), st.randoms(use_true_random=False))
-def test_member_order_does_not_count_for_the_cid_and_is_kept_for_the_reader(record, random):
+def test_member_order_is_kept_and_does_not_change_the_cid(record, random):
     members = list(record.items())
     random.shuffle(members)
     shuffled = canonical_record(dict(members))
@@ -58,7 +58,7 @@ def test_member_order_does_not_count_for_the_cid_and_is_kept_for_the_reader(reco
 @example(INTEGER_MAX, 1)
 @example(INTEGER_MIN, 0)
 @example(0, 3)
-def test_an_integer_is_one_value_however_it_is_spelt(number, zeros):
+def test_an_integer_has_one_encoding_in_every_notation(number, zeros):
     spellings = [f"{number}.{'0' * (zeros + 1)}", f"{number}e0", f"{number}E+00"]
     if number:
         spellings.append(f"{number}{'0' * zeros}e-{zeros}")
@@ -70,7 +70,7 @@ def test_an_integer_is_one_value_however_it_is_spelt(number, zeros):
 
 
 @given(st.integers(-(2**60), 2**60), st.integers(1, 40))
-def test_a_fraction_is_the_nearest_double_and_an_integer_if_that_is_one(whole, digits):
+def test_a_fraction_becomes_the_nearest_double_or_an_integer_if_that_is_whole(whole, digits):
     text = f"{whole}.{'9' * digits}"
     number = parse_number(text)
     assert number == float(text)
@@ -78,11 +78,11 @@ def test_a_fraction_is_the_nearest_double_and_an_integer_if_that_is_one(whole, d
 
 
 @pytest.mark.parametrize("text", ["-0.0", "-0", "0e99", "1e-400"])
-def test_a_zero_is_written_as_0_however_it_is_spelt(text):
+def test_every_notation_of_zero_is_encoded_as_0(text):
     assert canonical_record(DECODER.decode(f'{{"n": {text}}}'.encode())).json == b'{"n":0}'
 
 
-def test_the_largest_neighbours_of_exactness_are_told_apart():
+def test_integers_beyond_double_precision_are_parsed_exactly():
     assert parse_number("9007199254740993.0") == 9007199254740993
     assert parse_number("9007199254740992.0") == 9007199254740992
     assert parse_number("9007199254740993.5") == 9007199254740994
@@ -127,13 +127,13 @@ def test_keys_are_sorted_by_length_then_bytes_in_the_hashed_form():
         ({"a": Decimal(1)}, "record/a", "must be a JSON value; Decimal is not a JSON type"),
     ],
 )
-def test_what_json_cannot_say_is_refused_where_it_stands(value, field, reason):
+def test_an_unsupported_value_is_refused_with_its_path(value, field, reason):
     with pytest.raises(InvalidField) as caught:
         canonical_record(value)
     assert (caught.value.field, caught.value.reason) == (field, reason)
 
 
-def test_the_bounds_themselves_are_accepted():
+def test_integers_at_the_bounds_and_tuples_are_accepted():
     record = canonical_record({"a": [INTEGER_MAX, INTEGER_MIN], "t": ("x", True, None)})
     assert record.value == {"a": [2**63 - 1, -(2**63)], "t": ["x", True, None]}
     assert record.value["t"][1] is True
@@ -146,14 +146,14 @@ def nested(levels):
     return {"r": value}
 
 
-def test_nesting_is_bounded_with_the_record_as_the_first_level():
+def test_nesting_is_bounded_and_the_record_is_the_first_level():
     assert canonical_record(nested(RECORD_NESTING_MAX)).value == nested(RECORD_NESTING_MAX)
     with pytest.raises(InvalidField, match="must not nest more than 32 levels deep") as caught:
         canonical_record(nested(RECORD_NESTING_MAX + 1))
     assert len(caught.value.field) < 300
 
 
-def test_a_list_counts_as_a_level_too():
+def test_a_list_counts_as_a_nesting_level():
     value: object = []
     for _ in range(RECORD_NESTING_MAX - 2):
         value = [value]
@@ -163,7 +163,7 @@ def test_a_list_counts_as_a_level_too():
     assert caught.value.reason == "must not nest more than 32 levels deep"
 
 
-def test_the_size_is_bounded_as_encoded():
+def test_the_encoded_size_is_bounded():
     overhead = len(b'{"a":""}')
     assert len(canonical_record({"a": "x" * (RECORD_MAX_BYTES - overhead)}).json) == RECORD_MAX_BYTES
     with pytest.raises(InvalidField) as caught:
@@ -187,12 +187,12 @@ def test_a_record_with_too_many_elements_for_its_size_is_refused_without_walking
     assert (caught.value.field, caught.value.reason) == ("record", "must be at most 262144 bytes as compact JSON")
 
 
-def test_text_beyond_ascii_counts_in_bytes():
+def test_the_size_counts_utf_8_bytes():
     with pytest.raises(InvalidField):
         canonical_record({"a": "é" * (RECORD_MAX_BYTES // 2)})
 
 
-def test_subclasses_are_stored_as_what_they_are():
+def test_str_and_int_subclasses_are_stored_as_plain_values():
     class Name(str):
         __slots__ = ()
 
@@ -214,14 +214,14 @@ class Shout(str):
 
 
 @pytest.mark.parametrize("note", [Kind.NOTE, Shout("note")])
-def test_text_of_any_subtype_is_stored_as_its_own_characters(note):
+def test_a_str_subclass_is_stored_by_its_value_and_not_by_str(note):
     record = canonical_record({note: note, "list": [note]})
     assert record.json == b'{"note":"note","list":["note"]}' == json.dumps(record.value, separators=(",", ":")).encode()
     assert record.cid == canonical_record({"note": "note", "list": ["note"]}).cid
     assert [type(part) for pair in record.value.items() for part in pair] == [str, str, str, list]
 
 
-def test_text_of_any_subtype_is_checked_by_its_own_characters():
+def test_a_str_subclass_is_validated_by_its_value():
     refused: list[tuple[dict[str, Any], str]] = [
         ({Kind.NOTE: Kind.NUL}, "record/note"),
         ({Kind.NUL: 1}, "record/\x00"),
@@ -232,7 +232,7 @@ def test_text_of_any_subtype_is_checked_by_its_own_characters():
         assert caught.value.field == field
 
 
-def test_the_field_named_can_be_another():
+def test_the_field_name_in_errors_can_be_given():
     with pytest.raises(InvalidField) as caught:
         canonical_record({"a": math.nan}, "body")
     assert caught.value.field == "body/a"

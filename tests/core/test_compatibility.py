@@ -1,4 +1,4 @@
-"""How much a change to a schema is: what is minor never breaks a record, and what is major says why."""
+"""Classification of schema changes: a minor one never breaks a record, a major one has reasons."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _change(old: object, new: object) -> str:
         {"$ref": "#/definitions/post", "definitions": {"post": POST}},
     ],
 )
-def test_what_accepts_the_same_records_is_a_patch(new: object):
+def test_a_change_that_accepts_the_same_records_is_a_patch(new: object):
     assert _change(POST, new) == "patch"
     assert _change(new, POST) == "patch"
 
@@ -81,7 +81,7 @@ def test_what_accepts_the_same_records_is_a_patch(new: object):
         _member("size", {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]}),
     ],
 )
-def test_what_adds_optional_members_or_loosens_is_minor(new: object):
+def test_adding_optional_members_or_loosening_is_minor(new: object):
     difference = compare(read_schema(POST), read_schema(new))
     assert difference.change == "minor" or _change(new, POST) == "patch", difference
     assert difference.reasons or difference.change == "patch"
@@ -131,10 +131,10 @@ def test_what_adds_optional_members_or_loosens_is_minor(new: object):
         ),
     ],
 )
-def test_what_may_refuse_a_record_is_major_and_says_where(new: object, reason: str):
+def test_a_change_that_may_refuse_a_record_is_major_with_a_reason(new: object, reason: str):
     difference = compare(read_schema(POST), read_schema(new))
     assert difference.change == "major"
-    assert any(reason in it for it in difference.reasons), difference.reasons
+    assert any(reason in found for found in difference.reasons), difference.reasons
 
 
 def test_a_narrower_number_is_a_major_change_and_a_wider_one_is_minor():
@@ -146,53 +146,53 @@ def test_a_narrower_number_is_a_major_change_and_a_wider_one_is_minor():
     assert _change({"multipleOf": 0.25}, {"multipleOf": 0.125}) == "minor"
 
 
-def test_an_array_must_hold_what_it_had_to_hold_before():
+def test_loosening_contains_is_minor_and_tightening_it_is_major():
     assert _change({"contains": {"minimum": 2}}, {"contains": {"minimum": 1}}) == "minor"
     assert _change({"contains": {"minimum": 1}}, {"contains": {"minimum": 2}}) == "major"
 
 
-def test_a_rule_for_other_types_of_value_changes_nothing():
+def test_keywords_for_other_types_of_value_change_nothing():
     assert _change(POST, _with(contains={"type": "null"}, minLength=3, minimum=1)) == "patch"
 
 
-def test_a_member_named_in_a_closed_object_is_an_addition_that_breaks_nothing():
+def test_a_new_member_of_a_closed_object_is_minor_and_not_an_added_member():
     closed = {**POST, "additionalProperties": False}
     wider = {**_member("lang", {"type": "string"}), "additionalProperties": False}
     difference = compare(read_schema(closed), read_schema(wider))
     assert (difference.change, difference.added_members) == ("minor", frozenset())
 
 
-def test_a_member_named_where_every_name_had_a_rule_is_held_to_that_rule():
+def test_a_new_property_is_compared_with_the_old_additional_properties():
     words = {"additionalProperties": {"type": "string"}}
     assert _change(words, {**words, "properties": {"a": {"type": "string"}}}) == "patch"
     assert _change(words, {**words, "properties": {"a": {"type": "integer"}}}) == "major"
 
 
-def test_a_member_that_a_pattern_may_take_out_of_the_rule_for_all_others_is_not_held_to_it():
+def test_additional_properties_do_not_apply_to_names_that_match_a_pattern():
     old = {"patternProperties": {"^a": {}}, "additionalProperties": {"type": "string"}}
     assert _change(old, {**old, "properties": {"ab": {"type": "string"}}}) == "major"
     assert _change(old, {"patternProperties": {"^a": {"type": "string"}}}) == "major"
     assert _change(old, {"patternProperties": {"^a": {}}}) == "minor"
 
 
-def test_the_names_that_are_added_are_said():
+def test_added_member_names_are_reported():
     difference = compare(read_schema(POST), read_schema(_member("lang", {"type": "string"})))
     assert difference.added_members == {"lang"}
     assert "the optional member 'lang' is new" in difference.reasons
 
 
-def test_alternatives_may_be_added_to_a_choice_of_any():
+def test_adding_an_any_of_alternative_is_minor_and_replacing_one_is_major():
     old = {"anyOf": [{"type": "string"}, {"type": "null"}]}
     assert _change(old, {"anyOf": [{"type": "null"}, {"type": "integer"}, {"type": "string"}]}) == "minor"
     assert _change(old, {"anyOf": [{"type": "null"}, {"type": "integer"}]}) == "major"
 
 
-def test_an_exclusion_may_shrink_and_not_grow():
+def test_narrowing_a_not_schema_is_minor_and_widening_it_is_major():
     assert _change({"not": {"minimum": 5}}, {"not": {"minimum": 6}}) == "minor"
     assert _change({"not": {"minimum": 6}}, {"not": {"minimum": 5}}) == "major"
 
 
-def test_schemas_that_refer_to_themselves_are_compared():
+def test_recursive_schemas_are_compared():
     def tree(value: object) -> dict[str, Any]:
         return {"type": "object", "required": ["v"], "properties": {"v": value, "next": {"$ref": "#"}}}
 
@@ -201,7 +201,7 @@ def test_schemas_that_refer_to_themselves_are_compared():
 
 
 @pytest.mark.timeout(60)
-def test_what_a_schema_says_twice_at_every_step_is_compared_once():
+def test_references_that_double_at_every_step_are_compared_in_bounded_time():
     def twice(most: int) -> dict[str, Any]:
         again = {"properties": {"a": {"$ref": "#/definitions/again"}}}
         return {"definitions": {"again": {**again, "allOf": [again], "maxProperties": most}}, "allOf": [again]}
@@ -210,7 +210,7 @@ def test_what_a_schema_says_twice_at_every_step_is_compared_once():
     assert _change(twice(4), twice(3)) == "major"
 
 
-def test_a_rule_that_stayed_counts_only_if_what_it_refers_to_stayed():
+def test_an_unchanged_one_of_counts_as_changed_if_its_reference_target_changes():
     def choice(most: int) -> dict[str, Any]:
         return {
             "oneOf": [{"$ref": "#/definitions/a"}, {"type": "string"}],
@@ -222,17 +222,17 @@ def test_a_rule_that_stayed_counts_only_if_what_it_refers_to_stayed():
     assert _change(choice(1), choice(2)) == "major"
 
 
-# Soundness: searched for a record that the old version accepts and the new one refuses
+# Soundness: search for a record that the old version accepts and the new one refuses
 
 
 def _names(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         yield from value
-        for it in value.values():
-            yield from _names(it)
+        for member in value.values():
+            yield from _names(member)
     elif isinstance(value, list):
-        for it in value:
-            yield from _names(it)
+        for element in value:
+            yield from _names(element)
 
 
 def _read(schema: object) -> SchemaDocument:
@@ -251,7 +251,7 @@ def _search(old_schema: object, new_schema: object, records: list[object]) -> No
     if difference.change == "major":
         return
     for record in records:
-        # The rule lets a minor version name a member that was free; such a record is what rehearsing is for.
+        # A minor version may constrain a member that was unconstrained; `cdv schemas rehearse` finds such records.
         if not difference.added_members & set(_names(record)):
             accepted, still = not find_violations(old, record), not find_violations(new, record)
             assert still or not accepted, (difference, record)
@@ -264,14 +264,16 @@ _SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too
 
 @settings(max_examples=80, deadline=None, suppress_health_check=_SLOW)
 @given(_pairs, st.lists(values, min_size=5, max_size=15))
-def test_no_breaking_change_is_called_minor(pair: tuple[object, object], records: list[object]):
+def test_no_breaking_change_is_classified_as_minor(pair: tuple[object, object], records: list[object]):
     _search(*pair, records)
 
 
 @pytest.mark.long
 @settings(max_examples=5_000, deadline=None, suppress_health_check=_SLOW)
 @given(_pairs, st.lists(values, min_size=5, max_size=30))
-def test_no_breaking_change_is_called_minor_at_length(pair: tuple[object, object], records: list[object]):
+def test_no_breaking_change_is_classified_as_minor_with_many_examples(
+    pair: tuple[object, object], records: list[object]
+):
     _search(*pair, records)
 
 
@@ -296,11 +298,11 @@ def test_a_schema_is_compatible_with_itself(schema: object):
         ("1.0.0-rc.1", "1.0.0", "patch"),
     ],
 )
-def test_two_version_numbers_promise_how_much_changed(old: str, new: str, change: str):
+def test_two_version_numbers_promise_a_size_of_change(old: str, new: str, change: str):
     assert promised(Version.parse(old), Version.parse(new)) == change
 
 
-def test_a_number_that_promises_less_change_than_there_is_is_found():
+def test_a_version_number_that_promises_less_than_the_actual_change_is_reported():
     versions: list[Any] = ["1.0.0", "1.0.1", "1.1.0", "2.0.0", {"version": "2.1.0", "status": "draft"}]
     index = read_index(index_bytes(entry("a.b.post", versions, latest="2.0.0")))
     most = {"1.0.0": 10, "1.0.1": 11, "1.1.0": 9, "2.0.0": 1, "2.1.0": 0}
@@ -308,7 +310,7 @@ def test_a_number_that_promises_less_change_than_there_is_is_found():
         f"a.b.post/{version}.json": json.dumps({"maxLength": length}).encode() for version, length in most.items()
     }
     found = list(broken_promises(build_catalogue(index, documents)))
-    assert [(it.old, it.new, it.promised, it.difference.change) for it in found] == [
+    assert [(each.old, each.new, each.promised, each.difference.change) for each in found] == [
         ("1.0.0", "1.0.1", "patch", "minor"),
         ("1.0.1", "1.1.0", "minor", "major"),
     ]

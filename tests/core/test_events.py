@@ -1,4 +1,4 @@
-"""The envelope that the world gets."""
+"""The envelopes and payloads of events."""
 
 import json
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ NOW = datetime(2026, 11, 24, 2, 53, 29, 5, UTC)
 LATER = datetime(2026, 11, 24, 2, 54, tzinfo=UTC)
 
 
-def test_a_created_record_is_told_with_the_contracts_envelope_and_payload():
+def test_a_record_created_event_has_the_contracts_envelope_and_payload():
     uri = RecordUri(Did("did:plc:a"), Nsid("com.example.post"), RecordKey("01KAV3XG8J0000000000000000"))
     record = NewRecord(uri, "bafy", b'{"secret": "text"}', NOW, "1.2.0")
     event = record_created(record, event_id="01E", correlation_id="c-1")
@@ -38,7 +38,7 @@ def test_a_created_record_is_told_with_the_contracts_envelope_and_payload():
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "ff"])
-def test_a_trace_context_goes_with_the_event(flags: str):
+def test_a_valid_traceparent_is_kept(flags: str):
     traceparent = f"00-{'a' * 32}-{'b' * 16}-{flags}"
     assert trace_context(traceparent) == traceparent
 
@@ -57,13 +57,13 @@ def test_a_trace_context_goes_with_the_event(flags: str):
         f"01-{'a' * 32}-{'b' * 16}-01",
     ],
 )
-def test_what_is_no_trace_context_does_not(junk: str | None):
+def test_an_invalid_traceparent_is_dropped_from_the_event(junk: str | None):
     uri = RecordUri(Did("did:plc:a"), Nsid("com.example.post"), RecordKey("01KAV3XG8J0000000000000000"))
     record = NewRecord(uri, "bafy", b"{}", NOW, "1.2.0")
     assert record_created(record, event_id="01E", correlation_id="c-1", traceparent=junk).traceparent is None
 
 
-def test_a_finalised_asset_is_told_with_the_proved_checksum():
+def test_a_media_finalized_event_has_the_verified_checksum():
     asset = Asset(AssetId("01KAV3XG8J0000000000000000"), Did("did:plc:a"), "image/png", 9, NOW, LATER)
     event = media_finalized(asset, checksum="ab" * 32, finalized_at=LATER, event_id="01E", correlation_id="c-1")
     assert event.subject == "cdv.media.finalized"

@@ -1,4 +1,4 @@
-"""What makes two requests the same."""
+"""Request fingerprints, which decide whether two requests are the same, and idempotency keys."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -24,13 +24,13 @@ def test_the_fingerprint_is_32_bytes_and_the_same_for_the_same_request():
     assert request_fingerprint(**BASE) == request_fingerprint(**dict(BASE))
 
 
-def test_member_order_and_number_spelling_do_not_count():
+def test_member_order_and_number_notation_do_not_change_the_fingerprint():
     assert request_fingerprint(**BASE | {"cid": canonical_record({"b": [2.0], "a": 1.0}).cid}) == request_fingerprint(
         **BASE
     )
 
 
-def test_the_offset_of_created_at_does_not_count():
+def test_the_utc_offset_of_created_at_does_not_change_the_fingerprint():
     moved = BASE["created_at"].astimezone(timezone(timedelta(hours=-3)))
     assert request_fingerprint(**BASE | {"created_at": moved}) == request_fingerprint(**BASE)
 
@@ -51,16 +51,16 @@ def test_a_request_that_differs_in_any_part_has_another_fingerprint(other):
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255))
-def test_visible_ascii_is_a_key(text):
+def test_a_key_of_visible_ascii_is_accepted(text):
     assert IdempotencyKey.parse(text) == text
 
 
 @pytest.mark.parametrize("text", ["", " ", "a b", "a\n", "\x7f", "é", "a\x00", "a" * 256])
-def test_any_other_text_is_refused_as_a_key(text):
+def test_an_invalid_key_is_refused(text):
     with pytest.raises(InvalidField, match="must be 1 to 255 visible ASCII characters") as caught:
         IdempotencyKey.parse(text)
     assert caught.value.field == "idempotencyKey"
 
 
-def test_the_longest_key_is_a_key():
+def test_a_key_of_maximum_length_is_accepted():
     assert IdempotencyKey.parse("k" * 255) == "k" * 255

@@ -1,4 +1,4 @@
-"""Names are parsed once, byte for byte."""
+"""Parsing of DIDs, NSIDs, record keys, record URIs and asset ids."""
 
 from enum import Enum
 
@@ -20,7 +20,7 @@ KEYS = st.from_regex(r"[A-Za-z0-9_~:-]{1,30}", fullmatch=True)
 
 
 @given(DIDS, NSIDS, KEYS)
-def test_a_uri_is_read_back_as_what_it_was_made_of(did, collection, rkey):
+def test_a_formatted_record_uri_parses_to_the_same_uri(did, collection, rkey):
     uri = RecordUri(Did.parse(did), Nsid.parse(collection), RecordKey.parse(rkey))
     assert str(uri) == f"at://{did}/{collection}/{rkey}"
     assert RecordUri.parse(str(uri)) == uri
@@ -37,7 +37,7 @@ def test_a_uri_is_read_back_as_what_it_was_made_of(did, collection, rkey):
         "did:x:%aF",
     ],
 )
-def test_dids_of_the_w3c_syntax_are_accepted_as_they_are(text):
+def test_dids_of_the_w3c_syntax_are_accepted_unchanged(text):
     assert Did.parse(text) == text
 
 
@@ -50,7 +50,7 @@ def test_dids_of_the_w3c_syntax_are_accepted_as_they_are(text):
         "did:plc:a\n", " did:plc:a", "did:plc:a\x00", "at://did:plc:a", "did:plc:٣",
     ],
 )  # fmt: skip
-def test_what_is_no_did_is_refused(text):
+def test_an_invalid_did_is_refused(text):
     with pytest.raises(InvalidField, match="must be a DID") as caught:
         Did.parse(text, "authorDid")
     assert caught.value.field == "authorDid"
@@ -68,7 +68,7 @@ def test_a_did_is_compared_byte_for_byte():
 
 
 @pytest.mark.parametrize("text", ["com.example.post", "com.registryaccord.feed.post", "a.b.c", "com.ex-ample.fooBar2"])
-def test_nsids_are_accepted(text):
+def test_valid_nsids_are_accepted(text):
     assert Nsid.parse(text) == text
 
 
@@ -81,7 +81,7 @@ def test_nsids_are_accepted(text):
         "a." + "b" * 64 + ".c", "com.example." + "p" * 64,
     ],
 )  # fmt: skip
-def test_what_is_no_nsid_is_refused(text):
+def test_an_invalid_nsid_is_refused(text):
     with pytest.raises(InvalidField, match="must be an NSID") as caught:
         Nsid.parse(text)
     assert caught.value.field == "collection"
@@ -96,13 +96,13 @@ def test_an_nsid_has_at_most_317_characters():
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a b", "a/b", "a%20", "é", "a\n", "a" * 513])
-def test_what_is_no_record_key_is_refused(text):
+def test_an_invalid_record_key_is_refused(text):
     with pytest.raises(InvalidField, match="must be a record key"):
         RecordKey.parse(text)
 
 
 @pytest.mark.parametrize("text", ["a", "self", "...", "a" * 512, "01KAV3XG8J0000000000000000", "a:b~c_d-e.f"])
-def test_record_keys_are_accepted(text):
+def test_valid_record_keys_are_accepted(text):
     assert RecordKey.parse(text) == text
 
 
@@ -116,7 +116,7 @@ def test_record_keys_are_accepted(text):
         "at://did:plc:a//k", "at:///com.example.post/k",
     ],
 )  # fmt: skip
-def test_what_is_no_record_uri_is_refused(text):
+def test_an_invalid_record_uri_is_refused(text):
     with pytest.raises(InvalidField) as caught:
         RecordUri.parse(text)
     assert caught.value.field == "uri"
@@ -145,7 +145,7 @@ def test_a_ulid_is_26_crockford_characters_below_the_largest_time():
         (parse_filename, "cat.png"),
     ],
 )
-def test_names_from_an_enum_are_its_values(parse, text):
+def test_enum_members_are_parsed_by_their_values(parse, text):
     class Given(str, Enum):  # noqa: UP042 - str() of its members is their name
         IT = text
 
@@ -154,14 +154,14 @@ def test_names_from_an_enum_are_its_values(parse, text):
     assert not isinstance(parsed, Given)
 
 
-def test_a_uri_from_an_enum_is_its_value():
+def test_a_record_uri_from_an_enum_member_is_parsed_by_its_value():
     class Given(str, Enum):  # noqa: UP042
         IT = "at://did:example:ada/com.example.post/self"
 
     assert str(RecordUri.parse(Given.IT)) == Given.IT.value
 
 
-def test_names_from_an_enum_are_checked_by_their_values():
+def test_enum_members_are_validated_by_their_values():
     class Given(str, Enum):  # noqa: UP042
         ONE = "."
         TWO = ".."
@@ -182,7 +182,7 @@ def test_names_from_an_enum_are_checked_by_their_values():
         (RecordUri.parse, "x", "uri", "must be a record URI (at://<did>/<collection>/<rkey>)"),
     ],
 )
-def test_a_refusal_says_which_field_and_what_it_should_be(parse, text, field, reason):
+def test_a_refusal_names_the_field_and_the_expected_form(parse, text, field, reason):
     with pytest.raises(InvalidField) as caught:
         parse(text)
     assert (caught.value.field, caught.value.reason) == (field, reason)

@@ -1,4 +1,4 @@
-"""Lexicon records, translated: each kind of field means what AT Protocol says, what cannot be expressed is refused."""
+"""Translation of Lexicon records: fields keep their AT Protocol meaning, inexpressible documents are refused."""
 
 from __future__ import annotations
 
@@ -105,10 +105,12 @@ def _accepts(validator: Validator, value: object) -> bool:
         ),
     ],
 )
-def test_a_field_means_what_lexicon_says(field: dict[str, Any], accepted: list[object], refused: list[object]):
+def test_a_field_accepts_and_refuses_what_lexicon_defines(
+    field: dict[str, Any], accepted: list[object], refused: list[object]
+):
     validator = _validator(field)
-    assert [it for it in accepted if not _accepts(validator, it)] == []
-    assert [it for it in refused if _accepts(validator, it)] == []
+    assert [value for value in accepted if not _accepts(validator, value)] == []
+    assert [value for value in refused if _accepts(validator, value)] == []
 
 
 @pytest.mark.parametrize(
@@ -123,22 +125,22 @@ def test_a_field_means_what_lexicon_says(field: dict[str, Any], accepted: list[o
         (["*/*"], ["a/b"], ["a"]),
     ],
 )
-def test_a_blob_is_of_a_type_and_size_that_the_lexicon_allows(
-    accept: list[str], accepted: list[str], refused: list[str]
-):
+def test_a_blob_must_have_an_accepted_media_type_and_size(accept: list[str], accepted: list[str], refused: list[str]):
     validator = _validator({"type": "blob", "accept": accept, "maxSize": 10})
 
     def blob(mime_type: str, size: int = 10) -> dict[str, Any]:
         return {"$type": "blob", "ref": {"$link": CID}, "mimeType": mime_type, "size": size}
 
-    assert [it for it in accepted if not _accepts(validator, blob(it))] == []
-    assert [it for it in refused if _accepts(validator, blob(it))] == []
+    assert [each for each in accepted if not _accepts(validator, blob(each))] == []
+    assert [each for each in refused if _accepts(validator, blob(each))] == []
     assert not _accepts(validator, blob(accepted[0], 11))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12), st.binary(max_size=14), st.booleans())
-def test_bytes_are_counted_as_bytes_padded_or_not(least: int, most: int, content: bytes, padded: bool):
+def test_length_limits_of_bytes_apply_to_the_decoded_bytes_padded_or_not(
+    least: int, most: int, content: bytes, padded: bool
+):
     validator = _validator({"type": "bytes", "minLength": least, "maxLength": most})
     text = base64.b64encode(content).decode()
     accepted = _accepts(validator, {"$bytes": text if padded else text.rstrip("=")})
@@ -146,7 +148,7 @@ def test_bytes_are_counted_as_bytes_padded_or_not(least: int, most: int, content
 
 
 @pytest.mark.parametrize("text", ["a", "ab==c", "=", "a===", "ab=", "a-b_", "ab\n", "éa=="])
-def test_what_is_not_base64_is_no_bytes(text: str):
+def test_invalid_base64_is_refused_as_bytes(text: str):
     assert not _accepts(_validator({"type": "bytes"}), {"$bytes": text})
 
 
@@ -166,7 +168,7 @@ _TWO = {
 _OTHERS: dict[str, object] = {"com.example.defs": _TWO}
 
 
-def test_a_reference_leads_to_a_definition_here_or_in_another_document():
+def test_a_reference_resolves_to_a_definition_in_the_same_or_another_document():
     here = _validator({"type": "ref", "ref": "#small"}, small={"type": "integer", "maximum": 3})
     assert _accepts(here, 3)
     assert not _accepts(here, 4)
@@ -176,7 +178,7 @@ def test_a_reference_leads_to_a_definition_here_or_in_another_document():
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_union_takes_the_members_that_it_lists_and_when_open_others_too(closed: bool):
+def test_a_union_accepts_listed_types_and_if_open_unlisted_ones_too(closed: bool):
     field = {"type": "union", "refs": ["#small", "com.example.defs", "com.example.defs#tree"], "closed": closed}
     small = {"type": "object", "required": ["s"], "properties": {"s": {"type": "integer"}}}
     union = _validator(field, _OTHERS, small=small)
@@ -192,21 +194,21 @@ def test_a_union_takes_the_members_that_it_lists_and_when_open_others_too(closed
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_what_does_not_say_its_type_is_told_that_and_no_more(closed: bool):
+def test_a_union_value_without_a_type_gets_only_that_violation(closed: bool):
     small = {"type": "object", "required": ["s"], "properties": {"s": {"type": "string"}}}
     union = _validator({"type": "union", "refs": ["#small"], "closed": closed}, small=small)
-    assert [(it.pointer, it.rule, it.message) for it in union.violations({"f": {}})] == [
+    assert [(each.pointer, each.rule, each.message) for each in union.violations({"f": {}})] == [
         ("/f", "required", "must have the member '$type'")
     ]
 
 
-def test_an_open_union_of_nothing_takes_any_typed_object():
+def test_an_open_union_without_refs_accepts_any_typed_object():
     union = _validator({"type": "union", "refs": []})
     assert _accepts(union, {"$type": "com.example.any"})
     assert not _accepts(union, {})
 
 
-# What is refused
+# Refused documents
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -258,7 +260,7 @@ def _nested(levels: int) -> dict[str, Any]:
         (_lexicon({"type": "integer", "minimum": "x"}), "is not a number"),
     ],
 )
-def test_what_cannot_be_expressed_is_refused_by_name(document: dict[str, Any], reason: str):
+def test_an_inexpressible_lexicon_is_refused_with_the_reason(document: dict[str, Any], reason: str):
     with pytest.raises(SchemaRefused, match=reason):
         compile_validator(translate(document, NAME, {}))
 
@@ -290,7 +292,7 @@ def test_a_record_may_be_the_definition_main_or_record_or_a_plain_object():
         assert validator.violations({"a": None}) == ()
 
 
-def test_a_json_schema_is_no_lexicon():
+def test_a_json_schema_is_not_taken_for_a_lexicon():
     assert is_lexicon({"lexicon": 2})
     assert not is_lexicon({"type": "object"})
     assert not is_lexicon(True)
@@ -314,13 +316,13 @@ _posts = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(_posts)
-def test_the_lexicon_form_of_a_post_validates_as_the_bundled_one_but_for_the_unit_of_length(post: dict[str, Any]):
-    ours = {(it.pointer, it.rule) for it in _POST.violations(post)} - {("/text", "maxBytes")}
-    theirs = {(it.pointer, it.rule) for it in _BUNDLED.violations(post)} - {("/text", "maxLength")}
+def test_the_lexicon_post_validates_like_the_bundled_schema_except_for_the_unit_of_length(post: dict[str, Any]):
+    ours = {(each.pointer, each.rule) for each in _POST.violations(post)} - {("/text", "maxBytes")}
+    theirs = {(each.pointer, each.rule) for each in _BUNDLED.violations(post)} - {("/text", "maxLength")}
     assert ours == theirs
     text = post.get("text")
     if isinstance(text, str):
-        too_many_bytes = ("/text", "maxBytes") in {(it.pointer, it.rule) for it in _POST.violations(post)}
+        too_many_bytes = ("/text", "maxBytes") in {(each.pointer, each.rule) for each in _POST.violations(post)}
         assert too_many_bytes == (len(text.encode()) > 2048)
 
 
@@ -348,14 +350,14 @@ def test_a_catalogue_resolves_references_between_its_lexicons():
     assert schema.violations({"f": {"n": {"m": "x"}}}) != ()
 
 
-def test_a_catalogue_whose_lexicons_do_not_fit_together_is_refused():
+def test_a_catalogue_with_an_unresolved_lexicon_reference_is_refused():
     with pytest.raises(
         CatalogueRefused, match=r"com\.example\.thing/1\.0\.0\.json: .*'com.example.defs#tree' is not in the catalogue"
     ):
         _catalogue({"lexicon": 1, "id": "com.example.defs", "defs": {}})
 
 
-def test_a_record_of_one_collection_may_refer_to_that_of_another():
+def test_a_lexicon_may_reference_the_record_of_another_collection():
     other = {
         "lexicon": 1,
         "id": "com.example.other",
@@ -364,7 +366,7 @@ def test_a_record_of_one_collection_may_refer_to_that_of_another():
     index = read_index(
         index_bytes(entry(NAME, ["1.0.0"]), entry("com.example.other", ["1.0.0", "1.1.0"], latest="1.1.0"))
     )
-    documents = {it.path: json.dumps(other).encode() for it in index.documents()}
+    documents = {document.path: json.dumps(other).encode() for document in index.documents()}
     documents["com.example.thing/1.0.0.json"] = json.dumps(
         _lexicon({"type": "ref", "ref": "com.example.other"})
     ).encode()

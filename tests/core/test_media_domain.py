@@ -1,4 +1,4 @@
-"""Names, keys and headers of media."""
+"""File names, object keys, headers and types of media."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -20,18 +20,18 @@ def asset(did: str = "did:plc:a", filename: str | None = "cat.png") -> Asset:
     return Asset(ASSET_ID, Did(did), "image/png", 1, NOW, NOW, filename)
 
 
-def test_the_uri_and_keys_are_the_contracts():
+def test_the_uri_and_object_keys_match_the_contract():
     assert str(asset().uri) == f"at://did:plc:a/com.registryaccord.media.asset/{ASSET_ID}"
     assert asset().final_key("prod") == f"prod/did:plc:a/{ASSET_ID}/cat.png"
     assert asset(filename=None).final_key("dev") == f"dev/did:plc:a/{ASSET_ID}/media"
     assert asset().staging_key == f"uploads/{ASSET_ID}"
 
 
-def test_no_environment_name_puts_final_objects_where_uploads_are_swept():
+def test_final_keys_of_every_environment_are_outside_the_uploads_prefix():
     assert not any(asset().final_key(env).startswith("uploads/") for env in ("dev", "staging", "prod"))
 
 
-def test_a_long_did_enters_the_key_by_its_hash():
+def test_a_long_did_is_hashed_in_the_object_key():
     longest = "did:plc:" + "a" * 192
     assert asset(longest).final_key("prod").startswith(f"prod/{longest}/")
     longer = longest + "a"
@@ -56,7 +56,7 @@ def test_an_accepted_file_name_is_one_safe_path_segment(text):
 @pytest.mark.parametrize(
     "text", ["cat.png", "über straße.jpg", ".hidden", "a..b", "名前.mp4", "x" * 255, "10:30.png", "a'b\"c.png"]
 )
-def test_plain_names_are_accepted(text):
+def test_plain_file_names_are_accepted(text):
     assert parse_filename(text) == text
 
 
@@ -66,13 +66,13 @@ def test_plain_names_are_accepted(text):
      "\u2066a",
      "a\ud800", "\u200f", "\u2028", "x" * 256, "é" * 128],
 )  # fmt: skip
-def test_other_names_are_refused(text):
+def test_unsafe_file_names_are_refused(text):
     with pytest.raises(InvalidField) as caught:
         parse_filename(text)
     assert caught.value.field == "filename"
 
 
-def test_a_checksum_is_64_hex_characters_and_kept_in_lower_case():
+def test_a_checksum_is_64_hex_characters_and_is_lower_cased():
     assert Sha256.parse("AB" * 32) == "ab" * 32
     for text in ["", "ab" * 31, "ab" * 33, "g" * 64, "ab" * 32 + "\n", "٣" * 64]:
         with pytest.raises(InvalidField, match="64 hex characters"):
@@ -96,12 +96,12 @@ def test_a_checksum_is_64_hex_characters_and_kept_in_lower_case():
         ("image/png", "é.png", "inline; filename=\"_.png\"; filename*=UTF-8''%C3%A9.png"),
     ],
 )
-def test_only_pictures_sound_and_video_are_shown_and_names_cannot_break_out(mime_type, filename, expected):
+def test_only_images_audio_and_video_are_inline_and_file_names_are_escaped(mime_type, filename, expected):
     assert content_disposition(mime_type, filename) == expected
 
 
 @given(st.text().filter(lambda text: text.isprintable() and text), st.sampled_from(["image/png", "text/html"]))
-def test_a_disposition_is_one_ascii_header_line(filename, mime_type):
+def test_a_content_disposition_is_one_ascii_line(filename, mime_type):
     header = content_disposition(mime_type, filename)
     assert header.isascii()
     assert header.isprintable()
@@ -116,7 +116,7 @@ TIFF, BIG_ENDIAN_TIFF = b"II*\x00\x08\x00\x00\x00", b"MM\x00*\x00\x00\x00\x08"
 BMP = b"BM\x46\x00\x00\x00\x00\x00\x00\x00\x36\x00\x00\x00\x28\x00\x00\x00\x02\x00\x00\x00"
 ZIP = b"PK\x03\x04\x14\x00"
 OGG = b"OggS\x00\x02" + b"\x00" * 20
-SHOWN = [
+SIGNATURES = [
     (b"\x89PNG\r\n\x1a\n....", "image/png"),
     (b"\xff\xd8\xff\xe0..JFIF", "image/jpeg"),
     (b"GIF87a..", "image/gif"),
@@ -159,8 +159,8 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize(("head", "mime_type"), SHOWN)
-def test_bytes_that_show_their_type_can_be_no_other(head, mime_type):
+@pytest.mark.parametrize(("head", "mime_type"), SIGNATURES)
+def test_content_with_a_known_signature_matches_no_other_type(head, mime_type):
     assert mismatched_type(mime_type, head) is None
     for declared in {"image/png", "image/jpeg", "image/gif", "video/mp4", "audio/mpeg", "text/plain"} - {mime_type}:
         assert mismatched_type(declared, head) == mime_type
@@ -198,8 +198,8 @@ def test_bytes_that_show_their_type_can_be_no_other(head, mime_type):
         (b"<?xml version", ("text/xml", "image/svg+xml", "application/xhtml+xml", "application/atom+xml")),
     ],
 )
-def test_a_container_may_be_any_of_the_types_that_it_holds(head, mime_types):
-    assert {it: mismatched_type(it, head) for it in mime_types} == dict.fromkeys(mime_types)
+def test_a_container_signature_matches_every_type_stored_in_that_container(head, mime_types):
+    assert {mime_type: mismatched_type(mime_type, head) for mime_type in mime_types} == dict.fromkeys(mime_types)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_container_may_be_any_of_the_types_that_it_holds(head, mime_types):
         (iso("isom"), "video/x-matroska"),
     ],
 )
-def test_a_container_is_no_type_that_begins_otherwise(head, declared):
+def test_a_container_signature_does_not_match_other_types(head, declared):
     assert mismatched_type(declared, head) is not None
 
 
@@ -224,13 +224,13 @@ def test_a_container_is_no_type_that_begins_otherwise(head, declared):
     [b"", b"hello", b"PNG", b"x\x89PNG\r\n\x1a\n", b"html", b"GIF88a", b"\xff\xd8", b"RIFF....ABCD", b"....WEBP",
      b"ftypisom", b"BM\x00\x00", b"BM" + b"x" * 30, b"II*", b"MM"],
 )  # fmt: skip
-def test_bytes_that_show_nothing_are_no_evidence(head):
+def test_content_without_a_known_signature_matches_the_declared_type(head):
     assert mismatched_type("image/png", head) is None
 
 
 @pytest.mark.parametrize("begins", ["MZ", "ID3", "BM", "II*", "MM", "PK", "OggS", "fLaC", "RIFF", "1234ftypisom"])
 @given(rest=st.text(st.characters(min_codepoint=32) | st.sampled_from("\t\r\n\f\x1b")))
-def test_no_text_is_taken_for_what_it_begins_like(begins, rest):
+def test_text_that_begins_like_a_binary_signature_still_matches_text_types(begins, rest):
     head = f"{begins}{rest}".encode("utf-8", "replace")[:64]
     for declared in ("text/plain", "text/csv", "application/javascript"):
         assert mismatched_type(declared, head) is None
@@ -249,7 +249,7 @@ def test_no_text_is_taken_for_what_it_begins_like(begins, rest):
         (parse_filename, "x" * 256, "filename", "must be at most 255 bytes in UTF-8"),
     ],
 )
-def test_a_refusal_says_which_field_and_what_it_should_be(parse, text, field, reason):
+def test_a_refusal_names_the_field_and_the_expected_form(parse, text, field, reason):
     with pytest.raises(InvalidField) as caught:
         parse(text)
     assert (caught.value.field, caught.value.reason) == (field, reason)

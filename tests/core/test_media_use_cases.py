@@ -1,4 +1,4 @@
-"""Media from promise to permanence, and everything that can come between."""
+"""Media uploads: initialising, finalising, content URLs and the sweep, with races and failures."""
 
 import copy
 import hashlib
@@ -74,7 +74,7 @@ def world() -> World:
     return World()
 
 
-async def test_an_upload_has_a_pending_asset_and_a_url_that_ends_with_it(world):
+async def test_init_upload_stores_a_pending_asset_and_returns_an_upload_url(world):
     upload = await world.media.init_upload(did=ADA, mime_type="IMAGE/PNG", size=5, sha256="AB" * 32)
     assert upload.asset.state is AssetState.PENDING
     assert upload.asset.mime_type == "image/png"
@@ -99,18 +99,18 @@ async def test_an_upload_has_a_pending_asset_and_a_url_that_ends_with_it(world):
         ({"mime_type": "image/png; charset=x"}, MediaTypeNotAllowed),
     ],
 )
-async def test_a_bad_announcement_is_refused_and_leaves_nothing(world, changes, error):
+async def test_an_invalid_upload_init_is_refused_and_stores_nothing(world, changes, error):
     with pytest.raises(error):
         await world.init(**changes)
     assert world.store.assets == {}
 
 
-async def test_the_largest_size_is_allowed(world):
+async def test_the_smallest_and_the_largest_size_are_accepted(world):
     assert (await world.init(size=1000)).size_bytes == 1000
     assert (await world.init(size=1)).size_bytes == 1
 
 
-async def test_finalising_proves_moves_and_tells(world):
+async def test_finalising_verifies_and_moves_the_object_and_emits_an_event(world):
     asset = await world.uploaded()
     final = await world.finalize(asset, sha256=HASH.upper(), correlation_id="c-1")
     assert (final.state, final.checksum) == (AssetState.FINALIZED, HASH)
@@ -120,7 +120,7 @@ async def test_finalising_proves_moves_and_tells(world):
     assert envelope["payload"]["checksum"] == HASH
 
 
-async def test_finalising_again_gives_the_same_answer_and_no_second_event(world):
+async def test_finalising_again_returns_the_same_asset_and_emits_no_second_event(world):
     asset = await world.uploaded()
     first = await world.finalize(asset)
     world.clock.advance(10**6)
@@ -136,7 +136,7 @@ async def test_finalising_again_with_another_hash_conflicts(world):
     assert caught.value.reason == "finalized_with_another_hash"
 
 
-async def test_what_was_not_uploaded_cannot_be_finalised(world):
+async def test_an_asset_without_an_upload_cannot_be_finalised(world):
     asset = await world.init()
     with pytest.raises(MediaConflict) as caught:
         await world.finalize(asset)
@@ -152,7 +152,7 @@ async def test_what_was_not_uploaded_cannot_be_finalised(world):
         (PNG, HASH, {"mime_type": "image/gif"}, MediaTypeMismatch),
     ],
 )
-async def test_bytes_that_are_not_as_declared_leave_the_asset_pending(world, data, sha256, init, error):
+async def test_an_object_that_differs_from_its_declaration_leaves_the_asset_pending(world, data, sha256, init, error):
     asset = await world.uploaded(data, **init)
     with pytest.raises(error):
         await world.finalize(asset, sha256)
@@ -161,7 +161,7 @@ async def test_bytes_that_are_not_as_declared_leave_the_asset_pending(world, dat
     assert list(world.blobs.objects) == [asset.staging_key]
 
 
-async def test_a_failed_finalisation_can_be_repaired_by_another_upload(world):
+async def test_a_failed_finalisation_succeeds_after_another_upload(world):
     asset = await world.uploaded(OTHER)
     with pytest.raises(ChecksumMismatch):
         await world.finalize(asset)
@@ -169,12 +169,12 @@ async def test_a_failed_finalisation_can_be_repaired_by_another_upload(world):
     assert (await world.finalize(asset)).checksum == HASH
 
 
-async def test_bytes_that_show_no_type_are_taken_at_their_word(world):
+async def test_content_without_a_known_signature_is_accepted_as_the_declared_type(world):
     asset = await world.uploaded(b"plain bytes")
     assert await world.finalize(asset, hashlib.sha256(b"plain bytes").hexdigest())
 
 
-async def test_only_the_owner_finalises(world):
+async def test_only_the_owner_may_finalise(world):
     asset = await world.uploaded()
     with pytest.raises(DidMismatch):
         await world.finalize(asset, subject=BOB)
@@ -186,7 +186,7 @@ async def test_only_the_owner_finalises(world):
     assert (await world.finalize(asset, subject=None)).state is AssetState.FINALIZED
 
 
-async def test_after_its_time_a_pending_asset_is_gone(world):
+async def test_an_expired_pending_asset_is_not_found(world):
     asset = await world.uploaded()
     world.clock.moment = asset.expires_at - timedelta(microseconds=1)
     assert await world.media.describe(asset.asset_id)
@@ -197,7 +197,7 @@ async def test_after_its_time_a_pending_asset_is_gone(world):
         await world.media.describe(asset.asset_id)
 
 
-async def test_the_old_upload_url_cannot_change_what_was_finalised(world):
+async def test_an_upload_after_finalising_does_not_change_the_asset(world):
     asset = await world.uploaded()
     await world.finalize(asset)
     world.blobs.objects[asset.staging_key] = OTHER
@@ -205,12 +205,12 @@ async def test_the_old_upload_url_cannot_change_what_was_finalised(world):
     assert world.blobs.objects[asset.final_key("prod")] == PNG
 
 
-async def test_of_two_finalisations_of_different_bytes_one_wins_and_its_bytes_stay(world):
+async def test_concurrent_finalisations_of_different_bytes_conflict_and_the_claimed_hash_can_retry(world):
     asset = await world.uploaded()
 
     class Racing(FakeBlobStore):
         async def promote(self, *arguments, **options):
-            # Between our claim and our copy, the uploader replaces the bytes and finalises those.
+            # Between claim and copy, the uploader replaces the bytes and finalises those.
             promote = super().promote
             world.media._blobs = world.blobs
             world.blobs.objects[asset.staging_key] = OTHER
@@ -231,7 +231,7 @@ async def test_of_two_finalisations_of_different_bytes_one_wins_and_its_bytes_st
     assert world.blobs.objects[asset.final_key("prod")] == PNG
 
 
-async def test_two_equal_finalisations_give_one_answer_and_one_event(world):
+async def test_equal_concurrent_finalisations_emit_one_event_and_a_retry_gets_the_same_asset(world):
     asset = await world.uploaded()
 
     class Racing(FakeBlobStore):
@@ -250,14 +250,14 @@ async def test_two_equal_finalisations_give_one_answer_and_one_event(world):
     assert len(world.envelopes) == 1
 
 
-async def test_a_finalisation_whose_staged_object_was_swept_by_another_gets_that_ones_answer(world):
+async def test_a_finalisation_without_a_staged_object_returns_the_asset_finalised_by_another(world):
     asset = await world.uploaded()
     final = await world.finalize(asset)
     del world.blobs.objects[asset.staging_key]
     assert await world.media._make_permanent(asset, Sha256(HASH), None, None) == final
 
 
-async def test_an_asset_that_expires_while_it_is_finalised_is_not_found(world):
+async def test_an_asset_that_expires_during_finalisation_is_not_found(world):
     asset = await world.uploaded()
 
     class Slow(FakeBlobStore):
@@ -275,7 +275,7 @@ async def test_an_asset_that_expires_while_it_is_finalised_is_not_found(world):
     assert world.envelopes == []
 
 
-async def test_a_pending_asset_is_described_to_its_owner_only(world):
+async def test_a_pending_asset_is_visible_to_its_owner_only(world):
     asset = await world.init()
     assert await world.media.describe(asset.asset_id, viewer=ADA) == asset
     assert await world.media.describe(asset.asset_id) == asset
@@ -285,13 +285,13 @@ async def test_a_pending_asset_is_described_to_its_owner_only(world):
         await world.media.describe(UNKNOWN, viewer=ADA)
 
 
-async def test_a_finalised_asset_is_described_to_anyone(world):
+async def test_a_finalised_asset_is_visible_to_anyone(world):
     asset = await world.uploaded()
     final = await world.finalize(asset)
     assert await world.media.describe(asset.asset_id, viewer=BOB) == final
 
 
-async def test_content_is_given_of_finalised_assets_for_five_minutes(world):
+async def test_only_a_finalised_asset_has_a_content_url_and_the_url_expires(world):
     asset = await world.uploaded()
     with pytest.raises(AssetNotFound):
         await world.media.content_url(asset.asset_id)
@@ -306,7 +306,7 @@ async def test_content_is_given_of_finalised_assets_for_five_minutes(world):
         await world.blobs.open(token)
 
 
-async def test_the_sweeper_removes_what_was_never_finalised_and_nothing_that_was(world):
+async def test_the_sweep_removes_expired_assets_and_staged_objects_and_keeps_finalised_ones(world):
     abandoned, kept = await world.uploaded(), await world.uploaded(filename="b.png")
     await world.finalize(kept)
     world.clock.moment = abandoned.expires_at + SWEEP_GRACE
@@ -318,7 +318,7 @@ async def test_the_sweeper_removes_what_was_never_finalised_and_nothing_that_was
     assert await world.media.sweep() == 0
 
 
-async def test_the_sweeper_removes_the_copy_of_a_finalisation_that_never_committed(world):
+async def test_the_sweep_removes_the_copy_of_a_finalisation_that_never_committed(world):
     asset = await world.uploaded()
     await world.store.claim(asset.asset_id, HASH)
     world.blobs.objects[asset.final_key("prod")] = PNG
@@ -327,7 +327,7 @@ async def test_the_sweeper_removes_the_copy_of_a_finalisation_that_never_committ
     assert world.blobs.objects == {}
 
 
-async def test_a_database_restored_to_before_a_finalisation_deletes_none_of_its_bytes(world):
+async def test_after_a_restore_to_before_a_finalisation_the_sweep_keeps_the_final_object(world):
     asset = await world.uploaded()
     before = copy.deepcopy(world.store)
     await world.finalize(asset)
@@ -338,7 +338,7 @@ async def test_a_database_restored_to_before_a_finalisation_deletes_none_of_its_
     assert world.blobs.objects[asset.final_key("prod")] == PNG
 
 
-async def test_a_sweep_that_fails_takes_up_where_it_left(world):
+async def test_a_failed_sweep_is_completed_by_the_next(world):
     asset = await world.uploaded()
     world.clock.moment = asset.expires_at + SWEEP_GRACE * 2
     world.blobs.down = True
@@ -350,7 +350,7 @@ async def test_a_sweep_that_fails_takes_up_where_it_left(world):
 
 
 @pytest.mark.parametrize("stuck", [1, 2])
-async def test_an_object_that_cannot_be_removed_holds_up_no_other(world, stuck):
+async def test_an_object_that_cannot_be_removed_does_not_block_others(world, stuck):
     assets = [await world.uploaded() for _ in range(5)]
     await world.finalize(assets[4])
     world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
@@ -363,7 +363,7 @@ async def test_an_object_that_cannot_be_removed_holds_up_no_other(world, stuck):
     assert await world.media.sweep() == stuck
 
 
-async def test_as_many_as_a_sweep_gives_up_after_hold_up_no_other(world):
+async def test_objects_that_made_a_sweep_fail_do_not_block_others_in_the_next(world):
     assets = [await world.uploaded() for _ in range(5)]
     world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
     world.blobs.stuck = {asset.staging_key for asset in assets[:3]}
@@ -374,7 +374,7 @@ async def test_as_many_as_a_sweep_gives_up_after_hold_up_no_other(world):
     assert await world.media.sweep() == 3
 
 
-async def test_a_sweep_gives_up_soon_where_nothing_can_be_removed(world):
+async def test_a_sweep_stops_after_three_objects_that_cannot_be_removed(world):
     assets = [await world.uploaded() for _ in range(5)]
     world.clock.moment = assets[4].expires_at + SWEEP_GRACE * 2
     world.blobs.stuck = {asset.staging_key for asset in assets}
@@ -383,7 +383,7 @@ async def test_a_sweep_gives_up_soon_where_nothing_can_be_removed(world):
     assert world.blobs.refusals == 3
 
 
-async def test_a_store_that_is_away_is_said_to_be_away(world):
+async def test_an_unavailable_blob_store_is_reported_as_unavailable(world):
     asset = await world.uploaded()
     world.blobs.down = True
     for call in (world.init(), world.finalize(asset)):

@@ -57,7 +57,7 @@ def world() -> World:
     return World()
 
 
-async def test_a_record_is_stored_with_its_event_and_answered_with_a_receipt(world):
+async def test_create_stores_the_record_and_its_event_and_returns_a_receipt(world):
     receipt = await world.create(created_at="2026-11-24T03:00:00+01:00", correlation_id="c-1")
     stored = await world.records.get(receipt.uri)
     assert stored.value == PROFILE_RECORD
@@ -69,13 +69,13 @@ async def test_a_record_is_stored_with_its_event_and_answered_with_a_receipt(wor
     assert envelope["payload"]["uri"] == receipt.uri
 
 
-async def test_the_servers_clock_decides_indexed_at_and_not_the_client(world):
+async def test_indexed_at_is_the_servers_time_and_not_the_clients(world):
     before = world.clock.now()
     receipt = await world.create(created_at="2001-01-01T00:00:00Z")
     assert receipt.indexed_at == before
 
 
-async def test_without_a_correlation_id_the_event_gets_one_of_its_own(world):
+async def test_an_event_without_a_correlation_id_gets_a_generated_one(world):
     await world.create()
     assert len(world.envelopes[0]["correlationId"]) == 26
 
@@ -90,13 +90,13 @@ async def test_without_a_correlation_id_the_event_gets_one_of_its_own(world):
         ({"idempotency_key": "a b"}, "idempotencyKey"),
     ],
 )
-async def test_shape_is_checked_before_authority(world, changes, field):
+async def test_the_request_shape_is_checked_before_authorization(world, changes, field):
     with pytest.raises(InvalidField) as caught:
         await world.create(**{"subject": BOB} | changes)
     assert caught.value.field == field
 
 
-async def test_authority_is_checked_before_the_schema(world):
+async def test_authorization_is_checked_before_the_schema(world):
     with pytest.raises(DidMismatch) as caught:
         await world.create(subject=BOB, collection="com.example.unknown")
     assert caught.value.field == "did"
@@ -107,27 +107,27 @@ async def test_authority_is_checked_before_the_schema(world):
 
 
 @pytest.mark.parametrize("author", [5, None, True, [], [ADA], {"did": ADA}, ""])
-async def test_an_author_that_is_no_did_is_not_the_subject(world, author):
+async def test_an_invalid_author_did_is_a_did_mismatch(world, author):
     for collection, record in ((PROFILE, {"displayName": "x"}), (POST, {"text": 5})):
         with pytest.raises(DidMismatch) as caught:
             await world.create(collection=collection, record={**record, "authorDid": author})
         assert caught.value.field == "record/authorDid"
 
 
-async def test_an_author_that_is_no_text_is_the_schemas_to_refuse_when_there_is_no_subject(world):
+async def test_without_a_subject_an_author_did_that_is_no_string_is_refused_by_the_schema(world):
     post = {"text": "x", "createdAt": "2026-11-24T02:53:29Z", "authorDid": 5}
     with pytest.raises(SchemaRejected) as caught:
         await world.create(subject=None, collection=POST, record=post)
     assert [violation.pointer for violation in caught.value.violations] == ["/authorDid"]
 
 
-async def test_an_embedding_program_speaks_for_the_did_itself(world):
+async def test_without_a_subject_any_did_may_write_but_the_author_did_must_match(world):
     assert await world.create(subject=None)
     with pytest.raises(DidMismatch):
         await world.create(subject=None, record={"displayName": "x", "authorDid": BOB})
 
 
-async def test_nothing_is_stored_that_was_refused(world):
+async def test_a_refused_record_is_not_stored(world):
     refusals: list[tuple[dict[str, Any], type[CdvError]]] = [
         ({"collection": "com.example.unknown"}, CollectionUnknown),
         ({"schema_version": "9.9.9"}, SchemaVersionUnknown),
@@ -144,12 +144,12 @@ async def test_nothing_is_stored_that_was_refused(world):
     assert world.envelopes == []
 
 
-async def test_the_clients_own_cid_is_accepted_when_it_is_ours(world):
+async def test_a_client_cid_that_matches_is_accepted(world):
     cid = (await world.create()).cid
     assert (await world.create(cid=cid)).cid == cid
 
 
-async def test_replay_returns_the_first_answer(world):
+async def test_a_retry_with_the_same_key_returns_the_first_receipt(world):
     first = await world.create(idempotency_key="k", correlation_id="c-1")
     again = await world.create(idempotency_key="k", record={"displayName": "Ada"}, correlation_id="c-2")
     assert again.replayed
@@ -157,21 +157,21 @@ async def test_replay_returns_the_first_answer(world):
     assert len(world.store.records) == len(world.envelopes) == 1
 
 
-async def test_a_key_is_scoped_by_did(world):
+async def test_an_idempotency_key_is_scoped_by_did(world):
     first = await world.create(idempotency_key="k")
     other = await world.create(idempotency_key="k", did=BOB, subject=BOB)
     assert other.uri != first.uri
     assert not other.replayed
 
 
-async def test_another_request_under_a_live_key_conflicts_and_stores_nothing(world):
+async def test_a_different_request_with_a_live_key_conflicts_and_stores_nothing(world):
     await world.create(idempotency_key="k")
     with pytest.raises(IdempotencyConflict):
         await world.create(idempotency_key="k", record={"displayName": "Eve"})
     assert len(world.store.records) == 1
 
 
-async def test_a_key_is_new_again_after_24_hours(world):
+async def test_an_idempotency_key_expires_after_24_hours(world):
     first = await world.create(idempotency_key="k")
     world.clock.moment = first.indexed_at + timedelta(hours=24) - timedelta(microseconds=1)
     assert (await world.create(idempotency_key="k")).replayed
@@ -179,7 +179,7 @@ async def test_a_key_is_new_again_after_24_hours(world):
     assert not (await world.create(idempotency_key="k", record={"displayName": "Eve"})).replayed
 
 
-async def test_a_replay_comes_before_the_schema_check(world):
+async def test_a_replay_is_returned_before_the_schema_is_checked(world):
     class Moving(BundledSchemas):
         catalogue = BundledSchemas().catalogue
 
@@ -197,7 +197,7 @@ async def test_a_replay_comes_before_the_schema_check(world):
         await world.create(idempotency_key="other")
 
 
-async def test_a_store_that_is_away_is_said_to_be_away(world):
+async def test_an_unavailable_database_is_reported_as_unavailable(world):
     world.store.error = Unavailable("database")
     with pytest.raises(Unavailable):
         await world.create()
@@ -214,20 +214,20 @@ async def test_an_unknown_record_is_not_found(world):
         await world.records.get("nobody")
 
 
-async def test_a_cursor_is_given_exactly_when_more_match(world):
+async def test_a_cursor_is_returned_exactly_when_more_records_match(world):
     receipts = [await world.create(record={"displayName": str(number)}) for number in range(4)]
     newest_first = [receipt.uri for receipt in reversed(receipts)]
     for limit in range(1, 6):
-        seen, cursor, pages = [], None, 0
+        listed, cursor, pages = [], None, 0
         while True:
             page = await world.records.list(did=ADA, limit=limit, cursor=cursor)
-            seen += [str(record.uri) for record in page.records]
+            listed += [str(record.uri) for record in page.records]
             pages += 1
             cursor = page.next_cursor
             if cursor is None:
                 break
             assert len(page.records) == limit
-        assert seen == newest_first
+        assert listed == newest_first
         assert pages == -(-4 // limit)
 
 
@@ -237,7 +237,7 @@ async def test_an_unknown_did_has_an_empty_page(world):
     assert page.next_cursor is None
 
 
-async def test_times_may_be_datetimes(world):
+async def test_times_may_be_given_as_datetimes(world):
     claimed = datetime(2026, 11, 24, 3, tzinfo=timezone(timedelta(hours=1)))
     receipt = await world.create(created_at=claimed)
     page = await world.records.list(did=ADA, since=receipt.indexed_at, until=receipt.indexed_at)
@@ -267,18 +267,18 @@ async def test_since_and_until_are_inclusive(world):
         ({"cursor": "x"}, CursorInvalid, None),
     ],
 )
-async def test_a_bad_listing_is_refused(world, arguments, error, field):
+async def test_an_invalid_listing_is_refused(world, arguments, error, field):
     with pytest.raises(error) as caught:
         await world.records.list(**{"did": ADA} | arguments)
     assert field is None or caught.value.field == field
 
 
-async def test_a_listing_since_and_until_one_moment_is_accepted(world):
+async def test_a_listing_with_equal_since_and_until_is_accepted(world):
     moment = "2026-01-01T00:00:00Z"
     assert (await world.records.list(did=ADA, since=moment, until=moment, limit=100)).records == ()
 
 
-async def test_a_collection_of_its_owner_is_its_owners_only(world):
+async def test_an_owner_only_collection_is_readable_by_its_owner_and_the_vault_only(world):
     flag = await world.create(collection=FLAG, record=FLAG_RECORD)
     profile = await world.create()
     for viewer in (ADA, Viewer.THE_VAULT):

@@ -19,15 +19,15 @@ from cdv_core.ports.outbox import OpLogEntry
 from cdv_core.use_cases.relay_lease import LEASE_LIFE
 from cdv_http.commands.events import EventsAccess, add_parser, follow, reconcile
 from conformance.ports.stores import a_record
-from tests.core.relaying import ADA, BOB, Setting, drain
+from tests.core.relaying import ADA, BOB, Harness, drain
 
 
-def run(setting: Setting, *arguments: str, broker: bool = True) -> int:
+def run(harness: Harness, *arguments: str, broker: bool = True) -> int:
     """Run `cdv events` with these arguments and return its exit code."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[EventsAccess]:
-        yield EventsAccess(setting.outbox, setting.clock, setting.relay() if broker else None)
+        yield EventsAccess(harness.outbox, harness.clock, harness.relay() if broker else None)
 
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers(), opened)
@@ -36,18 +36,18 @@ def run(setting: Setting, *arguments: str, broker: bool = True) -> int:
     return code
 
 
-def commit(setting: Setting, number: int) -> Any:
-    event = record_created(a_record(number), event_id=setting.ids.new(setting.clock.now()), correlation_id="test")
-    setting.outbox.append(event)
+def commit(harness: Harness, number: int) -> Any:
+    event = record_created(a_record(number), event_id=harness.ids.new(harness.clock.now()), correlation_id="test")
+    harness.outbox.append(event)
     return event
 
 
-def test_events_are_printed_for_people(capsys: pytest.CaptureFixture[str]):
-    setting = Setting()
-    commit(setting, 1)
-    asyncio.run(drain(setting.relay()))
-    commit(setting, 2)
-    assert run(setting) == 0
+def test_events_are_printed_as_text(capsys: pytest.CaptureFixture[str]):
+    harness = Harness()
+    commit(harness, 1)
+    asyncio.run(drain(harness.relay()))
+    commit(harness, 2)
+    assert run(harness) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.split("  ") == [
         "1",
@@ -60,10 +60,10 @@ def test_events_are_printed_for_people(capsys: pytest.CaptureFixture[str]):
     assert second.endswith("  waiting")
 
 
-def test_events_are_printed_for_scripts(capsys: pytest.CaptureFixture[str]):
-    setting = Setting()
-    event = commit(setting, 1)
-    assert run(setting, "--json") == 0
+def test_events_are_printed_as_json(capsys: pytest.CaptureFixture[str]):
+    harness = Harness()
+    event = commit(harness, 1)
+    assert run(harness, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {
         "sequence": 1,
         "eventId": event.event_id,
@@ -73,127 +73,127 @@ def test_events_are_printed_for_scripts(capsys: pytest.CaptureFixture[str]):
 
 
 def test_events_are_printed_from_a_sequence_on(capsys: pytest.CaptureFixture[str]):
-    setting = Setting()
+    harness = Harness()
     for number in range(5):
-        commit(setting, number)
-    assert run(setting, "--from", "4", "--json") == 0
+        commit(harness, number)
+    assert run(harness, "--from", "4", "--json") == 0
     assert [json.loads(line)["sequence"] for line in capsys.readouterr().out.splitlines()] == [4, 5]
 
 
-def following(setting: Setting) -> AsyncGenerator[OpLogEntry]:
-    return follow(setting.outbox, setting.clock, 0, poll_seconds=0)
+def following(harness: Harness) -> AsyncGenerator[OpLogEntry]:
+    return follow(harness.outbox, harness.clock, 0, poll_seconds=0)
 
 
-async def test_following_goes_on_with_what_comes():
-    setting = Setting()
-    commit(setting, 1)
-    async with asyncio.timeout(30), aclosing(following(setting)) as entries:
+async def test_follow_yields_events_that_are_committed_later():
+    harness = Harness()
+    commit(harness, 1)
+    async with asyncio.timeout(30), aclosing(following(harness)) as entries:
         assert (await anext(entries)).sequence == 1
         coming = asyncio.ensure_future(anext(entries))
         await asyncio.sleep(0)
-        commit(setting, 2)
+        commit(harness, 2)
         assert (await coming).sequence == 2
 
 
-async def test_following_misses_no_entry_that_commits_late():
-    setting = Setting()
+async def test_follow_yields_entries_that_commit_out_of_order():
+    harness = Harness()
     for number in range(4):
-        commit(setting, number)
-    second, third = setting.outbox.entries.pop(2), setting.outbox.entries.pop(3)
-    async with asyncio.timeout(30), aclosing(following(setting)) as entries:
+        commit(harness, number)
+    second, third = harness.outbox.entries.pop(2), harness.outbox.entries.pop(3)
+    async with asyncio.timeout(30), aclosing(following(harness)) as entries:
         assert [(await anext(entries)).sequence for _ in range(2)] == [1, 4]
-        setting.outbox.entries = {2: second, 3: third, **setting.outbox.entries}
+        harness.outbox.entries = {2: second, 3: third, **harness.outbox.entries}
         assert [(await anext(entries)).sequence for _ in range(2)] == [2, 3]
 
 
-async def test_following_gives_up_a_sequence_that_was_never_committed():
-    setting = Setting()
+async def test_follow_stops_waiting_for_a_sequence_that_was_never_committed():
+    harness = Harness()
     for number in range(4):
-        commit(setting, number)
-    setting.outbox.entries.pop(2)
-    setting.clock.moment += timedelta(minutes=2)
+        commit(harness, number)
+    harness.outbox.entries.pop(2)
+    harness.clock.moment += timedelta(minutes=2)
     reads = []
-    read = setting.outbox.read
+    read = harness.outbox.read
 
-    async def noted(after: int, limit: int, subject_prefix: str = "") -> Any:
+    async def recorded(after: int, limit: int, subject_prefix: str = "") -> Any:
         reads.append(after)
         return await read(after, limit, subject_prefix)
 
-    setting.outbox.read = noted  # type: ignore[method-assign]
-    async with asyncio.timeout(30), aclosing(following(setting)) as entries:
+    harness.outbox.read = recorded  # type: ignore[method-assign]
+    async with asyncio.timeout(30), aclosing(following(harness)) as entries:
         assert [(await anext(entries)).sequence for _ in range(3)] == [1, 3, 4]
         coming = asyncio.ensure_future(anext(entries))
         while len(reads) < 4:
             await asyncio.sleep(0)
-        setting.outbox.entries[5] = replace(setting.outbox.entries[4], sequence=5)
+        harness.outbox.entries[5] = replace(harness.outbox.entries[4], sequence=5)
         assert (await coming).sequence == 5
     assert reads[:4] == [0, 4, 4, 4]
 
 
-def test_following_without_a_start_begins_with_what_comes(capsys: pytest.CaptureFixture[str], monkeypatch):
-    setting = Setting()
+def test_follow_without_from_starts_after_the_last_entry(capsys: pytest.CaptureFixture[str], monkeypatch):
+    harness = Harness()
     for number in range(21):
-        commit(setting, number)
-    asked = []
+        commit(harness, number)
+    starts = []
 
     async def from_there(outbox: Any, clock: Any, after: int) -> Any:
-        asked.append(after)
+        starts.append(after)
         for entry in await outbox.read(after, 10):
             yield entry
 
     monkeypatch.setattr("cdv_http.commands.events.follow", from_there)
-    assert run(setting, "--follow") == 0
-    assert run(setting, "--follow", "--from", "21", "--json") == 0
-    assert asked == [21, 20]
+    assert run(harness, "--follow") == 0
+    assert run(harness, "--follow", "--from", "21", "--json") == 0
+    assert starts == [21, 20]
     assert json.loads(capsys.readouterr().out)["sequence"] == 21
 
 
-def test_reconcile_reports_and_publishes_what_was_lost(capsys: pytest.CaptureFixture[str]):
-    setting = Setting()
-    written = [setting.write(ADA), setting.write(BOB)]
-    asyncio.run(drain(setting.relay()))
-    setting.bus.recreate()
-    assert run(setting, "reconcile") == 0
+def test_reconcile_reports_and_republishes_lost_events(capsys: pytest.CaptureFixture[str]):
+    harness = Harness()
+    written = [harness.write(ADA), harness.write(BOB)]
+    asyncio.run(drain(harness.relay()))
+    harness.bus.recreate()
+    assert run(harness, "reconcile") == 0
     assert capsys.readouterr().out.splitlines() == [
         "RA_RECORDS: 2 compared, 2 lost and published again",
         "RA_MEDIA: 0 compared, 0 lost and published again",
     ]
-    assert setting.bus.ids() == written
-    assert run(setting, "reconcile", "--json") == 0
+    assert harness.bus.ids() == written
+    assert run(harness, "reconcile", "--json") == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
         {"stream": "RA_RECORDS", "compared": 2, "requeued": 0},
         {"stream": "RA_MEDIA", "compared": 0, "requeued": 0},
     ]
 
 
-def test_reconcile_without_a_broker_says_so(capsys: pytest.CaptureFixture[str]):
-    assert run(Setting(), "reconcile", broker=False) == 1
+def test_reconcile_without_a_broker_fails_naming_the_setting(capsys: pytest.CaptureFixture[str]):
+    assert run(Harness(), "reconcile", broker=False) == 1
     assert "CDV_NATS_URL" in capsys.readouterr().err
 
 
-async def test_reconcile_gives_up_when_another_relay_does_not_finish():
-    setting = Setting()
-    later = setting.clock.now() + LEASE_LIFE
-    await setting.outbox.lease("another", 0, now=setting.clock.now(), expires_at=later)
+async def test_reconcile_times_out_while_another_relay_holds_the_lease():
+    harness = Harness()
+    later = harness.clock.now() + LEASE_LIFE
+    await harness.outbox.lease("another", 0, now=harness.clock.now(), expires_at=later)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[EventsAccess]:
-        yield EventsAccess(setting.outbox, setting.clock, setting.relay())
+        yield EventsAccess(harness.outbox, harness.clock, harness.relay())
 
     with pytest.raises(Unavailable):
         await reconcile(argparse.Namespace(json=False), opened, timeout_seconds=0)
 
 
-async def test_reconcile_waits_for_a_broker_that_is_being_reached(capsys: pytest.CaptureFixture[str]):
-    setting = Setting()
-    setting.bus.down = True
+async def test_reconcile_waits_until_the_broker_is_connected(capsys: pytest.CaptureFixture[str]):
+    harness = Harness()
+    harness.bus.down = True
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[EventsAccess]:
-        yield EventsAccess(setting.outbox, setting.clock, setting.relay())
+        yield EventsAccess(harness.outbox, harness.clock, harness.relay())
 
     waiting = asyncio.ensure_future(reconcile(argparse.Namespace(json=False), opened))
     await asyncio.sleep(0)
-    setting.bus.down = False
+    harness.bus.down = False
     assert await waiting == 0
     assert "RA_RECORDS: 0 compared" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Each keyword of draft-07 that is accepted at load, by cases of our own: what it lets pass and what it does not."""
+"""Each draft-07 keyword that is accepted at load, with values that it accepts and values that it refuses."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
 
 
 @pytest.mark.parametrize(("schema", "accepted", "refused"), CASES, ids=[str(case[0])[:60] for case in CASES])
-def test_a_keyword_lets_pass_what_it_should_and_nothing_else(schema: Any, accepted: list[Any], refused: list[Any]):
+def test_a_keyword_accepts_valid_values_and_refuses_invalid_ones(schema: Any, accepted: list[Any], refused: list[Any]):
     validator, reference = compile_validator(schema), jsonschema.Draft7Validator(schema)
     for value, valid in [(each, True) for each in accepted] + [(each, False) for each in refused]:
         assert (validator.violations(value) == ()) == valid, value
-        # The two judges agree: neither the fast nor the thorough one is alone in its verdict.
+        # The generated validator and the search for violations must agree.
         assert (find_violations(validator.document, value) == ()) == valid, value
         assert reference.is_valid(value) == valid, f"the case itself is wrong: {value}"
 
 
-def test_multiples_are_judged_as_the_decimals_that_were_written():
-    # Where the reference divides doubles, and says that 0.07 is no multiple of 0.01.
+def test_multiple_of_uses_decimal_arithmetic():
+    # The reference divides doubles, by which 0.07 is no multiple of 0.01.
     validator = compile_validator({"multipleOf": 0.01})
     assert validator.violations(0.07) == validator.violations(1.1) == ()
     assert [violation.rule for violation in validator.violations(0.005)] == ["multipleOf"]

@@ -1,4 +1,4 @@
-"""Formats: what fits and what does not, and that none takes long about it."""
+"""Formats: valid and invalid texts, and checks in linear time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdv_core.domain.canonical import cid_of
 from cdv_core.domain.formats import FORMATS
 
-FITTING = {
+VALID = {
     "did": ["did:plc:abc", "did:web:example.com%3A8080", "did:key:z6Mk:x"],
     "nsid": ["com.example.feed.post", "a.b.c"],
     "handle": ["alice.example", "xn--bcher-kva.example", "a.b-c.d1"],
@@ -51,7 +51,7 @@ FITTING = {
         "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy",
     ],
 }  # fmt: skip
-FAILING = {
+INVALID = {
     "did": ["", "did:", "did:plc:", "DID:plc:a", "did:plc:a:", "did:plc:a b", "did:plc:%zz",
         "did:" + "a" * 3000, "did:a:b\n"],
     "nsid": ["com.example", "com.example.", "1.com.x", "com.example.1x", "com..x.y", "com.exämple.post"],
@@ -82,37 +82,37 @@ FAILING = {
 }  # fmt: skip
 
 
-def test_every_format_is_looked_at():
-    assert FITTING.keys() == FAILING.keys() == FORMATS.keys()
+def test_every_format_has_valid_and_invalid_cases():
+    assert VALID.keys() == INVALID.keys() == FORMATS.keys()
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FITTING.items() for text in texts])
-def test_text_of_its_format_is_accepted(name: str, text: str):
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in VALID.items() for text in texts])
+def test_valid_text_is_accepted(name: str, text: str):
     assert FORMATS[name](text)
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FAILING.items() for text in texts])
-def test_text_of_another_format_is_refused(name: str, text: str):
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in INVALID.items() for text in texts])
+def test_invalid_text_is_refused(name: str, text: str):
     assert not FORMATS[name](text)
 
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(FORMATS)), st.text(max_size=80))
-def test_any_text_gets_an_answer(name: str, text: str):
+def test_any_text_is_accepted_or_refused(name: str, text: str):
     assert FORMATS[name](text) in {True, False}
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @pytest.mark.parametrize("piece", ["a", "a.", "-a", "a-", "%41", ":", "/", "@", "1", "x-", "did:a:", "%", "a:"])
-def test_a_long_text_is_judged_as_fast_as_a_short_one_for_its_length(name: str, piece: str):
-    # A record's 256 KiB; were any of these quadratic, this one test would take minutes and run into its time limit.
+def test_a_long_text_is_checked_in_linear_time(name: str, piece: str):
+    # A record's 256 KiB: a quadratic check would take minutes and exceed the time limit.
     for start in ("", "did:a:", "http://", "at://", "x-", "b"):
         FORMATS[name](start + piece * (256 * 1024 // len(piece)) + "!")
 
 
 @settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 2**40), st.integers(1, 2**20))
-def test_a_cid_is_one_whatever_its_codec_and_hash_function(digest: bytes, codec: int, function: int):
+def test_a_cid_is_accepted_with_any_codec_and_hash_function(digest: bytes, codec: int, function: int):
     raw = b"\x01" + _varint(codec) + _varint(function) + _varint(len(digest)) + digest
     text = "b" + base64.b32encode(raw).decode().lower().rstrip("=")
     assert FORMATS["cid"](text)
@@ -130,11 +130,11 @@ def _varint(number: int) -> bytes:
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=3), st.integers(-(2**63), 2**63 - 1), max_size=3))
-def test_every_cid_that_this_vault_gives_fits(value: dict[str, int]):
+def test_every_cid_that_this_vault_computes_is_accepted(value: dict[str, int]):
     assert FORMATS["cid"](cid_of(value))
 
 
-def test_a_cid_has_one_spelling():
+def test_another_encoding_of_the_same_cid_is_refused():
     digest = hashlib.sha256(b"x").digest()
     text = "b" + base64.b32encode(b"\x01\x55\x12\x20" + digest).decode().lower().rstrip("=")
     assert FORMATS["cid"](text)

@@ -1,4 +1,4 @@
-"""No text of a schema's author ever runs: whatever it says, it is data, or the document is refused."""
+"""No text of a schema is ever executed: it is treated as data, or the document is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HEAD = 'VERSION = "x"\nfrom decimal import Decimal\n\nNoneType = type(None)\n'
 
 
 def _everywhere(text: str) -> list[dict[str, Any]]:
-    """Schemas that say `text` wherever a document may say something of its own."""
+    """Return schemas that contain `text` wherever free text is allowed."""
     return [
         {
             "title": text,
@@ -60,7 +60,7 @@ def _everywhere(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_text_in_a_schema_is_data(text: str):
+def test_hostile_text_in_a_schema_is_data(text: str):
     for schema in _everywhere(text):
         compile_validator(schema).violations({text: text, "a": [text]})
     assert compile_validator({"const": {text: [text]}}).violations({text: [text]}) == ()
@@ -89,7 +89,7 @@ def test_any_text_in_a_schema_is_data(text: str, other: str):
 
 @settings(max_examples=50, deadline=None)
 @given(_hostile_text)
-def test_a_pattern_or_a_reference_of_any_text_runs_nothing(text: str):
+def test_any_text_as_a_pattern_reference_format_or_type_compiles_or_is_refused(text: str):
     for schema in (
         {"pattern": text},
         {"patternProperties": {text: True}},
@@ -104,9 +104,9 @@ def test_a_pattern_or_a_reference_of_any_text_runs_nothing(text: str):
 
 
 @pytest.fixture
-def no_io() -> Iterator[list[str]]:
-    """Note every attempt to open a file or a connection, or to import, by Python's own audit events."""
-    seen: list[str] = []
+def io_attempts() -> Iterator[list[str]]:
+    """Record every attempt to open a file or a connection or to start a process, by Python's audit events."""
+    attempts: list[str] = []
     active = True
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
@@ -118,10 +118,10 @@ def no_io() -> Iterator[list[str]]:
             "os.system",
             "subprocess.Popen",
         }:
-            seen.append(f"{event} {arguments}")
+            attempts.append(f"{event} {arguments}")
 
     sys.addaudithook(audit)
-    yield seen
+    yield attempts
     active = False
 
 
@@ -136,7 +136,7 @@ def no_io() -> Iterator[list[str]]:
         "data:,{}",
     ],
 )
-def test_no_reference_opens_a_file_or_a_connection(ref: str, no_io: list[str]):
+def test_no_reference_opens_a_file_or_a_connection(ref: str, io_attempts: list[str]):
     for schema in (
         {"$ref": ref},
         {"$id": ref, "$ref": "x"},
@@ -146,14 +146,14 @@ def test_no_reference_opens_a_file_or_a_connection(ref: str, no_io: list[str]):
         with pytest.raises(SchemaRefused):
             compile_validator(schema)
     compile_validator({"$id": ref, "definitions": {"a": True}, "items": {"$ref": "#/definitions/a"}}).violations([1])
-    assert no_io == []
+    assert io_attempts == []
 
 
-def test_the_audit_would_see_a_file_and_a_connection(no_io: list[str]):
+def test_the_audit_hook_records_files_and_connections(io_attempts: list[str]):
     with open(__file__, "rb"), socket.socket() as connection:  # noqa: PTH123
         connection.settimeout(1)
         connection.connect_ex(("127.0.0.1", 9))
-    assert len(no_io) == 2
+    assert len(io_attempts) == 2
 
 
 @pytest.mark.parametrize(
@@ -184,15 +184,17 @@ def test_the_audit_would_see_a_file_and_a_connection(no_io: list[str]):
         "raise SystemExit",
     ],
 )
-def test_code_with_anything_unknown_in_it_is_refused(source: str, monkeypatch: pytest.MonkeyPatch):
-    # Whatever the generator may be brought to write: only what is on the lists is compiled.
+def test_generated_code_with_a_construct_outside_the_allow_list_is_refused(
+    source: str, monkeypatch: pytest.MonkeyPatch
+):
+    # Whatever the generator is made to emit, only allow-listed constructs are compiled.
     monkeypatch.setattr(fastjsonschema, "compile_to_code", lambda *_, **__: _HEAD + source)
     with pytest.raises(SchemaRefused):
         generate(Lowered({}))
 
 
 @pytest.mark.parametrize("source", ["import os", _HEAD + "validate = 1", "", _HEAD + "data = 1"])
-def test_code_that_is_not_of_the_generator_s_form_is_refused(source: str, monkeypatch: pytest.MonkeyPatch):
+def test_generated_code_of_an_unexpected_form_is_refused(source: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fastjsonschema, "compile_to_code", lambda *_, **__: source)
     with pytest.raises(SchemaRefused):
         bind(generate(Lowered({})), Lowered({}))
@@ -204,7 +206,7 @@ def _validator_of(body: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[objec
     return bind(generate(Lowered({})), Lowered({}))
 
 
-def test_code_runs_without_the_builtins_that_could_do_harm(monkeypatch: pytest.MonkeyPatch):
+def test_generated_code_runs_without_dangerous_builtins(monkeypatch: pytest.MonkeyPatch):
     validate = _validator_of("data_x = isinstance(data, int)", monkeypatch)
     names = validate.func.__globals__["__builtins__"]  # type: ignore[attr-defined]
     assert (
@@ -213,14 +215,14 @@ def test_code_runs_without_the_builtins_that_could_do_harm(monkeypatch: pytest.M
     )
 
 
-def test_messages_of_the_generator_are_not_even_compiled(monkeypatch: pytest.MonkeyPatch):
-    # They are made of member names, and formatting one could reach into objects.
+def test_error_messages_of_the_generator_are_not_compiled(monkeypatch: pytest.MonkeyPatch):
+    # They contain member names, and formatting one could access attributes of objects.
     body = 'raise JsonSchemaValueException("" + (name_prefix or "data") + "{data.__class__}".format(**locals()) + "")'
     with pytest.raises(Broken):
         _validator_of(body, monkeypatch)(1)
 
 
-def test_whatever_goes_wrong_in_the_generator_is_a_refusal(monkeypatch: pytest.MonkeyPatch):
+def test_an_exception_in_the_generator_is_a_schema_refusal(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object, **__: object) -> str:
         raise KeyError("definition_rule")
 
@@ -239,12 +241,12 @@ def test_defaults_are_never_filled_in():
     assert value == {}
 
 
-def test_the_generator_sees_no_annotation_pattern_or_reference_of_the_author(monkeypatch: pytest.MonkeyPatch):
-    seen: list[str] = []
+def test_annotations_patterns_and_reference_names_do_not_reach_the_generator(monkeypatch: pytest.MonkeyPatch):
+    received: list[str] = []
     original = fastjsonschema.compile_to_code
 
     def spy(schema: Any, **options: Any) -> str:
-        seen.append(json.dumps(schema))
+        received.append(json.dumps(schema))
         return str(original(schema, **options))
 
     monkeypatch.setattr(fastjsonschema, "compile_to_code", spy)
@@ -257,5 +259,5 @@ def test_the_generator_sees_no_annotation_pattern_or_reference_of_the_author(mon
             "definitions": {secret: {"minimum": 1}}, "items": {"$ref": f"#/definitions/{secret.replace(' ', '%20')}"},
         }
     )  # fmt: skip
-    assert seen
-    assert secret not in seen[0]
+    assert received
+    assert secret not in received[0]

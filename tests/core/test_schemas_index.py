@@ -1,4 +1,4 @@
-"""What an index may say, and every way in which it may not be used."""
+"""Reading an index and building a catalogue from it, and every reason to refuse them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _version(version: str, **more: Any) -> dict[str, Any]:
     return {"version": version, **more}
 
 
-def test_the_namespace_may_be_the_whole_name_or_what_stands_before_it():
+def test_the_namespace_may_be_the_whole_name_or_its_prefix():
     (long,) = read_index(index_bytes({**entry("a.b.post", ["1.0.0"]), "namespace": "a.b.post"})).collections
     (short,) = read_index(index_bytes(entry("a.b.post", ["1.0.0"]))).collections
     assert long == short
@@ -33,7 +33,7 @@ def test_the_namespace_may_be_the_whole_name_or_what_stands_before_it():
 def test_versions_are_ordered_by_precedence():
     listed = ["1.10.0", "1.2.0", "1.2.0-rc.2", "1.2.0-rc.10", "1.2.0-beta", "1.2.0-1"]
     (collection,) = read_index(index_bytes(entry("a.b.post", listed, latest="1.2.0"))).collections
-    assert [str(it.version) for it in collection.versions] == [
+    assert [str(listed.version) for listed in collection.versions] == [
         "1.2.0-1",
         "1.2.0-beta",
         "1.2.0-rc.2",
@@ -43,12 +43,12 @@ def test_versions_are_ordered_by_precedence():
     ]
 
 
-def test_a_document_lies_where_its_name_says_unless_the_index_says_otherwise():
+def test_a_document_has_a_default_path_unless_the_index_gives_one():
     index = read_index(index_bytes(entry("a.b.post", ["1.0.0", _version("1.1.0", path="elsewhere/x.json")])))
-    assert [it.path for it in index.documents()] == ["a.b.post/1.0.0.json", "elsewhere/x.json"]
+    assert [document.path for document in index.documents()] == ["a.b.post/1.0.0.json", "elsewhere/x.json"]
 
 
-def test_what_a_later_version_deprecates_is_deprecated():
+def test_a_version_that_a_later_one_deprecates_is_deprecated():
     (collection,) = read_index(
         index_bytes(entry("a.b.post", ["1.0.0", "1.1.0"], latest="1.1.0", deprecates="1.0.0"))
     ).collections
@@ -60,7 +60,7 @@ def test_a_collection_may_deprecate_another():
     index = read_index(
         index_bytes(entry("a.b.old", ["1.0.0"]), entry("a.b.new", ["1.0.0"], deprecates=["a.b.old@1.0.0"]))
     )
-    assert [(it.versions[0].status, it.versions[0].replaced_by) for it in index.collections] == [
+    assert [(each.versions[0].status, each.versions[0].replaced_by) for each in index.collections] == [
         ("deprecated", "a.b.new"),
         ("stable", None),
     ]
@@ -110,10 +110,10 @@ def test_a_collection_may_deprecate_another():
         ([{**entry("a.b.post", []), "versions": [1]}], "versions"),
     ],
 )
-def test_an_index_that_is_ambiguous_or_points_nowhere_is_refused(entries: list[dict[str, Any]], reason: str):
+def test_an_invalid_or_inconsistent_index_is_refused(entries: list[dict[str, Any]], reason: str):
     with pytest.raises(CatalogueRefused, match=reason) as refused:
         read_index(index_bytes(*entries))
-    assert {it.document for it in refused.value.problems} == {"SPEC_INDEX.json"}
+    assert {problem.document for problem in refused.value.problems} == {"SPEC_INDEX.json"}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_an_index_that_is_ambiguous_or_points_nowhere_is_refused(entries: list[d
         ([{"id": "a.b.post"}], "is a collection too"),
     ],
 )
-def test_shared_lexicons_are_listed_once_and_are_no_collections(lexicons: list[dict[str, str]], reason: str):
+def test_a_shared_lexicon_with_an_invalid_or_duplicate_id_is_refused(lexicons: list[dict[str, str]], reason: str):
     with pytest.raises(CatalogueRefused, match=reason):
         read_index(index_bytes(entry("a.b.post", ["1.0.0"]), lexicons=lexicons))
 
@@ -144,7 +144,7 @@ def test_shared_lexicons_are_listed_once_and_are_no_collections(lexicons: list[d
         b'{"generatedAt": ' + b"9" * 5_000 + b"}",
     ],
 )
-def test_what_is_no_index_at_all_is_refused(text: bytes):
+def test_malformed_bytes_are_refused_as_an_index(text: bytes):
     with pytest.raises(CatalogueRefused):
         read_index(text)
 
@@ -156,13 +156,13 @@ def test_any_bytes_are_an_index_or_refused(text: bytes):
         read_index(text)
 
 
-def test_every_problem_is_reported_not_the_first():
+def test_every_problem_of_an_index_is_reported():
     with pytest.raises(CatalogueRefused) as refused:
         read_index(index_bytes(entry("a.b.one", ["1"]), entry("a.b.two", ["1.0.0"], latest="9.0.0")))
     assert len(refused.value.problems) == 3
 
 
-def test_a_bomb_of_documents_is_refused_before_any_is_asked_for():
+def test_an_index_with_too_many_documents_is_refused():
     versions = [f"1.0.{patch}" for patch in range(DOCUMENTS_MAX + 1)]
     with pytest.raises(CatalogueRefused, match=r"10001 documents, over the limit of 10000"):
         read_index(index_bytes(entry("a.b.post", versions)))
@@ -185,14 +185,14 @@ def test_a_bomb_of_documents_is_refused_before_any_is_asked_for():
         "1" * 99,
     ],
 )
-def test_what_is_no_semantic_version_is_refused(text: str):
+def test_an_invalid_semantic_version_is_refused(text: str):
     with pytest.raises(InvalidField):
         Version.parse(text)
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["0", "1", "10", "a", "b-c", "1a"]), max_size=3), st.integers(0, 20))
-def test_a_version_is_spelt_in_one_way(pre_release: list[str], number: int):
+def test_a_parsed_version_formats_to_the_same_text(pre_release: list[str], number: int):
     text = f"1.{number}.0" + ("-" + ".".join(pre_release) if pre_release else "")
     assert str(Version.parse(text)) == text
 
@@ -200,12 +200,12 @@ def test_a_version_is_spelt_in_one_way(pre_release: list[str], number: int):
 # Documents
 
 
-def test_a_catalogue_is_built_whole():
+def test_a_catalogue_contains_every_listed_version():
     catalogue = build_catalogue(*index_of(entry("a.b.post", ["1.0.0", "1.1.0"])))
-    assert [list(it.versions) for it in catalogue] == [["1.0.0", "1.1.0"]]
+    assert [list(collection.versions) for collection in catalogue] == [["1.0.0", "1.1.0"]]
 
 
-def test_every_document_that_cannot_be_used_is_named_with_its_reason():
+def test_every_invalid_document_is_reported_with_its_reason():
     index, documents = index_of(entry("a.b.post", ["1.0.0", "1.1.0", "1.2.0", "1.3.0"]))
     documents["a.b.post/1.1.0.json"] = b'{"type": "objekt", "frobnicate": 1}'
     documents["a.b.post/1.2.0.json"] = b'{"$ref": "https://example.com/x"}'
@@ -218,7 +218,7 @@ def test_every_document_that_cannot_be_used_is_named_with_its_reason():
     ]
 
 
-def test_missing_and_broken_documents_are_named():
+def test_missing_and_malformed_documents_are_reported():
     index, documents = index_of(entry("a.b.post", ["1.0.0", "1.1.0"]))
     del documents["a.b.post/1.0.0.json"]
     documents["a.b.post/1.1.0.json"] = b'{"type": "obj'
@@ -229,7 +229,7 @@ def test_missing_and_broken_documents_are_named():
     assert broken.startswith("a.b.post/1.1.0.json: is not JSON")
 
 
-def test_a_document_is_held_to_its_digest():
+def test_a_document_must_match_its_digest():
     text = json.dumps({"type": "object"}).encode()
     digest = hashlib.sha256(text).hexdigest()
     right, documents = index_of(entry("a.b.post", [_version("1.0.0", sha256=digest)]))
@@ -239,7 +239,7 @@ def test_a_document_is_held_to_its_digest():
         build_catalogue(wrong, documents)
 
 
-def test_what_did_not_change_is_not_compiled_again():
+def test_unchanged_documents_are_not_compiled_again():
     name = Nsid("a.b.post")
     index, documents = index_of(entry(name, ["1.0.0", "1.1.0"]))
     first = build_catalogue(index, documents)
@@ -257,7 +257,7 @@ def test_what_did_not_change_is_not_compiled_again():
 
 
 @pytest.mark.parametrize("text", [b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b"nul", b"\xc3", b"[" * 10**5])
-def test_a_document_is_strict_json(text: bytes):
+def test_a_document_must_be_strict_json(text: bytes):
     with pytest.raises(ValueError, match=r".+"):
         parse_document(text)
 
@@ -267,5 +267,5 @@ def test_a_number_without_a_fraction_is_an_integer():
     assert repr(parsed) == "{'maxLength': 3, 'minimum': 1.5, 'big': 100}"
 
 
-def test_the_index_says_when_it_was_made():
+def test_generated_at_is_read_from_the_index():
     assert read_index(index_bytes()).generated_at.isoformat() == GENERATED_AT.replace("Z", "+00:00")

@@ -1,4 +1,4 @@
-"""What a schema document may say, and what is refused by name: unenforced, misspelt, leading out, or too costly."""
+"""Schema documents: unknown or invalid keywords, external references and excessive cost are refused by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdv_core.domain.validators import compile_validator
 
 
 def _broken(schema: object, value: object) -> list[tuple[str, str]]:
-    return [(it.pointer, it.rule) for it in compile_validator(schema).violations(value)]
+    return [(found.pointer, found.rule) for found in compile_validator(schema).violations(value)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def _broken(schema: object, value: object) -> list[tuple[str, str]]:
         (None, "the document is not a schema"),
     ],
 )
-def test_what_is_not_enforced_or_not_draft_07_is_refused_by_name(schema: object, reason: str):
+def test_an_unenforced_or_invalid_keyword_is_refused_by_name(schema: object, reason: str):
     with pytest.raises(SchemaRefused, match=reason):
         compile_validator(schema)
 
@@ -75,19 +75,19 @@ def test_what_is_not_enforced_or_not_draft_07_is_refused_by_name(schema: object,
         "urn:uuid:x", "", "#anchor", "#/definitions/nothing", "#/title", "#/enum/0", "#//", "#/definitions/%ff",
     ],
 )  # fmt: skip
-def test_a_reference_that_leads_out_or_nowhere_is_refused(ref: str):
+def test_an_external_or_dangling_reference_is_refused(ref: str):
     schema = {"title": "x", "enum": [{}], "definitions": {"a": {}}, "properties": {"b": {"$ref": ref}}}
     with pytest.raises(SchemaRefused, match=r"/properties/b/\$ref"):
         compile_validator(schema)
 
 
-def test_a_reference_among_data_is_data():
+def test_a_ref_member_in_enum_const_or_default_is_data():
     schema = {"enum": [{"$ref": "https://example.com/"}], "default": {"$ref": "file:///x"}}
     assert _broken(schema, {"$ref": "https://example.com/"}) == []
     assert _broken({"const": {"$ref": "#/definitions/x", "$id": "http://x/"}}, {}) == [("", "const")]
 
 
-def test_a_member_may_have_the_name_of_a_keyword():
+def test_a_property_may_be_named_like_a_keyword():
     schema = {"properties": {"$ref": {"type": "string"}, "$id": {"type": "integer"}, "enum": {"maximum": 1}}}
     assert _broken(schema, {"$ref": 1, "$id": "x", "enum": 2}) == [
         ("/$ref", "type"),
@@ -109,12 +109,12 @@ def test_a_member_may_have_the_name_of_a_keyword():
         {"if": {"$ref": "#"}, "then": True},
     ],
 )
-def test_a_reference_that_leads_back_to_itself_on_the_spot_is_refused(schema: object):
+def test_a_reference_cycle_that_descends_into_no_value_is_refused(schema: object):
     with pytest.raises(SchemaRefused, match="leads back to itself"):
         compile_validator(schema)
 
 
-def test_a_tree_may_refer_to_itself():
+def test_a_recursive_schema_is_accepted():
     tree = {"type": "object", "required": ["v"], "properties": {"v": {"type": "integer"}, "next": {"$ref": "#"}}}
     value: dict[str, Any] = {"v": "x"}
     for _ in range(30):
@@ -122,11 +122,11 @@ def test_a_tree_may_refer_to_itself():
     assert _broken(tree, value) == [("/next" * 30 + "/v", "type")]
 
 
-# What validation may cost
+# The cost of validation
 
 
 def _doubling(times: int) -> dict[str, Any]:
-    """A schema that applies twice what it refers to, which does the same."""
+    """Return a schema whose definitions each apply the next one twice."""
     definitions: dict[str, Any] = {f"d{n}": {"allOf": [{"$ref": f"#/definitions/d{n + 1}"}] * 2} for n in range(times)}
     return {"$ref": "#/definitions/d0", "definitions": {**definitions, f"d{times}": {"minimum": 1}}}
 
@@ -166,7 +166,7 @@ def test_a_chain_of_references_that_is_too_long_is_refused():
         compile_validator(schema)
 
 
-def test_what_is_accepted_at_the_limits_of_depth_also_runs():
+def test_a_recursive_schema_validates_a_deeply_nested_value():
     node: dict[str, Any] = {"type": "array", "items": {"$ref": "#/definitions/n0"}}
     chain = {f"n{n}": {"allOf": [{"$ref": f"#/definitions/n{n + 1}"}]} for n in range(2)}
     schema = {"$ref": "#/definitions/n0", "definitions": {**chain, "n2": {"anyOf": [node, {"type": "string"}]}}}
@@ -176,7 +176,7 @@ def test_what_is_accepted_at_the_limits_of_depth_also_runs():
     assert _broken(schema, value) == [("", "anyOf")]
 
 
-def test_schemas_nested_as_deeply_as_allowed_run():
+def test_a_deeply_nested_schema_within_the_limit_validates():
     schema: Any = {"type": "integer"}
     for _ in range(60):
         schema = {"anyOf": [schema]} if _ % 2 else {"items": schema}
@@ -186,7 +186,7 @@ def test_schemas_nested_as_deeply_as_allowed_run():
     assert _broken(schema, value) == []
 
 
-def test_the_normal_form_leaves_out_what_has_no_effect():
+def test_the_normal_form_omits_keywords_without_effect():
     schema = {
         "title": "x", "default": 1, "minLength": 0, "required": [], "then": {"type": "null"}, "additionalItems": False,
         "items": {"description": "y"}, "properties": {"a": {}}, "definitions": {"b": {"type": "null"}},

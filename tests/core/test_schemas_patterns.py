@@ -1,4 +1,4 @@
-"""Patterns mean what ECMA-262 says, in linear time, or they are refused."""
+"""Patterns match as ECMA-262 defines, in linear time, or they are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.patterns import Pattern, PatternRefused
 from cdv_core.domain.validators import compile_validator
 
-# Each of ECMA-262's white space and line terminators; of these, Python and RE2 leave some out.
+# ECMA-262's white space and line terminators, of which Python and RE2 omit some.
 SPACES = "\t\n\v\f\r \u00a0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 
 
@@ -48,13 +48,13 @@ SPACES = "\t\n\v\f\r \u00a0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000\ufef
         ("a{0}b", ["b"], ["a"]),
     ],
 )
-def test_a_pattern_means_what_ecma_262_says(text: str, matching: list[str], others: list[str]):
+def test_a_pattern_matches_as_ecma_262_defines(text: str, matching: list[str], others: list[str]):
     pattern = Pattern(text)
-    assert [it for it in matching if not pattern.search(it)] == []
-    assert [it for it in others if pattern.search(it)] == []
+    assert [each for each in matching if not pattern.search(each)] == []
+    assert [each for each in others if pattern.search(each)] == []
 
 
-def test_a_bracket_in_a_class_is_a_character_and_the_class_ends_at_the_first_closing_one():
+def test_an_opening_bracket_in_a_character_class_is_literal():
     assert Pattern(r"^[a[]b]$").search("[b]")
 
 
@@ -70,14 +70,14 @@ def test_a_bracket_in_a_class_is_a_character_and_the_class_ends_at_the_first_clo
         r"\uZZZZ", r"\u{110000}", r"\x4", r"\00", r"[\B]", r"[!-\s]", "\\", "x" * 1001, "\ud800",
     ],
 )  # fmt: skip
-def test_what_cannot_be_matched_in_linear_time_or_reads_differently_elsewhere_is_refused(text: str):
+def test_a_nonlinear_or_ambiguous_pattern_is_refused(text: str):
     with pytest.raises(PatternRefused):
         Pattern(text)
     with pytest.raises(SchemaRefused, match="/pattern"):
         compile_validator({"pattern": text})
 
 
-def test_a_group_with_an_atomic_name_is_refused_in_pattern_properties_too():
+def test_a_back_reference_is_refused_in_pattern_properties_too():
     with pytest.raises(SchemaRefused, match=r"/patternProperties/\(a\)"):
         compile_validator({"patternProperties": {r"(a)\1": True}})
 
@@ -85,9 +85,8 @@ def test_a_group_with_an_atomic_name_is_refused_in_pattern_properties_too():
 @pytest.mark.parametrize(
     "text", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(a*)*b", "^(([a-z])+.)+[A-Z]([a-z])+$", "(x+x+)+y", r"a*a*a*a*a*a*b"]
 )
-def test_a_pattern_that_makes_backtracking_engines_stall_takes_no_time(text: str):
-    # With a backtracking engine the first of these takes longer than the universe has; the time limit of the suite
-    # ends it.
+def test_a_pattern_that_stalls_backtracking_engines_is_matched_in_linear_time(text: str):
+    # With a backtracking engine the suite's time limit would end the first of these.
     validator = compile_validator({"pattern": text})
     validator.violations("a" * 200_000 + "!")
     validator.violations("x" * 200_000)
@@ -126,7 +125,7 @@ _pieces = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.lists(_pieces, max_size=6), st.text("ab1-.é", max_size=8))
-def test_what_python_s_engine_understands_alike_it_matches_alike(pieces: list[str], text: str):
+def test_patterns_common_to_python_and_ecma_262_match_alike(pieces: list[str], text: str):
     pattern = "".join(pieces)
     assert Pattern(pattern).search(text) == (re.search(pattern, text, re.ASCII) is not None)
 

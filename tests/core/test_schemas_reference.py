@@ -1,4 +1,4 @@
-"""Our verdict on generated schemas and values is that of the reference implementation."""
+"""On generated schemas and values, our validation agrees with the reference implementation."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def _agree(schema: Any, several: list[object]) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=_SLOW)
 @given(schemas, st.lists(values, min_size=1, max_size=6))
-def test_the_verdict_is_that_of_the_reference_implementation(schema: Any, several: list[object]):
+def test_validation_agrees_with_the_reference_implementation(schema: Any, several: list[object]):
     _agree(schema, several)
 
 
 @pytest.mark.long
 @settings(max_examples=5_000, deadline=None, suppress_health_check=_SLOW)
 @given(schemas, st.lists(values, min_size=1, max_size=10))
-def test_the_verdict_is_that_of_the_reference_implementation_at_length(schema: Any, several: list[object]):
+def test_validation_agrees_with_the_reference_implementation_on_many_examples(schema: Any, several: list[object]):
     _agree(schema, several)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=_SLOW)
 @given(schemas, values)
-def test_validation_leaves_the_value_as_it_was(schema: Any, value: object):
+def test_validation_does_not_change_the_value(schema: Any, value: object):
     validator = _compiled(schema)
     before = repr(value)
     validator.violations(value)

@@ -1,4 +1,4 @@
-"""Which version applies, and whether it may be written against: on the day before its sunset and on the day."""
+"""Which schema version applies to a write, and whether it is accepted: before its sunset and from then on."""
 
 from __future__ import annotations
 
@@ -62,29 +62,29 @@ def test_a_collection_resolves_to_its_latest_stable_version():
     assert (resolution.deprecated_at, resolution.sunset) == (None, None)
 
 
-def test_a_named_version_is_the_one_that_applies():
+def test_a_named_version_is_resolved():
     assert _resolve("1.0.1").schema.version == "1.0.1"
 
 
-def test_an_unknown_collection_is_named():
+def test_an_unknown_collection_is_refused_by_name():
     with pytest.raises(CollectionUnknown) as refused:
         _resolve(collection="com.example.nothing")
     assert refused.value.collection == "com.example.nothing"
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "1.1", "latest", "01.1.0"])
-def test_an_unknown_version_is_named(version: str):
+def test_an_unknown_version_is_refused_by_name(version: str):
     with pytest.raises(SchemaVersionUnknown) as refused:
         _resolve(version)
     assert (refused.value.collection, refused.value.version) == (POST, version)
 
 
-def test_a_collection_of_drafts_has_no_version_to_fall_back_on():
+def test_a_collection_with_only_drafts_has_no_default_version():
     with pytest.raises(SchemaVersionUnknown, match=r"com\.example\.new has no stable version yet; name one"):
         _resolve(collection="com.example.new", allow_drafts=True)
 
 
-def test_a_deprecated_version_is_accepted_with_a_warning_until_the_very_moment_of_its_sunset():
+def test_a_deprecated_version_is_accepted_with_a_warning_until_its_sunset():
     resolution = _resolve("1.0.0", now=SUNSET - MOMENT)
     (warning,) = resolution.warnings
     assert warning.code == "schema_deprecated"
@@ -101,40 +101,40 @@ def test_a_deprecated_version_is_accepted_with_a_warning_until_the_very_moment_o
 
 
 @pytest.mark.parametrize("now", [SUNSET, SUNSET + MOMENT, SUNSET + timedelta(days=1000)])
-def test_from_its_sunset_on_a_deprecated_version_is_refused(now: datetime):
+def test_a_deprecated_version_is_refused_from_its_sunset_on(now: datetime):
     with pytest.raises(SchemaVersionRefused, match="sunset"):
         _resolve("1.0.0", now=now)
 
 
-def test_without_a_sunset_a_deprecated_version_is_accepted_for_ever():
+def test_a_deprecated_version_without_a_sunset_is_accepted_indefinitely():
     resolution = _resolve("1.0.1", now=SUNSET + timedelta(days=10_000))
     assert resolution.sunset is None
     assert "sunset" not in resolution.warnings[0].as_json
 
 
-def test_the_index_says_since_when_a_version_is_deprecated_and_otherwise_its_own_date_does():
+def test_deprecated_at_defaults_to_the_date_of_the_index():
     assert _resolve("1.0.1").deprecated_at == datetime(2026, 5, 1, tzinfo=UTC)
     assert _resolve("1.0.0").deprecated_at == CATALOGUE.generated_at
 
 
-def test_a_vault_may_refuse_deprecated_versions_before_their_sunset():
+def test_reject_deprecated_refuses_deprecated_versions_before_their_sunset():
     with pytest.raises(SchemaVersionRefused, match="deprecated"):
         _resolve("1.0.1", reject_deprecated=True)
     assert _resolve("1.1.0", reject_deprecated=True).schema.version == "1.1.0"
 
 
-def test_drafts_are_for_development():
+def test_a_draft_is_refused_unless_drafts_are_allowed():
     with pytest.raises(SchemaVersionRefused, match="draft"):
         _resolve("1.2.0-beta.1")
     assert _resolve("1.2.0-beta.1", allow_drafts=True).warnings == ()
 
 
-def test_a_retired_version_is_refused_everywhere():
+def test_a_retired_version_is_refused_even_if_drafts_are_allowed():
     with pytest.raises(SchemaVersionRefused, match="retired"):
         _resolve("0.9.0", allow_drafts=True)
 
 
-def test_a_collection_deprecated_as_a_whole_still_resolves_until_its_sunset():
+def test_a_deprecated_collection_resolves_until_its_sunset():
     resolution = _resolve(collection="com.example.old", now=SUNSET - MOMENT)
     assert resolution.warnings[0].replaced_by == "com.example.post"
     with pytest.raises(SchemaVersionRefused):
@@ -149,7 +149,7 @@ def test_visibility_comes_from_the_catalogue():
         CATALOGUE.collection(Nsid("com.example.nothing"))
 
 
-def test_what_was_its_owners_only_stays_so_unless_it_is_said_to_be_public():
+def test_an_owner_only_collection_stays_so_unless_declared_public():
     before = frozenset(map(Nsid, ["com.example.gone", "com.example.unsaid", "com.example.opened"]))
     index, documents = index_of(
         entry("com.example.unsaid", ["1.0.0"]),
@@ -158,7 +158,7 @@ def test_what_was_its_owners_only_stays_so_unless_it_is_said_to_be_public():
     )
     catalogue = build_catalogue(index, documents, owner_only=before)
     assert catalogue.owner_only == {"com.example.gone", "com.example.unsaid"}
-    assert {it.name: it.visibility for it in catalogue} == {
+    assert {collection.name: collection.visibility for collection in catalogue} == {
         "com.example.unsaid": "owner",
         "com.example.opened": "public",
         "com.example.new": "public",
@@ -167,7 +167,7 @@ def test_what_was_its_owners_only_stays_so_unless_it_is_said_to_be_public():
     assert catalogue.public == {"com.example.opened"}
 
 
-def test_what_is_kept_to_its_owners_is_public_no_more():
+def test_a_collection_restricted_to_owners_is_no_longer_public():
     index, documents = index_of(
         entry("com.example.opened", ["1.0.0"], visibility="public"),
         entry("com.example.open", ["1.0.0"], visibility="public"),
@@ -178,9 +178,9 @@ def test_what_is_kept_to_its_owners_is_public_no_more():
     assert catalogue.public == {"com.example.open"}
 
 
-def test_a_catalogue_knows_its_collections():
+def test_a_catalogue_lists_its_collections_and_their_versions():
     assert POST in CATALOGUE
     assert "com.example.nothing" not in CATALOGUE
-    assert [it.name for it in CATALOGUE] == sorted(it.name for it in CATALOGUE)
+    assert [each.name for each in CATALOGUE] == sorted(each.name for each in CATALOGUE)
     assert len(CATALOGUE) == 4
     assert list(CATALOGUE.collection(POST).versions) == ["0.9.0", "1.0.0", "1.0.1", "1.1.0", "1.2.0-beta.1"]

@@ -1,7 +1,8 @@
-"""The JSON Schema Test Suite for draft-07: what is accepted passes all its cases, what is not is refused at load.
+"""The JSON Schema Test Suite for draft-07: accepted schemas pass all their cases, all others are refused at load.
 
-The suite is not ours to keep. It comes with the source archive of the Python package jsonschema, in `json/tests`: set
-CDV_TEST_JSON_SCHEMA_SUITE to that folder. Without it, tests/core/test_schemas_cases.py holds each keyword.
+The suite is not part of this repository. It comes with the source archive of the Python package jsonschema, in
+`json/tests`: set CDV_TEST_JSON_SCHEMA_SUITE to that folder. Without it, tests/core/test_schemas_cases.py covers each
+keyword.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cdv_core.domain.json_schema import SchemaRefused
 from cdv_core.domain.validators import compile_validator
 from cdv_core.domain.violations import find_violations
 
-# Every deviation, by the reason that is given for it. docs/schemas.md says the same in words.
+# Every deviation, by its error message. docs/schemas.md describes them.
 REFUSED: dict[str, list[tuple[str, str]]] = {
     "leads out of the document": [
         ("definitions.json", "validate definition against metaschema"),
@@ -95,7 +96,7 @@ def _groups() -> list[Any]:
     groups = []
     for path in [*sorted(folder.glob("*.json")), *(folder / "optional" / f"{name}.json" for name in _OPTIONAL)]:
         listed: Any = parse_document(path.read_bytes())
-        groups += [pytest.param(path.name, it, id=f"{path.stem}-{it['description']}") for it in listed]
+        groups += [pytest.param(path.name, group, id=f"{path.stem}-{group['description']}") for group in listed]
     assert len(groups) > 250, f"{given} is not the suite"
     return groups
 
@@ -110,5 +111,5 @@ def test_a_group_of_the_suite_passes_or_is_refused_at_load(file: str, group: dic
     validator = compile_validator(group["schema"])
     for case in group["tests"]:
         assert (validator.violations(case["data"]) == ()) == case["valid"], case["description"]
-        # The two judges agree: neither the fast nor the thorough one is alone in its verdict.
+        # The generated validator and the search for violations must agree.
         assert (find_violations(validator.document, case["data"]) == ()) == case["valid"], case["description"]

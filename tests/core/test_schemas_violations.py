@@ -1,4 +1,4 @@
-"""What is said about a value that does not fit: everything, with its place, and not more than is of use."""
+"""Violations of a schema: all are listed, each with its JSON pointer, up to a bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cdv_core.errors import Violation
 
 
 def _broken(schema: object, value: object) -> list[tuple[str, str]]:
-    return [(it.pointer, it.rule) for it in compile_validator(schema).violations(value)]
+    return [(found.pointer, found.rule) for found in compile_validator(schema).violations(value)]
 
 
 def test_every_violation_is_listed_with_pointer_rule_and_message():
@@ -30,7 +30,7 @@ def test_every_violation_is_listed_with_pointer_rule_and_message():
     )
 
 
-def test_a_fault_that_several_parts_of_the_schema_find_is_listed_once():
+def test_a_violation_found_by_several_subschemas_is_listed_once():
     assert _broken({"allOf": [{"required": ["a"]}, {"required": ["a"]}]}, {}) == [("", "required")]
 
 
@@ -38,7 +38,7 @@ def test_a_pointer_escapes_member_names():
     assert _broken({"properties": {"a/b~c": {"type": "null"}}}, {"a/b~c": 1}) == [("/a~1b~0c", "type")]
 
 
-def test_each_keyword_says_where_it_is_broken():
+def test_each_keyword_reports_the_pointer_of_its_violation():
     for schema, value, fault in [
         ({"additionalProperties": False, "properties": {"a": True}}, {"a": 1, "b": 2}, ("/b", "additionalProperties")),
         ({"items": [True], "additionalItems": False}, [1, 2], ("/1", "additionalItems")),
@@ -56,21 +56,21 @@ def test_each_keyword_says_where_it_is_broken():
         assert _broken(schema, value) == [fault]
 
 
-def test_the_list_of_violations_has_an_end():
+def test_the_number_of_listed_violations_is_bounded():
     found = compile_validator({"items": {"type": "string"}}).violations([1] * 100_000)
     assert len(found) == VIOLATIONS_MAX + 1
     assert found[-1] == Violation("", "more", "there are more violations than are listed here")
 
 
-def test_long_member_names_do_not_make_an_answer_of_megabytes():
+def test_the_total_size_of_listed_violations_is_bounded():
     found = compile_validator({"additionalProperties": {"items": {"type": "string"}}}).violations(
         {"k" * 100_000: [1] * 900}
     )
-    assert sum(len(it.pointer) + len(it.message) for it in found) < 300_000
+    assert sum(len(violation.pointer) + len(violation.message) for violation in found) < 300_000
     assert found[-1].rule == "more"
 
 
-def test_a_boolean_is_no_integer_and_a_whole_number_is_one():
+def test_a_boolean_is_no_number_and_a_whole_number_is_an_integer():
     assert _broken({"type": "integer"}, True) == [("", "type")]
     assert _broken({"type": "integer"}, 1.0) == []
     assert _broken({"type": "number"}, False) == [("", "type")]
@@ -83,15 +83,15 @@ def test_length_counts_unicode_code_points():
     assert _broken({"maxLength": 2}, "e\u0301e") == [("", "maxLength")]
 
 
-def test_a_fraction_is_no_multiple_of_a_whole_number_however_close():
+def test_multiple_of_is_exact_for_fractions_and_large_numbers():
     assert _broken({"multipleOf": 1000003}, 4503599627370495.5) == [("", "multipleOf")]
     assert _broken({"multipleOf": 0.01}, 19.01) == []
     assert _broken({"multipleOf": 0.01}, 9223372036854775807) == []
     assert _broken({"multipleOf": 0.3}, 9223372036854775807) == [("", "multipleOf")]
 
 
-def test_every_keyword_that_asserts_is_enforced():
-    # One value that breaks nothing but this keyword, for each of them: none is accepted and then passed over.
+def test_every_assertion_keyword_is_enforced():
+    # For each keyword a value that breaks only that one: no keyword is accepted at load and then ignored.
     broken: dict[str, tuple[object, object]] = {
         "type": ("null", 1), "enum": ([1], 2), "const": (1, 2), "minLength": (2, "a"), "maxLength": (0, "a"),
         "minBytes": (2, "a"), "maxBytes": (0, "a"), "minGraphemes": (2, "a"), "maxGraphemes": (0, "a"),

@@ -11,12 +11,12 @@ from cdv_core.errors import InvalidField
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_what_is_written_is_read_back(moment):
+def test_a_formatted_time_parses_to_the_same_time(moment):
     assert parse_time(format_time(moment), "t") == moment
 
 
 @given(st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)), st.integers(-1439, 1439))
-def test_any_offset_is_the_same_moment_in_utc(naive, minutes):
+def test_a_time_with_any_offset_is_converted_to_utc(naive, minutes):
     moment = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
     sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
     text = f"{naive.isoformat(timespec='microseconds')}{sign}{hours:02}:{rest:02}"
@@ -37,7 +37,7 @@ def test_any_offset_is_the_same_moment_in_utc(naive, minutes):
         ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
     ],
 )
-def test_output_is_utc_with_microseconds(text, expected):
+def test_times_are_formatted_in_utc_with_microseconds(text, expected):
     assert format_time(parse_time(text, "t")) == expected
 
 
@@ -67,14 +67,14 @@ def test_output_is_utc_with_microseconds(text, expected):
         ("9999-12-31T23:59:59-01:00", "must be a date and time that exists, in the years 1 to 9999"),
     ],
 )
-def test_anything_else_is_refused_with_the_field_named(text, reason):
+def test_a_time_that_is_not_rfc_3339_or_does_not_exist_is_refused_naming_the_field(text, reason):
     with pytest.raises(InvalidField, match=reason) as caught:
         parse_time(text, "since")
     assert caught.value.field == "since"
 
 
 @given(moment=st.datetimes(timezones=st.timezones()))
-def test_a_moment_of_the_embedding_program_stands_for_itself(moment):
+def test_a_datetime_is_converted_to_utc_or_refused_if_out_of_range(moment):
     try:
         utc = moment.astimezone(UTC)
     except OverflowError:
@@ -85,7 +85,7 @@ def test_a_moment_of_the_embedding_program_stands_for_itself(moment):
     assert (parsed, parsed.tzinfo) == (utc, UTC)
 
 
-def test_a_moment_without_a_time_zone_is_refused():
+def test_a_datetime_without_a_time_zone_is_refused():
     with pytest.raises(InvalidField, match="createdAt: must have a time zone"):
         parse_time(datetime(2026, 11, 24, 2, 53), "createdAt")
 
@@ -97,7 +97,7 @@ def test_a_moment_without_a_time_zone_is_refused():
         ("2026-02-30T00:00:00Z", "must be a date and time that exists, in the years 1 to 9999"),
     ],
 )
-def test_a_refusal_says_what_a_time_looks_like(text, reason):
+def test_the_error_reason_describes_the_expected_time(text, reason):
     with pytest.raises(InvalidField) as caught:
         parse_time(text, "t")
     assert caught.value.reason == reason

@@ -1,4 +1,4 @@
-"""What is its owner's only is remembered, and written only when there is something to write."""
+"""Restrictions of collections to their owners are persisted, and written only when they change."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ SECRET, OPENED, GONE = Nsid("com.example.secret"), Nsid("com.example.opened"), N
 
 
 class Source:
-    """A SchemaSource whose own word counts, as long as it `answers`."""
+    """A SchemaSource that decides what is public, as long as it `answers`."""
 
     def __init__(self) -> None:
         self.answers = True
-        self.said = build_catalogue(
+        self.declared = build_catalogue(
             *index_of(
                 entry(SECRET, ["1.0.0"], visibility="owner"),
                 entry(OPENED, ["1.0.0"], visibility="public"),
                 entry("com.example.post", ["1.0.0"]),
             )
         )
-        self.catalogue: Catalogue = self.said
+        self.catalogue: Catalogue = self.declared
         self.kept: frozenset[Nsid] = frozenset()
 
     def restrict_to_owners(self, collections: frozenset[Nsid]) -> None:
         self.kept = collections
-        opened = self.said.public if self.answers else frozenset()
-        self.catalogue = self.said.with_owner_only(collections - opened)
+        declared_public = self.declared.public if self.answers else frozenset()
+        self.catalogue = self.declared.with_owner_only(collections - declared_public)
 
 
 @pytest.fixture
@@ -46,33 +46,37 @@ def store() -> FakeOwnerOnlyStore:
     return FakeOwnerOnlyStore()
 
 
-async def test_what_is_stored_holds_in_the_catalogue(source: Source, store: FakeOwnerOnlyStore):
+async def test_stored_restrictions_are_applied_to_the_catalogue(source: Source, store: FakeOwnerOnlyStore):
     store.kept = frozenset({GONE})
     await load_restrictions(source, store)
     assert source.catalogue.owner_only == {SECRET, GONE}
     assert store.notes == 0
 
 
-async def test_what_the_catalogue_says_is_stored_once(source: Source, store: FakeOwnerOnlyStore):
+async def test_owner_only_collections_of_the_catalogue_are_stored_once(source: Source, store: FakeOwnerOnlyStore):
     for _ in range(2):
         await sync_restrictions(source, store)
         assert store.kept == {SECRET}
         assert store.notes == 1
 
 
-async def test_what_the_source_opens_is_forgotten_and_nothing_else(source: Source, store: FakeOwnerOnlyStore):
+async def test_only_collections_that_the_source_declares_public_lose_their_restriction(
+    source: Source, store: FakeOwnerOnlyStore
+):
     store.kept = frozenset({OPENED, GONE, Nsid("com.example.post")})
     for _ in range(2):
         await sync_restrictions(source, store)
         assert store.kept == source.catalogue.owner_only == {SECRET, GONE, "com.example.post"}
-        assert source.kept == store.kept  # or the next catalogue would close again what this one opened
+        assert source.kept == store.kept  # or the next catalogue would restrict it again
         assert store.notes == 1
     source.answers = False
     await sync_restrictions(source, store)
     assert OPENED not in source.catalogue.owner_only
 
 
-async def test_a_source_that_does_not_answer_opens_nothing_and_is_told(source: Source, store: FakeOwnerOnlyStore):
+async def test_an_unavailable_source_lifts_no_restriction_and_receives_those_of_other_replicas(
+    source: Source, store: FakeOwnerOnlyStore
+):
     await sync_restrictions(source, store)
     source.answers = False
     store.kept |= {OPENED, GONE}  # by another replica
@@ -81,7 +85,9 @@ async def test_a_source_that_does_not_answer_opens_nothing_and_is_told(source: S
     assert store.notes == 1
 
 
-async def test_what_cannot_be_stored_now_is_stored_the_next_time(source: Source, store: FakeOwnerOnlyStore):
+async def test_restrictions_that_could_not_be_stored_are_stored_by_the_next_sync(
+    source: Source, store: FakeOwnerOnlyStore
+):
     store.error = Unavailable("database")
     for step in (load_restrictions, sync_restrictions):
         with pytest.raises(Unavailable):

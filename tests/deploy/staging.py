@@ -1,4 +1,4 @@
-"""The service with the settings of a deployment, at the tests' servers: all is as it is there, but the addresses."""
+"""Runs the service with the settings of a deployment, only with other addresses, on the servers of the tests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.servers import Bucket
 
 
 def secret_files(settings: Mapping[str, str], where: str) -> set[str]:
-    """Which files of that folder the settings name."""
+    """Return the names of the files in the folder `where` that the settings refer to."""
     return set(re.findall(rf"{re.escape(where)}([\w.-]+)", "\n".join(settings.values())))
 
 
 def moved_to(folder: Path, settings: Mapping[str, str], where: str) -> dict[str, str]:
-    """Return the settings of the service, with the files that are mounted at `where` made in `folder` instead."""
+    """Return the settings of the service, with the files that are mounted at `where` created in `folder` instead."""
     make(folder)
     for name in secret_files(settings, where):
         if not (folder / name).exists():
@@ -33,17 +33,17 @@ def moved_to(folder: Path, settings: Mapping[str, str], where: str) -> dict[str,
 
 
 @contextmanager
-def standing_in(
+def served_with(
     folder: Path, settings: Mapping[str, str], where: str, *, dsn: str, nats_url: str, bucket: Bucket
 ) -> Iterator[Replica]:
-    """Serve with the settings of a deployment, whose secrets are mounted at `where` and are made in `folder` here."""
+    """Serve with the settings of a deployment; its secrets, mounted at `where`, are created in `folder` instead."""
     moved = moved_to(folder, settings, where)
     database = conninfo_to_dict(dsn)
     values = {
         "db": str(database["password"]),
         "access": bucket.access_key,
         "secret": bucket.secret_key,
-        "rate": "redis://127.0.0.1:1",  # nobody there: each process counts for itself
+        "rate": "redis://127.0.0.1:1",  # unreachable, so that each process counts alone
     }
     for name in secret_files(settings, where):
         file = folder / name
@@ -52,10 +52,10 @@ def standing_in(
                 file.unlink(missing_ok=True)
                 file.write_text(f"{value}\n")
                 secret(value, f"the secret {name}")
-    there = {name: database[name] for name in ("host", "port", "dbname", "user")}
-    moved["CDV_DB_DSN"] = make_conninfo(moved["CDV_DB_DSN"], **there, sslmode="disable", sslrootcert=None)
+    address = {name: database[name] for name in ("host", "port", "dbname", "user")}
+    moved["CDV_DB_DSN"] = make_conninfo(moved["CDV_DB_DSN"], **address, sslmode="disable", sslrootcert=None)
     for name in ("CDV_NATS_CREDS", "CDV_NATS_CA", "CDV_NATS_REPLICAS"):
-        moved.pop(name, None)  # one broker, that asks for nothing
+        moved.pop(name, None)  # a single broker without authentication
     issuer = Issuer()
     issuer.publish(Key.read(folder / "issuer-key.json"))
     with serving(issuer, 0) as url:
@@ -71,7 +71,7 @@ def standing_in(
 
 
 def ready(url: str) -> dict[str, bool]:
-    """What the service says of each of its dependencies, once it is ready."""
+    """Return whether each dependency is up, by name; fails if the service is not ready."""
     answer = httpx.get(f"{url}/readyz").raise_for_status().json()["data"]
     return {each["name"]: each["up"] for each in answer["dependencies"]}
 

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml holds together, and the service starts with the settings that it gives."""
+"""deploy/compose.yaml is consistent, and the service starts with its settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from cdv_adapters.settings import read_settings
 from cdv_adapters.settings_listing import unknown_variables
 from deploy.development_secrets import ISSUER, make
-from tests.deploy.staging import moved_to, ready, secret_files, standing_in, write
+from tests.deploy.staging import moved_to, ready, secret_files, served_with, write
 from tests.http.running import CDV
 from tests.leaks import printed, secret
 from tests.servers import Bucket
@@ -27,15 +27,15 @@ SETTINGS: dict[str, str] = SERVICES["cdv"]["environment"]
 MOUNTED = "/run/secrets/"
 
 
-def each(key: str) -> list[tuple[str, Any]]:
-    return [(name, it) for name, service in SERVICES.items() for it in service.get(key, [])]
+def entries(key: str) -> list[tuple[str, Any]]:
+    return [(name, entry) for name, service in SERVICES.items() for entry in service.get(key, [])]
 
 
 def source(secret: str | dict[str, str]) -> str:
     return secret if isinstance(secret, str) else secret["source"]
 
 
-def test_every_image_is_of_one_version() -> None:
+def test_every_image_is_pinned_to_a_version() -> None:
     for name, service in SERVICES.items():
         _, colon, tag = service["image"].partition(":")
         assert colon, name
@@ -43,7 +43,7 @@ def test_every_image_is_of_one_version() -> None:
         assert "build" in service or re.search(r"\d+\.\d+|\d{4}-\d\d-\d\d", tag), name
 
 
-def test_every_setting_is_one_and_secrets_are_files() -> None:
+def test_every_setting_is_known_and_every_secret_is_a_file() -> None:
     for service in SERVICES.values():
         environment = service.get("environment", {})
         assert unknown_variables(environment) == []
@@ -51,8 +51,8 @@ def test_every_setting_is_one_and_secrets_are_files() -> None:
             assert not re.search("PASSWORD|SECRET|KEY", name) or MOUNTED in value, name
 
 
-def test_every_file_that_is_mounted_is_there() -> None:
-    for name, volume in each("volumes"):
+def test_every_mounted_file_and_volume_exists() -> None:
+    for name, volume in entries("volumes"):
         mounted, _, _ = volume.partition(":")
         if mounted.startswith("."):
             assert (DEPLOY / mounted).exists(), f"{name}: {mounted}"
@@ -60,19 +60,19 @@ def test_every_file_that_is_mounted_is_there() -> None:
             assert mounted in COMPOSE["volumes"], f"{name}: {mounted}"
 
 
-def test_every_secret_is_made_given_and_used(tmp_path: Path) -> None:
+def test_every_secret_is_created_mounted_and_used(tmp_path: Path) -> None:
     make(tmp_path)
     for name, origin in COMPOSE["secrets"].items():
         assert (tmp_path / Path(origin["file"]).name).exists(), name
-    given = {source(it) for _, it in each("secrets")}
-    assert given == set(COMPOSE["secrets"])
+    mounted = {source(entry) for _, entry in entries("secrets")}
+    assert mounted == set(COMPOSE["secrets"])
     for service in SERVICES.values():
         used = secret_files({key: str(value) for key, value in service.get("environment", {}).items()}, MOUNTED)
         if "cdv" not in service.get("entrypoint", []):
-            assert used <= {source(it) for it in service.get("secrets", [])}
+            assert used <= {source(entry) for entry in service.get("secrets", [])}
 
 
-def test_secrets_that_are_there_stay_and_are_out_of_strangers_reach(tmp_path: Path) -> None:
+def test_existing_secrets_are_kept_private_and_ignored_by_git(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     make(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -82,16 +82,16 @@ def test_secrets_that_are_there_stay_and_are_out_of_strangers_reach(tmp_path: Pa
     assert "deploy/secrets/" in (DEPLOY.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
-def test_who_waits_for_somebody_healthy_waits_for_somebody_who_says_so() -> None:
+def test_every_service_that_is_waited_for_completes_or_has_a_health_check() -> None:
     for name, service in SERVICES.items():
         for other, how in service.get("depends_on", {}).items():
             ends = how["condition"] == "service_completed_successfully"
-            told = "healthcheck" in SERVICES[other] or "build" in SERVICES[other]  # the image has one of its own
-            assert ends or told, f"{name} waits for {other}"
+            has_health_check = "healthcheck" in SERVICES[other] or "build" in SERVICES[other]  # our image defines one
+            assert ends or has_health_check, f"{name} waits for {other}"
 
 
-def test_nothing_listens_beyond_this_machine_and_the_stores_not_even_there() -> None:
-    for name, port in each("ports"):
+def test_ports_are_published_on_loopback_only_and_not_by_backend_services() -> None:
+    for name, port in entries("ports"):
         assert port.startswith("127.0.0.1:"), name
         assert "edge" in SERVICES[name]["networks"], name
     assert COMPOSE["networks"]["backend"]["internal"]
@@ -99,7 +99,7 @@ def test_nothing_listens_beyond_this_machine_and_the_stores_not_even_there() -> 
         assert SERVICES[name]["networks"] == ["backend"]
 
 
-def test_the_proxy_that_is_trusted_is_the_one_in_front() -> None:
+def test_the_trusted_proxy_is_caddy_and_it_serves_the_configured_hosts() -> None:
     address = SERVICES["caddy"]["networks"]["backend"]["ipv4_address"]
     assert SETTINGS["CDV_TRUSTED_PROXIES"] == address
     hosts = re.findall(
@@ -111,12 +111,12 @@ def test_the_proxy_that_is_trusted_is_the_one_in_front() -> None:
     assert SETTINGS["CDV_JWT_ISSUER"] == ISSUER
 
 
-def test_it_is_given_the_time_to_end() -> None:
+def test_the_stop_grace_period_exceeds_the_shutdown_grace() -> None:
     seconds = {name: float(str(service.get("stop_grace_period", "10s"))[:-1]) for name, service in SERVICES.items()}
     assert seconds["cdv"] >= float(SETTINGS["CDV_SHUTDOWN_GRACE"][:-1]) + 5
 
 
-def test_the_settings_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_are_valid_and_all_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = moved_to(tmp_path, SETTINGS, MOUNTED)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -124,11 +124,11 @@ def test_the_settings_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(getattr(read, name.removeprefix("CDV_").lower()) is not None for name in given)
 
 
-async def test_the_service_serves_with_these_settings(
+async def test_the_service_runs_with_these_settings(
     tmp_path: Path, postgres_dsn: str, nats_url: str, s3_bucket: Bucket
 ) -> None:
     folder = tmp_path / "secrets"
-    with standing_in(folder, SETTINGS, MOUNTED, dsn=postgres_dsn, nats_url=nats_url, bucket=s3_bucket) as vault:
+    with served_with(folder, SETTINGS, MOUNTED, dsn=postgres_dsn, nats_url=nats_url, bucket=s3_bucket) as vault:
         assert ready(vault.url) == {"database": True, "object_store": True, "issuer": True, "events": True}
         token = SERVICES["token"]["entrypoint"]
         assert token[:3] == ["cdv", "token", "--issuer-key"]
@@ -145,22 +145,22 @@ async def test_the_service_serves_with_these_settings(
     assert "no setting" not in vault.log.read_text()
 
 
-def test_what_is_scraped_is_what_the_rules_and_the_dashboard_ask_for() -> None:
+def test_prometheus_and_grafana_are_configured_for_the_service() -> None:
     scraped = yaml.safe_load((DEPLOY / "compose" / "prometheus.yaml").read_text(encoding="utf-8"))
     (targets,) = (job["dns_sd_configs"] for job in scraped["scrape_configs"] if job["job_name"] == "cdv")
     assert targets[0]["names"] == ["cdv"]
     assert f":{targets[0]['port']} {{" in (DEPLOY / "compose" / "Caddyfile").read_text(encoding="utf-8")
-    inside = {volume.split(":")[1] for name, volume in each("volumes") if name == "prometheus"}
+    inside = {volume.split(":")[1] for name, volume in entries("volumes") if name == "prometheus"}
     assert set(scraped["rule_files"]) < inside
     datasources = yaml.safe_load((DEPLOY / "compose" / "grafana" / "datasources.yaml").read_text(encoding="utf-8"))
-    assert {"prometheus", "jaeger"} == {it["uid"] for it in datasources["datasources"]}
+    assert {"prometheus", "jaeger"} == {datasource["uid"] for datasource in datasources["datasources"]}
 
 
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [("promtool", ["check", "config", "--syntax-only"]), ("caddy", ["validate", "--adapter", "caddyfile", "--config"])],
 )
-def test_the_program_understands_its_configuration(program: str, arguments: list[str], tmp_path: Path) -> None:
+def test_the_program_accepts_its_configuration(program: str, arguments: list[str], tmp_path: Path) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"no {program} here")
     make(tmp_path / "secrets")
@@ -173,7 +173,7 @@ def test_the_program_understands_its_configuration(program: str, arguments: list
 
 
 @pytest.mark.parametrize("name", ["migrate", "cdv", "token"])
-def test_the_services_of_ours_are_confined(name: str) -> None:
+def test_containers_of_our_image_are_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]

@@ -1,4 +1,4 @@
-"""The image's recipe keeps its rules; tests/deploy/test_container_image.py tries what comes out of it."""
+"""Rules for the Dockerfile; tests/deploy/test_container_image.py tests the built image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ STAGES = re.split(r"^FROM ", DOCKERFILE.read_text(encoding="utf-8").replace("\\\
 FINAL = STAGES[-1].splitlines()
 
 
-def said(instruction: str) -> list[str]:
-    """What the last stage says after that word, each time."""
+def arguments_of(instruction: str) -> list[str]:
+    """Return the arguments of each such instruction in the last stage."""
     return [line.removeprefix(f"{instruction} ") for line in FINAL if line.startswith(f"{instruction} ")]
 
 
@@ -32,25 +32,25 @@ def healthy(**settings: str) -> bool:
     return subprocess.run([sys.executable, HEALTHCHECK], env=environment, capture_output=True).returncode == 0
 
 
-def test_the_linter_has_nothing_to_say() -> None:
+def test_hadolint_reports_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     ended = subprocess.run([hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout + ended.stderr) == (0, "")
 
 
-def test_it_runs_as_nobody_that_the_host_knows() -> None:
-    (user,) = said("USER")
+def test_the_image_runs_as_a_high_uid_and_gid() -> None:
+    (user,) = arguments_of("USER")
     uid, gid = map(int, user.split(":"))
     assert uid >= 10000
     assert gid >= 10000
 
 
 def test_signals_reach_the_service_and_not_a_shell() -> None:
-    assert [json.loads(each) for each in said("ENTRYPOINT") + said("CMD")] == [["cdv"], ["serve"]]
-    assert said("STOPSIGNAL") == ["SIGTERM"]
+    assert [json.loads(each) for each in arguments_of("ENTRYPOINT") + arguments_of("CMD")] == [["cdv"], ["serve"]]
+    assert arguments_of("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_what_is_installed_is_in_a_lock_with_its_hash() -> None:
+def test_pip_installs_only_hashed_locks_and_local_wheels() -> None:
     installs = re.findall(r"/pip (?:--python \S+ )?install (.*?)(?: && |$)", "\n".join(STAGES), re.MULTILINE)
     assert len(installs) == 3
     for options in installs:
@@ -59,7 +59,7 @@ def test_what_is_installed_is_in_a_lock_with_its_hash() -> None:
     assert "apt-get" not in DOCKERFILE.read_text(encoding="utf-8")
 
 
-def test_no_more_than_what_is_named_goes_into_the_image() -> None:
+def test_the_build_context_is_an_allow_list_of_existing_paths() -> None:
     rules = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
     assert rules[0] == "*"
     for rule in rules[1:]:
@@ -67,7 +67,7 @@ def test_no_more_than_what_is_named_goes_into_the_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "tls", "mutual tls"])
-def test_the_health_check_follows_the_service(tmp_path: Path, kind: str) -> None:
+def test_the_health_check_passes_while_the_service_runs_and_fails_afterwards(tmp_path: Path, kind: str) -> None:
     settings, tls = {}, None
     if kind == "tls":
         made = files(tmp_path)
@@ -84,11 +84,11 @@ def test_the_health_check_follows_the_service(tmp_path: Path, kind: str) -> None
         assert healthy(PORT=str(vault.port), **settings)
     finally:
         vault.kill()
-    # Its worker dies with it, and may be a moment behind.
+    # Its worker is killed with it, perhaps a moment later.
     assert any(not healthy(CDV_PORT=str(vault.port), **settings) for _ in range(50))
 
 
-def test_the_health_check_is_not_content_with_any_answer(tmp_path: Path) -> None:
+def test_the_health_check_fails_without_a_service_or_with_the_wrong_protocol(tmp_path: Path) -> None:
     assert not healthy(CDV_PORT=str(free_port()))
     made = files(tmp_path)
     vault = RunningVault(tmp_path / "data", made.trusting(), **made.settings)

@@ -1,4 +1,4 @@
-"""The image itself, if there is one: `make image image-test`. It has no network, and may write to no file system."""
+"""The built image (`make image image-test`), without a network and with a read-only file system."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def engine() -> Iterator[Any]:
 
 @pytest.fixture
 def vault(engine: Any) -> Iterator[Any]:
-    """A container confined as in deploy/: it is ready when its own health check says so."""
+    """A container confined as in deploy/: it is ready when its health check passes."""
     container = engine.containers.run(
         IMAGE,
         detach=True,
@@ -57,7 +57,7 @@ def inside(container: Any, *command: str) -> str:
     return str(output.decode())
 
 
-def test_it_serves_confined_and_ends_when_it_is_asked(vault: Any) -> None:
+def test_the_confined_container_serves_and_stops_cleanly(vault: Any) -> None:
     token = inside(vault, "cdv", "token", "--did", "did:example:ada").strip()
     write = (
         "import json, urllib.request\n"
@@ -74,13 +74,13 @@ def test_it_serves_confined_and_ends_when_it_is_asked(vault: Any) -> None:
     assert "Traceback" not in printed(vault.logs().decode())
 
 
-def test_it_is_nobody_and_owns_nothing_but_its_data(vault: Any) -> None:
+def test_the_user_is_unprivileged_and_owns_only_its_data(vault: Any) -> None:
     assert inside(vault, "id", "-u").strip() == "10001"
     assert inside(vault, "find", "/opt/cdv", "-user", "10001").strip() == ""
     assert inside(vault, "stat", "--format", "%a %u", "/data").strip() == "700 10001"
 
 
-def test_what_builds_it_is_not_in_it(vault: Any) -> None:
+def test_the_image_contains_no_build_tools(vault: Any) -> None:
     assert inside(
         vault, "python", "-c", "import importlib.util as u; print(u.find_spec('pip'), u.find_spec('hatchling'))"
     ) == ("None None\n")
@@ -88,5 +88,5 @@ def test_what_builds_it_is_not_in_it(vault: Any) -> None:
         assert vault.exec_run(["which", program]).exit_code != 0
 
 
-def test_it_has_what_the_settings_offer(vault: Any) -> None:
+def test_the_image_contains_the_optional_dependencies(vault: Any) -> None:
     inside(vault, "python", "-c", "import botocore, redis, opentelemetry.sdk, opentelemetry.exporter.otlp.proto.http")

@@ -1,4 +1,4 @@
-"""Dashboard, rules and runbook speak of metrics that there are, and each failure that is simulated raises its alert."""
+"""Dashboard, rules and runbook use existing metrics only, and each simulated failure raises its alert."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cdv_http.metrics import registry
 
 ROOT = Path(__file__).parents[2]
 RULES_FILE = ROOT / "deploy/prometheus/rules.yaml"
-TRIED_FILE = ROOT / "deploy/prometheus/rules_test.yaml"
+RULES_TEST_FILE = ROOT / "deploy/prometheus/rules_test.yaml"
 DASHBOARD = json.loads((ROOT / "deploy/grafana/cdv.json").read_text(encoding="utf-8"))
 RUNBOOK = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
@@ -32,10 +32,10 @@ FAMILIES = {
     if family.name.startswith("cdv_")
 }
 # What neither the dashboard nor a rule shows, and why.
-LEFT_OUT: dict[str, str] = {}
+UNUSED: dict[str, str] = {}
 SERIES = re.compile(r"\b(cdv[_:][a-z0-9_:]+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"")
-OF_PROMETHEUS = {"job", "instance", "le", "slo"}
+PROMETHEUS_LABELS = {"job", "instance", "le", "slo"}
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (prometheus)")
 
@@ -47,24 +47,26 @@ def panels() -> Iterator[dict[str, Any]]:
 
 
 def expressions() -> list[str]:
-    """Return every PromQL expression, of rules and of panels, in a form that Prometheus takes."""
+    """Return every PromQL expression, of rules and of panels, in a form that Prometheus accepts."""
     shown = [target["expr"] for panel in panels() for target in panel.get("targets", [])]
-    asked = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]
-    variables = [re.sub(r"label_values\((.*), \w+\)", r"\1", each) for each in asked]
+    queried = [
+        variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"
+    ]
+    variables = [re.sub(r"label_values\((.*), \w+\)", r"\1", each) for each in queried]
     expanded = [
         each.replace("$__rate_interval", "5m").replace("$job", ".*").replace("$instance", ".*") for each in shown
     ]
     return [*(rule["expr"] for rule in RULES), *expanded, *(each.replace("$job", ".*") for each in variables)]
 
 
-def test_only_metrics_that_are_exported_are_asked_for() -> None:
+def test_only_exported_metrics_are_queried() -> None:
     exported = {name for names in FAMILIES.values() for name in names} | RECORDED
-    asked = {name for each in expressions() for name, _ in SERIES.findall(each)}
-    assert asked <= exported
-    assert len(asked) > 30
+    queried = {name for each in expressions() for name, _ in SERIES.findall(each)}
+    assert queried <= exported
+    assert len(queried) > 30
 
 
-def test_only_labels_that_a_metric_has_are_asked_for() -> None:
+def test_only_labels_that_a_metric_has_are_queried() -> None:
     labels = {
         name + suffix: set(metric._labelnames)
         for metric in vars(metrics).values()
@@ -75,13 +77,13 @@ def test_only_labels_that_a_metric_has_are_asked_for() -> None:
     for each in expressions():
         for name, matchers in SERIES.findall(each):
             if name not in RECORDED:
-                assert set(MATCHER.findall(matchers)) <= labels[name] | OF_PROMETHEUS, each
+                assert set(MATCHER.findall(matchers)) <= labels[name] | PROMETHEUS_LABELS, each
 
 
-def test_each_metric_is_shown_or_watched_or_left_out_on_purpose() -> None:
-    asked = {name for each in expressions() for name, _ in SERIES.findall(each)}
-    unseen = {family for family, names in FAMILIES.items() if not asked & set(names)}
-    assert unseen == set(LEFT_OUT)
+def test_each_metric_is_queried_or_listed_as_unused() -> None:
+    queried = {name for each in expressions() for name, _ in SERIES.findall(each)}
+    unqueried = {family for family, names in FAMILIES.items() if not queried & set(names)}
+    assert unqueried == set(UNUSED)
 
 
 def test_each_alert_has_a_severity_and_a_section_of_the_runbook() -> None:
@@ -96,8 +98,8 @@ def test_each_alert_has_a_severity_and_a_section_of_the_runbook() -> None:
         assert "runbook_url" not in alert["annotations"]
 
 
-def test_each_alert_is_seen_firing_in_a_simulation() -> None:
-    tests = yaml.safe_load(TRIED_FILE.read_text(encoding="utf-8"))["tests"]
+def test_each_alert_fires_in_a_simulation() -> None:
+    tests = yaml.safe_load(RULES_TEST_FILE.read_text(encoding="utf-8"))["tests"]
     fired = {
         name
         for test in tests
@@ -113,21 +115,21 @@ def test_each_alert_is_seen_firing_in_a_simulation() -> None:
 @needs_promtool
 def test_the_simulated_failures_raise_their_alerts_and_no_others() -> None:
     done = subprocess.run(
-        ["promtool", "test", "rules", TRIED_FILE.name], cwd=TRIED_FILE.parent, capture_output=True, text=True
+        ["promtool", "test", "rules", RULES_TEST_FILE.name], cwd=RULES_TEST_FILE.parent, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool
-def test_every_expression_is_promql(tmp_path: Path) -> None:
+def test_every_expression_is_valid_promql(tmp_path: Path) -> None:
     rules = [{"record": f"x:{number}", "expr": each} for number, each in enumerate(expressions())]
     (tmp_path / "all.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}), encoding="utf-8")
     done = subprocess.run(["promtool", "check", "rules", tmp_path / "all.yaml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_dashboard_is_one_that_grafana_takes() -> None:
-    assert DASHBOARD["id"] is None  # Grafana gives one
+def test_the_dashboard_is_well_formed_for_grafana() -> None:
+    assert DASHBOARD["id"] is None  # Grafana assigns it
     assert DASHBOARD["schemaVersion"] >= 39
     assert {"title", "uid", "panels", "templating", "time", "refresh"} <= set(DASHBOARD)
     ids = [panel["id"] for panel in panels()]
@@ -137,10 +139,14 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
         if panel["type"] == "row":
             continue
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
+        assert panel["description"], panel["title"]
         refs = [target["refId"] for target in panel["targets"]]
         assert refs, panel["title"]
         assert len(refs) == len(set(refs)), panel["title"]
         assert all(target["expr"] and target["datasource"] == panel["datasource"] for target in panel["targets"])
+    quoted = re.findall(r'(?:[Ll]ook at|and) "([A-Z].*?)"', RUNBOOK)
+    assert len(quoted) == 3
+    assert set(quoted) <= {panel["title"] for panel in panels()}
     for one, other in combinations(list(panels()), 2):
         assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
 

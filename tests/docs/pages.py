@@ -24,9 +24,9 @@ _PRODUCTION = "<!-- on: production -->"
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `production`: it needs those servers.
+    """A fenced block. `production`: it needs the servers of production.
 
-    `run_by`: the file that runs it, by the comment before it; None if the page's own test does.
+    `run_by`: the file that runs it, according to the comment before it; None if test_examples.py runs it.
     """
 
     page: str
@@ -58,5 +58,5 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def needs_served_vault(page: str) -> bool:
-    """Whether the page takes a vault for granted that is served beside it (`<!-- on: a served vault -->`)."""
+    """Return whether the page expects a vault that is being served (`<!-- on: a served vault -->`)."""
     return _SERVED in (ROOT / page).read_text(encoding="utf-8")

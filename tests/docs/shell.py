@@ -1,4 +1,4 @@
-"""Someone who pastes a page's blocks into a terminal, one after the other."""
+"""A shell that runs the blocks of a page one after the other, as if they were pasted."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.servers.process import free_port
 ADDRESS = "127.0.0.1:8080"
 BLOCK_SECONDS = 60
 POLL_SECONDS = 0.01
-# The vault that a page starts in a terminal of its own: started in the background, with what was exported until then.
+# The vault that a page starts in a second terminal: here in the background, with the variables exported so far.
 _SERVE = """
 if [ -n "${{server:-}}" ]; then kill "$server"; wait "$server" || true; fi
 {command} >>server.log 2>&1 & server=$!
 until curl -fsS "http://127.0.0.1:$CDV_PORT/readyz" >/dev/null 2>&1; do kill -0 "$server"; sleep 0.05; done
 """
-_SERVING = {"make run": ".venv/bin/cdv serve", ".venv/bin/cdv serve": ".venv/bin/cdv serve"}
-_SERVING_BY_HAND = ".venv/bin/granian "
+_SERVING_COMMANDS = {"make run": ".venv/bin/cdv serve", ".venv/bin/cdv serve": ".venv/bin/cdv serve"}
+_SERVING_PREFIX = ".venv/bin/granian "
 
 
 class Shell:
-    """One shell in `folder`, which looks like our repository after `make run`. Variables live from block to block.
+    """One shell in `folder`, which looks like our repository after `make run`. Variables persist from block to block.
 
-    Our address is replaced by that of this shell's own vault, and what `addresses` names by what it gives.
+    The vault's address is replaced by that of this shell's vault, and each key of `addresses` by its value.
     """
 
     def __init__(self, folder: Path, addresses: dict[str, str]) -> None:
@@ -55,7 +55,7 @@ class Shell:
                 start_new_session=True,
             )
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def local(self, code: str) -> str:
@@ -65,7 +65,7 @@ class Shell:
         return code
 
     def serve(self) -> None:
-        """Have a vault served in the other terminal."""
+        """Serve a vault in the background."""
         self.run("make run")
 
     def run(self, code: str) -> str:
@@ -73,17 +73,17 @@ class Shell:
         lines = [_in_the_background(line.strip()) or line for line in self.local(code).splitlines()]
         script = self.folder / "block.sh"
         script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        before = len(self.said())
+        before = len(self.output())
         assert self._process.stdin is not None
         self._process.stdin.write(b"set -e\n. ./block.sh\ntouch done\n")
         self._process.stdin.flush()
         deadline = time.monotonic() + BLOCK_SECONDS
         while not self._done.exists():
             time.sleep(POLL_SECONDS)
-            assert self._process.poll() is None, f"{code}\n{self.said()[before:]}"
-            assert time.monotonic() < deadline, f"not done in {BLOCK_SECONDS} s:\n{code}\n{self.said()[before:]}"
+            assert self._process.poll() is None, f"{code}\n{self.output()[before:]}"
+            assert time.monotonic() < deadline, f"not done in {BLOCK_SECONDS} s:\n{code}\n{self.output()[before:]}"
         self._done.unlink()
-        return self.said()[before:]
+        return self.output()[before:]
 
     def __enter__(self) -> Self:
         return self
@@ -99,5 +99,5 @@ class Shell:
 
 def _in_the_background(line: str) -> str | None:
     """Return what starts the server that the line starts, and waits for it; None if it is another command."""
-    command = line if line.startswith(_SERVING_BY_HAND) else _SERVING.get(line)
+    command = line if line.startswith(_SERVING_PREFIX) else _SERVING_COMMANDS.get(line)
     return None if command is None else _SERVE.format(command=command)

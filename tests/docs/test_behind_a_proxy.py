@@ -1,4 +1,4 @@
-"""The proxies of the guide and of the stack keep to themselves what is for our own network, however it is asked for."""
+"""The proxies of the guide and of the Compose stack hide internal paths in every spelling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.servers.process import free_port
 
 PAGE = blocks("docs/guides/behind-a-proxy.md", "text")
 CADDYFILE = (ROOT / "deploy" / "compose" / "Caddyfile").read_text(encoding="utf-8")
-CLOSED = (
+INTERNAL_PATHS = (
     *("/metrics", "/metrics/", "/metrics//", "//metrics/", "/%6detrics%2F", "/x/../metrics/"),
     *("/readyz", "/readyz/", "//readyz", "/readyz%2f"),
 )
@@ -42,7 +42,7 @@ def serves(port: int) -> bool:
 
 @pytest.fixture
 def caddy(tmp_path: Path) -> Iterator[int]:
-    """The guide's Caddy before a vault: its port."""
+    """The port of the guide's Caddy, in front of a vault."""
     if shutil.which("caddy") is None:
         pytest.skip("no caddy here")
     vault, port = RunningVault(tmp_path / "data"), free_port()
@@ -71,22 +71,22 @@ def caddy(tmp_path: Path) -> Iterator[int]:
         vault.kill()
 
 
-def test_caddy_closes_them_in_every_spelling_and_nothing_else(caddy: int) -> None:
-    assert {path: status(caddy, path) for path in CLOSED} == dict.fromkeys(CLOSED, 404)
+def test_caddy_hides_internal_paths_in_every_spelling_and_no_public_path(caddy: int) -> None:
+    assert {path: status(caddy, path) for path in INTERNAL_PATHS} == dict.fromkeys(INTERNAL_PATHS, 404)
     assert status(caddy, "/openapi.json") == 200
 
 
-def test_the_stack_closes_what_the_guide_closes() -> None:
+def test_the_compose_stack_hides_the_same_paths_as_the_guide() -> None:
     (example,) = (block for block in PAGE if "reverse_proxy" in block)
     assert re.findall(r"^\s*(@ours path .*|respond @ours .*)$", CADDYFILE, re.MULTILINE) == re.findall(
         r"^\s*(@ours path .*|respond @ours .*)$", example, re.MULTILINE
     )
 
 
-def test_nginx_is_told_of_the_same_paths() -> None:
+def test_the_nginx_pattern_matches_internal_paths_only() -> None:
     (example,) = (block for block in PAGE if "proxy_pass" in block)
     (pattern,) = re.findall(r"location ~ (\S+) \{\s+return 404;", example)
-    # nginx looks at the path decoded, and without repeated slashes.
+    # nginx matches the decoded path without repeated slashes.
     for path in ("/metrics", "/metrics/", "/metrics/x", "/readyz", "/readyz/"):
         assert re.match(pattern, path), path
     for path in ("/healthz", "/v1/repo/record", "/metricsx"):

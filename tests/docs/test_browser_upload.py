@@ -44,9 +44,9 @@ def test_the_guides_scripts_upload_and_show_an_image(page: str, tmp_path: Path) 
                 await image.decode();
                 return {{filename: asset.filename, size: asset.size, sent: bytes.length, width: image.width}};
             }})()"""
-            seen = browser.evaluate(program)
+            result = browser.evaluate(program)
         finally:
             browser.close()
     finally:
         vault.kill()
-    assert seen == {"filename": "été.png", "size": seen["sent"], "sent": seen["sent"], "width": 1}
+    assert result == {"filename": "été.png", "size": result["sent"], "sent": result["sent"], "width": 1}

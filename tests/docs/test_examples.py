@@ -1,4 +1,4 @@
-"""Every shell and Python block of our pages runs as printed, page by page, as somebody would paste it."""
+"""Every shell and Python block of our pages runs as printed, page by page."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.docs.shell import Shell
 from tests.servers import Bucket
 
 LANGUAGES = {"sh", "python"}
-# Info strings of blocks that are for reading. Anything else is a slip of the pen, and might be code that nobody runs.
+# Info strings of blocks that are not run. Any other is a typo, and might be code that is never run.
 SHOWN = {"text", "json", "js", "html", "ini", ""}
-WALK = ["docs/quickstart.md", "docs/tutorial.md"]
+WALKTHROUGH = ["docs/quickstart.md", "docs/tutorial.md"]
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 RUN_ELSEWHERE = [block for block in BLOCKS if block.run_by]
 
@@ -34,12 +34,12 @@ def is_run(block: Block) -> bool:
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the pages call curl")
 
 
-def test_every_block_is_of_a_kind_that_is_run_or_shown() -> None:
+def test_every_block_has_a_language_that_is_run_or_shown() -> None:
     assert {block.language for block in BLOCKS} <= LANGUAGES | SHOWN
 
 
-def test_no_other_program_is_given_a_setting_that_may_hold_a_reference() -> None:
-    """Outside dev `CDV_DB_DSN` names a file or a Vault, of which psql knows nothing."""
+def test_no_block_passes_a_setting_of_the_vault_to_another_program() -> None:
+    """Outside dev `CDV_DB_DSN` refers to a file or a Vault, which psql cannot resolve."""
     assert [f"{block.page}: {block.code}" for block in BLOCKS if '"$CDV_' in block.code] == []
 
 
@@ -51,17 +51,19 @@ def test_a_block_that_is_run_elsewhere_is_run_there(block: Block) -> None:
     assert [word for word in command if word not in elsewhere] == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in WALK and any(map(is_run, blocks_of(page)))])
-def test_a_page_does_what_it_says(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in WALKTHROUGH and any(map(is_run, blocks_of(page)))]
+)
+def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     run_pages([page], tmp_path, request)
 
 
-def test_a_stranger_walks_from_an_empty_folder_to_production(
+def test_quickstart_and_tutorial_run_in_an_empty_folder(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The quickstart and then the tutorial in one folder, all packages installed before."""
+    """The quickstart and then the tutorial in one folder, with all packages installed."""
     started = time.monotonic()
-    run_pages(WALK, tmp_path, request)
+    run_pages(WALKTHROUGH, tmp_path, request)
     with capsys.disabled():
         print(f"\nquickstart and tutorial, as printed: {time.monotonic() - started:.1f} s")
 
@@ -105,7 +107,7 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def production(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return what the pages call production's servers and keys, and what they are here."""
+    """Map the addresses and keys of production on the pages to those of the tests' servers."""
     bucket: Bucket = request.getfixturevalue("s3_bucket")
     return {
         "my-access-key": bucket.access_key,

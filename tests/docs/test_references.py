@@ -1,4 +1,4 @@
-"""The pages to look things up in say what the code has: metrics, commands, and reasons of refusals."""
+"""The reference pages match the code: metrics, commands, limits and reasons of refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 
 def arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Give every flag and every argument's name, of subcommands too."""
+    """Yield every flag and every argument's name, of subcommands too."""
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
             continue
@@ -38,17 +38,17 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield from arguments(subcommand)
 
 
-def test_every_metric_is_on_its_page() -> None:
+def test_the_metrics_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert markdown_table() in page, "run `python -m tests.docs.metrics_table` and put its output into docs/metrics.md"
 
 
-def test_the_page_has_a_section_for_each_command() -> None:
+def test_the_commands_page_has_a_section_for_each_command() -> None:
     assert set(SECTIONS) == {f"cdv {name}" for name in subparsers(_parser())}
 
 
 @pytest.mark.parametrize("name", subparsers(_parser()))
-def test_a_command_has_its_flags_and_no_others(name: str) -> None:
+def test_the_section_of_a_command_lists_its_flags_and_no_others(name: str) -> None:
     command, section = subparsers(_parser())[name], SECTIONS[f"cdv {name}"]
     known = set(arguments(command))
     assert {each for each in known if not re.search(rf"{each}\b", section)} == set()
@@ -57,25 +57,25 @@ def test_a_command_has_its_flags_and_no_others(name: str) -> None:
         assert f"`cdv {name} {subcommand}" in section
 
 
-def test_every_reason_of_a_refusal_is_named() -> None:
-    """Those that an error gives itself, and those that its docstring lists."""
+def test_every_reason_of_a_refusal_is_documented() -> None:
+    """Reasons that an error sets itself, and reasons that its docstring lists."""
     tree = ast.walk(ast.parse((ROOT / "cdv_core" / "errors.py").read_text(encoding="utf-8")))
-    said = [it.value for it in tree if isinstance(it, ast.Constant) and isinstance(it.value, str)]
-    reasons = [each for each in said if each in {"cid_mismatch", "idempotency_key_reused"}]
-    for each in said:
+    strings = [node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    reasons = [each for each in strings if each in {"cid_mismatch", "idempotency_key_reused"}]
+    for each in strings:
         if each.startswith("`reason`: "):
             reasons += re.split(", or |, | or ", each.removeprefix("`reason`: ").rstrip("."))
     assert len(reasons) == 9
     assert [each for each in reasons if f"`{each}`" not in API] == []
 
 
-def test_the_limits_of_a_record_and_a_token_are_named() -> None:
+def test_the_limits_of_a_record_and_a_token_are_documented() -> None:
     assert f"{RECORD_MAX_BYTES // 1024} KiB" in API
     assert f"{RECORD_NESTING_MAX} levels" in API
     assert f"{TOKEN_MAX_CHARS:,} characters" in API
 
 
-def test_the_index_names_every_page_and_decision() -> None:
+def test_the_index_links_to_every_page_and_decision() -> None:
     docs = ROOT / "docs"
     pages = [page.relative_to(docs).as_posix() for page in sorted(docs.rglob("*.md")) if page != docs / "README.md"]
     assert [page for page in pages if f"({page})" not in INDEX] == []

@@ -62,7 +62,7 @@ class FakeBlobStore:
         self._reach()
         if key in self.stuck:
             self.refusals += 1
-            raise Unavailable("object store")
+            raise Unavailable("object_store")
         self.objects.pop(key, None)
 
     async def receive(self, token: str, chunks: AsyncIterator[bytes]) -> None:
@@ -95,7 +95,7 @@ class FakeBlobStore:
 
     def _reach(self) -> None:
         if self.down:
-            raise Unavailable("object store")
+            raise Unavailable("object_store")
 
     def _refuse_expired(self, expires_at: datetime) -> None:
         if expires_at <= self._clock.now():

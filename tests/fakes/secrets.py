@@ -14,5 +14,5 @@ class FakeSecrets:
 
     async def get(self, reference: str) -> str:
         if self.down or reference not in self.values:
-            raise Unavailable("secret source") from LookupError("absent, or down")
+            raise Unavailable("secret_source") from LookupError("absent, or down")
         return self.values[reference]

@@ -29,7 +29,7 @@ async def check_up() -> None:
 
 
 async def check_down() -> None:
-    raise Unavailable("something")
+    raise Unavailable("events")
 
 
 def dependency(name: Any, *, critical: bool, up: bool) -> Dependency:
@@ -151,7 +151,7 @@ async def test_without_an_object_store_records_go_on(api: Api, tmp_path: Path) -
         await creator.finalize(pending["assetId"]),
         await api.http.get(location),
     ):
-        assert refused(answer, 503, "CDV_UNAVAILABLE")["details"] == {"dependency": "object store"}
+        assert refused(answer, 503, "CDV_UNAVAILABLE")["details"] == {"dependency": "object_store"}
     readiness = data(await api.http.get("/readyz"))
     assert readiness["status"] == "degraded"
     media.unlink()

@@ -139,7 +139,7 @@ async def test_a_scrape_waits_for_nothing_that_hangs(api: Api, monkeypatch: pyte
 
 async def test_a_dependency_that_is_down_is_0_and_a_defect_hides_nothing(api: Api) -> None:
     async def down() -> None:
-        raise Unavailable("object store")
+        raise Unavailable("object_store")
 
     async def broken() -> None:
         raise RuntimeError("a defect")

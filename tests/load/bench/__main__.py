@@ -53,11 +53,11 @@ def main() -> None:
         return not arguments.only or any(scenario.name.startswith(name) for name in arguments.only)
 
     with stack(settings) as it:
-        _say(f"filling the vault with {filling.creators * filling.each + filling.hot} records")
+        _log(f"filling the vault with {filling.creators * filling.each + filling.hot} records")
         fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
         for scenario in filter(chosen, scenarios(it, it.folder, filling)):
             if not run.rows:
-                _meet_everybody(it, scenario)
+                _verify_tokens(it, scenario)
             it.settle()
             for number in connections:
                 run.rows.append(_row(it, scenario, number, seconds, rounds if number == connections[-1] else 1))
@@ -71,33 +71,33 @@ def main() -> None:
                 _media(it, run, size_mib, count)
     if arguments.variants:
         with stack(settings | {"CDV_WORKERS": "2"}) as it:
-            _say("again with two workers")
+            _log("again with two workers")
             fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
             found = filter(chosen, scenarios(it, it.folder, filling))
             compared = (scenario for scenario in found if scenario.ceiling)
             run.variants["two workers"] = _rows(it, compared, seconds, rounds)
         with stack(settings | {"CDV_WORKERS": "2", "CDV_NATS_URL": ""}) as it:
-            _say("again with two workers and no broker")
+            _log("again with two workers and no broker")
             fill(it.postgres, creators=filling.creators, each=filling.each, hot=filling.hot)
             found = filter(chosen, scenarios(it, it.folder, filling))
             creates = (scenario for scenario in found if scenario.name.startswith("create"))
             run.variants[NO_BROKER] = _rows(it, creates, seconds, rounds)
         with stack(settings, embedded=True) as it:
-            _say("again embedded, on SQLite")
+            _log("again embedded, on SQLite")
             found = filter(chosen, embedded(it, it.folder))
             run.variants["embedded, on SQLite"] = _rows(it, found, seconds, rounds)
     if arguments.observability:
         with stack(settings) as it:
-            run.observed = observability(it, _say)
+            run.observed = observability(it, _log)
     if arguments.growth:
         with stack(settings) as it:
-            run.growth = growth(it, tuple(arguments.growth), _say)
+            run.growth = growth(it, tuple(arguments.growth), _log)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1))
-    _say(f"wrote {arguments.json}")
+    _log(f"wrote {arguments.json}")
     if arguments.report:
         write_report(run, arguments.report)
-        _say(f"wrote {arguments.report}")
+        _log(f"wrote {arguments.report}")
     for measured in run.paced:
         promised = _PROMISED_MILLISECONDS.get(measured.scenario)
         if promised is not None and measured.paced.p95 > promised:
@@ -105,10 +105,10 @@ def main() -> None:
     print("p95 at half the peak: " + ", ".join(f"{row.scenario} {row.paced.p95:.1f} ms" for row in run.paced))
 
 
-def _meet_everybody(it: Stack, scenario: Scenario) -> None:
-    """Send each request once: a service that has run for a while has verified its creators' tokens before.
+def _verify_tokens(it: Stack, scenario: Scenario) -> None:
+    """Send each request once, so that all tokens are verified and cached, as in a service that has run for a while.
 
-    Of the first scenario: the others have the same creators.
+    Needed before the first scenario only: the others have the same creators.
     """
     prepared = scenario.prepared
     requests = [prepared.request(number) for number in range(len(prepared.requests))]
@@ -119,13 +119,13 @@ def _rows(it: Stack, found: Iterable[Scenario], seconds: int, rounds: int) -> li
     rows: list[Row] = []
     for scenario in found:
         if not rows:
-            _meet_everybody(it, scenario)
+            _verify_tokens(it, scenario)
         rows.append(_row(it, scenario, 64, seconds, rounds))
     return rows
 
 
 def _row(it: Stack, scenario: Scenario, connections: int, seconds: int, rounds: int) -> Row:
-    it.wait_until_published()  # what the scenario before has left is not this one's to pay
+    it.wait_until_published()  # the backlog of the previous scenario must not count here
     closed_loop(it.url, scenario.prepared, connections=connections, seconds=1)  # warm
     measured = []
     for _ in range(rounds):
@@ -139,21 +139,21 @@ def _row(it: Stack, scenario: Scenario, connections: int, seconds: int, rounds: 
         measured.append(Round(closed, ceiling, service, database))
     row = Row(scenario.name, connections, measured)
     against = "" if row.ratio is None else f", {row.ratio:.2f} of the database's {row.ceiling:,.0f}"
-    _say(f"{row.scenario}, {connections} connections: {row.figure('per_second'):,.0f} a second{against}")
+    _log(f"{row.scenario}, {connections} connections: {row.figure('per_second'):,.0f} a second{against}")
     return row
 
 
 def _paced(it: Stack, scenario: Scenario, peak: Row, seconds: int) -> PacedRow:
     rate = peak.figure("per_second") / 2
     paced = asyncio.run(open_loop(it.port, scenario.prepared, rate=rate, seconds=seconds))
-    _say(f"{scenario.name} at {rate:,.0f} a second: p50 {paced.p50:.1f}, p95 {paced.p95:.1f}, p99 {paced.p99:.1f} ms")
+    _log(f"{scenario.name} at {rate:,.0f} a second: p50 {paced.p50:.1f}, p95 {paced.p95:.1f}, p99 {paced.p99:.1f} ms")
     return PacedRow(scenario.name, paced)
 
 
 def _soak(it: Stack, scenario: Scenario, seconds: int) -> Soak:
-    _say(f"soaking for {seconds} s")
+    _log(f"soaking for {seconds} s")
     found = soak(it, scenario.prepared, seconds)
-    _say(
+    _log(
         f"{found.requests:,} requests: {found.first:.0f} MiB at first, {found.last:.0f} at last,"
         f" {found.most:.0f} at most; {found.slope:+.2f} MiB a million requests"
     )
@@ -161,19 +161,19 @@ def _soak(it: Stack, scenario: Scenario, seconds: int) -> Soak:
 
 
 def _media(it: Stack, run: Run, size_mib: int, count: int) -> None:
-    _say(f"uploading {2 * count} assets of {size_mib} MiB")
+    _log(f"uploading {2 * count} assets of {size_mib} MiB")
     at_once = media.upload(it, count, size_mib * _MIB)
     paced = media.upload(it, count, size_mib * _MIB)
     row = media.finalize_in_turn(it, at_once, size_mib * _MIB)
     run.media.append(row)
-    _say(f"finalize {size_mib} MiB: {row.finalized:.0f} a second, {row.ratio:.2f} of the store's {row.store_alone:.0f}")
+    _log(f"finalize {size_mib} MiB: {row.finalized:.0f} a second, {row.ratio:.2f} of the store's {row.store_alone:.0f}")
     prepared = Prepared(it.folder / f"finalize-{size_mib}", paced)
     half = asyncio.run(open_loop(it.port, prepared, rate=row.finalized / 2, seconds=2 * count / row.finalized))
     run.paced.append(PacedRow(f"finalize {size_mib} MiB", half))
-    _say(f"finalize {size_mib} MiB at {half.rate:.0f} a second: p95 {half.p95:.1f} ms; {half.answers}")
+    _log(f"finalize {size_mib} MiB at {half.rate:.0f} a second: p95 {half.p95:.1f} ms; {half.answers}")
 
 
-def _say(what: str) -> None:
+def _log(what: str) -> None:
     print(f"{monotonic() - _begun:6.0f} s  {what}", file=sys.stderr, flush=True)
 
 

@@ -21,10 +21,10 @@ def main() -> None:
         was, now = old.figure("per_second"), row.figure("per_second")
         noise = max(_spread(old), _spread(row))
         change = now / was - 1
-        mark = "" if abs(change) <= noise else ("  faster" if change > 0 else "  slower")
+        verdict = "" if abs(change) <= noise else ("  faster" if change > 0 else "  slower")
         ratios = "" if old.ratio is None or row.ratio is None else f"{old.ratio:.2f} -> {row.ratio:.2f}"
         name = f"{row.scenario} x{row.connections}"
-        print(f"{name:32} {was:9,.0f} {now:9,.0f} {change:+8.1%} {noise:7.1%}   {ratios}{mark}")
+        print(f"{name:32} {was:9,.0f} {now:9,.0f} {change:+8.1%} {noise:7.1%}   {ratios}{verdict}")
 
 
 def _spread(row: Row) -> float:

@@ -1,4 +1,4 @@
-"""What the vault is filled with: posts of creators, as they would be stored had they been written one by one."""
+"""The data in the vault: posts of creators, stored as if they had been created one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CREATORS = 10_000
 TEXT = "An ordinary post: one thought, a name, a place, nothing to be escaped. " * 2
 # A DID is `did:plc:bench` and eight digits. The same in Python and, over a number `n`, in SQL.
 DID_SQL = "('did' || chr(58) || 'plc' || chr(58) || 'bench' || lpad(({n})::text, 8, '0'))"
-HOT = 0  # the creator who has more records than all others together, perhaps
+HOT = 0  # the creator with far more records than any other
 
 
 def did(number: int) -> str:
@@ -33,7 +33,7 @@ VALUE = json.dumps(post(HOT), separators=(",", ":"))
 def fill(dsn: str, *, creators: int, each: int, hot: int = 0, after: tuple[int, int] = (0, 0)) -> None:
     """Store `each` records for every creator, and `hot` for the hot one; a second apart, the last of them now.
 
-    `after`: so many creators, and hot records, are there already.
+    `after`: the numbers of creators and of hot records that are stored already.
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")  # only while filling

@@ -1,4 +1,4 @@
-"""The same questions to a vault of every size: what a request costs must not depend on how much there is."""
+"""The same scenarios on a vault of every size: the cost of a request must not depend on the number of records."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _RATE = 400  # a second, at every size
 _SECONDS, _ROUNDS, _CONNECTIONS = 3, 3, 16
 
 
-def growth(it: Stack, sizes: tuple[int, ...], say: Callable[[str], None]) -> list[GrowthRow]:
-    """Fill the vault step by step and measure at each. Its records are all of those there are."""
+def growth(it: Stack, sizes: tuple[int, ...], log: Callable[[str], None]) -> list[GrowthRow]:
+    """Fill the vault, which must be empty, step by step and measure at each size."""
     rows, creators, hot = [], 0, 0
     for records in sizes:
-        say(f"filling the vault up to {records:,} records")
+        log(f"filling the vault up to {records:,} records")
         more, hotter = records * 9 // 10 // _EACH, records // 10
         fill(it.postgres, creators=more, each=_EACH, hot=hotter, after=(creators, hot))
         creators, hot = more, hotter
-        for name, prepared in _questions(it, creators, hot):
+        for name, prepared in _scenarios(it, creators, hot):
             rows.append(row := _measured(it, name, prepared, records))
-            say(
+            log(
                 f"{name}, {records:,} records: p95 {row.p95:.1f} ms, {row.service_cpu + row.database_cpu:.0f} us of CPU"
             )
     return rows
 
 
-def _questions(it: Stack, creators: int, hot: int) -> list[tuple[str, Prepared]]:
+def _scenarios(it: Stack, creators: int, hot: int) -> list[tuple[str, Prepared]]:
     readers, writers = sample(creators), sample(CREATORS, 500)
     deep = middle(it.postgres, hot).encode()
     requests: dict[str, Sequence[bytes | tuple[bytes, bytes]]] = {

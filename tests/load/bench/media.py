@@ -1,4 +1,4 @@
-"""Finalising media, and what the object store alone does for it: one get and one copy."""
+"""Finalising media, and the same work by the object store alone: one get and one copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONNECTIONS, _ROUNDS = 8, 5
 
 
 def upload(it: Stack, count: int, size_bytes: int) -> list[bytes]:
-    """Upload as many assets of that size; return the requests that finalise them."""
+    """Upload `count` assets of that size; return the requests that finalise them."""
     token = it.token(did(HOT))
     content = b"\x89PNG\r\n\x1a\n" + os.urandom(size_bytes - 8)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -61,7 +61,7 @@ def finalize_in_turn(it: Stack, requests: list[bytes], size_bytes: int) -> Media
 
 
 class _StoreAlone:
-    """The object store without us, used by its own client."""
+    """The object store alone, used by its own client."""
 
     def __init__(self, it: Stack, count: int, size_bytes: int) -> None:
         assert it.bucket is not None, "media are finalised in a bucket"
@@ -85,7 +85,7 @@ class _StoreAlone:
             list(threads.map(put, self._names))
 
     def get_and_copy(self, begin: int, end: int) -> float:
-        """Return how often a second it gives out an object and copies it."""
+        """Return how many objects per second can be read and copied."""
         with ThreadPoolExecutor(_CONNECTIONS) as threads:
             begun = perf_counter()
             list(threads.map(self._get_and_copy, self._names[begin:end]))

@@ -1,6 +1,6 @@
-"""What it costs to be seen: the service with metrics, JSON logs and one trace in ten, against itself without any.
+"""The cost of observability: the service with metrics, JSON logs and one trace in ten, compared with none of them.
 
-One process is told to begin and to end it every other second, so that both have the same caches, memory and weather.
+One process switches them on and off in turn, so that both modes have the same caches, memory and noise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import cdv_adapters.container as container, cdv_adapters.tracing as tracing
 import cdv_http.completed_requests as answered, cdv_http.app as app, cdv_http.logs as logs
 
 set_up_logs, trace_methods, use = app.set_up_logs, tracing.trace_methods, tracing.use
-told, traced, started = (answered.observe_requests, answered.log_requests), [], []
+observers, traced, started = (answered.observe_requests, answered.log_requests), [], []
 
 def hide():
     answered.observe_requests = answered.log_requests = lambda *_, **__: None
@@ -39,12 +39,12 @@ def hide():
 
 def show():
     hide()
-    answered.observe_requests, answered.log_requests = told
+    answered.observe_requests, answered.log_requests = observers
     use(*started)
     for part in traced:
         trace_methods(*part)
 
-def obey():
+def read_commands():
     with open("switch") as switch:
         for line in switch:
             globals()[line.strip()]()
@@ -52,7 +52,7 @@ def obey():
 def begin(settings):
     set_up_logs(settings)
     logs._request_log = dataclasses.replace(logs._request_log, text_format=None)
-    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=read_commands, daemon=True).start()
 
 app.set_up_logs = begin
 container.trace_methods = lambda *part: (traced.append(part), trace_methods(*part))
@@ -61,8 +61,8 @@ tracing.use = lambda tracing: (started.append(tracing), use(tracing))
 """
 
 
-def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
-    """Measure both in turn. Ends the service that runs: its relay would do some of the work."""
+def observability(it: Stack, log: Callable[[str], None]) -> list[Observed]:
+    """Measure both modes in turn. Stops the running service first, since its relay would do some of the work."""
     it.replica.stop()
     fill(it.postgres, creators=_CREATORS, each=_EACH)
     numbers = sample(_CREATORS)
@@ -72,7 +72,7 @@ def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
     }
     batches: list[int] = []
     with collecting() as collector:
-        collector.take = lambda body: batches.append(len(body))  # type: ignore[method-assign] # unread: not ours to pay
+        collector.take = lambda body: batches.append(len(body))  # type: ignore[method-assign] # unparsed: not the service's cost
         traced = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
@@ -88,7 +88,7 @@ def observability(it: Stack, say: Callable[[str], None]) -> list[Observed]:
         if not batches or '"route"' not in replica.log.read_text():
             raise SystemExit("nothing was seen of the service that is to be seen")
     for row in found:
-        say(f"{row.scenario}: {row.unseen:,.0f} a second unseen, {row.seen:,.0f} seen: {row.share:.1%} of throughput")
+        log(f"{row.scenario}: {row.unseen:,.0f} a second unseen, {row.seen:,.0f} seen: {row.share:.1%} of throughput")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Load at a given rate, whatever the service does, and load of a given number of requests.
+"""Open-loop load, at a fixed rate, and load of a fixed number of requests.
 
-In an open loop each request has a time at which it is due, and its latency counts from then: a service that stalls is
-charged for everybody who would have come meanwhile (no coordinated omission). wrk cannot do that.
+In an open loop the latency of a request counts from the time at which it was due, so that a stall counts for every
+request that was due meanwhile (no coordinated omission). wrk cannot do that.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ async def open_loop(port: int, prepared: Prepared, *, rate: float, seconds: floa
 
 
 async def all_once(port: int, requests: Sequence[bytes], *, connections: int) -> Paced:
-    """Send each request once, the next on a connection when the one before was answered."""
+    """Send each request once, the next on a connection after the response to the last."""
     loop = asyncio.get_running_loop()
     clients = _Clients(port, most=connections)
     begun = loop.time()
     for request in requests:
         while clients.busy >= connections:
-            await clients.one_answered()
+            await clients.wait_for_response()
         clients.send(request, loop.time())
     await clients.finish()
     seconds = loop.time() - begun
@@ -59,13 +59,13 @@ async def all_once(port: int, requests: Sequence[bytes], *, connections: int) ->
 
 def _paced(clients: _Clients, rate: float, seconds: float) -> Paced:
     took = sorted(clients.milliseconds)
-    # Inclusive: otherwise the last hundredth of few is guessed, beyond the longest that was measured.
+    # Inclusive: otherwise the p99 of few requests is extrapolated beyond the longest that was measured.
     cuts = quantiles(took, n=100, method="inclusive") if len(took) > 1 else 99 * took
     return Paced(rate, len(took), seconds, cuts[49], cuts[94], cuts[98], took[-1], dict(clients.answers))
 
 
 class _Clients:
-    """Connections that are opened as they are needed and used again."""
+    """Connections that are opened when they are needed and then reused."""
 
     def __init__(self, port: int, most: int = 1000) -> None:
         self._port = port
@@ -116,15 +116,15 @@ class _Clients:
         self.milliseconds.append((asyncio.get_running_loop().time() - due) * 1000)
         self._one.set()
 
-    async def one_answered(self) -> None:
+    async def wait_for_response(self) -> None:
         self._one.clear()
         await self._one.wait()
 
     async def finish(self) -> None:
-        """Wait for the answers that are still to come, then hang up."""
+        """Wait for the pending responses, then close the connections."""
         async with asyncio.timeout(60):
             while self.busy:
-                await self.one_answered()
+                await self.wait_for_response()
             for connection in self._idle:
                 connection.close()
             while self.open:
@@ -132,7 +132,7 @@ class _Clients:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 as far as answers with a Content-Length need it."""
+    """A minimal HTTP/1.1 client for responses with a Content-Length."""
 
     def __init__(self, clients: _Clients) -> None:
         self._clients = clients

@@ -1,4 +1,4 @@
-"""The figures for people: a page of tables, and plots beside it."""
+"""The report: a page of tables, and plots beside it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def write_report(run: Run, path: Path) -> None:
 
 
 def _goals(run: Run) -> Iterator[str]:
-    """Yield what was aimed for on a machine of two cores that all share, and what was reached."""
+    """Yield the goals, which are for two shared cores, and the measured figures."""
     busiest = {row.scenario: row for row in sorted(run.rows, key=lambda row: row.connections)}
     paced = {row.scenario: row.paced for row in run.paced}
     media = {row.size_bytes: row for row in run.media}
@@ -136,7 +136,7 @@ def _goals(run: Run) -> Iterator[str]:
 
 
 def _grown(run: Run) -> Iterator[tuple[GrowthRow, float]]:
-    """Yield each question to the largest vault, and its p95 to that of the smallest."""
+    """Yield each scenario on the largest vault, and its p95 relative to that on the smallest."""
     sizes = sorted({row.records for row in run.growth})
     smallest = {row.scenario: row.p95 for row in run.growth if row.records == sizes[0]}
     yield from ((row, row.p95 / smallest[row.scenario]) for row in run.growth if row.records == sizes[-1])
@@ -168,7 +168,7 @@ def _variants(run: Run) -> Iterator[str]:
 
 
 def _growth(run: Run, folder: Path) -> Iterator[str]:
-    """Yield the section, and write its plot: p95 at each size against that of the smallest."""
+    """Yield the section, and write its plot: p95 at the largest size beside that at the smallest."""
     if not run.growth:
         return
     sizes = sorted({row.records for row in run.growth})

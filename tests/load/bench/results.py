@@ -1,4 +1,4 @@
-"""What a run found, as it is written to a file and read back."""
+"""The results of a run, as written to a file and read back."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.load.bench.open_loop import Paced
 from tests.load.bench.wrk import Closed
 from tests.servers.postgres import programs
 
-# Service, database and load generator have the machine for themselves. Elsewhere broker and relay take a part of it,
-# which the ceiling leaves out.
+# Only service, database and load generator use the machine. In other runs broker and relay use a part of it, which the
+# ceiling does not account for.
 NO_BROKER: Final = "two workers, no broker"
 
 
@@ -82,7 +82,7 @@ class MediaRow(msgspec.Struct, frozen=True):
 
 
 class GrowthRow(msgspec.Struct, frozen=True):
-    """A question to a vault of so many records: milliseconds at a fixed rate, microseconds of CPU per request."""
+    """A scenario on a vault of that size: milliseconds at a fixed rate, microseconds of CPU per request."""
 
     scenario: str
     records: int
@@ -93,7 +93,7 @@ class GrowthRow(msgspec.Struct, frozen=True):
 
 
 class Soak(msgspec.Struct, frozen=True):
-    """What is resident in a worker, in MiB: at first, at last and at most; `slope` by a million requests."""
+    """The resident memory of a worker in MiB: at first, at last and at most; `slope` per million requests."""
 
     requests: int
     seconds: int
@@ -104,7 +104,7 @@ class Soak(msgspec.Struct, frozen=True):
 
 
 class Observed(msgspec.Struct, frozen=True):
-    """Requests a second with nothing to see, and with metrics, logs and traces; `share`: what these cost of them."""
+    """Requests per second without and with metrics, logs and traces; `share`: the part of throughput that they cost."""
 
     scenario: str
     unseen: float
@@ -128,7 +128,7 @@ class Run(msgspec.Struct):
 
 def new_run(settings: dict[str, str]) -> Run:
     memory = psutil.virtual_memory().total / 2**30
-    kernel = f"{platform.system()} {platform.release().partition('-')[0]}"  # without what its builder appends
+    kernel = f"{platform.system()} {platform.release().partition('-')[0]}"  # without the suffix of the distribution
     machine = f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, {kernel}"
     names = (
         "creator-data-vault",

@@ -1,4 +1,4 @@
-"""What is asked of the service, and what the database alone does of it."""
+"""The scenarios: requests to the service, and the ceiling that the database alone sets for them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.load.bench.stack import Stack
 from tests.load.bench.wrk import Prepared
 
 _WRITERS = 10_000
-_READS = 2_000  # different requests; afterwards they come again
+_READS = 2_000  # distinct requests, which are then repeated
 MIXED = "nine reads to a write"
 
 
 @dataclass(frozen=True)
 class Filling:
-    """What the vault holds: `each` records of creators 1 to `creators`, and `hot` of the hot one."""
+    """The records in the vault: `each` for every creator from 1 to `creators`, and `hot` for the hot one."""
 
     creators: int
     each: int
@@ -34,7 +34,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`ceiling`: from connections and seconds to what the database alone does a second; None where nothing compares."""
+    """`ceiling`: given connections and seconds, what the database alone does per second; None if not comparable."""
 
     name: str
     prepared: Prepared
@@ -43,14 +43,14 @@ class Scenario:
 
 
 def scenarios(it: Stack, folder: Path, filling: Filling) -> Iterator[Scenario]:
-    """Yield them, each prepared when its turn comes."""
-    chance = random.Random(1)
-    writers = [chance.randint(1, CREATORS) for _ in range(_WRITERS)]
-    readers = [chance.randint(1, filling.creators) for _ in range(_READS)]
+    """Yield the scenarios; each is prepared when it is needed."""
+    rng = random.Random(1)
+    writers = [rng.randint(1, CREATORS) for _ in range(_WRITERS)]
+    readers = [rng.randint(1, filling.creators) for _ in range(_READS)]
     tokens = {number: it.token(did(number)) for number in {HOT, *writers}}
     creates = [create(tokens[number], number) for number in writers]
     lists = {limit: [listing(number, limit) for number in readers] for limit in (25, 100)}
-    gets = [get(number, chance.randint(1, filling.each)) for number in readers]
+    gets = [get(number, rng.randint(1, filling.each)) for number in readers]
     half_way = middle(it.postgres, filling.hot)
     since, until = format_time(half_way.indexed_at), "2999-01-01T00:00:00Z"
 
@@ -94,7 +94,7 @@ def scenarios(it: Stack, folder: Path, filling: Filling) -> Iterator[Scenario]:
 
 
 def embedded(it: Stack, folder: Path) -> Iterator[Scenario]:
-    """Yield those of a vault that has begun empty, and holds what these write themselves."""
+    """Yield the scenarios of an embedded vault, which holds only the records that they create."""
     writers = sample(CREATORS, _WRITERS)
     tokens = {number: it.token(did(number)) for number in {HOT, *writers}}
     requests: dict[str, Sequence[bytes | tuple[bytes, bytes]]] = {
@@ -109,9 +109,9 @@ def embedded(it: Stack, folder: Path) -> Iterator[Scenario]:
 
 
 def sample(creators: int, count: int = _READS) -> list[int]:
-    """Return so many creators' numbers, the same at each call."""
-    chance = random.Random(1)
-    return [chance.randint(1, creators) for _ in range(count)]
+    """Return `count` random creators, the same at each call."""
+    rng = random.Random(1)
+    return [rng.randint(1, creators) for _ in range(count)]
 
 
 def middle(dsn: str, hot: int) -> Cursor:

@@ -1,4 +1,4 @@
-"""Whether memory grows while the service works: reads and writes for minutes, and the slope of what is resident."""
+"""Memory growth under load: reads and writes for minutes, and the slope of the resident memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STEP_SECONDS = 5
 
 
 def soak(it: Stack, prepared: Prepared, seconds: int) -> Soak:
-    """Work for so long. The first quarter is warming up, and does not count.
+    """Run the load for `seconds`. The first quarter is warm-up and is not counted.
 
     Raises: SystemExit: a request was refused.
     """

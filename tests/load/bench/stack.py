@@ -1,4 +1,4 @@
-"""What is measured: real servers with production's care for data, and the service as a user would run it."""
+"""The system under test: real servers with durable storage, and the service as a user would run it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chaos.replica import Replica
 from tests.servers import Bucket, NatsServer, PostgresServer, VersionedS3Server, own
 from tests.servers.process import new_directory
 
-_UNLIMITED = "1000000/second"  # the budgets are counted, and never spent
+_UNLIMITED = "1000000/second"  # the limits are counted, and never reached
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Stack:
     port: int
     settings: dict[str, str]
     token: Callable[[str], str]
-    service: Family
-    database: Family | None = None
+    service: ProcessTree
+    database: ProcessTree | None = None
     postgres: str = ""
     bucket: Bucket | None = None
 
     def settle(self) -> None:
-        """Do what is left of the work before: publish its events, and what Postgres puts off until it has a minute."""
+        """Finish the work of the previous scenario: wait for its events, then vacuum and checkpoint Postgres."""
         self.wait_until_published()
         if self.postgres:
             with psycopg.connect(self.postgres, autocommit=True) as connection:
@@ -50,7 +50,7 @@ class Stack:
                 connection.execute("CHECKPOINT")
 
     def wait_until_published(self) -> None:
-        """Return when no event waits any more; at once without a broker."""
+        """Return when every event is published; at once without a broker."""
         if self.postgres and self.settings.get("CDV_NATS_URL"):
             with psycopg.connect(self.postgres, autocommit=True) as connection:
                 while connection.execute("SELECT 1 FROM op_log WHERE stream_sequence IS NULL LIMIT 1").fetchone():
@@ -59,7 +59,7 @@ class Stack:
 
 @contextmanager
 def stack(more: dict[str, str], *, embedded: bool = False) -> Iterator[Stack]:
-    """Start everything, on storage that syncs, and give it up afterwards."""
+    """Start everything on durable storage, and remove it afterwards."""
     with ExitStack() as running:
         folder = new_directory("cdv-bench-", durable=True)
         running.callback(shutil.rmtree, folder)
@@ -83,7 +83,7 @@ def stack(more: dict[str, str], *, embedded: bool = False) -> Iterator[Stack]:
             "CDV_S3_ACCESS_KEY": bucket.access_key,
             "CDV_S3_SECRET_KEY": bucket.secret_key,
         }
-        database = Family(_listening_on(postgres.host.port))
+        database = ProcessTree(_listening_on(postgres.host.port))
         yield replace(_started(running, folder, settings | more), postgres=dsn, bucket=bucket, database=database)
 
 
@@ -94,17 +94,17 @@ def _started(running: ExitStack, folder: Path, settings: dict[str, str]) -> Stac
     def token(did: str) -> str:
         return issuer.issue(Did(did), 24 * 3600, datetime.now(UTC))
 
-    return Stack(folder, replica, replica.url, replica.port, settings, token, Family(psutil.Process(replica.pid)))
+    return Stack(folder, replica, replica.url, replica.port, settings, token, ProcessTree(psutil.Process(replica.pid)))
 
 
-class Family:
-    """A process and its children, as one consumer."""
+class ProcessTree:
+    """A process and its children, measured together."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
 
     def cpu_seconds(self) -> float:
-        """Return the processor's time that it has used, of children that still run or were waited for."""
+        """Return the CPU time used by it and by its children, whether running or waited for."""
         own, children = self._process.cpu_times(), []
         for child in self._process.children(recursive=True):
             with suppress(psutil.NoSuchProcess):

@@ -1,5 +1,5 @@
--- Sends the requests of a file in turn, each thread from a place of its own. A request that has two parts gets a number in between that is
--- never used again: an idempotency key. Format: length of the first part, a space, length of the second, a line break, both parts.
+-- Sends the requests of a file in turn, each thread from a different position. Between the two parts of a request it inserts an idempotency
+-- key that is never used again. Format: length of the first part, a space, length of the second, a line break, both parts.
 local threads = 0
 
 function setup(thread)

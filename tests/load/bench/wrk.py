@@ -1,4 +1,4 @@
-"""Closed-loop load: as many requests as the service answers, over a number of connections."""
+"""Closed-loop load: on each connection the next request follows the response to the last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCRIPT = Path(__file__).with_suffix(".lua")
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """What wrk counted. Times in milliseconds. `refused`: answers of 400 and above; `broken`: no answer."""
+    """What wrk counted. Times in milliseconds. `refused`: responses of 400 and above; `broken`: no response."""
 
     requests: int
     seconds: float
@@ -32,7 +32,7 @@ class Closed(msgspec.Struct, frozen=True):
 
 
 class Prepared:
-    """Requests for the generators, which read them from a file. In one of two parts, a fresh key goes in between."""
+    """Requests in a file, for the load generators. In a request of two parts, a fresh key is inserted between them."""
 
     def __init__(self, path: Path, requests: Sequence[bytes | tuple[bytes, bytes]]) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class Prepared:
                 file.write(b"%d %d\n%b%b" % (len(first), len(second), first, second))
 
     def request(self, number: int) -> bytes:
-        """Return a request of those in turn, with a key of its own if it takes one."""
+        """Return the requests in turn, with a fresh idempotency key if the request takes one."""
         first, second = self.requests[number % len(self.requests)]
         return first + b"%d-%b" % (number, os.urandom(8).hex().encode()) + second if second else first
 
