@@ -44,14 +44,14 @@ class BlobStoreContract:
 
         return opened
 
-    def test_any_sequence_leaves_what_a_dictionary_would_hold(self, open_subject: OpenSubject):
+    def test_any_sequence_of_operations_matches_the_model(self, open_subject: OpenSubject):
         run_state_machine_as_test(blob_store_machine(open_subject), settings=BOUNDED)
 
     @pytest.fixture
     def uploads(self, subject: Subject) -> Uploads:
         return Uploads(subject)
 
-    async def test_what_was_uploaded_is_inspected_whole(self, uploads: Uploads):
+    async def test_inspect_returns_the_size_hash_and_head_of_an_upload(self, uploads: Uploads):
         data = bytes(range(256)) * 1000
         asset = asset_named(1, len(data))
         await uploads.put(asset, data)
@@ -60,13 +60,13 @@ class BlobStoreContract:
 
         assert (blob.size_bytes, blob.sha256, blob.head) == (len(data), hashlib.sha256(data).hexdigest(), data[:64])
 
-    async def test_nothing_uploaded_is_none(self, uploads: Uploads):
+    async def test_inspect_returns_none_before_an_upload(self, uploads: Uploads):
         asset = asset_named(1, 5)
         await uploads.url(asset)
 
         assert await uploads.inspect(asset) is None
 
-    async def test_another_size_than_declared_is_told(self, uploads: Uploads):
+    async def test_inspect_reports_a_size_mismatch(self, uploads: Uploads):
         asset = asset_named(1, 5)
         await uploads.put(asset, b"four")
 
@@ -75,7 +75,7 @@ class BlobStoreContract:
 
         assert (raised.value.declared_bytes, raised.value.actual_bytes) == (5, 4)
 
-    async def test_a_promoted_object_is_given_out_as_its_asset_says(self, uploads: Uploads):
+    async def test_a_promoted_object_is_served_with_its_type_and_disposition(self, uploads: Uploads):
         asset = asset_named(1, 5, filename="ein  Bild é+#?%41.png")
         await uploads.put(asset, b"bytes")
         assert await uploads.final(asset) is None
@@ -85,14 +85,14 @@ class BlobStoreContract:
         disposition = content_disposition(asset.mime_type, asset.filename)
         assert await uploads.final(asset) == Download(b"bytes", "image/png", disposition)
 
-    async def test_a_head_of_a_promoted_object_tells_its_size(self, uploads: Uploads):
+    async def test_a_head_of_a_promoted_object_returns_its_size(self, uploads: Uploads):
         asset = asset_named(1, 5)
         await uploads.put(asset, b"bytes")
         await uploads.promote(asset, await uploads.inspected(asset))
 
         assert await uploads.final_size(asset) == 5
 
-    async def test_bytes_uploaded_after_the_inspection_never_become_permanent(self, uploads: Uploads):
+    async def test_bytes_uploaded_after_the_inspection_are_never_promoted(self, uploads: Uploads):
         asset = asset_named(1, 5)
         await uploads.put(asset, b"proof")
         blob = await uploads.inspected(asset)
@@ -104,7 +104,7 @@ class BlobStoreContract:
         final = await uploads.final(asset)
         assert (final.data if final else None) == (b"proof" if promoted else None)
 
-    async def test_a_staged_object_that_is_gone_is_not_promoted_as_something_else(self, uploads: Uploads):
+    async def test_a_deleted_staged_object_is_not_promoted_with_other_bytes(self, uploads: Uploads):
         asset = asset_named(1, 5)
         await uploads.put(asset, b"proof")
         blob = await uploads.inspected(asset)
@@ -115,7 +115,7 @@ class BlobStoreContract:
         final = await uploads.final(asset)
         assert (final.data if final else None) == (b"proof" if promoted else None)
 
-    async def test_the_old_upload_url_cannot_change_what_is_permanent(self, uploads: Uploads, subject: Subject):
+    async def test_a_used_upload_url_cannot_change_the_promoted_object(self, uploads: Uploads, subject: Subject):
         asset = asset_named(1, 5)
         url = await uploads.put(asset, b"proof")
         await uploads.promote(asset, await uploads.inspected(asset))
@@ -137,7 +137,7 @@ class BlobStoreContract:
         assert final is not None
         assert final.data == b"proof"
 
-    async def test_a_url_serves_until_its_end_and_no_longer(self, uploads: Uploads, subject: Subject):
+    async def test_a_url_is_valid_until_it_expires(self, uploads: Uploads, subject: Subject):
         if not isinstance(subject.clock, SettableClock):
             pytest.skip("the clock of this store cannot be set back")
         asset = asset_named(1, 5)
@@ -156,7 +156,7 @@ class BlobStoreContract:
         with pytest.raises(BlobUrlRefused):
             await subject.get(over)
 
-    async def test_a_url_that_was_changed_is_refused(self, uploads: Uploads, subject: Subject):
+    async def test_a_modified_url_is_refused(self, uploads: Uploads, subject: Subject):
         assets = [asset_named(1, 5), asset_named(2, 5)]
         for url in forged(*[await uploads.url(asset) for asset in assets]):
             with pytest.raises(BlobUrlRefused):
@@ -170,7 +170,7 @@ class BlobStoreContract:
             with pytest.raises(BlobUrlRefused):
                 await subject.get(url)
 
-    async def test_an_upload_url_is_for_its_key_and_for_writing_alone(self, uploads: Uploads, subject: Subject):
+    async def test_an_upload_url_is_valid_for_its_key_and_for_writing_only(self, uploads: Uploads, subject: Subject):
         asset, other = asset_named(1, 5), asset_named(2, 5)
         url = await uploads.put(asset, b"proof")
 
@@ -180,7 +180,7 @@ class BlobStoreContract:
         assert await uploads.inspect(other) is None
         assert await uploads.final(asset) is None
 
-    async def test_a_download_url_is_for_its_key_and_for_reading_alone(self, uploads: Uploads, subject: Subject):
+    async def test_a_download_url_is_valid_for_its_key_and_for_reading_only(self, uploads: Uploads, subject: Subject):
         asset, other = asset_named(1, 5), asset_named(2, 5)
         for each, data in ((asset, b"proof"), (other, b"other")):
             await uploads.put(each, data)
@@ -193,7 +193,7 @@ class BlobStoreContract:
         finals = [await subject.get(url), await uploads.final(other)]
         assert [final.data for final in finals if final] == [b"proof", b"other"]
 
-    async def test_many_may_promote_at_once(self, uploads: Uploads):
+    async def test_concurrent_promotions_all_succeed(self, uploads: Uploads):
         data = b"x" * 300_000
         asset = asset_named(1, len(data))
         await uploads.put(asset, data)
@@ -212,7 +212,7 @@ class BlobStoreContract:
         assert final is not None
         assert final.data == data
 
-    async def test_of_uploads_at_once_one_is_there_whole(self, uploads: Uploads):
+    async def test_one_of_several_concurrent_uploads_is_stored_completely(self, uploads: Uploads):
         rivals = [bytes([number]) * 200_000 for number in range(6)]
         asset = asset_named(1, 200_000)
 
@@ -222,7 +222,7 @@ class BlobStoreContract:
 
         assert (await uploads.inspected(asset)).sha256 in {hashlib.sha256(rival).hexdigest() for rival in rivals}
 
-    async def test_deleting_is_repeatable_and_spares_the_others(self, uploads: Uploads):
+    async def test_deleting_is_idempotent_and_keeps_other_objects(self, uploads: Uploads):
         assets = [asset_named(1, 5), asset_named(2, 5)]
         for asset in assets:
             await uploads.put(asset, b"bytes")
@@ -237,7 +237,7 @@ class BlobStoreContract:
         assert await uploads.inspect(assets[1]) is not None
         assert await uploads.final(assets[1]) is not None
 
-    async def test_names_that_look_alike_stay_apart(self, uploads: Uploads):
+    async def test_assets_with_similar_filenames_are_kept_apart(self, uploads: Uploads):
         names = ["a", "A", "a ", " a", ".a", "a.", "a+b", "a b", "a%20b", "é", "e\u0301", "x" * 255, None]
         assets = [asset_named(number, 2, filename=name) for number, name in enumerate(names)]
         for number, asset in enumerate(assets):

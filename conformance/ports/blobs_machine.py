@@ -81,7 +81,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
         )
 
     @rule(target=urls, asset=assets)
-    def hand_out_a_url(self, asset):
+    def create_upload_url(self, asset):
         return asset, self._runner.run(self._uploads.url(asset))
 
     @rule(used=urls, byte=_BYTES, off_by=st.sampled_from([0, 0, -1, 1]))
@@ -98,7 +98,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
 
     @rule(asset=assets, byte=_BYTES, off_by=st.sampled_from([-1, 1]))
     def upload_another_size(self, asset, byte, off_by):
-        self.upload(self.hand_out_a_url(asset), byte, off_by)
+        self.upload(self.create_upload_url(asset), byte, off_by)
         self.inspect(asset)
 
     @rule(target=blobs, asset=assets)
@@ -131,9 +131,9 @@ class BlobStoreMachine(RuleBasedStateMachine):
         self.download(asset)
 
     @rule(target=blobs, asset=assets, byte=_BYTES)
-    def bring_all_the_way(self, asset, byte):
+    def upload_and_promote(self, asset, byte):
         """Upload, inspect and promote in one step, since random steps seldom do all of that, let alone twice."""
-        self.upload(self.hand_out_a_url(asset), byte, 0)
+        self.upload(self.create_upload_url(asset), byte, 0)
         inspected = self.inspect(asset)
         self.promote(inspected, 1)
         return inspected
@@ -149,20 +149,20 @@ class BlobStoreMachine(RuleBasedStateMachine):
         assert final == Download(data, asset.mime_type, disposition)
 
     @rule(asset=assets)
-    def ask_for_the_size(self, asset):
+    def head(self, asset):
         if asset in self._final:
             assert self._runner.run(self._uploads.final_size(asset)) == len(self._final[asset])
 
     @rule(asset=assets)
-    def use_urls_for_what_they_are_not(self, asset):
+    def use_urls_with_the_wrong_method(self, asset):
         upload, download = (self._runner.run(url(asset)) for url in (self._uploads.url, self._uploads.download_url))
         self._refuses(upload, download, asset)
 
     @precondition(lambda self: isinstance(self._subject.clock, SettableClock))
     @rule(asset=assets)
-    def use_urls_that_are_over(self, asset):
-        upload = self._handed_out_before(UPLOAD_LIFE, self._uploads.url, asset)
-        download = self._handed_out_before(DOWNLOAD_LIFE, self._uploads.download_url, asset)
+    def use_expired_urls(self, asset):
+        upload = self._created_earlier(UPLOAD_LIFE, self._uploads.url, asset)
+        download = self._created_earlier(DOWNLOAD_LIFE, self._uploads.download_url, asset)
         self._refuses(download, upload, asset)
 
     @rule(asset=assets)
@@ -175,9 +175,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
         self._runner.run(self._uploads.store.delete(asset.final_key(ENV)))
         self._final.pop(asset, None)
 
-    def _handed_out_before(
-        self, life: timedelta, url: Callable[[Asset], Coroutine[Any, Any, str]], asset: Asset
-    ) -> str:
+    def _created_earlier(self, life: timedelta, url: Callable[[Asset], Coroutine[Any, Any, str]], asset: Asset) -> str:
         clock = self._subject.clock
         assert isinstance(clock, SettableClock)
         clock.set_back = life
@@ -198,7 +196,7 @@ class BlobStoreMachine(RuleBasedStateMachine):
             for asset in set(self._staged) | set(self._final):
                 self.inspect(asset)
                 self.download(asset)
-                self.ask_for_the_size(asset)
+                self.head(asset)
         finally:
             self._runner.run(self._exits.aclose())
             self._runner.close()

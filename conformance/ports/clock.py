@@ -10,7 +10,7 @@ from cdv_core.ports.clock import Clock
 class ClockContract:
     """To use it, inherit and provide the fixture `clock`."""
 
-    def test_the_time_is_aware_and_in_utc(self, clock: Clock):
+    def test_now_is_timezone_aware_and_in_utc(self, clock: Clock):
         now = clock.now()
 
         assert isinstance(now, datetime)

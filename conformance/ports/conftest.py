@@ -27,7 +27,7 @@ from tests.fakes.records import FakeRecordStore
 from tests.fakes.visibility import FakeOwnerOnlyStore
 from tests.servers import FaultProxy, PostgresServer
 
-IMPATIENT = PostgresOptions(acquire_seconds=0.2)
+SHORT_TIMEOUTS = PostgresOptions(acquire_seconds=0.2)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def open_postgres(
 ) -> OpenStores:
     @asynccontextmanager
     async def at(dsn: str, away: Callable[[bool], None] | None = None) -> AsyncIterator[Stores]:
-        async with PostgresDatabase(dsn, options=IMPATIENT if away else PostgresOptions()) as database:
+        async with PostgresDatabase(dsn, options=SHORT_TIMEOUTS if away else PostgresOptions()) as database:
             records, media = PostgresRecordStore(database), PostgresMediaStore(database)
             outbox, owner_only = PostgresOutbox(database), PostgresOwnerOnlyStore(database)
             yield Stores(records, media, outbox, owner_only, again=lambda: at(dsn), away=away)

@@ -63,7 +63,7 @@ class EventBusContract:
         """Override it if the streams can be read in another way than through the bus."""
         return None
 
-    async def test_a_consumer_gets_each_event_whole_and_under_its_subject(
+    async def test_a_consumer_receives_each_event_unchanged_under_its_subject(
         self, bus: EventBus, received: Received | None
     ):
         if received is None:
@@ -74,17 +74,17 @@ class EventBusContract:
 
         got = await received(bus)
 
-        sent = [(it.event.subject, it.event.event_id, it.event.envelope) for it in entries]
+        sent = [(entry.event.subject, entry.event.event_id, entry.event.envelope) for entry in entries]
         assert [it for it in got if it[0] == SUBJECTS[2]] == [it for it in sent if it[0] == SUBJECTS[2]]
         assert [it for it in got if it[0] != SUBJECTS[2]] == [it for it in sent if it[0] != SUBJECTS[2]]
 
     async def test_there_is_one_empty_stream_of_records_and_one_of_media(self, bus: EventBus):
         states = await bus.streams()
-        assert [(it.name, it.subject_prefix) for it in states] == list(STREAMS.items())
+        assert [(state.name, state.subject_prefix) for state in states] == list(STREAMS.items())
         assert [(it.first_sequence, it.last_sequence, it.messages, it.gaps) for it in states] == [(1, 0, 0, 0)] * 2
         assert await ids_of(bus) == []
 
-    async def test_acknowledged_entries_are_in_the_stream_where_the_acknowledgement_says(self, bus: EventBus):
+    async def test_acknowledged_entries_are_stored_at_the_acknowledged_sequence(self, bus: EventBus):
         entries = [
             an_entry(1),
             an_entry(2, DIDS[1]),
@@ -95,7 +95,7 @@ class EventBusContract:
         assert answers == [Acknowledged(1), Acknowledged(2), Acknowledged(3), Acknowledged(1)]
         assert await ids_of(bus, RECORDS) == [(n, an_entry(n).event.event_id) for n in (1, 2, 3)]
         assert await ids_of(bus, MEDIA) == [(1, an_entry(4).event.event_id)]
-        assert [(it.first_sequence, it.last_sequence, it.messages) for it in await bus.streams()] == [
+        assert [(state.first_sequence, state.last_sequence, state.messages) for state in await bus.streams()] == [
             (1, 3, 3),
             (1, 1, 1),
         ]
@@ -105,18 +105,18 @@ class EventBusContract:
         await bus.publish([an_entry(1)], await bus.streams())
         assert [state.created for state in await bus.streams()] == before
 
-    async def test_many_at_once_keep_their_order(self, bus: EventBus):
+    async def test_500_entries_published_together_keep_their_order(self, bus: EventBus):
         entries = [an_entry(number, DIDS[number % 3]) for number in range(1, 501)]
         assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in range(1, 501)]
         assert [event_id for _, event_id in await ids_of(bus)] == [entry.event.event_id for entry in entries]
 
-    async def test_publishing_again_keeps_one(self, bus: EventBus):
+    async def test_an_entry_that_is_published_again_is_stored_once(self, bus: EventBus):
         await bus.publish([an_entry(1), an_entry(2)], await bus.streams())
         again = await bus.publish([an_entry(1), an_entry(2), an_entry(3)], await bus.streams())
         assert again == [Acknowledged(1, duplicate=True), Acknowledged(2, duplicate=True), Acknowledged(3)]
         assert [sequence for sequence, _ in await ids_of(bus)] == [1, 2, 3]
 
-    async def test_what_is_known_and_what_is_new_may_be_mixed(self, bus: EventBus):
+    async def test_duplicate_and_new_entries_may_be_mixed(self, bus: EventBus):
         await bus.publish([an_entry(2), an_entry(4)], await bus.streams())
         answers = await bus.publish([an_entry(number) for number in range(1, 6)], await bus.streams())
         assert answers == [
@@ -127,13 +127,13 @@ class EventBusContract:
             Acknowledged(5),
         ]
 
-    async def test_nothing_is_added_to_a_stream_that_ends_elsewhere_than_the_caller_saw(self, bus: EventBus):
+    async def test_publishing_onto_an_outdated_stream_state_adds_nothing(self, bus: EventBus):
         before = await bus.streams()
         await bus.publish([an_entry(1)], before)
         assert await bus.publish([an_entry(2), an_entry(3, DIDS[1])], before) == [None, None]
         assert [sequence for sequence, _ in await ids_of(bus)] == [1]
 
-    async def test_an_entry_that_is_not_taken_holds_up_its_did_in_the_other_stream_too(self, bus: EventBus):
+    async def test_an_entry_that_is_not_stored_blocks_its_did_in_the_other_stream_too(self, bus: EventBus):
         before = await bus.streams()
         await bus.publish([an_entry(1)], before)
         entries = [
@@ -151,7 +151,7 @@ class EventBusContract:
             entries[3].event.event_id,
         }
 
-    async def test_ids_may_be_read_from_anywhere_and_left_early(self, bus: EventBus):
+    async def test_message_ids_can_be_read_from_any_sequence_and_stopped_early(self, bus: EventBus):
         await bus.publish([an_entry(number) for number in range(1, 6)], await bus.streams())
         assert [sequence for sequence, _ in await ids_of(bus, after=3)] == [4, 5]
         assert await ids_of(bus, after=5) == []
@@ -159,14 +159,14 @@ class EventBusContract:
         async with aclosing(bus.message_ids(state)) as ids:
             assert (await anext(ids))[:2] == (1, an_entry(1).event.event_id)
 
-    async def test_ids_end_where_the_state_says(self, bus: EventBus):
+    async def test_message_ids_end_at_the_last_sequence_of_the_given_state(self, bus: EventBus):
         await bus.publish([an_entry(1), an_entry(2)], await bus.streams())
         (state, _) = await bus.streams()
         await bus.publish([an_entry(3)], await bus.streams())
         async with aclosing(bus.message_ids(state)) as ids:
             assert [sequence async for sequence, _, _ in ids] == [1, 2]
 
-    async def test_ids_come_with_the_times_at_which_they_were_stored(self, bus: EventBus):
+    async def test_message_ids_include_the_time_stored(self, bus: EventBus):
         for number in (1, 2, 3):
             await bus.publish([an_entry(number)], await bus.streams())
         (state, _) = await bus.streams()
@@ -175,10 +175,10 @@ class EventBusContract:
         assert times == sorted(times)
         assert {stored_at.utcoffset() for stored_at in times} == {timedelta()}
 
-    def test_any_sequence_leaves_what_lists_would_hold(self, open_bus: OpenBus):
+    def test_any_sequence_of_publications_matches_the_model(self, open_bus: OpenBus):
         run_state_machine_as_test(event_bus_machine(open_bus), settings=BOUNDED)
 
-    async def test_publishing_nothing_is_nothing(self, bus: EventBus):
+    async def test_publishing_no_entries_returns_no_acknowledgements(self, bus: EventBus):
         assert await bus.publish([], await bus.streams()) == []
 
 
@@ -192,7 +192,7 @@ class EventBusMachine(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._exits = AsyncExitStack()
         self.bus: EventBus = self.run(self._exits.enter_async_context(type(self).opened_by()))
-        self.seen: list[list[StreamState]] = [self.run(self.bus.streams())]
+        self.observed: list[list[StreamState]] = [self.run(self.bus.streams())]
         self.held: dict[str, list[str]] = {name: [] for name in STREAMS}
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -211,17 +211,17 @@ class EventBusMachine(RuleBasedStateMachine):
         back=st.sampled_from([0, 0, 0, 1, 2]),
     )
     def publish(self, entries: list[OpLogEntry], back: int) -> None:
-        onto = self.seen[max(0, len(self.seen) - 1 - back)]
-        takes = {state.name: state.last_sequence == len(self.held[state.name]) for state in onto}
+        onto = self.observed[max(0, len(self.observed) - 1 - back)]
+        accepts = {state.name: state.last_sequence == len(self.held[state.name]) for state in onto}
         answers = self.run(self.bus.publish(entries, onto))
-        self.seen.append(self.run(self.bus.streams()))
+        self.observed.append(self.run(self.bus.streams()))
         ids = {name: dict(self.run(ids_of(self.bus, name))) for name in STREAMS}
-        held_up = set()
+        blocked = set()
         last: dict[tuple[str, Did], int] = {}
         for entry, answer in zip(entries, answers, strict=True):
             name, event = stream_of(entry), entry.event
-            if not takes[name] or event.did in held_up:
-                held_up.add(event.did)
+            if not accepts[name] or event.did in blocked:
+                blocked.add(event.did)
                 assert answer is None
                 continue
             assert answer is not None
@@ -239,11 +239,11 @@ class EventBusMachine(RuleBasedStateMachine):
             kept += new
 
     @invariant()
-    def the_states_count_what_is_held(self) -> None:
-        for state in self.seen[-1]:
+    def the_states_match_the_stored_messages(self) -> None:
+        for state in self.observed[-1]:
             count = len(self.held[state.name])
             assert (state.first_sequence, state.last_sequence, state.messages, state.gaps) == (1, count, count, 0)
-            assert state.created == next(it.created for it in self.seen[0] if it.name == state.name)
+            assert state.created == next(first.created for first in self.observed[0] if first.name == state.name)
 
 
 def event_bus_machine(open_bus: OpenBus) -> type[EventBusMachine]:

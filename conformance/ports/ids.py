@@ -34,7 +34,7 @@ class IdSourceContract:
         deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
     )
     @given(steps=st.lists(st.integers(-3_000, 5_000), min_size=1, max_size=30))
-    def test_each_id_sorts_after_every_other_whatever_the_clock_does(self, ids: IdSource, steps: list[int]):
+    def test_ids_increase_whatever_the_clock_does(self, ids: IdSource, steps: list[int]):
         # The source is shared by all examples, so this one starts from the last id issued.
         last = ids.new(START)
         now = START
@@ -48,9 +48,9 @@ class IdSourceContract:
             assert moment_of(new) == max(to_the_millisecond(now), moment_of(last))
             last = new
 
-    def test_an_id_bears_its_moment_to_the_millisecond(self, ids: IdSource):
+    def test_an_id_contains_its_time_to_the_millisecond(self, ids: IdSource):
         for moment in (_EPOCH, START, datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)):
             assert moment_of(ids.new(moment)) == to_the_millisecond(moment)
 
-    def test_sources_never_give_the_same(self, ids: IdSource, other_ids: IdSource):
+    def test_independent_sources_return_different_ids(self, ids: IdSource, other_ids: IdSource):
         assert not {ids.new(START) for _ in range(500)} & {other_ids.new(START) for _ in range(500)}

@@ -46,10 +46,10 @@ async def claimed(stores: Stores, number: int = 1, did: Did = ALICE) -> Asset:
 class MediaStoreContract(DatabaseContract):
     """To use it, inherit and provide the fixture `open_stores`."""
 
-    def test_it_behaves_like_its_model(self, open_stores: OpenStores):
+    def test_any_sequence_of_operations_matches_the_model(self, open_stores: OpenStores):
         run_state_machine_as_test(media_machine(open_stores), settings=BOUNDED)
 
-    async def test_what_was_added_is_found_unchanged(self, stores: Stores):
+    async def test_an_added_asset_is_found_unchanged(self, stores: Stores):
         filename = "\U0001f408 \u00fc e\u0301'\"; DROP TABLE assets; --.png"
         asset = an_asset(1, expires_at=datetime.max.replace(tzinfo=START.tzinfo), filename=filename)
 
@@ -57,17 +57,17 @@ class MediaStoreContract(DatabaseContract):
 
         assert await stores.media.find(asset.asset_id) == asset
 
-    async def test_of_different_claims_at_once_one_wins_for_all(self, nodes: Sequence[Stores]):
+    async def test_one_of_several_concurrent_claims_wins(self, nodes: Sequence[Stores]):
         stores, _ = nodes
         asset = an_asset(1)
         await stores.media.add(asset)
 
         results = await asyncio.gather(*(nodes[n % 2].media.claim(asset.asset_id, f"{n:064x}") for n in range(24)))
 
-        assert {None if it is None else it.checksum for it in results} == {results[0] and results[0].checksum}
+        assert {None if asset is None else asset.checksum for asset in results} == {results[0] and results[0].checksum}
         assert await stores.media.find(asset.asset_id) == results[0]
 
-    async def test_24_finalisations_at_once_give_one_answer_and_one_event(self, nodes: Sequence[Stores]):
+    async def test_24_concurrent_finalisations_return_one_result_and_write_one_event(self, nodes: Sequence[Stores]):
         stores, _ = nodes
         asset = await claimed(stores)
         events = [its_event(asset, 100 + number) for number in range(24)]
@@ -76,12 +76,12 @@ class MediaStoreContract(DatabaseContract):
             *(nodes[n % 2].media.finalize(asset.asset_id, event) for n, event in enumerate(events))
         )
 
-        assert {it and it.state for it in results} == {AssetState.FINALIZED}
+        assert {asset and asset.state for asset in results} == {AssetState.FINALIZED}
         assert results == [results[0]] * 24
-        (told,) = await op_log(stores)
-        assert told in events
+        (event,) = await op_log(stores)
+        assert event in events
 
-    async def test_an_asset_is_either_finalised_or_expired_whoever_is_first(self, nodes: Sequence[Stores]):
+    async def test_an_asset_is_either_finalised_or_expired_when_both_race(self, nodes: Sequence[Stores]):
         stores, other = nodes
         assets = [await claimed(stores, number) for number in range(40)]
         finalising = (stores.media.finalize(asset.asset_id, its_event(asset)) for asset in assets)
@@ -91,9 +91,9 @@ class MediaStoreContract(DatabaseContract):
 
         given = [it.asset_id for it in results[:40] if isinstance(it, Asset) and it.state is AssetState.FINALIZED]
         found = [await stores.media.find(asset.asset_id) for asset in assets]
-        assert [it.asset_id for it in found if it and it.state is AssetState.FINALIZED] == given
+        assert [asset.asset_id for asset in found if asset and asset.state is AssetState.FINALIZED] == given
         assert sorted(event.event_id for event in await op_log(stores)) == sorted(given)
-        assert {it and it.state for it in found} <= set(AssetState)
+        assert {asset and asset.state for asset in found} <= set(AssetState)
 
     async def test_an_expired_asset_cannot_be_claimed_or_finalised(self, stores: Stores):
         asset = await claimed(stores)
@@ -102,7 +102,7 @@ class MediaStoreContract(DatabaseContract):
 
         expired = await stores.media.expire(PAST, 10)
 
-        assert [(it.asset_id, it.state) for it in expired] == [
+        assert [(asset.asset_id, asset.state) for asset in expired] == [
             (asset.asset_id, AssetState.EXPIRED),
             (unclaimed.asset_id, AssetState.EXPIRED),
         ]
@@ -110,7 +110,7 @@ class MediaStoreContract(DatabaseContract):
         assert await stores.media.claim(unclaimed.asset_id, CHECKSUM) == expired[1]
         assert await op_log(stores) == []
 
-    async def test_any_number_may_sweep_at_once(self, nodes: Sequence[Stores]):
+    async def test_concurrent_sweeps_delete_expired_assets_and_keep_finalised_ones(self, nodes: Sequence[Stores]):
         stores, _ = nodes
         for number in range(30):
             asset = await claimed(stores, number)
@@ -126,9 +126,9 @@ class MediaStoreContract(DatabaseContract):
 
         assert await stores.media.expire(PAST, 4) == []
         found = [await stores.media.find(an_asset(number).asset_id) for number in range(30)]
-        assert [it and it.state for it in found] == [None, AssetState.FINALIZED] * 15
+        assert [asset and asset.state for asset in found] == [None, AssetState.FINALIZED] * 15
 
-    async def test_40_first_uploads_at_once_by_new_creators_are_all_kept(self, nodes: Sequence[Stores]):
+    async def test_40_concurrent_first_uploads_of_new_creators_are_all_stored(self, nodes: Sequence[Stores]):
         stores, _ = nodes
         assets = [an_asset(number, Did(f"did:plc:{number // 2}")) for number in range(40)]
 
@@ -136,7 +136,7 @@ class MediaStoreContract(DatabaseContract):
 
         assert [await stores.media.find(asset.asset_id) for asset in assets] == assets
 
-    async def test_what_was_acknowledged_is_there_for_others_and_after_its_writer_has_gone(
+    async def test_acknowledged_writes_are_visible_to_other_instances_and_survive_their_writer(
         self, stores: Stores, again: OpenStores
     ):
         async with again() as writer:
@@ -151,7 +151,7 @@ class MediaStoreContract(DatabaseContract):
             assert await other.media.find(pending.asset_id) == pending
             assert await op_log(other) == [its_event(asset)]
 
-    async def test_while_the_server_is_away_every_call_is_unavailable(
+    async def test_every_call_raises_unavailable_while_the_server_is_down(
         self, stores: Stores, away: Callable[[bool], None]
     ):
         asset = await claimed(stores, 0)
@@ -167,7 +167,7 @@ class MediaStoreContract(DatabaseContract):
             lambda: stores.media.mark_swept([asset.asset_id]),
         )
 
-    async def test_a_finalisation_that_cannot_be_told_did_not_happen(self, stores: Stores):
+    async def test_a_finalisation_with_a_duplicate_event_id_changes_nothing(self, stores: Stores):
         first, second = await claimed(stores, 1), await claimed(stores, 2, BOB)
         await stores.media.finalize(first.asset_id, its_event(first))
         with pytest.raises(IdTaken):
@@ -179,7 +179,7 @@ class MediaStoreContract(DatabaseContract):
         assert finalized is not None
         assert finalized.state is AssetState.FINALIZED
 
-    async def test_records_and_media_of_one_creator_share_the_order_of_their_commits(self, stores: Stores):
+    async def test_records_and_media_of_one_creator_share_one_commit_order(self, stores: Stores):
         for number in range(10):
             if number % 2:
                 record = a_record(number)

@@ -53,7 +53,7 @@ class MediaModel:
     def finalize(self, asset_id: AssetId, event: Event) -> Asset | None:
         asset = self.assets.get(asset_id)
         if asset and asset.state is AssetState.PENDING and asset.checksum:
-            if event.event_id in {it.event_id for it in self.op_log}:
+            if event.event_id in {logged.event_id for logged in self.op_log}:
                 raise IdTaken
             self.op_log.append(event)
             self.assets[asset_id] = replace(asset, state=AssetState.FINALIZED)
@@ -96,7 +96,7 @@ class MediaStoreMachine(StoresMachine):
         self.check(lambda stores: stores.media.add(asset), lambda: self.model.add(asset))
         return self.model.assets[asset.asset_id]
 
-    @rule(asset_id=assets.map(lambda it: it.asset_id) | NUMBERS.map(ulid).map(AssetId))
+    @rule(asset_id=assets.map(lambda asset: asset.asset_id) | NUMBERS.map(ulid).map(AssetId))
     def find(self, asset_id):
         self.check(lambda stores: stores.media.find(asset_id), lambda: self.model.assets.get(asset_id))
 
@@ -119,7 +119,7 @@ class MediaStoreMachine(StoresMachine):
     def expire(self, before, limit):
         self.check(lambda stores: stores.media.expire(before, limit), lambda: self.model.expire(before, limit))
 
-    @rule(asset_ids=st.lists(assets.map(lambda it: it.asset_id), max_size=3))
+    @rule(asset_ids=st.lists(assets.map(lambda asset: asset.asset_id), max_size=3))
     def mark_swept(self, asset_ids):
         self.check(lambda stores: stores.media.mark_swept(asset_ids), lambda: self.model.mark_swept(asset_ids))
 

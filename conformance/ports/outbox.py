@@ -45,20 +45,20 @@ def ids(entries: list[OpLogEntry] | None) -> list[str] | None:
 class OutboxContract(DatabaseContract):
     """To use it, inherit and provide the fixture `open_stores`."""
 
-    def test_it_behaves_like_its_model(self, open_stores: OpenStores):
+    def test_any_sequence_of_operations_matches_the_model(self, open_stores: OpenStores):
         run_state_machine_as_test(outbox_machine(open_stores), settings=BOUNDED)
 
-    async def test_of_relays_at_once_one_is_given_the_entries(self, nodes: Sequence[Stores]):
+    async def test_one_of_several_concurrent_relays_leases_the_entries(self, nodes: Sequence[Stores]):
         await write(nodes[0], 1)
 
         results = await asyncio.gather(*(lease(nodes[number % 2], f"relay {number}") for number in range(10)))
 
         assert (
             sorted(map(ids, results), key=str) == [None] * 9 + [[ulid(1)]]
-            or sorted(map(ids, results), key=lambda it: it is None) == [[ulid(1)]] + [None] * 9
+            or sorted(map(ids, results), key=lambda entries: entries is None) == [[ulid(1)]] + [None] * 9
         )
 
-    async def test_another_relay_takes_over_from_the_moment_the_lease_ends(self, nodes: Sequence[Stores]):
+    async def test_another_relay_takes_over_from_the_moment_the_lease_expires(self, nodes: Sequence[Stores]):
         stores, other = nodes
         await write(stores, 1)
         assert ids(await lease(stores, "first")) == [ulid(1)]
@@ -68,7 +68,7 @@ class OutboxContract(DatabaseContract):
         assert ids(await lease(other, "second", now=end)) == [ulid(1)]
         assert await lease(stores, "first", now=end) is None
 
-    async def test_a_relay_that_was_overtaken_can_no_longer_change_anything(self, nodes: Sequence[Stores]):
+    async def test_a_relay_that_lost_its_lease_can_change_nothing(self, nodes: Sequence[Stores]):
         stores, other = nodes
         await write(stores, 1)
         (entry,) = await lease(stores, "first") or []
@@ -81,14 +81,14 @@ class OutboxContract(DatabaseContract):
         assert await lease(stores, "third", now=START + LEASE) is None
         assert ids(await lease(other, "second", now=START + LEASE)) == [ulid(1)]
 
-    async def test_a_lease_of_a_clock_that_ran_ahead_holds_nobody_up(self, stores: Stores):
+    async def test_a_lease_from_a_fast_clock_does_not_block_other_relays(self, stores: Stores):
         await write(stores, 1)
         assert ids(await lease(stores, "ahead", now=START + LEASE)) == [ulid(1)]
         assert await lease(stores, "second", now=START) is None  # clocks differ
         assert ids(await lease(stores, "ahead", now=START + timedelta(hours=1))) == [ulid(1)]
         assert ids(await lease(stores, "second", now=START)) == [ulid(1)]
 
-    async def test_a_relay_whose_lease_ran_out_unnoticed_may_still_note_what_it_did(self, stores: Stores):
+    async def test_a_relay_may_mark_entries_until_another_takes_over(self, stores: Stores):
         await write(stores, 1)
         (entry,) = await lease(stores, "first") or []
 
@@ -97,7 +97,7 @@ class OutboxContract(DatabaseContract):
         (entry,) = await stores.outbox.read(0, 10)
         assert entry.stream_sequence == 7
 
-    async def test_what_was_noted_is_there_for_others_and_after_its_relay_has_gone(
+    async def test_marks_and_requeues_are_visible_to_other_instances_and_survive_their_relay(
         self, stores: Stores, again: OpenStores
     ):
         mark = StreamMark("RA_RECORDS", "2026-11-24T00:00:00Z", 7)
@@ -106,7 +106,7 @@ class OutboxContract(DatabaseContract):
                 await write(relay, number)
             first, second, _ = await lease(relay, "first") or []
             await relay.outbox.mark_published(
-                "first", [Publication(it.sequence, 7, START) for it in (first, second)], [mark]
+                "first", [Publication(entry.sequence, 7, START) for entry in (first, second)], [mark]
             )
             await relay.outbox.requeue("first", [second.sequence])
             assert await lease(stores, "second") is None
@@ -114,13 +114,13 @@ class OutboxContract(DatabaseContract):
         async with again() as other:
             for node in (stores, other):
                 assert await lease(node, "second") is None
-                assert [it.stream_sequence for it in await node.outbox.read(0, 10)] == [7, None, None]
+                assert [entry.stream_sequence for entry in await node.outbox.read(0, 10)] == [7, None, None]
                 assert await node.outbox.stream_marks() == [mark]
                 assert (await node.outbox.backlog()).count == 2
             await other.outbox.release("first")
             assert ids(await lease(stores, "second")) == [ulid(1), ulid(2)]
 
-    async def test_while_the_server_is_away_every_call_is_unavailable(
+    async def test_every_call_raises_unavailable_while_the_server_is_down(
         self, stores: Stores, away: Callable[[bool], None]
     ):
         await unavailable_until_back(
@@ -134,7 +134,7 @@ class OutboxContract(DatabaseContract):
             stores.outbox.stream_marks,
         )
 
-    async def test_an_entry_is_handed_out_until_it_is_marked(self, stores: Stores):
+    async def test_an_entry_is_leased_until_it_is_marked_published(self, stores: Stores):
         for number in range(3):
             await write(stores, number)
         for _ in range(3):
@@ -145,38 +145,36 @@ class OutboxContract(DatabaseContract):
 
         assert ids(await lease(stores, "relay")) == [ulid(1), ulid(2)]
 
-    async def test_when_an_entry_was_published_is_kept_until_it_is_requeued(self, stores: Stores):
+    async def test_the_publication_time_is_kept_until_the_entry_is_requeued(self, stores: Stores):
         await write(stores, 1)
         (entry,) = await lease(stores, "relay") or []
         assert entry.published_at is None
         late = entry.event.occurred_at + timedelta(days=8, microseconds=1)
 
         await stores.outbox.mark_published("relay", [Publication(entry.sequence, 1, late)])
-        assert [it.published_at for it in await stores.outbox.read(0, 10)] == [late]
+        assert [entry.published_at for entry in await stores.outbox.read(0, 10)] == [late]
 
         await stores.outbox.requeue("relay", [entry.sequence])
         assert await stores.outbox.read(0, 10) == await lease(stores, "relay") == [entry]
 
         await stores.outbox.mark_published("relay", [Publication(entry.sequence, 2, START)])
-        assert [it.published_at for it in await stores.outbox.read(0, 10)] == [START]
+        assert [entry.published_at for entry in await stores.outbox.read(0, 10)] == [START]
 
-    async def test_an_entry_below_published_ones_is_still_handed_out(self, stores: Stores):
+    async def test_an_unpublished_entry_below_published_ones_is_still_leased(self, stores: Stores):
         for number in range(3):
             await write(stores, number)
         entries = await lease(stores, "relay") or []
 
-        places = [Publication(entry.sequence, place, START) for place, entry in enumerate(entries[1:], 1)]
-        await stores.outbox.mark_published("relay", places)
+        publications = [Publication(entry.sequence, number, START) for number, entry in enumerate(entries[1:], 1)]
+        await stores.outbox.mark_published("relay", publications)
 
         assert ids(await lease(stores, "relay")) == [ulid(0)]
         assert await stores.outbox.backlog() == Backlog(1, a_record(0).indexed_at)
 
-    async def test_relays_that_race_with_writers_hand_out_everything_in_each_creators_order(
-        self, nodes: Sequence[Stores]
-    ):
+    async def test_concurrent_relays_and_writers_lease_every_entry_in_order_per_creator(self, nodes: Sequence[Stores]):
         dids = [Did(f"did:plc:{number}") for number in range(6)]
         stream: list[OpLogEntry] = []
-        places = count(1)
+        stream_sequences = count(1)
         written = asyncio.Event()
 
         async def writer(place: int, did: Did, stores: Stores) -> None:
@@ -191,7 +189,7 @@ class OutboxContract(DatabaseContract):
                 entries = await lease(stores, owner, limit=4)
                 stream.extend(entries or [])
                 await stores.outbox.mark_published(
-                    owner, [Publication(it.sequence, next(places), START) for it in entries or []]
+                    owner, [Publication(entry.sequence, next(stream_sequences), START) for entry in entries or []]
                 )
                 await stores.outbox.release(owner)
                 if done and (await stores.outbox.backlog()).count == 0:
@@ -209,8 +207,8 @@ class OutboxContract(DatabaseContract):
 
         assert sorted(it.event.event_id for it in stream) == sorted(it.event_id for it in await op_log(nodes[0]))
         for place, did in enumerate(dids):
-            own = [it for it in stream if it.event.did == did]
-            assert [it.sequence for it in own] == sorted(it.sequence for it in own)
+            own = [entry for entry in stream if entry.event.did == did]
+            assert [entry.sequence for entry in own] == sorted(entry.sequence for entry in own)
             for writer_place in (2 * place, 2 * place + 1):
                 expected = [ulid(100 * writer_place + number) for number in range(15)]
-                assert [it.event.event_id for it in own if it.event.event_id in expected] == expected
+                assert [entry.event.event_id for entry in own if entry.event.event_id in expected] == expected

@@ -36,7 +36,7 @@ MARKS = st.builds(
     st.integers(0, 2**62),
 )
 
-Seen: TypeAlias = tuple[Event, int | None, datetime | None]
+EntryState: TypeAlias = tuple[Event, int | None, datetime | None]
 """The event of an entry, its sequence number in the stream, and when it was published."""
 
 
@@ -50,15 +50,15 @@ class OutboxModel:
         self.owner: str | None = None
         self.leased_until: datetime | None = None
 
-    def entries(self, event_ids: list[str]) -> list[Seen]:
-        return [(self.events[it], *self.published.get(it, (None, None))) for it in event_ids]
+    def entries(self, event_ids: list[str]) -> list[EntryState]:
+        return [(self.events[event_id], *self.published.get(event_id, (None, None))) for event_id in event_ids]
 
-    def lease(self, owner: str, limit: int, now: datetime, expires_at: datetime) -> list[Seen] | None:
+    def lease(self, owner: str, limit: int, now: datetime, expires_at: datetime) -> list[EntryState] | None:
         latest = expires_at + (expires_at - now)
         if self.owner not in {None, owner} and self.leased_until is not None and now < self.leased_until <= latest:
             return None
         self.owner, self.leased_until = owner, expires_at
-        return self.entries([it for it in self.events if it not in self.published][:limit])
+        return self.entries([event_id for event_id in self.events if event_id not in self.published][:limit])
 
     def mark_published(
         self, owner: str, acknowledged: dict[str, tuple[int, datetime]], marks: list[StreamMark]
@@ -72,7 +72,7 @@ class OutboxModel:
     def requeue(self, owner: str, event_ids: list[str]) -> bool:
         if self.owner != owner:
             return False
-        self.published = {it: where for it, where in self.published.items() if it not in event_ids}
+        self.published = {event_id: where for event_id, where in self.published.items() if event_id not in event_ids}
         return True
 
     def release(self, owner: str) -> None:
@@ -80,18 +80,18 @@ class OutboxModel:
             self.owner = None
 
     def backlog(self) -> Backlog:
-        moments = [event.occurred_at for it, event in self.events.items() if it not in self.published]
+        moments = [event.occurred_at for event_id, event in self.events.items() if event_id not in self.published]
         return Backlog(len(moments), min(moments, default=None))
 
-    def read(self, after: str | None, limit: int, prefix: str) -> list[Seen]:
+    def read(self, after: str | None, limit: int, prefix: str) -> list[EntryState]:
         later_ids = list(self.events)
         if after is not None:
             later_ids = later_ids[later_ids.index(after) + 1 :]
         return self.entries([it for it in later_ids if self.events[it].subject.startswith(prefix)][:limit])
 
 
-def seen(entries: list[OpLogEntry]) -> list[Seen]:
-    return [(it.event, it.stream_sequence, it.published_at) for it in entries]
+def entry_states(entries: list[OpLogEntry]) -> list[EntryState]:
+    return [(entry.event, entry.stream_sequence, entry.published_at) for entry in entries]
 
 
 async def sequences(stores: Stores) -> dict[str, int]:
@@ -134,8 +134,8 @@ class OutboxMachine(StoresMachine):
             entries = await stores.outbox.lease(owner, limit, now=now, expires_at=expires_at)
             if entries is None:
                 return None
-            assert [it.sequence for it in entries] == sorted(it.sequence for it in entries)
-            return seen(entries)
+            assert [entry.sequence for entry in entries] == sorted(entry.sequence for entry in entries)
+            return entry_states(entries)
 
         self.check(leased, lambda: self.model.lease(owner, limit, now, expires_at))
 
@@ -148,7 +148,7 @@ class OutboxMachine(StoresMachine):
         async def mark(stores: Stores):
             own = await sequences(stores)
             return await stores.outbox.mark_published(
-                owner, [Publication(own[it], *acknowledged[it]) for it in acknowledged], marks
+                owner, [Publication(own[event_id], *acknowledged[event_id]) for event_id in acknowledged], marks
             )
 
         self.check(mark, lambda: self.model.mark_published(owner, acknowledged, marks))
@@ -157,7 +157,7 @@ class OutboxMachine(StoresMachine):
     def requeue(self, owner, lost):
         async def requeue(stores: Stores):
             own = await sequences(stores)
-            return await stores.outbox.requeue(owner, [own[it] for it in lost])
+            return await stores.outbox.requeue(owner, [own[event_id] for event_id in lost])
 
         self.check(requeue, lambda: self.model.requeue(owner, lost))
 
@@ -178,8 +178,8 @@ class OutboxMachine(StoresMachine):
         async def read(stores: Stores):
             sequence = 0 if after is None else (await sequences(stores))[after]
             entries = await stores.outbox.read(sequence, limit, prefix)
-            assert all(it.sequence > sequence for it in entries)
-            return seen(entries)
+            assert all(entry.sequence > sequence for entry in entries)
+            return entry_states(entries)
 
         self.check(read, lambda: self.model.read(after, limit, prefix))
 
@@ -194,8 +194,8 @@ class OutboxMachine(StoresMachine):
     def every_entry_is_kept_in_order(self):
         async def everything(stores: Stores):
             entries = await stores.outbox.read(0, 10_000)
-            assert [it.sequence for it in entries] == sorted({it.sequence for it in entries})
-            return seen(entries)
+            assert [entry.sequence for entry in entries] == sorted({entry.sequence for entry in entries})
+            return entry_states(entries)
 
         self.check(everything, lambda: self.model.entries(list(self.model.events)))
 

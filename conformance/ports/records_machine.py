@@ -57,11 +57,11 @@ class RecordsModel:
             reply = self.find_reply(did, retryable.key, retryable.fingerprint, record.indexed_at)
             if reply is not None:
                 return reply
-        places = {(it.uri.did, it.indexed_at, it.uri.rkey) for it in self.records.values()}
+        keys = {(record.uri.did, record.indexed_at, record.uri.rkey) for record in self.records.values()}
         if (
             record.uri in self.records
-            or (did, record.indexed_at, record.uri.rkey) in places
-            or event.event_id in {it.event_id for it in self.op_log}
+            or (did, record.indexed_at, record.uri.rkey) in keys
+            or event.event_id in {logged.event_id for logged in self.op_log}
         ):
             raise IdTaken
         self.records[record.uri] = as_stored(record)
@@ -79,24 +79,24 @@ class RecordsModel:
         return kept.reply
 
     def list(self, listing: ListQuery) -> tuple[list[StoredRecord], bool]:
-        found = [it for it in self.records.values() if it.uri.did == listing.did]
+        found = [record for record in self.records.values() if record.uri.did == listing.did]
         if listing.collection is not None:
-            found = [it for it in found if it.uri.collection == listing.collection]
-        found = [it for it in found if it.uri.collection not in listing.hidden]
+            found = [record for record in found if record.uri.collection == listing.collection]
+        found = [record for record in found if record.uri.collection not in listing.hidden]
         if listing.since is not None:
-            found = [it for it in found if not it.indexed_at < listing.since]
+            found = [record for record in found if not record.indexed_at < listing.since]
         if listing.until is not None:
-            found = [it for it in found if not it.indexed_at > listing.until]
-        found.sort(key=lambda it: (it.indexed_at, it.uri.rkey), reverse=True)
+            found = [record for record in found if not record.indexed_at > listing.until]
+        found.sort(key=lambda record: (record.indexed_at, record.uri.rkey), reverse=True)
         if listing.after is not None:
             after = (listing.after.indexed_at, listing.after.rkey)
-            found = [it for it in found if (it.indexed_at, it.uri.rkey) < after]
+            found = [record for record in found if (record.indexed_at, record.uri.rkey) < after]
         return found[: listing.limit], len(found) > listing.limit
 
     def purge(self, now: datetime) -> int:
-        expired = [it for it, reply in self.replies.items() if not now < reply.expires_at]
-        for it in expired:
-            del self.replies[it]
+        expired = [key for key, reply in self.replies.items() if not now < reply.expires_at]
+        for key in expired:
+            del self.replies[key]
         return len(expired)
 
 
@@ -125,10 +125,10 @@ class RecordStoreMachine(StoresMachine):
             key, fingerprint, life = retry
             reply = f"{record.uri} {event}".encode()
             retryable = IdempotentReply(key, fingerprint, reply, at + timedelta(microseconds=life))
-        told = its_event(record, event)
+        created = its_event(record, event)
         self.check(
-            lambda stores: stores.records.create(record, told, retryable),
-            lambda: self.model.create(record, told, retryable),
+            lambda stores: stores.records.create(record, created, retryable),
+            lambda: self.model.create(record, created, retryable),
         )
         return record.uri
 
@@ -175,9 +175,9 @@ class RecordStoreMachine(StoresMachine):
             async for record in stores.records.scan(batch_size):
                 found.append(record)
                 assert len(found) <= len(self.model.records)
-            return sorted(found, key=lambda it: str(it.uri))
+            return sorted(found, key=lambda record: str(record.uri))
 
-        self.check(everything, lambda: sorted(self.model.records.values(), key=lambda it: str(it.uri)))
+        self.check(everything, lambda: sorted(self.model.records.values(), key=lambda record: str(record.uri)))
 
     @rule(now=MOMENTS, limit=st.integers(1, 3))
     def purge(self, now, limit):

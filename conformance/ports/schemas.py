@@ -46,21 +46,21 @@ class Swappable:
 class SchemaSourceContract:
     """To use it, inherit and provide the fixture `source`: a source with the bundled catalogue in force."""
 
-    def test_the_catalogue_holds_what_the_contract_lists(self, source: SchemaSource):
-        assert {str(it.name) for it in source.catalogue} == FITTING.keys()
+    def test_the_catalogue_contains_the_collections_of_the_contract(self, source: SchemaSource):
+        assert {str(collection.name) for collection in source.catalogue} == FITTING.keys()
         assert source.catalogue.owner_only == {"com.registryaccord.moderation.flag"}
 
     @pytest.mark.parametrize("collection", sorted(FITTING))
-    def test_a_record_that_fits_is_accepted_with_members_of_its_own(self, source: SchemaSource, collection: str):
+    def test_a_valid_record_is_accepted_with_additional_members(self, source: SchemaSource, collection: str):
         record = FITTING[collection]
         assert _latest(source.catalogue, collection).violations(record) == ()
         assert _latest(source.catalogue, collection).violations({**record, "$type": collection, "x": [{}]}) == ()
 
     @pytest.mark.parametrize("collection", sorted(FITTING))
-    def test_every_required_member_is_missed(self, source: SchemaSource, collection: str):
+    def test_a_missing_required_member_is_reported(self, source: SchemaSource, collection: str):
         optional = {"bio"}
         for name in FITTING[collection].keys() - optional:
-            record = {it: value for it, value in FITTING[collection].items() if it != name}
+            record = {member: value for member, value in FITTING[collection].items() if member != name}
             (violation,) = _latest(source.catalogue, collection).violations(record)
             assert (violation.pointer, violation.rule) == ("", "required")
 
@@ -74,7 +74,9 @@ class SchemaSourceContract:
             ("moderation.flag", "reason", 256),
         ],
     )
-    def test_a_text_may_be_so_long_and_no_longer(self, source: SchemaSource, collection: str, member: str, most: int):
+    def test_a_text_over_its_maximum_length_is_reported(
+        self, source: SchemaSource, collection: str, member: str, most: int
+    ):
         name = f"com.registryaccord.{collection}"
         schema = _latest(source.catalogue, name)
         assert schema.violations({**FITTING[name], member: "é" * most}) == ()
@@ -99,20 +101,20 @@ class SchemaSourceContract:
             ("media.asset", "filename", 1, "type"),
         ],
     )
-    def test_a_member_of_the_wrong_kind_is_named_with_its_rule(
+    def test_an_invalid_member_is_reported_with_its_pointer_and_rule(
         self, source: SchemaSource, collection: str, member: str, wrong: object, rule: str
     ):
         name = f"com.registryaccord.{collection}"
         violations = _latest(source.catalogue, name).violations({**FITTING[name], member: wrong})
-        assert (f"/{member}", rule) in {(it.pointer, it.rule) for it in violations}
+        assert (f"/{member}", rule) in {(violation.pointer, violation.rule) for violation in violations}
 
     @pytest.mark.parametrize(
         "subject", ["https://example.com/post", "at://did:plc:ada/a.b.c/x", "urn:isbn:1", "did:plc:ada"]
     )
-    def test_a_like_is_of_a_record_or_of_any_other_uri(self, source: SchemaSource, subject: str):
+    def test_the_subject_of_a_like_may_be_any_uri(self, source: SchemaSource, subject: str):
         assert _latest(source.catalogue, "com.registryaccord.feed.like").violations({"subject": subject}) == ()
 
-    def test_what_is_not_there_is_unknown(self, source: SchemaSource):
+    def test_an_unknown_collection_or_version_is_an_error(self, source: SchemaSource):
         with pytest.raises(CollectionUnknown):
             _latest(source.catalogue, "com.registryaccord.nothing")
         with pytest.raises(SchemaVersionUnknown):
@@ -120,13 +122,13 @@ class SchemaSourceContract:
                 Nsid("com.registryaccord.profile"), "2.0.0", now=NOW, allow_drafts=True, reject_deprecated=False
             )
 
-    def test_what_is_to_be_kept_to_its_owners_is_so_until_others_are_named(self, source: SchemaSource):
+    def test_restricted_collections_are_owner_only_until_the_restriction_is_replaced(self, source: SchemaSource):
         gone, post = Nsid("com.example.gone"), Nsid("com.registryaccord.feed.post")
         before = source.catalogue
         source.restrict_to_owners(frozenset({gone, post}))
         assert source.catalogue.owner_only == before.owner_only | {gone, post}
         assert gone not in source.catalogue
-        assert {it.name for it in source.catalogue} == {it.name for it in before}
+        assert {collection.name for collection in source.catalogue} == {collection.name for collection in before}
         assert post not in before.owner_only  # a request in flight may still use the earlier catalogue
         source.restrict_to_owners(frozenset({gone}))
         assert source.catalogue.owner_only == before.owner_only | {gone}
@@ -138,7 +140,7 @@ class SchemaSourceContract:
         """A separate source whose catalogue can be replaced; override it if the adapter has one."""
         return None
 
-    async def test_a_catalogue_is_replaced_whole_or_not_at_all(self, swappable: Swappable | None):
+    async def test_a_catalogue_is_replaced_completely_or_not_at_all(self, swappable: Swappable | None):
         if swappable is None:
             pytest.skip("the catalogue of this source never changes")
         source, before = swappable.source, swappable.source.catalogue

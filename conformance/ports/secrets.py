@@ -38,7 +38,7 @@ class Rig:
     foreign: tuple[str, ...] = field(default=("", "hunter2", "FILE:/x", "env:X", "vault", "://"))
 
 
-def told_by(error: BaseException) -> str:
+def loggable_text(error: BaseException) -> str:
     """Return everything that a log could show of an error: its text, its traceback, its cause and its context."""
     return repr(error) + "".join(traceback.format_exception(error)) + repr(error.__cause__) + repr(error.__context__)
 
@@ -47,19 +47,19 @@ class SecretSourceContract:
     """To use it, inherit and provide the fixture `rig`: a fresh Rig."""
 
     @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-    async def test_a_secret_is_given_as_it_is(self, rig: Rig, secret: str):
+    async def test_a_secret_is_returned_unchanged(self, rig: Rig, secret: str):
         reference = rig.put(secret)
 
         assert await rig.source.get(reference) == secret
         assert await rig.source.get(reference) == secret
 
-    async def test_secrets_are_told_apart(self, rig: Rig):
+    async def test_each_reference_returns_its_own_secret(self, rig: Rig):
         references = {rig.put(f"secret {n}"): f"secret {n}" for n in range(3)}
 
         for reference, secret in references.items():
             assert await rig.source.get(reference) == secret
 
-    async def test_a_changed_secret_is_seen_at_the_next_call(self, rig: Rig):
+    async def test_a_changed_secret_is_returned_by_the_next_call(self, rig: Rig):
         if rig.replace is None:
             pytest.skip("a reference of this source never changes its meaning")
         reference = rig.put("before")
@@ -69,19 +69,19 @@ class SecretSourceContract:
 
         assert await rig.source.get(reference) == "after"
 
-    async def test_a_secret_that_is_not_there_is_unavailable_and_the_cause_says_so(self, rig: Rig):
+    async def test_a_missing_secret_is_unavailable_with_a_cause(self, rig: Rig):
         with pytest.raises(Unavailable) as caught:
             await rig.source.get(rig.absent)
 
         assert caught.value.dependency == "secret_source"
         assert str(caught.value.__cause__)
 
-    async def test_what_is_no_reference_of_this_source_is_refused(self, rig: Rig):
+    async def test_a_malformed_or_foreign_reference_is_refused(self, rig: Rig):
         for reference in (*rig.malformed, *rig.foreign):
             with pytest.raises(InvalidField):
                 await rig.source.get(reference)
 
-    async def test_a_source_that_is_away_is_unavailable_until_it_is_back(self, rig: Rig):
+    async def test_a_source_is_unavailable_during_an_outage_and_works_afterwards(self, rig: Rig):
         reference = rig.put("hunter2")
         rig.away(True)
         with pytest.raises(Unavailable):
@@ -100,6 +100,6 @@ class SecretSourceContract:
             try:
                 await rig.source.get(bad)
             except (Unavailable, InvalidField) as error:
-                shown += told_by(error)
+                shown += loggable_text(error)
 
         assert secret not in shown

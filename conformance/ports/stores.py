@@ -166,13 +166,13 @@ async def op_log(stores: Stores) -> list[Event]:
 
 
 async def unavailable_until_back(away: Callable[[bool], None], *calls: Callable[[], Awaitable[Any]]) -> None:
-    """Assert that each call works, raises exactly Unavailable while the server is away, and works again afterwards."""
+    """Assert that each call works, raises exactly Unavailable while the server is down, and works again afterwards."""
     for call in calls:
         await _once_available(call)  # it may still be connecting
     away(True)
     async with asyncio.timeout(_TIMEOUT_SECONDS):
         refusals = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
-    assert [type(it) for it in refusals] == [Unavailable] * len(calls)
+    assert [type(refusal) for refusal in refusals] == [Unavailable] * len(calls)
     away(False)
     async with asyncio.timeout(_TIMEOUT_SECONDS):
         await asyncio.gather(*map(_once_available, calls))
@@ -231,7 +231,7 @@ async def listed(stores: Stores, listing: ListQuery) -> list[StoredRecord]:
 
 async def matching(stores: Stores, listing: ListQuery) -> tuple[list[StoredRecord], bool]:
     """Return the same as `listed`, and whether more records match."""
-    told = await stores.records.list(listing)
-    records = [read_record_json(it) for it in told.records]
-    assert told.records == [record_json(it) for it in records]
-    return records, told.more
+    page = await stores.records.list(listing)
+    records = [read_record_json(record) for record in page.records]
+    assert page.records == [record_json(record) for record in records]
+    return records, page.more

@@ -19,7 +19,7 @@ from conformance.ports.blob_subject import Download, SettableClock, Subject
 from conformance.ports.blobs import BlobStoreContract
 from tests.fakes.blobs import FakeBlobStore
 from tests.servers import Bucket
-from tests.servers.s3 import AGAIN
+from tests.servers.s3 import RETRIES
 
 
 class Served:
@@ -95,7 +95,7 @@ def clock() -> SettableClock:
 
 @pytest.fixture
 def http() -> Iterator[urllib3.PoolManager]:
-    with urllib3.PoolManager(timeout=10, retries=AGAIN, maxsize=8) as http:
+    with urllib3.PoolManager(timeout=10, retries=RETRIES, maxsize=8) as http:
         yield http
 
 

@@ -20,7 +20,7 @@ class TestSystemClock(ClockContract):
     def clock(self) -> SystemClock:
         return SystemClock()
 
-    def test_it_tells_the_machines_time(self, clock: SystemClock):
+    def test_now_is_the_system_time(self, clock: SystemClock):
         before = time.time()
         now = clock.now().timestamp()
 

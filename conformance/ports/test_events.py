@@ -57,7 +57,7 @@ async def followed(bus: EventBus) -> list[tuple[str, str, bytes]]:
     for state in await bus.streams():
         async with aclosing(bus.follow(state.name)) as messages:
             events = [(await anext(messages)).event for _ in range(state.messages)]
-        found += [(it.subject, it.event_id, it.envelope) for it in events]
+        found += [(event.subject, event.event_id, event.envelope) for event in events]
     return found
 
 
@@ -88,5 +88,5 @@ class TestEventBuses(EventBusContract):
 
 
 @pytest.mark.parametrize("name", ["open_memory", "open_fake"])
-def test_a_bus_in_memory_behaves_like_the_model_in_more_sequences(name: str, request: pytest.FixtureRequest):
+def test_an_in_memory_bus_matches_the_model_in_more_sequences(name: str, request: pytest.FixtureRequest):
     run_state_machine_as_test(event_bus_machine(request.getfixturevalue(name)), settings=MORE)

@@ -29,18 +29,18 @@ class TestUlids(IdSourceContract):
     def other_ids(self) -> UlidSource:
         return UlidSource()
 
-    def test_a_random_part_that_runs_over_borrows_the_next_millisecond(self):
+    def test_a_random_part_that_overflows_advances_to_the_next_millisecond(self):
         ids = UlidSource(randomness=lambda _: b"\xff" * 9 + b"\xfe")
 
         given = [ids.new(START) for _ in range(5)]
 
         assert given == sorted(set(given))
-        millis = [round((moment_of(it) - to_the_millisecond(START)).total_seconds() * 1000) for it in given]
+        millis = [round((moment_of(ulid) - to_the_millisecond(START)).total_seconds() * 1000) for ulid in given]
         assert millis == [0, 0, 1, 1, 2]
 
-    def test_threads_share_a_source(self, ids: UlidSource):
+    def test_concurrent_threads_receive_unique_and_increasing_ids(self, ids: UlidSource):
         with ThreadPoolExecutor(4) as threads:
             given = list(threads.map(lambda _: [ids.new(START) for _ in range(500)], range(8)))
 
-        assert len({it for some in given for it in some}) == 4000
+        assert len({ulid for some in given for ulid in some}) == 4000
         assert all(some == sorted(some) for some in given)

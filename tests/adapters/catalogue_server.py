@@ -1,4 +1,4 @@
-"""An HTTP server on the loopback that serves a catalogue, well or as badly as a test wants."""
+"""An HTTP server on the loopback that serves a catalogue, correctly or with the faults of a test."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class CatalogueServer:
         self.files = dict(files)
 
     def paths(self) -> list[str]:
-        """Return the paths asked for since the last call."""
-        asked = [path for path, _ in self.requests]
+        """Return the paths requested since the last call."""
+        requested = [path for path, _ in self.requests]
         self.requests.clear()
-        return asked
+        return requested
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.lstrip("/")
@@ -65,10 +65,10 @@ def catalogue_server() -> Iterator[CatalogueServer]:
             try:
                 state.answer(self)
             except OSError:
-                self.close_connection = True  # the client had enough
+                self.close_connection = True  # the client has disconnected
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

@@ -1,4 +1,4 @@
-"""Certificates for servers of a test."""
+"""TLS contexts for servers of a test."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import trustme
 
 
-def vouched(ca_file: Path, host: str = "127.0.0.1") -> ssl.SSLContext:
-    """Return a server's context for `host`, and write the certificate of who vouches for it to `ca_file`."""
+def tls_server_context(ca_file: Path, host: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return a server's TLS context for `host`; write the certificate of its CA to `ca_file`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(ca_file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

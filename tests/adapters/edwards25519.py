@@ -1,4 +1,4 @@
-"""The curve of Ed25519 in the open, by RFC 8032's formulas: to make the keys and signatures that no library makes."""
+"""The curve of Ed25519 by RFC 8032's formulas, to make invalid keys and signatures that no library makes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def encode_y(y: int, sign: bool) -> bytes:
 
 
 def small_order_points() -> set[Point]:
-    """The eight points whose order divides 8, found by taking any point L times."""
+    """The eight points whose order divides 8, found by multiplying any point by L."""
     found: set[Point] = set()
     y = 2
     while len(found) < 8:
@@ -70,7 +70,7 @@ def scalar(*parts: bytes) -> int:
 
 
 def secret_scalar(seed: bytes) -> int:
-    """The scalar that RFC 8032 makes of a private key."""
+    """The scalar that RFC 8032 derives from a private key."""
     digest = bytearray(hashlib.sha512(seed).digest()[:32])
     digest[0] &= 248
     digest[31] &= 127

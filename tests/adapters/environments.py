@@ -1,4 +1,4 @@
-"""The environment that settings are read from: empty but for what a test sets."""
+"""The environment that settings are read from, empty except for the variables that a test sets."""
 
 import os
 

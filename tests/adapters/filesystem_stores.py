@@ -1,4 +1,4 @@
-"""Files as a blob store: one to try, and what tests do with it."""
+"""A filesystem blob store under test, and helpers that upload to it."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta

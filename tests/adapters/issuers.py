@@ -1,4 +1,4 @@
-"""An issuer and a verifier that follows its keys. No network, no waiting: the fetch and the clocks are ours."""
+"""An issuer and a verifier that fetches its keys, without a network or real time: fetch and clocks are fakes."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ SUBJECT = Did("did:plc:ewvi7nxzyoun6zhxrhs64oiz")
 
 
 class FakeIssuer:
-    """Publishes `keys`. While `gate` is closed nobody is answered; while `down`, with an error."""
+    """Publishes `keys`. While `gate` is closed, fetches hang; while `down`, they fail."""
 
     def __init__(self) -> None:
         self.keys: list[LocalIssuer] = []
@@ -40,7 +40,7 @@ class FakeIssuer:
 
 
 class World:
-    """An issuer, its verifier, and the clock that ages keys. The wall clock of the tokens stands still."""
+    """An issuer, its verifier, and the clock that ages keys. The tokens' wall clock does not advance."""
 
     def __init__(self, directory: Path) -> None:
         self.issuer = FakeIssuer()
@@ -65,21 +65,21 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     yield world
-    world.issuer.gate.set()  # or a test that failed would leave a thread behind its closed gate
+    world.issuer.gate.set()  # or a failed test would leave a hanging thread
 
 
-async def finished(*awaitables: Awaitable[Any]) -> list[Any]:
+async def results_of(*awaitables: Awaitable[Any]) -> list[Any]:
     return await asyncio.gather(*awaitables, return_exceptions=True)
 
 
-async def turns() -> None:
+async def run_ready_tasks() -> None:
     """Let every task run until it waits for a fetch."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def settle() -> None:
-    """Let a fetch that nobody waits for run to its end."""
+async def background_fetch_done() -> None:
+    """Wait until a background fetch has ended."""
     for task in asyncio.all_tasks():
         if task.get_name() == "issuer keys":
             await task

@@ -1,4 +1,4 @@
-"""AWS KMS as moto serves it over HTTP, in this process, and the way to it for AWS's own client."""
+"""AWS KMS served by moto over HTTP in this process, and the settings that direct AWS's client to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVIRONMENT = {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "test"
 
 
 class KmsServer:
-    """A KMS with one key. `url`: where it listens."""
+    """A KMS with one key, at `url`."""
 
     def __enter__(self) -> Self:
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -42,7 +42,7 @@ class KmsServer:
         self._server._server.server_close()
 
     def encrypted(self, secret: str | bytes, environment: str) -> str:
-        """Return the reference of a secret made for that CDV_ENV."""
+        """Return the reference of a secret encrypted for that CDV_ENV."""
         plain = secret.encode() if isinstance(secret, str) else secret
         answer: dict[str, Any] = self._client.encrypt(
             KeyId=self._key_id, Plaintext=plain, EncryptionContext=encryption_context(environment)
@@ -50,7 +50,7 @@ class KmsServer:
         return "awskms:" + base64.b64encode(answer["CiphertextBlob"]).decode()
 
     def point_to(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-        """Let AWS's client find `url` for KMS, and nothing of this machine's own AWS settings."""
+        """Make AWS's client use `url` for KMS, and none of this machine's AWS settings."""
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", url)

@@ -1,4 +1,4 @@
-"""Tokens made by hand, good ones and bad ones, for one issuer that publishes more than it should."""
+"""Hand-made tokens, valid and invalid, of an issuer that also publishes keys it should not."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def without(members: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in members.items() if key != name}
 
 
-# Keys of other kinds, which the issuer of these tests publishes beside its own.
+# Unusable keys that the issuer of these tests publishes besides its own.
 P256, RSA, ED448 = (
     ec.generate_private_key(ec.SECP256R1()),
     rsa.generate_private_key(65537, 2048),
@@ -100,7 +100,7 @@ OTHER_KEYS: list[Any] = [
 ]
 
 SMALL_ORDER = sorted({*map(curve.encode, curve.small_order_points())})
-# The same y beyond the prime, and x = 0 with a sign: spellings that decode to a point without being its encoding.
+# y beyond the prime, and x = 0 with a sign bit: encodings that decode to a point without being canonical.
 NOT_CANONICAL = [curve.encode_y(y, sign) for y in range(curve.P, 2**255) for sign in (False, True)]
 NOT_CANONICAL += [curve.encode_y(y, True) for y in (1, curve.P - 1)]
 WEAK = {
@@ -115,7 +115,7 @@ def hmac_with(key: bytes, digest: str = "sha256") -> Signer:
 
 
 def forge_under(weak: bytes) -> Signer:
-    """Sign without a private key: R = [s]B holds once [h]A = 0, which every eighth h gives under a weak A."""
+    """Sign without a private key: R = [s]B holds if [h]A = 0, which is so for every eighth h under a weak A."""
 
     def sign(message: bytes) -> bytes:
         assert curve.BASE is not None
@@ -127,13 +127,13 @@ def forge_under(weak: bytes) -> Signer:
     return sign
 
 
-def plus_the_order(message: bytes) -> bytes:
+def with_s_plus_order(message: bytes) -> bytes:
     signature = PRIVATE.sign(message)
     return signature[:32] + (int.from_bytes(signature[32:], "little") + curve.L).to_bytes(32, "little")
 
 
-def with_r_of_another_spelling(message: bytes) -> bytes:
-    """R is the identity, written with y = p + 1: the equation holds, the bytes are not the point's encoding."""
+def with_non_canonical_r(message: bytes) -> bytes:
+    """R is the identity, encoded with y = p + 1: the equation holds, but the encoding is not canonical."""
     r = curve.encode_y(curve.P + 1, False)
     s = curve.scalar(r, PUBLIC, message) * curve.secret_scalar(SEED) % curve.L
     return r + s.to_bytes(32, "little")
@@ -151,7 +151,7 @@ def _jwks_verifier() -> JwtVerifier:
     return JwksTokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=CLOCK)
 
 
-# Fresh at each call, because they remember.
+# A new verifier at each call, because verifiers cache tokens.
 VERIFIERS: dict[str, Callable[[], JwtVerifier]] = {
     "local key": lambda: LocalKeyTokenVerifier(OWN, CLOCK),
     "JWKS": _jwks_verifier,

@@ -1,4 +1,4 @@
-"""A vault's op log relayed to a real NATS while things happen to it."""
+"""A vault's op log relayed to a real NATS server with faults."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cdv_core.use_cases.relay import Relay
 from conformance.ports.events import DIDS, SUBJECTS, ids_of
 from tests.fakes.outbox import FakeOutbox
 
-DEADLINE_SECONDS = 60  # how long a test waits for what must come; far more than it takes
+DEADLINE_SECONDS = 60  # far more than an operation takes
 
 
 class Vault:
     """An op log that grows by `write`, and relays from it to `bus`. `written`: the ids of all events, in order.
 
-    `runs`: of all relays, that came to an end.
+    `runs`: the completed runs of all relays.
     """
 
     def __init__(self, bus: NatsEventBus) -> None:
@@ -53,7 +53,7 @@ class Vault:
 
     @asynccontextmanager
     async def relaying(self, relays: int = 1, batch_entries: int = 20) -> AsyncIterator[None]:
-        """Let that many relays run, without a pause, while the block does."""
+        """Run that many relays continuously during the block."""
         tasks = [asyncio.create_task(self._relay(batch_entries)) for _ in range(relays)]
         try:
             yield
@@ -82,7 +82,7 @@ class Vault:
         await until(lambda: self.published >= enough)
 
     async def settled(self) -> None:
-        """Wait until the op log says that the streams hold what was written, and they do hold as many."""
+        """Wait until every written event is marked as published and the streams hold that many messages."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while self.published < len(self.written) or await self._messages() < len(self.written):
                 await asyncio.sleep(0.005)
@@ -94,7 +94,7 @@ class Vault:
             return 0
 
     async def held(self) -> list[str]:
-        """Return the ids of all that the streams hold, those of records first."""
+        """Return the ids of all messages in the streams, those of records first."""
         return [event_id for name in ("RA_RECORDS", "RA_MEDIA") for _, event_id in await ids_of(self.bus, name)]
 
     async def assert_everything_is_there_once_and_in_order(self) -> None:
@@ -103,7 +103,7 @@ class Vault:
         entries = [entry.event for entry in self.outbox.entries.values()]
         for did in DIDS:
             for prefix in ("cdv.records.", "cdv.media."):
-                its_own = [it.event_id for it in entries if it.did == did and it.subject.startswith(prefix)]
+                its_own = [event.event_id for event in entries if event.did == did and event.subject.startswith(prefix)]
                 assert [event_id for event_id in held if event_id in set(its_own)] == its_own
 
 
@@ -128,7 +128,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def operator(url: str) -> AsyncIterator[Any]:
-    """Open a JetStream context of one's own, to do things to streams."""
+    """Open a separate JetStream context, to change streams as an operator would."""
     connection = await nats.connect(url, allow_reconnect=False)
     try:
         yield connection.jetstream()

@@ -1,4 +1,4 @@
-"""The stores on a database of Postgres, as the tests beside this file open them."""
+"""Opens the stores on a Postgres database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ DEFAULT = PostgresOptions()
 
 @dataclass(frozen=True, slots=True)
 class PostgresStores(Stores):
-    """The stores and the pool under them."""
+    """The stores and the pool that they use."""
 
     database: PostgresDatabase
 
@@ -25,7 +25,7 @@ class PostgresStores(Stores):
 async def open_postgres(
     dsn: str, options: PostgresOptions = DEFAULT, password: Password | None = None
 ) -> AsyncIterator[PostgresStores]:
-    """Open the stores on a database that is migrated already."""
+    """Open the stores on a migrated database."""
     async with PostgresDatabase(dsn, options=options, password=password) as database:
         yield PostgresStores(
             PostgresRecordStore(database),

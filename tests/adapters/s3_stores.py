@@ -1,4 +1,4 @@
-"""S3 stores to try, and what tests do with them."""
+"""S3 stores under test, and helpers that use them."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -12,23 +12,23 @@ import urllib3
 from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
 from cdv_core.errors import Unavailable
 from conformance.ports.blob_subject import SystemClock
-from tests.fakes.s3 import Answer, Asked, ScriptedS3
+from tests.fakes.s3 import Answer, ReceivedRequest, ScriptedS3
 from tests.servers import Bucket
-from tests.servers.s3 import AGAIN
+from tests.servers.s3 import RETRIES
 
 STAGING = "uploads/01K00000000000000000000001"
 FINAL = "dev/did:plc:abc/01K00000000000000000000001/a.png"
-# Far longer than any bound of ours, far shorter than a hang: it says that a bound was kept, not how fast we were.
-PATIENCE_SECONDS = 60
-# For calls that are meant to fail by it: on a busy machine others may take longer.
-IMPATIENT: dict[str, Any] = {
+# Far longer than any time limit under test, far shorter than a hang: shows that a limit holds, not how fast we are.
+DEADLINE_SECONDS = 60
+# For calls that are meant to time out; on a busy machine other calls may exceed these limits.
+SHORT_TIMEOUTS: dict[str, Any] = {
     "time_limits": S3TimeLimits(connect_seconds=0.5, read_seconds=0.5, call_seconds=3.0, copy_seconds=3.0)
 }
 
 
 @contextmanager
 def open_store(endpoint: str, bucket: Bucket | None = None, **options: Any) -> Iterator[S3BlobStore]:
-    """A store on `bucket` at `endpoint`, which need not be the bucket's own."""
+    """Open a store on `bucket` at `endpoint`, which may be a proxy."""
     keys = ("access", "secret") if bucket is None else (bucket.access_key, bucket.secret_key)
     defaults: dict[str, Any] = {
         "bucket": "bucket" if bucket is None else bucket.name,
@@ -43,14 +43,16 @@ def open_store(endpoint: str, bucket: Bucket | None = None, **options: Any) -> I
 
 
 @contextmanager
-def scripted_store(answer: Callable[[Asked], Answer], **options: Any) -> Iterator[tuple[S3BlobStore, ScriptedS3]]:
-    """A store on a server that answers as told."""
+def scripted_store(
+    answer: Callable[[ReceivedRequest], Answer], **options: Any
+) -> Iterator[tuple[S3BlobStore, ScriptedS3]]:
+    """Open a store on a server that sends scripted responses."""
     with ScriptedS3(answer) as server, open_store(server.url, **options) as store:
         yield store, server
 
 
 def request(method: str, url: str, body: bytes | None = None) -> urllib3.BaseHTTPResponse:
-    with urllib3.PoolManager(timeout=10, retries=AGAIN) as http:
+    with urllib3.PoolManager(timeout=10, retries=RETRIES) as http:
         return http.request(method, url, body=body)
 
 
@@ -63,28 +65,28 @@ async def stage(store: S3BlobStore, data: bytes, key: str = STAGING) -> str:
     return url
 
 
-async def promote(store: S3BlobStore, mark: str) -> bool:
-    return await store.promote(STAGING, mark, FINAL, mime_type="image/png", disposition="inline")
+async def promote(store: S3BlobStore, etag: str) -> bool:
+    return await store.promote(STAGING, etag, FINAL, mime_type="image/png", disposition="inline")
 
 
-async def mark_of(store: S3BlobStore, size_bytes: int) -> str:
+async def etag_of(store: S3BlobStore, size_bytes: int) -> str:
     blob = await store.inspect(STAGING, size_bytes=size_bytes)
     assert blob is not None
     return blob.etag
 
 
 async def unavailable(work: Awaitable[object]) -> BaseException:
-    """Assert that the work ends in Unavailable, in good time; return what caused it."""
-    with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(Unavailable) as raised:
+    """Assert that the work raises Unavailable within the deadline; return the cause."""
+    with anyio.fail_after(DEADLINE_SECONDS), pytest.raises(Unavailable) as raised:
         await work
     assert raised.value.dependency == "object_store"
     assert raised.value.__cause__ is not None
     return raised.value.__cause__
 
 
-async def in_time(call: Callable[[], Awaitable[object]]) -> None:
-    """Assert that the call works again within our patience; that an impatient store fails now and then is no matter."""
-    with anyio.fail_after(PATIENCE_SECONDS):
+async def eventually(call: Callable[[], Awaitable[object]]) -> None:
+    """Assert that the call succeeds within the deadline, retrying on Unavailable."""
+    with anyio.fail_after(DEADLINE_SECONDS):
         while True:
             try:
                 await call()

@@ -1,4 +1,4 @@
-"""Numbered records in a SQLite file: put there, and seen there."""
+"""Writes numbered records to a SQLite file, and reads their numbers."""
 
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.records.sqlite import SqliteRecordStore
@@ -12,4 +12,4 @@ async def create(database: SqliteDatabase, number: int, size: int = 1) -> None:
 
 
 async def stored_numbers(database: SqliteDatabase) -> list[int]:
-    return [int(it.uri.rkey) async for it in SqliteRecordStore(database).scan()]
+    return [int(record.uri.rkey) async for record in SqliteRecordStore(database).scan()]

@@ -1,4 +1,4 @@
-"""A process that writes to a SQLite file and says what was acknowledged; to be run beside others, and killed."""
+"""A process that writes to a SQLite file and reports acknowledged writes; it may run beside others and be killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOW = datetime(2026, 11, 24, 2, 53, 29, tzinfo=UTC)
 
 
 def write_number(number: int) -> tuple[NewRecord, Event, IdempotentReply]:
-    """Return everything that is written under `number`; the same whoever asks."""
+    """Return everything that is written under `number`; deterministic, so that every process agrees."""
     did, rkey = f"did:plc:{number % 7}", f"{number:026d}"
     canonical = canonical_record({"text": "x" * (number * 37 % 9000)})
     uri = RecordUri(Did(did), Nsid("com.registryaccord.feed.post"), RecordKey(rkey))
@@ -34,7 +34,7 @@ def write_number(number: int) -> tuple[NewRecord, Event, IdempotentReply]:
 def start_writer(path: Path, first: int, count: int) -> tuple[BaseProcess, Connection]:
     """Start writing `count` records from number `first` on, eight at a time.
 
-    The connection gives None once the process runs and then each number that was acknowledged.
+    The connection yields None once the process runs, then each acknowledged number.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])  # so that each process starts at once

@@ -1,4 +1,4 @@
-"""Work off the request path goes on through failures, and ends when it is told to."""
+"""Background tasks continue after failures, and end when they are cancelled."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from cdv_adapters.service import BackgroundTask
 from cdv_core.errors import Unavailable
 
 
-async def test_a_task_is_done_again_after_a_failure_and_after_a_defect():
+async def test_a_task_is_repeated_after_an_expected_and_an_unexpected_error():
     done = asyncio.Event()
     outcomes = iter([Unavailable("database"), RuntimeError("a defect"), None])
 
@@ -24,7 +24,7 @@ async def test_a_task_is_done_again_after_a_failure_and_after_a_defect():
         await done.wait()
 
 
-async def test_a_task_that_finds_something_goes_on_until_it_finds_nothing(monkeypatch: pytest.MonkeyPatch):
+async def test_a_task_that_finds_work_repeats_without_a_full_pause_until_none_is_left(monkeypatch: pytest.MonkeyPatch):
     left = 3
     found_nothing = asyncio.Event()
 
@@ -41,7 +41,7 @@ async def test_a_task_that_finds_something_goes_on_until_it_finds_nothing(monkey
 
     async def note(seconds: float) -> None:
         task = asyncio.current_task()
-        if task is None or task.get_name() != "tidy up":  # a vault of other tests, in this loop too
+        if task is None or task.get_name() != "tidy up":  # a vault of another test in the same loop
             await sleep(seconds)
             return
         paused.append(seconds)
@@ -53,7 +53,7 @@ async def test_a_task_that_finds_something_goes_on_until_it_finds_nothing(monkey
     assert [seconds < 1 for seconds in paused[:5]] == [False, True, True, True, False]
 
 
-async def test_what_is_to_be_done_once_is_begun_at_once_and_not_repeated():
+async def test_an_until_success_task_is_retried_until_it_succeeds_and_then_not_repeated():
     tries = 0
 
     async def do() -> None:
@@ -77,7 +77,7 @@ async def test_what_is_to_be_done_once_is_begun_at_once_and_not_repeated():
     assert tries == 2
 
 
-async def test_a_task_that_drops_a_cancellation_is_ended_all_the_same():
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again():
     begun, drops = asyncio.Event(), 0
 
     async def stubborn() -> None:

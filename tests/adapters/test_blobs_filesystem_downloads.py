@@ -1,4 +1,4 @@
-"""Downloads from a store of files: any part, and never less than was promised."""
+"""Downloads from the filesystem store: any byte range, and never a truncated object."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["clock", "root", "store"]  # the fixtures
 @example(start=0, stop=1)
 @example(start=699_999, stop=700_000)
 @example(start=262_144, stop=524_288)
-async def test_any_part_of_an_object_can_be_read(tmp_path_factory, start: int, stop: int | None):
+async def test_any_byte_range_of_an_object_can_be_read(tmp_path_factory, start: int, stop: int | None):
     clock = FakeClock()
     store = FilesystemBlobStore(tmp_path_factory.getbasetemp() / "parts", clock, MAX_BYTES)
     data = bytes(range(250)) * 2800
@@ -34,14 +34,14 @@ async def test_any_part_of_an_object_can_be_read(tmp_path_factory, start: int, s
     assert read == data[start:stop]
 
 
-async def test_an_object_that_is_gone_is_not_found(store: FilesystemBlobStore, clock: FakeClock):
+async def test_a_missing_object_is_not_found(store: FilesystemBlobStore, clock: FakeClock):
     with pytest.raises(AssetNotFound) as raised:
         await store.open(await download_token(store, clock))
 
     assert raised.value.asset_id == "01K00000000000000000000001"
 
 
-async def test_an_object_cut_short_is_not_given_out_as_whole(store: FilesystemBlobStore, clock: FakeClock, root: Path):
+async def test_a_truncated_object_is_unavailable(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     await stage(store, clock, b"bytes", FINAL)
     content = await store.open(await download_token(store, clock))
     os.truncate(root / "objects" / FINAL, 3)

@@ -1,4 +1,4 @@
-"""The keys of a store of files: none leads out of its directory."""
+"""Object keys of the filesystem store: none leads out of its directory."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.fakes.clock import FakeClock
 __all__ = ["clock", "root", "store"]  # the fixtures
 
 
-async def test_the_directory_is_its_owners_only(store: FilesystemBlobStore, root: Path):
+async def test_the_media_directory_has_owner_only_permissions(store: FilesystemBlobStore, root: Path):
     await store.check()
 
     assert root.stat().st_mode & 0o777 == 0o700
@@ -71,7 +71,7 @@ async def test_a_hostile_key_touches_no_file(key: str, store: FilesystemBlobStor
 
 
 @pytest.mark.parametrize("link", ["uploads", STAGING, "dev", "dev/did:plc:abc"])
-async def test_a_link_leads_nowhere(
+async def test_a_symlink_out_of_the_store_is_not_followed(
     link: str, store: FilesystemBlobStore, clock: FakeClock, root: Path, tmp_path: Path
 ):
     await store.check()
@@ -80,9 +80,9 @@ async def test_a_link_leads_nowhere(
     for name in ("01K00000000000000000000001/a.png", "did:plc:abc/01K00000000000000000000001/a.png", "secret"):
         (outside / name).parent.mkdir(parents=True, exist_ok=True)
         (outside / name).write_bytes(b"bytes")
-    place = root / "objects" / link
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(outside / "secret" if link == STAGING else outside)
+    path = root / "objects" / link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(outside / "secret" if link == STAGING else outside)
     key = STAGING if link.startswith("uploads") else FINAL
 
     with pytest.raises(ValueError, match="leads elsewhere"):
@@ -95,7 +95,7 @@ async def test_a_link_leads_nowhere(
     assert {path.read_bytes() for path in outside.rglob("*") if path.is_file()} == {b"bytes"}
 
 
-async def test_a_linked_root_is_the_operators_choice(clock: FakeClock, tmp_path: Path):
+async def test_a_symlinked_root_directory_is_accepted(clock: FakeClock, tmp_path: Path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "media").symlink_to(tmp_path / "disk")
     store = FilesystemBlobStore(tmp_path / "media", clock, MAX_BYTES)

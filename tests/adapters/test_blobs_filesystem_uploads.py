@@ -1,4 +1,4 @@
-"""Uploads to a store of files and their promotion: whole or not at all, whatever breaks."""
+"""Uploads to the filesystem store and their promotion are atomic, whatever fails."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ __all__ = ["clock", "root", "store"]  # the fixtures
 # Uploads
 
 
-async def test_an_upload_over_what_is_taken_is_cut_and_changes_nothing(clock: FakeClock, root: Path):
+async def test_an_upload_over_the_size_limit_is_cut_off_and_changes_nothing(clock: FakeClock, root: Path):
     store = FilesystemBlobStore(root, clock, 5)
     await stage(store, clock, b"first")
     sent: list[bytes] = []
@@ -53,7 +53,7 @@ async def test_an_upload_over_what_is_taken_is_cut_and_changes_nothing(clock: Fa
     assert (root / "objects" / STAGING).read_bytes() == b"first"
 
 
-async def test_an_upload_that_breaks_off_changes_nothing(store: FilesystemBlobStore, clock: FakeClock, root: Path):
+async def test_an_interrupted_upload_changes_nothing(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     await stage(store, clock, b"first")
 
     async def broken() -> AsyncIterator[bytes]:
@@ -68,7 +68,7 @@ async def test_an_upload_that_breaks_off_changes_nothing(store: FilesystemBlobSt
     assert (root / "objects" / STAGING).read_bytes() == b"first"
 
 
-async def test_a_cancelled_upload_leaves_nothing(store: FilesystemBlobStore, clock: FakeClock, root: Path):
+async def test_a_cancelled_upload_leaves_no_file(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     begun = anyio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -86,7 +86,7 @@ async def test_a_cancelled_upload_leaves_nothing(store: FilesystemBlobStore, clo
     assert files_in(root) == set()
 
 
-async def test_what_a_killed_process_left_is_removed_a_day_later(
+async def test_incomplete_uploads_of_a_killed_process_are_removed_after_a_day(
     store: FilesystemBlobStore, clock: FakeClock, root: Path
 ):
     await store.check()
@@ -101,7 +101,7 @@ async def test_what_a_killed_process_left_is_removed_a_day_later(
     assert files_in(root) == {"incoming/young"}
 
 
-async def test_files_are_synced_before_they_are_named_and_their_names_after(
+async def test_files_are_synced_before_the_rename_and_their_directory_after(
     store: FilesystemBlobStore, clock: FakeClock, root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     await store.check()
@@ -124,8 +124,8 @@ async def test_files_are_synced_before_they_are_named_and_their_names_after(
     assert blob is not None
     await store.promote(STAGING, blob.etag, FINAL, mime_type="image/png", disposition="inline")
 
-    told = [(step, "incoming/..." if name.startswith("incoming/") else name) for step, name in steps]
-    assert told == [
+    recorded = [(step, "incoming/..." if name.startswith("incoming/") else name) for step, name in steps]
+    assert recorded == [
         ("sync", "incoming/..."),
         ("sync", "objects"),
         ("rename", f"objects/{STAGING}"),
@@ -142,7 +142,7 @@ async def test_files_are_synced_before_they_are_named_and_their_names_after(
 # Promotion
 
 
-async def test_a_promotion_that_fails_leaves_no_copy(store: FilesystemBlobStore, clock: FakeClock, root: Path):
+async def test_a_failed_promotion_leaves_no_copy(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     await stage(store, clock, b"bytes")
 
     assert not await store.promote(STAGING, "0" * 64, FINAL, mime_type="image/png", disposition="inline")
@@ -150,10 +150,10 @@ async def test_a_promotion_that_fails_leaves_no_copy(store: FilesystemBlobStore,
     assert files_in(root) == {f"objects/{STAGING}"}
 
 
-async def test_a_file_replaced_while_it_is_copied_is_not_mixed(
+async def test_a_file_replaced_during_promotion_is_not_mixed_into_the_copy(
     store: FilesystemBlobStore, clock: FakeClock, root: Path
 ):
-    """The old file stays whole under the copier's hands, whatever takes its name."""
+    """The open file keeps its content when another file takes its name."""
     data = b"a" * 3_000_000
     await stage(store, clock, data)
     blob = await store.inspect(STAGING, size_bytes=len(data))
@@ -174,7 +174,7 @@ async def test_a_file_replaced_while_it_is_copied_is_not_mixed(
     assert files_in(root) <= {f"objects/{STAGING}", f"objects/{FINAL}"}
 
 
-async def test_deleting_an_asset_takes_its_directory_along(store: FilesystemBlobStore, clock: FakeClock, root: Path):
+async def test_deleting_an_asset_removes_its_directory(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     await stage(store, clock, b"bytes", FINAL)
 
     await store.delete(FINAL)
@@ -187,7 +187,7 @@ async def test_deleting_an_asset_takes_its_directory_along(store: FilesystemBlob
 
 
 @pytest.mark.parametrize("broken", ["incoming", "objects"])
-async def test_a_broken_disk_is_unavailable_and_heals(
+async def test_a_broken_disk_is_unavailable_until_it_is_repaired(
     broken: str, store: FilesystemBlobStore, clock: FakeClock, root: Path
 ):
     token = await upload_token(store, clock, 5)
@@ -203,7 +203,7 @@ async def test_a_broken_disk_is_unavailable_and_heals(
     await store.receive(token, pieces(b"bytes"))
 
 
-async def test_readiness_tells_a_disk_that_cannot_be_written(
+async def test_check_reports_a_disk_that_cannot_be_written(
     store: FilesystemBlobStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     await store.check()
@@ -221,8 +221,8 @@ async def test_readiness_tells_a_disk_that_cannot_be_written(
     await store.check()
 
 
-async def test_a_slow_disk_does_not_hold_the_event_loop(store: FilesystemBlobStore, root: Path):
-    """A pipe stands for the slow disk: opening it waits for a writer, and that is us, on the loop."""
+async def test_a_slow_disk_does_not_block_the_event_loop(store: FilesystemBlobStore, root: Path):
+    """A FIFO stands for the slow disk: opening it blocks until this test, on the loop, opens it for writing."""
     await store.check()
     (root / "objects" / "uploads").mkdir()
     os.mkfifo(root / "objects" / STAGING)
@@ -236,7 +236,7 @@ async def test_a_slow_disk_does_not_hold_the_event_loop(store: FilesystemBlobSto
         writer = None
         while writer is None:
             await anyio.lowlevel.checkpoint()
-            with suppress(OSError):  # until somebody reads
+            with suppress(OSError):  # until the store opens it for reading
                 writer = os.open(root / "objects" / STAGING, os.O_WRONLY | os.O_NONBLOCK)
         os.close(writer)
 

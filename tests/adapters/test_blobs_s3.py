@@ -1,4 +1,4 @@
-"""The S3 store against a real server that dies and hangs, and one that says what real ones say rarely."""
+"""The S3 store against a real server that dies and hangs, and a scripted one that sends rare responses."""
 
 import hashlib
 import subprocess
@@ -18,11 +18,11 @@ from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
 from cdv_core.errors import MediaSizeMismatch, Unavailable
 from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import (
-    IMPATIENT,
-    PATIENCE_SECONDS,
+    DEADLINE_SECONDS,
+    SHORT_TIMEOUTS,
     STAGING,
-    in_time,
-    mark_of,
+    etag_of,
+    eventually,
     open_store,
     promote,
     scripted_store,
@@ -47,86 +47,86 @@ def store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
         yield store
 
 
-# The store dies, hangs, comes back
+# Outages
 
 
-async def test_a_store_killed_before_any_call_is_unavailable_and_then_goes_on(own_s3_server: S3Server):
+async def test_calls_to_a_killed_store_are_unavailable_until_it_restarts(own_s3_server: S3Server):
     bucket = own_s3_server.create_bucket()
     with open_store(bucket.endpoint, bucket) as store:
         for call in CALLS.values():
             await stage(store, b"bytes")
-            mark = await mark_of(store, 5)
+            etag = await etag_of(store, 5)
             own_s3_server.kill()
 
-            await unavailable(call(store, mark))
+            await unavailable(call(store, etag))
 
             own_s3_server.start()
-            await call(store, mark)
+            await call(store, etag)
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang_replies", "cut"])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_faulty_network_is_unavailable_within_the_bound_and_then_goes_on(
+async def test_a_network_fault_is_unavailable_within_the_time_limit_until_it_heals(
     fault: str, call: str, store: S3BlobStore, s3_bucket: Bucket
 ):
     await stage(store, b"bytes")
-    mark = await mark_of(store, 5)
+    etag = await etag_of(store, 5)
     with (
         FaultProxy(s3_bucket.endpoint) as proxy,
-        open_store(proxy.url, s3_bucket, **IMPATIENT) as troubled,
+        open_store(proxy.url, s3_bucket, **SHORT_TIMEOUTS) as proxied,
     ):
-        await in_time(lambda: troubled.inspect(STAGING, size_bytes=5))  # so that a connection is open
+        await eventually(lambda: proxied.inspect(STAGING, size_bytes=5))  # so that a connection is open
         getattr(proxy, fault)()
 
-        await unavailable(CALLS[call](troubled, mark))
+        await unavailable(CALLS[call](proxied, etag))
 
         proxy.heal()
-        await in_time(lambda: CALLS[call](troubled, mark))
+        await eventually(lambda: CALLS[call](proxied, etag))
 
 
-async def test_a_connection_that_died_while_idle_is_not_noticed(s3_bucket: Bucket):
+async def test_a_connection_reset_while_idle_is_replaced_transparently(s3_bucket: Bucket):
     with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket) as store:
         await stage(store, b"bytes")
         for call in CALLS.values():
-            mark = await mark_of(store, 5)
+            etag = await etag_of(store, 5)
             proxy.cut_once()
-            await call(store, mark)
+            await call(store, etag)
             await stage(store, b"bytes")
 
 
-async def test_the_event_loop_goes_on_while_the_store_hangs(s3_bucket: Bucket):
+async def test_a_hanging_store_does_not_block_the_event_loop(s3_bucket: Bucket):
     with FaultProxy(s3_bucket.endpoint) as proxy, open_store(proxy.url, s3_bucket) as store:
         await stage(store, b"bytes")
         proxy.hang()
-        marks: list[str] = []
+        etags: list[str] = []
 
         async def inspect() -> None:
-            marks.append(await mark_of(store, 5))
+            etags.append(await etag_of(store, 5))
 
         async with anyio.create_task_group() as group:
             group.start_soon(inspect)
             await anyio.lowlevel.checkpoint()
-            proxy.heal()  # were the loop held, this would come after the time-out
+            proxy.heal()  # if the loop were blocked, this would come after the timeout
 
-        assert len(marks) == 1
+        assert len(etags) == 1
 
 
-async def test_more_calls_than_threads_all_end_while_the_store_hangs(store: S3BlobStore, s3_bucket: Bucket):
+async def test_more_calls_than_threads_all_time_out_while_the_store_hangs(store: S3BlobStore, s3_bucket: Bucket):
     await stage(store, b"bytes")
     with (
         FaultProxy(s3_bucket.endpoint) as proxy,
-        open_store(proxy.url, s3_bucket, **IMPATIENT, max_threads=2) as troubled,
+        open_store(proxy.url, s3_bucket, **SHORT_TIMEOUTS, max_threads=2) as proxied,
     ):
         proxy.hang()
         async with anyio.create_task_group() as group:
             for _ in range(20):
-                group.start_soon(unavailable, troubled.inspect(STAGING, size_bytes=5))
+                group.start_soon(unavailable, proxied.inspect(STAGING, size_bytes=5))
         proxy.heal()
 
-        await in_time(lambda: mark_of(troubled, 5))
+        await eventually(lambda: etag_of(proxied, 5))
 
 
-async def test_a_port_where_nobody_listens_is_unavailable(s3_bucket: Bucket):
+async def test_a_closed_port_is_unavailable(s3_bucket: Bucket):
     with ScriptedS3(lambda _: Answer()) as gone:
         pass
     with open_store(gone.url, s3_bucket) as store:
@@ -134,7 +134,7 @@ async def test_a_port_where_nobody_listens_is_unavailable(s3_bucket: Bucket):
             assert isinstance(await unavailable(call(store, "etag null sha256")), urllib3.exceptions.HTTPError)
 
 
-# Answers that a real store gives rarely
+# Responses that a real store sends rarely
 
 FAILING_ANSWERS = {
     "slow_down": refusal(503, "SlowDown"),
@@ -151,7 +151,7 @@ FAILING_ANSWERS = {
 
 @pytest.mark.parametrize("answer", FAILING_ANSWERS)
 @pytest.mark.parametrize("call", ["inspect", "promote", "delete", "check"])
-async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
+async def test_an_error_response_is_unavailable(call: str, answer: str):
     with scripted_store(lambda _: FAILING_ANSWERS[answer]) as (store, _):
         cause = await unavailable(CALLS[call](store, "etag null sha256"))
 
@@ -159,40 +159,40 @@ async def test_a_store_that_refuses_is_unavailable(call: str, answer: str):
 
 
 @pytest.mark.parametrize("call", ["inspect", "promote", "delete"])
-async def test_a_bucket_that_is_gone_is_unavailable(call: str):
+async def test_calls_on_a_missing_bucket_are_unavailable(call: str):
     with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _):
         await unavailable(CALLS[call](store, "etag null sha256"))
 
 
-async def test_a_bucket_that_is_not_there_is_not_ready():
+async def test_check_fails_for_a_missing_bucket():
     with scripted_store(lambda _: refusal(404, "NoSuchBucket")) as (store, _), pytest.raises(Unavailable):
         await store.check()
 
 
-async def test_a_passing_error_is_tried_again():
+async def test_a_transient_error_is_retried():
     answers = iter([refusal(503, "SlowDown"), refusal(500, "InternalError")])
     whole = Answer(200, b"bytes", {"ETag": '"abc"'})
-    with scripted_store(lambda _: next(answers, whole), time_limits=S3TimeLimits(call_seconds=PATIENCE_SECONDS)) as (
+    with scripted_store(lambda _: next(answers, whole), time_limits=S3TimeLimits(call_seconds=DEADLINE_SECONDS)) as (
         store,
         server,
     ):
-        assert await mark_of(store, 5) == f"abc null {hashlib.sha256(b'bytes').hexdigest()}"
-        assert len(server.asked) == 3
+        assert await etag_of(store, 5) == f"abc null {hashlib.sha256(b'bytes').hexdigest()}"
+        assert len(server.requests) == 3
 
 
-async def test_a_store_in_trouble_is_not_hammered():
+async def test_retries_of_a_failing_store_are_bounded():
     with scripted_store(
-        lambda _: Answer(503, b"", {"Retry-After": "3600"}), time_limits=S3TimeLimits(call_seconds=PATIENCE_SECONDS)
+        lambda _: Answer(503, b"", {"Retry-After": "3600"}), time_limits=S3TimeLimits(call_seconds=DEADLINE_SECONDS)
     ) as (
         store,
         server,
     ):
         await unavailable(store.inspect(STAGING, size_bytes=5))
 
-        assert len(server.asked) == 3
+        assert len(server.requests) == 3
 
 
-async def test_an_object_of_another_size_is_not_read():
+async def test_the_body_of_an_object_with_another_size_is_not_read():
     sent: list[int] = []
 
     def body() -> Iterator[bytes]:
@@ -204,16 +204,16 @@ async def test_an_object_of_another_size_is_not_read():
         store,
         server,
     ):
-        with anyio.fail_after(PATIENCE_SECONDS), pytest.raises(MediaSizeMismatch) as raised:
+        with anyio.fail_after(DEADLINE_SECONDS), pytest.raises(MediaSizeMismatch) as raised:
             await store.inspect(STAGING, size_bytes=5)
 
         assert (raised.value.declared_bytes, raised.value.actual_bytes) == (5, 10**12)
-        assert server.hung_up.wait(PATIENCE_SECONDS)
+        assert server.hung_up.wait(DEADLINE_SECONDS)
         assert len(sent) * 65536 < 10**9
 
 
-async def test_what_is_hashed_is_what_is_stored_whatever_its_encoding_says():
-    """The uploader may set any Content-Encoding: nothing is unpacked, neither a bomb nor a lie."""
+async def test_the_hash_is_of_the_stored_bytes_whatever_the_content_encoding():
+    """The uploader may set any Content-Encoding: the body is never decompressed."""
     headers = {"ETag": '"abc"', "Content-Encoding": "gzip"}
     with scripted_store(lambda _: Answer(200, b"no gzip at all", headers)) as (store, _):
         blob = await store.inspect(STAGING, size_bytes=14)
@@ -223,13 +223,13 @@ async def test_what_is_hashed_is_what_is_stored_whatever_its_encoding_says():
 
 
 @pytest.mark.parametrize("then", ["close", "stall", "drip"])
-async def test_an_object_that_does_not_arrive_whole_is_unavailable(then: str):
+async def test_an_object_that_does_not_arrive_completely_is_unavailable(then: str):
     over = threading.Event()
 
     def body() -> Iterator[bytes]:
         yield b"x" * 100_000
         if then == "stall":
-            over.wait(PATIENCE_SECONDS)
+            over.wait(DEADLINE_SECONDS)
         while then == "drip" and not over.wait(0.1):
             yield b"x"
 
@@ -244,7 +244,7 @@ async def test_an_object_that_does_not_arrive_whole_is_unavailable(then: str):
             over.set()
 
 
-async def test_nobody_reads_on_for_a_caller_who_left():
+async def test_reading_stops_when_the_caller_is_cancelled():
     begun, over = threading.Event(), threading.Event()
 
     def body() -> Iterator[bytes]:
@@ -254,15 +254,15 @@ async def test_nobody_reads_on_for_a_caller_who_left():
             yield b"x" * 65536
 
     headers = {"Content-Length": str(10**10), "ETag": '"abc"'}
-    patient = S3TimeLimits(read_seconds=PATIENCE_SECONDS, call_seconds=PATIENCE_SECONDS)
+    patient = S3TimeLimits(read_seconds=DEADLINE_SECONDS, call_seconds=DEADLINE_SECONDS)
     with scripted_store(lambda _: Answer(200, body(), headers), time_limits=patient) as (store, server):
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(lambda: store.inspect(STAGING, size_bytes=10**10))
-                await anyio.to_thread.run_sync(begun.wait, PATIENCE_SECONDS)
+                await anyio.to_thread.run_sync(begun.wait, DEADLINE_SECONDS)
                 group.cancel_scope.cancel()
 
-            assert server.hung_up.wait(PATIENCE_SECONDS)
+            assert server.hung_up.wait(DEADLINE_SECONDS)
         finally:
             over.set()
 

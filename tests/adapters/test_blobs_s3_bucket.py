@@ -1,4 +1,4 @@
-"""The bucket is made and protected as far as the store offers it, and nobody's own settings are overwritten."""
+"""Provisioning creates and protects the bucket as far as the store supports it, and keeps the operator's settings."""
 
 import base64
 import hashlib
@@ -12,8 +12,8 @@ import urllib3
 from minio.error import S3Error
 
 from cdv_adapters.blobs.s3_bucket import Provisioned, ProvisionOutcome
-from tests.adapters.s3_stores import FINAL, STAGING, mark_of, open_store, promote, request, scripted_store, stage
-from tests.fakes.s3 import Answer, Asked, refusal
+from tests.adapters.s3_stores import FINAL, STAGING, etag_of, open_store, promote, request, scripted_store, stage
+from tests.fakes.s3 import Answer, ReceivedRequest, refusal
 from tests.servers import Bucket, S3Server, VersionedS3Server
 
 FEATURES = ["bucket", "private", "versioning", "encryption", "lifecycle", "cors"]
@@ -22,7 +22,7 @@ ORIGINS = ["https://app.example", "https://admin.example"]
 
 @pytest.fixture
 def new_bucket(s3_server: S3Server) -> Iterator[Bucket]:
-    """A bucket that is not there yet."""
+    """A bucket that does not exist yet."""
     bucket = s3_server.create_bucket()
     s3_server.client().remove_bucket(bucket.name)
     yield bucket
@@ -38,27 +38,27 @@ def outcomes(report: list[Provisioned]) -> dict[str, ProvisionOutcome]:
 # A real store
 
 
-async def test_a_new_bucket_is_made_and_ready(new_bucket: Bucket):
+async def test_provision_creates_a_new_bucket_that_is_ready(new_bucket: Bucket):
     with open_store(new_bucket.endpoint, new_bucket) as store:
-        told = outcomes(await store.provision([]))
+        provisioned = outcomes(await store.provision([]))
 
-        assert (told["bucket"], told["private"], told["cors"]) == (
+        assert (provisioned["bucket"], provisioned["private"], provisioned["cors"]) == (
             ProvisionOutcome.DONE,
             ProvisionOutcome.DONE,
             ProvisionOutcome.DONE,
         )
-        assert set(told.values()) <= {ProvisionOutcome.DONE, ProvisionOutcome.NOT_OFFERED}
+        assert set(provisioned.values()) <= {ProvisionOutcome.DONE, ProvisionOutcome.NOT_OFFERED}
         await store.check()
         await stage(store, b"bytes")
-        assert await promote(store, await mark_of(store, 5))
+        assert await promote(store, await etag_of(store, 5))
 
 
-async def test_every_protection_that_a_real_store_offers_is_switched_on(versioned_s3_server: VersionedS3Server):
+async def test_provision_enables_every_protection_that_a_real_store_supports(versioned_s3_server: VersionedS3Server):
     bucket = S3Server.create_bucket(versioned_s3_server)
     with open_store(bucket.endpoint, bucket) as store:
         assert set(outcomes(await store.provision(ORIGINS)).values()) == {ProvisionOutcome.DONE}
         await stage(store, b"bytes")
-        assert await promote(store, await mark_of(store, 5))
+        assert await promote(store, await etag_of(store, 5))
 
     permanent = versioned_s3_server.client().stat_object(bucket.name, FINAL)
     assert permanent.metadata is not None
@@ -70,14 +70,14 @@ async def test_every_protection_that_a_real_store_offers_is_switched_on(versione
 
 
 def may_put(bucket: Bucket, origin: str) -> bool:
-    """Whether the store lets a browser's page of `origin` upload."""
+    """Return whether the store's CORS rules let a page of `origin` upload."""
     headers = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
     with urllib3.PoolManager(timeout=10, retries=False) as http:
         answer = http.request("OPTIONS", f"{bucket.endpoint}/{bucket.name}/{STAGING}", headers=headers)
     return "PUT" in answer.headers.get("Access-Control-Allow-Methods", "")
 
 
-async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
+async def test_concurrent_replicas_provision_one_bucket(new_bucket: Bucket):
     reports: list[list[Provisioned]] = []
 
     async def start() -> None:
@@ -91,7 +91,7 @@ async def test_replicas_that_start_together_make_one_bucket(new_bucket: Bucket):
     assert {outcomes(report)["bucket"] for report in reports} == {ProvisionOutcome.DONE}
 
 
-async def test_a_bucket_open_to_everyone_is_closed(s3_server: S3Server, s3_bucket: Bucket):
+async def test_provision_makes_a_public_bucket_private(s3_server: S3Server, s3_bucket: Bucket):
     public = {
         "Version": "2012-10-17",
         "Statement": [
@@ -110,20 +110,20 @@ async def test_a_bucket_open_to_everyone_is_closed(s3_server: S3Server, s3_bucke
     anonymous = f"{s3_bucket.endpoint}/{s3_bucket.name}/{FINAL}"
     with open_store(s3_bucket.endpoint, s3_bucket) as store:
         await stage(store, b"bytes")
-        assert await promote(store, await mark_of(store, 5))
+        assert await promote(store, await etag_of(store, 5))
         assert request("GET", anonymous).status == 200
 
-        told = outcomes(await store.provision([]))
+        provisioned = outcomes(await store.provision([]))
 
-    assert told["private"] is ProvisionOutcome.DONE
+    assert provisioned["private"] is ProvisionOutcome.DONE
     assert request("GET", anonymous).status == 403
 
 
-# What a real one would be told
+# The settings sent to a store with every feature
 
 
-class Told:
-    """A store that has every feature, none of them set. `settings` holds what was put, by query name."""
+class ConfigurableS3:
+    """A store that supports every feature, none of them configured. `settings`: those put, by query name."""
 
     def __init__(self, **settings: str | Answer) -> None:
         self.settings: dict[str, bytes | Answer] = {
@@ -131,18 +131,18 @@ class Told:
         }
         self.refused: dict[str, Answer] = {}
 
-    def __call__(self, asked: Asked) -> Answer:
-        name = next((name for name in asked.query if name != "location"), "bucket")
-        if asked.path.count("/") > 1:
+    def __call__(self, request: ReceivedRequest) -> Answer:
+        name = next((name for name in request.query if name != "location"), "bucket")
+        if request.path.count("/") > 1:
             name = "object"
         if name in self.refused:
             return self.refused[name]
         if name == "object":
             return Answer(200, b"", {"ETag": '"abc"'})
-        if asked.method == "PUT":
-            self.settings[name] = asked.body
+        if request.method == "PUT":
+            self.settings[name] = request.body
             return Answer(200)
-        if asked.method == "DELETE":
+        if request.method == "DELETE":
             del self.settings[name]
             return Answer(204)
         default = {
@@ -163,7 +163,7 @@ class Told:
 
 
 def rules(xml: str, tag: str) -> list[list[tuple[str, str]]]:
-    """Each rule as its leaves' names and texts, in order."""
+    """Return each rule as the names and texts of its leaf elements, in order."""
     return [
         [(leaf.tag.rpartition("}")[2], leaf.text or "") for leaf in rule.iter() if len(leaf) == 0]
         for rule in ET.fromstring(xml)
@@ -171,20 +171,20 @@ def rules(xml: str, tag: str) -> list[list[tuple[str, str]]]:
     ]
 
 
-async def provision(told: Told) -> list[Provisioned]:
-    with scripted_store(told) as (store, _):
+async def provision(s3: ConfigurableS3) -> list[Provisioned]:
+    with scripted_store(s3) as (store, _):
         return await store.provision(ORIGINS)
 
 
-async def test_every_feature_that_is_offered_is_set():
-    told = Told()
+async def test_provision_configures_every_supported_feature():
+    s3 = ConfigurableS3()
 
-    report = await provision(told)
+    report = await provision(s3)
 
     assert set(outcomes(report).values()) == {ProvisionOutcome.DONE}
-    assert "Enabled" in told.text("versioning")
-    assert "AES256" in told.text("encryption")
-    assert rules(told.text("lifecycle"), "Rule") == [
+    assert "Enabled" in s3.text("versioning")
+    assert "AES256" in s3.text("encryption")
+    assert rules(s3.text("lifecycle"), "Rule") == [
         [
             ("Status", "Enabled"),
             ("Prefix", "uploads/"),
@@ -202,7 +202,7 @@ async def test_every_feature_that_is_offered_is_set():
             ("NoncurrentDays", "30"),
         ],
     ]
-    assert rules(told.text("cors"), "CORSRule") == [
+    assert rules(s3.text("cors"), "CORSRule") == [
         [
             ("ID", "cdv-uploads"),
             ("AllowedOrigin", "https://app.example"),
@@ -225,50 +225,50 @@ async def test_every_feature_that_is_offered_is_set():
             ("MaxAgeSeconds", "3600"),
         ],
     ]
-    assert "policy" not in told.settings
+    assert "policy" not in s3.settings
 
 
-async def test_rules_are_sent_with_the_digest_that_s3_demands():
-    told = Told()
-    with scripted_store(told) as (store, server):
+async def test_cors_and_lifecycle_rules_are_sent_with_a_content_md5():
+    s3 = ConfigurableS3()
+    with scripted_store(s3) as (store, server):
         await store.provision(ORIGINS)
 
-    for asked in server.asked:
-        if asked.method == "PUT" and asked.query.keys() & {"cors", "lifecycle"}:
-            digest = hashlib.md5(asked.body, usedforsecurity=False).digest()
-            assert asked.headers["content-md5"] == base64.b64encode(digest).decode()
+    for received in server.requests:
+        if received.method == "PUT" and received.query.keys() & {"cors", "lifecycle"}:
+            digest = hashlib.md5(received.body, usedforsecurity=False).digest()
+            assert received.headers["content-md5"] == base64.b64encode(digest).decode()
 
 
-async def test_no_rule_expires_what_is_permanent():
-    told = Told()
-    await provision(told)
+async def test_no_lifecycle_rule_expires_permanent_objects():
+    s3 = ConfigurableS3()
+    await provision(s3)
 
-    expiring = [rule for rule in rules(told.text("lifecycle"), "Rule") if "Days" in dict(rule)]
+    expiring = [rule for rule in rules(s3.text("lifecycle"), "Rule") if "Days" in dict(rule)]
 
     assert [dict(rule)["Prefix"] for rule in expiring] == ["uploads/"]
 
 
 async def test_provisioning_again_changes_nothing():
-    told = Told()
-    first = await provision(told)
-    settings = dict(told.settings)
-    told.settings["bucket"] = Answer(200)
+    s3 = ConfigurableS3()
+    first = await provision(s3)
+    settings = dict(s3.settings)
+    s3.settings["bucket"] = Answer(200)
 
-    second = await provision(told)
+    second = await provision(s3)
 
     assert outcomes(second) == outcomes(first)
-    assert {**told.settings, "bucket": settings["bucket"]} == settings
+    assert {**s3.settings, "bucket": settings["bucket"]} == settings
 
 
-async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing():
-    told = Told()
-    told.refused = {
+async def test_unsupported_and_forbidden_features_are_reported_and_the_rest_is_configured():
+    s3 = ConfigurableS3()
+    s3.refused = {
         "versioning": refusal(501, "NotImplemented"),
         "lifecycle": refusal(403, "AccessDenied"),
         "encryption": Answer(405, b"no", {"Content-Type": "text/plain"}),
     }
 
-    report = await provision(told)
+    report = await provision(s3)
 
     assert outcomes(report) == {
         "bucket": ProvisionOutcome.DONE,
@@ -283,19 +283,19 @@ async def test_what_is_not_offered_or_not_allowed_is_reported_and_stops_nothing(
     assert "405" in details["encryption"]
 
 
-async def test_encryption_that_keeps_the_store_from_writing_is_taken_back():
-    told = Told()
+async def test_encryption_is_removed_again_if_the_store_then_fails_to_write():
+    s3 = ConfigurableS3()
 
-    def answer(asked: Asked) -> Answer:
-        if asked.path.count("/") > 1 and "encryption" in told.settings:
+    def answer(request: ReceivedRequest) -> Answer:
+        if request.path.count("/") > 1 and "encryption" in s3.settings:
             return refusal(500, "InternalError")
-        return told(asked)
+        return s3(request)
 
     with scripted_store(answer) as (store, _):
         report = await store.provision(ORIGINS)
 
     assert outcomes(report)["encryption"] is ProvisionOutcome.FAILED
-    assert "encryption" not in told.settings
+    assert "encryption" not in s3.settings
     assert "writes no encrypted object" in next(item.detail for item in report if item.feature == "encryption")
 
 
@@ -303,13 +303,11 @@ async def test_encryption_that_keeps_the_store_from_writing_is_taken_back():
     ("code", "outcome"),
     [("BucketAlreadyExists", ProvisionOutcome.FAILED), ("BucketAlreadyOwnedByYou", ProvisionOutcome.DONE)],
 )
-async def test_a_bucket_made_by_someone_else_is_reported_and_by_another_replica_is_ours(
-    code: str, outcome: ProvisionOutcome
-):
-    told = Told()
+async def test_a_bucket_of_another_account_fails_and_one_of_our_own_is_accepted(code: str, outcome: ProvisionOutcome):
+    s3 = ConfigurableS3()
 
-    def answer(asked: Asked) -> Answer:
-        return refusal(409, code) if asked.method == "PUT" and not asked.query else told(asked)
+    def answer(request: ReceivedRequest) -> Answer:
+        return refusal(409, code) if request.method == "PUT" and not request.query else s3(request)
 
     with scripted_store(answer) as (store, _):
         assert outcomes(await store.provision([]))["bucket"] is outcome
@@ -321,28 +319,28 @@ CORS = """<CORSConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CO
 </AllowedOrigin><AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>"""
 
 
-async def test_rules_of_the_operators_own_are_left_alone_and_named():
-    told = Told(lifecycle=LIFECYCLE, cors=CORS)
+async def test_lifecycle_and_cors_rules_of_the_operator_are_left_unchanged_and_reported():
+    s3 = ConfigurableS3(lifecycle=LIFECYCLE, cors=CORS)
 
-    report = await provision(told)
+    report = await provision(s3)
 
-    assert (told.text("lifecycle"), told.text("cors")) == (LIFECYCLE, CORS)
+    assert (s3.text("lifecycle"), s3.text("cors")) == (LIFECYCLE, CORS)
     details = {item.feature: (item.outcome, item.detail) for item in report}
     assert details["lifecycle"][0] is details["cors"][0] is ProvisionOutcome.FAILED
     assert "theirs" in details["lifecycle"][1]
     assert "https://app.example" in details["cors"][1]
 
 
-async def test_keys_of_the_operators_own_are_left_alone():
+async def test_encryption_configured_by_the_operator_is_left_unchanged():
     kms = (
         "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>aws:kms"
         "</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>"
     )
-    told = Told(encryption=kms)
+    s3 = ConfigurableS3(encryption=kms)
 
-    report = await provision(told)
+    report = await provision(s3)
 
-    assert told.text("encryption") == kms
+    assert s3.text("encryption") == kms
     assert Provisioned("encryption", ProvisionOutcome.DONE, "objects are encrypted (aws:kms)") in report
 
 
@@ -363,27 +361,27 @@ NOT_PUBLIC = [
 ]
 
 
-async def test_only_what_lets_everyone_in_is_taken_out_of_a_policy():
-    told = Told(policy=json.dumps({"Version": "2012-10-17", "Statement": [*PUBLIC, *NOT_PUBLIC]}))
+async def test_only_public_statements_are_removed_from_a_policy():
+    s3 = ConfigurableS3(policy=json.dumps({"Version": "2012-10-17", "Statement": [*PUBLIC, *NOT_PUBLIC]}))
 
-    report = await provision(told)
+    report = await provision(s3)
 
-    assert json.loads(told.text("policy")) == {"Version": "2012-10-17", "Statement": NOT_PUBLIC}
+    assert json.loads(s3.text("policy")) == {"Version": "2012-10-17", "Statement": NOT_PUBLIC}
     assert (
         Provisioned("private", ProvisionOutcome.DONE, "3 policy statement(s) that let everyone in were removed")
         in report
     )
 
 
-async def test_a_policy_that_only_lets_everyone_in_is_removed_whole():
-    told = Told(policy=json.dumps({"Statement": PUBLIC[0]}))
+async def test_a_policy_of_only_public_statements_is_deleted():
+    s3 = ConfigurableS3(policy=json.dumps({"Statement": PUBLIC[0]}))
 
-    assert outcomes(await provision(told))["private"] is ProvisionOutcome.DONE
+    assert outcomes(await provision(s3))["private"] is ProvisionOutcome.DONE
 
-    assert "policy" not in told.settings
+    assert "policy" not in s3.settings
 
 
-async def test_a_policy_that_cannot_be_read_is_reported():
-    told = Told(policy="{")
+async def test_an_invalid_policy_is_reported_as_failed():
+    s3 = ConfigurableS3(policy="{")
 
-    assert outcomes(await provision(told))["private"] is ProvisionOutcome.FAILED
+    assert outcomes(await provision(s3))["private"] is ProvisionOutcome.FAILED

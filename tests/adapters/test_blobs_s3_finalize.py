@@ -14,7 +14,7 @@ from cdv_core.domain.media import AssetState
 from cdv_core.errors import Unavailable
 from cdv_core.use_cases.media import Media, MediaPolicy
 from conformance.ports.blob_subject import SystemClock
-from tests.adapters.s3_stores import PATIENCE_SECONDS, STAGING, open_store, request, stage
+from tests.adapters.s3_stores import DEADLINE_SECONDS, STAGING, open_store, request, stage
 from tests.fakes.clock import FakeClock
 from tests.fakes.ids import FakeIdSource
 from tests.fakes.media import FakeMediaStore
@@ -26,7 +26,7 @@ POLICY = MediaPolicy("test", 10_000, ("image/png",))
 
 
 class KilledAround:
-    """The blob store, its server killed just before or after the first call of one method."""
+    """A blob store whose server is killed just before or after the first call of one method."""
 
     def __init__(self, inner: Any, server: S3Server, when: str, method: str) -> None:
         self._inner, self._server, self._when, self._method = inner, server, when, method
@@ -47,16 +47,16 @@ class KilledAround:
         return call
 
 
-def test_the_largest_object_that_may_be_uploaded_may_also_be_copied(tmp_path: Path):
+def test_the_copy_timeout_suffices_for_the_largest_uploadable_object(tmp_path: Path):
     largest = 2 * 1024**3
-    told = {"s3_endpoint": "https://s3.example.com", "s3_bucket": "media", "max_media_size": largest}
-    store = wire(Settings.embedded(tmp_path).model_copy(update=told)).blobs()
+    overrides = {"s3_endpoint": "https://s3.example.com", "s3_bucket": "media", "max_media_size": largest}
+    store = wire(Settings.embedded(tmp_path).model_copy(update=overrides)).blobs()
     store.close()
-    mb_per_second = 5  # slower than any store that is well
+    mb_per_second = 5  # slower than any healthy store
     assert store._time_limits.copy_seconds > 3 * largest / (mb_per_second * 1e6)  # copied, read back, copied again
 
 
-async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copies(s3_bucket: Bucket):
+async def test_deleting_a_staged_object_also_deletes_leftover_copies_of_a_crash(s3_bucket: Bucket):
     with open_store(s3_bucket.endpoint, s3_bucket) as store:
         for key in (STAGING, f"{STAGING}.left", f"{STAGING}.behind", f"{STAGING[:-1]}2"):
             await stage(store, PNG, key)
@@ -70,11 +70,11 @@ async def test_deleting_what_is_staged_takes_along_what_a_crash_left_of_its_copi
     ("when", "method", "finalized_at_once"),
     [
         ("before", "inspect", False),
-        ("after", "inspect", False),  # the hash is claimed then, and the copy not made
-        ("after", "promote", True),  # what is left to do is the database's
+        ("after", "inspect", False),  # the hash is claimed, but nothing is copied
+        ("after", "promote", True),  # the rest is done by the database
     ],
 )
-async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
+async def test_finalize_is_atomic_whenever_the_store_is_killed(
     when: str, method: str, finalized_at_once: bool, own_s3_server: S3Server
 ):
     bucket = own_s3_server.create_bucket()
@@ -87,7 +87,7 @@ async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
         async def finalize() -> AssetState:
             return (await media.finalize(asset_id=upload.asset.asset_id, sha256=HASH)).state
 
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(DEADLINE_SECONDS):
             if not finalized_at_once:
                 with pytest.raises(Unavailable):
                     await finalize()
@@ -102,17 +102,17 @@ async def test_finalize_is_whole_or_not_at_all_whenever_the_store_dies(
         assert request("GET", await media.content_url(upload.asset.asset_id)).data == PNG
 
 
-async def test_a_sweep_that_the_store_interrupts_is_taken_up_again(own_s3_server: S3Server):
+async def test_a_sweep_interrupted_by_a_store_outage_is_resumed(own_s3_server: S3Server):
     bucket = own_s3_server.create_bucket()
     assets, clock, ids = FakeMediaStore(), FakeClock(SystemClock().now()), FakeIdSource()
     with open_store(bucket.endpoint, bucket) as blobs:
         media = Media(assets, KilledAround(blobs, own_s3_server, "after", "delete"), clock, ids, POLICY)
         upload = await media.init_upload(did="did:plc:abc", mime_type="image/png", size=len(PNG))
         assert request("PUT", upload.url, PNG).status == 200
-        await assets.claim(upload.asset.asset_id, HASH)  # so that there may be a final object as well
+        await assets.claim(upload.asset.asset_id, HASH)  # so that the final object may exist too
         clock.moment = upload.asset.expires_at + SWEEP_GRACE * 2
 
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(DEADLINE_SECONDS):
             with pytest.raises(Unavailable):
                 await media.sweep()
             assert upload.asset.asset_id in assets.assets

@@ -1,4 +1,4 @@
-"""The store is asked for its certificate, and believed only if an authority that we trust has signed it."""
+"""The store's certificate is verified: only one signed by a trusted CA is accepted."""
 
 import ipaddress
 import ssl
@@ -19,7 +19,7 @@ from tests.fakes.s3 import Answer, ScriptedS3
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that has signed itself, with its key, in one PEM file."""
+    """A self-signed certificate for 127.0.0.1, with its key, in one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
     now = SystemClock().now()
@@ -51,16 +51,16 @@ def server(certificate: Path) -> Iterator[ScriptedS3]:
         yield server
 
 
-async def test_a_store_that_nobody_vouches_for_is_not_talked_to(server: ScriptedS3):
+async def test_a_store_with_an_untrusted_certificate_receives_no_request(server: ScriptedS3):
     with open_store(server.url) as store:
         cause = await unavailable(store.check())
 
     assert "CERTIFICATE_VERIFY_FAILED" in str(cause)
     assert isinstance(getattr(cause, "reason", None), SSLError)
-    assert server.asked == []
+    assert server.requests == []
 
 
-async def test_a_store_that_a_named_authority_vouches_for_is(server: ScriptedS3, certificate: Path):
+async def test_a_certificate_signed_by_the_configured_ca_is_accepted(server: ScriptedS3, certificate: Path):
     with open_store(server.url, ca_file=certificate) as store:
         await store.check()
 

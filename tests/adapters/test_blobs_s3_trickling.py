@@ -1,4 +1,4 @@
-"""An object store that sends a byte now and then: callers are answered in time, and no thread is kept by it."""
+"""An object store that trickles its responses: calls time out, and no thread stays blocked."""
 
 import asyncio
 from contextlib import suppress
@@ -8,7 +8,7 @@ from cdv_core.errors import Unavailable
 from tests.fakes.clock import FakeClock
 
 
-async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
+async def test_slow_responses_time_out_and_free_their_threads() -> None:
     is_slow = True
     handlers: set[asyncio.Task[None]] = set()
 
@@ -28,7 +28,7 @@ async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone, or the test is over
+            pass  # the client has disconnected, or the test is over
         finally:
             writer.close()
             with suppress(OSError):
@@ -46,8 +46,8 @@ async def test_a_store_whose_bytes_trickle_in_keeps_no_thread() -> None:
             max_threads=2,
         )
         inspections = [store.inspect(f"uploads/{number}", size_bytes=100_000) for number in range(2)]
-        refused = await asyncio.gather(*inspections, return_exceptions=True)
-        assert {type(it) for it in refused} == {Unavailable}
+        errors = await asyncio.gather(*inspections, return_exceptions=True)
+        assert {type(error) for error in errors} == {Unavailable}
         is_slow = False
         async with asyncio.timeout(20):
             while True:

@@ -1,4 +1,4 @@
-"""What the S3 store signs and copies, and with whose keys."""
+"""The S3 store's copies, signed URLs and credentials."""
 
 import asyncio
 import threading
@@ -13,10 +13,10 @@ from cdv_adapters.blobs.s3 import S3BlobStore, S3TimeLimits
 from cdv_core.errors import Unavailable
 from conformance.ports.blob_subject import SystemClock
 from tests.adapters.s3_stores import (
+    DEADLINE_SECONDS,
     FINAL,
-    PATIENCE_SECONDS,
     STAGING,
-    mark_of,
+    etag_of,
     open_store,
     promote,
     request,
@@ -25,7 +25,7 @@ from tests.adapters.s3_stores import (
     unavailable,
 )
 from tests.fakes.clock import FakeClock
-from tests.fakes.s3 import Answer, Asked, ScriptedS3, refusal
+from tests.fakes.s3 import Answer, ReceivedRequest, ScriptedS3, refusal
 from tests.servers import Bucket, FaultProxy
 
 
@@ -40,16 +40,16 @@ def store(s3_bucket: Bucket) -> Iterator[S3BlobStore]:
 COPIED = Answer(200, b"<CopyObjectResult><ETag>abc</ETag></CopyObjectResult>")
 
 
-async def test_exactly_the_version_that_was_inspected_is_copied():
-    def answer(asked: Asked) -> Answer:
-        if asked.method == "PUT":
+async def test_promote_copies_exactly_the_inspected_version():
+    def answer(request: ReceivedRequest) -> Answer:
+        if request.method == "PUT":
             return COPIED
         return Answer(200, b"bytes", {"ETag": '"abc"', "x-amz-version-id": "v.1/2"})
 
     with scripted_store(answer) as (store, server):
-        assert await promote(store, await mark_of(store, 5))
+        assert await promote(store, await etag_of(store, 5))
 
-        read, copy = server.asked
+        read, copy = server.requests
         assert read.method == "GET"
         assert (copy.method, copy.path) == ("PUT", "/bucket/dev/did%3Aplc%3Aabc/01K00000000000000000000001/a.png")
         assert copy.headers["x-amz-copy-source"] == f"/bucket/{STAGING}?versionId=v.1/2"
@@ -59,14 +59,14 @@ async def test_exactly_the_version_that_was_inspected_is_copied():
         assert copy.headers["content-disposition"] == "inline"
 
 
-async def test_what_was_inspected_is_copied_though_others_were_uploaded_since(versioned_s3_bucket: Bucket):
+async def test_promote_copies_the_inspected_version_after_a_later_upload_and_delete(versioned_s3_bucket: Bucket):
     with open_store(versioned_s3_bucket.endpoint, versioned_s3_bucket) as store:
         await stage(store, b"proof")
-        mark = await mark_of(store, 5)
+        etag = await etag_of(store, 5)
         await stage(store, b"other")
         await store.delete(STAGING)
 
-        assert await promote(store, mark)
+        assert await promote(store, etag)
 
         expires_at = SystemClock().now() + timedelta(minutes=5)
         url = await store.download_url(FINAL, mime_type="image/png", disposition="inline", expires_at=expires_at)
@@ -74,58 +74,58 @@ async def test_what_was_inspected_is_copied_though_others_were_uploaded_since(ve
 
 
 @pytest.mark.parametrize("version", [{}, {"x-amz-version-id": "null"}])
-async def test_a_bucket_without_versions_is_asked_for_none(version: dict[str, str]):
-    def answer(asked: Asked) -> Answer:
-        return COPIED if asked.method == "PUT" else Answer(200, b"bytes", {"ETag": '"abc"', **version})
+async def test_without_versioning_promote_copies_via_a_private_intermediate_object(version: dict[str, str]):
+    def answer(request: ReceivedRequest) -> Answer:
+        return COPIED if request.method == "PUT" else Answer(200, b"bytes", {"ETag": '"abc"', **version})
 
     with scripted_store(answer) as (store, server):
-        assert await promote(store, await mark_of(store, 5))
+        assert await promote(store, await etag_of(store, 5))
 
-        seal, copy = (asked for asked in server.asked if asked.method == "PUT")
+        seal, copy = (request for request in server.requests if request.method == "PUT")
         assert seal.headers["x-amz-copy-source"] == f"/bucket/{STAGING}"
         assert seal.headers["x-amz-copy-source-if-match"] == "abc"
         assert copy.headers["x-amz-copy-source"] == seal.path.partition("?")[0]
-        assert server.asked[-1].method == "DELETE"
-        assert server.asked[-1].path == seal.path
+        assert server.requests[-1].method == "DELETE"
+        assert server.requests[-1].path == seal.path
 
 
-async def test_a_store_that_compares_first_and_copies_then_is_not_believed():
-    """An upload between the two steps puts other bytes where the proved ones should be."""
+async def test_an_upload_between_compare_and_copy_is_not_promoted():
+    """On a store whose conditional copy is not atomic, an upload in between replaces the verified bytes."""
 
-    def answer(asked: Asked) -> Answer:
-        if asked.method == "PUT":
+    def answer(request: ReceivedRequest) -> Answer:
+        if request.method == "PUT":
             return COPIED
-        return Answer(200, b"bytes" if asked.path.endswith(STAGING) else b"other", {"ETag": '"abc"'})
+        return Answer(200, b"bytes" if request.path.endswith(STAGING) else b"other", {"ETag": '"abc"'})
 
     with scripted_store(answer) as (store, server):
-        assert not await promote(store, await mark_of(store, 5))
+        assert not await promote(store, await etag_of(store, 5))
 
-        # Nothing but what was proved ever gets to the final key, and what was not is removed.
-        puts = [asked.path for asked in server.asked if asked.method == "PUT"]
+        # Only verified bytes may reach the final key; the unverified copy is removed.
+        puts = [request.path for request in server.requests if request.method == "PUT"]
         assert len(puts) == 1
         assert puts[0].startswith(f"/bucket/{STAGING}.")
-        assert (server.asked[-1].method, server.asked[-1].path) == ("DELETE", puts[0])
+        assert (server.requests[-1].method, server.requests[-1].path) == ("DELETE", puts[0])
 
 
 @pytest.mark.parametrize(
     "refused", [refusal(412, "PreconditionFailed"), refusal(404, "NoSuchKey"), refusal(404, "NoSuchVersion")]
 )
-async def test_a_copy_of_what_is_no_longer_there_is_false(refused: Answer):
-    with scripted_store(lambda asked: refused if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
+async def test_promoting_an_object_that_has_gone_or_changed_returns_false(refused: Answer):
+    with scripted_store(lambda request: refused if request.method == "PUT" else Answer(200, b"bytes")) as (store, _):
         assert not await promote(store, "abc null sha256")
 
 
-async def test_a_copy_that_fails_after_its_200_is_no_success():
-    """S3 answers a copy with 200 before it is done; the error then stands in the body."""
+async def test_a_copy_error_in_a_200_response_is_unavailable():
+    """S3 sends the status 200 before the copy is complete; an error is then in the body."""
     failed = refusal(200, "InternalError")
-    with scripted_store(lambda asked: failed if asked.method == "PUT" else Answer(200, b"bytes")) as (store, _):
+    with scripted_store(lambda request: failed if request.method == "PUT" else Answer(200, b"bytes")) as (store, _):
         await unavailable(promote(store, "abc null sha256"))
 
 
 # URLs
 
 
-async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
+async def test_urls_are_signed_without_contacting_the_store(s3_bucket: Bucket):
     with ScriptedS3(lambda _: Answer()) as gone:
         pass
     with open_store(gone.url, s3_bucket, public_endpoint="https://media.example", region="eu-west-3") as store:
@@ -142,7 +142,7 @@ async def test_urls_are_made_without_the_store(s3_bucket: Bucket):
     assert parse_qs(download.query)["response-content-disposition"] == ["inline"]
 
 
-async def test_no_url_of_a_store_that_is_down_is_given_out():
+async def test_no_url_is_issued_while_the_store_is_down():
     answers, now = [Answer(200), Answer(503), Answer(200)], 1000.0
     with scripted_store(
         lambda _: answers[0], time_limits=S3TimeLimits(probe_valid_seconds=5.0), monotonic=lambda: now
@@ -154,32 +154,32 @@ async def test_no_url_of_a_store_that_is_down_is_given_out():
             await store.download_url(FINAL, mime_type="a/b", disposition="inline", expires_at=expires_at)
 
         await asyncio.gather(*(urls() for _ in range(5)))
-        assert [asked.method for asked in server.asked] == ["HEAD"]  # one question for all
+        assert [request.method for request in server.requests] == ["HEAD"]  # one probe for all
         answers.pop(0)
         now += 5.0
-        await urls()  # as lately as that it has answered
+        await urls()  # the probe is still valid
         now += 0.25
         await unavailable(urls())
         await unavailable(urls())
         answers.pop(0)
-        await urls()  # at once
+        await urls()  # without waiting
 
 
-async def test_who_may_not_look_at_the_bucket_gets_urls_all_the_same():
+async def test_urls_are_issued_even_if_the_bucket_probe_is_forbidden():
     with scripted_store(lambda _: Answer(403), time_limits=S3TimeLimits(probe_valid_seconds=5.0)) as (store, server):
         expires_at = SystemClock().now() + timedelta(minutes=15)
         for _ in range(2):
             assert await store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)
         await unavailable(store.check())
-        assert [asked.method for asked in server.asked] == ["HEAD", "HEAD"]
+        assert [request.method for request in server.requests] == ["HEAD", "HEAD"]
 
 
-async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
-    asked, let_go = threading.Event(), threading.Event()
+async def test_a_cancelled_caller_does_not_cancel_the_shared_probe():
+    probed, proceed = threading.Event(), threading.Event()
 
-    def wait(_: Asked) -> Answer:
-        asked.set()
-        assert let_go.wait(PATIENCE_SECONDS)
+    def wait(_: ReceivedRequest) -> Answer:
+        probed.set()
+        assert proceed.wait(DEADLINE_SECONDS)
         return Answer(200)
 
     with scripted_store(wait, time_limits=S3TimeLimits(probe_valid_seconds=5.0)) as (store, server):
@@ -187,24 +187,26 @@ async def test_who_asks_for_a_url_and_goes_away_takes_nobody_along():
         first, second = (
             asyncio.create_task(store.upload_url(STAGING, size_bytes=5, expires_at=expires_at)) for _ in range(2)
         )
-        await asyncio.to_thread(asked.wait, PATIENCE_SECONDS)
+        await asyncio.to_thread(probed.wait, DEADLINE_SECONDS)
         first.cancel()
-        let_go.set()
+        proceed.set()
         assert await second
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
 
 
-async def test_clients_may_reach_the_store_under_another_name(s3_bucket: Bucket):
+async def test_urls_use_the_configured_public_endpoint(s3_bucket: Bucket):
     with (
         FaultProxy(s3_bucket.endpoint) as proxy,
         open_store(s3_bucket.endpoint, s3_bucket, public_endpoint=proxy.url) as store,
     ):
         url = await stage(store, b"bytes")
         assert url.startswith(proxy.url)
-        assert await mark_of(store, 5)
+        assert await etag_of(store, 5)
 
 
-async def test_an_upload_url_is_good_for_one_key_one_method_and_its_time(store: S3BlobStore, s3_bucket: Bucket):
+async def test_an_upload_url_is_valid_for_one_key_one_method_and_until_it_expires(
+    store: S3BlobStore, s3_bucket: Bucket
+):
     url = await stage(store, b"bytes")
     other = STAGING[:-1] + "2"
 
@@ -229,13 +231,13 @@ async def test_an_upload_url_is_good_for_one_key_one_method_and_its_time(store: 
 # Keys
 
 
-async def test_keys_that_were_rotated_are_read_again_when_refused():
+async def test_rotated_keys_are_read_again_when_the_store_refuses_the_old_ones():
     current = ["old"]
 
-    def answer(asked: Asked) -> Answer:
-        known = f"Credential={current[0]}/" in asked.headers["authorization"]
+    def answer(request: ReceivedRequest) -> Answer:
+        known = f"Credential={current[0]}/" in request.headers["authorization"]
         none = Answer(200, b"<ListBucketResult><Name>bucket</Name></ListBucketResult>")
-        return (none if asked.method == "GET" else Answer(200)) if known else refusal(403, "InvalidAccessKeyId")
+        return (none if request.method == "GET" else Answer(200)) if known else refusal(403, "InvalidAccessKeyId")
 
     async def keys() -> tuple[str, str]:
         return current[0], "secret"
@@ -245,10 +247,10 @@ async def test_keys_that_were_rotated_are_read_again_when_refused():
         current[0] = "new"
         await store.delete(STAGING)
 
-    assert [asked.method for asked in server.asked] == ["HEAD", "DELETE", "DELETE", "GET"]
+    assert [request.method for request in server.requests] == ["HEAD", "DELETE", "DELETE", "GET"]
 
 
-async def test_wrong_keys_are_unavailable_until_they_are_put_right(s3_bucket: Bucket):
+async def test_wrong_keys_are_unavailable_until_they_are_corrected(s3_bucket: Bucket):
     keys = [(s3_bucket.access_key, "the wrong secret")]
     with open_store(s3_bucket.endpoint, s3_bucket, keys=lambda: keys[-1]) as store:
         assert isinstance(await unavailable(store.check()), S3Error)
@@ -257,7 +259,7 @@ async def test_wrong_keys_are_unavailable_until_they_are_put_right(s3_bucket: Bu
         assert await store.inspect(STAGING, size_bytes=5) is None
 
 
-async def test_keys_that_go_on_being_refused_are_not_tried_for_ever():
+async def test_keys_that_stay_refused_are_retried_once():
     read: list[int] = []
 
     def keys() -> tuple[str, str]:
@@ -267,10 +269,10 @@ async def test_keys_that_go_on_being_refused_are_not_tried_for_ever():
     with scripted_store(lambda _: refusal(403, "InvalidAccessKeyId"), keys=keys) as (store, server):
         await unavailable(store.inspect(STAGING, size_bytes=5))
 
-        assert (len(read), len(server.asked)) == (2, 2)
+        assert (len(read), len(server.requests)) == (2, 2)
 
 
-async def test_keys_are_not_read_for_each_call(s3_bucket: Bucket):
+async def test_keys_are_cached_between_calls(s3_bucket: Bucket):
     read: list[int] = []
 
     def keys() -> tuple[str, str]:
@@ -285,7 +287,7 @@ async def test_keys_are_not_read_for_each_call(s3_bucket: Bucket):
     assert len(read) == 1
 
 
-async def test_a_secret_source_that_is_down_is_unavailable_until_it_answered_once():
+async def test_a_secret_source_outage_is_unavailable_only_before_the_first_read():
     down = [True]
 
     def keys() -> tuple[str, str]:
@@ -327,17 +329,17 @@ PLATFORM = (
 
 @pytest.fixture
 def platform_store(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3BlobStore]:
-    """A store without keys, on a platform that has none yet."""
+    """A store without configured keys, in an environment without AWS credentials."""
     for name in PLATFORM:
         monkeypatch.delenv(name, raising=False)
-    # The bound to be seen is the metadata service's own, not that of the call.
+    # So that the metadata service's time limit is the one that takes effect.
     with open_store(
-        s3_bucket.endpoint, s3_bucket, keys=None, time_limits=S3TimeLimits(call_seconds=2 * PATIENCE_SECONDS)
+        s3_bucket.endpoint, s3_bucket, keys=None, time_limits=S3TimeLimits(call_seconds=2 * DEADLINE_SECONDS)
     ) as store:
         yield store
 
 
-async def test_without_keys_those_of_the_environment_are_used(
+async def test_without_configured_keys_the_environment_credentials_are_used(
     platform_store: S3BlobStore, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_bucket.access_key)
@@ -347,7 +349,7 @@ async def test_without_keys_those_of_the_environment_are_used(
     await platform_store.check()
 
 
-async def test_without_keys_those_of_the_containers_role_are_used(
+async def test_without_configured_keys_the_container_role_credentials_are_used(
     platform_store: S3BlobStore, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ):
     role = (
@@ -360,11 +362,11 @@ async def test_without_keys_those_of_the_containers_role_are_used(
         await stage(platform_store, b"bytes")
         await platform_store.check()
 
-    assert [asked.path for asked in metadata.asked] == ["/role"]
+    assert [request.path for request in metadata.requests] == ["/role"]
 
 
 @pytest.mark.parametrize("answer", [Answer(200, b"{}"), Answer(200, b"["), Answer(404), Answer(500)])
-async def test_a_platform_without_keys_is_unavailable(
+async def test_a_platform_without_credentials_is_unavailable(
     answer: Answer, platform_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
 ):
     with ScriptedS3(lambda _: answer) as metadata:
@@ -373,13 +375,13 @@ async def test_a_platform_without_keys_is_unavailable(
         await unavailable(platform_store.check())
 
 
-async def test_a_platform_that_hangs_is_unavailable_and_holds_nobody_up(
+async def test_a_hanging_metadata_service_is_unavailable_within_a_bounded_time(
     platform_store: S3BlobStore, monkeypatch: pytest.MonkeyPatch
 ):
     over = threading.Event()
 
-    def hang(_: Asked) -> Answer:
-        over.wait(2 * PATIENCE_SECONDS)
+    def hang(_: ReceivedRequest) -> Answer:
+        over.wait(2 * DEADLINE_SECONDS)
         return Answer(500)
 
     with ScriptedS3(hang) as metadata:

@@ -1,4 +1,4 @@
-"""The URLs of a store of files: what they grant, for how long, and the key that signs them."""
+"""The URLs of the filesystem store: what they grant, when they expire, and the key that signs them."""
 
 import subprocess
 import sys
@@ -39,13 +39,13 @@ def refusal(tokens: UrlTokens, token: str, purpose: type) -> str:
     return refused.value.reason
 
 
-async def test_a_url_stands_in_a_path_as_it_is(store: FilesystemBlobStore, clock: FakeClock):
+async def test_a_url_token_contains_only_path_safe_characters(store: FilesystemBlobStore, clock: FakeClock):
     token = await download_token(store, clock, "dev/did:web:a%3Ab/01K/ein  Bild é+#?.png")
 
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
-def test_a_grant_survives_its_token(clock: FakeClock):
+def test_a_grant_round_trips_through_its_token(clock: FakeClock):
     tokens = UrlTokens(b"k" * 32, clock)
     expires_at = clock.now() + timedelta(seconds=1)
     upload = UploadGrant(STAGING, 5, expires_at)
@@ -55,7 +55,7 @@ def test_a_grant_survives_its_token(clock: FakeClock):
     assert tokens.verify(tokens.sign(download), DownloadGrant) == download
 
 
-def test_no_change_to_a_token_goes_unseen(clock: FakeClock):
+def test_every_modified_token_is_refused(clock: FakeClock):
     tokens = UrlTokens(b"k" * 32, clock)
     expires_at = clock.now() + timedelta(minutes=15)
     token = tokens.sign(UploadGrant(STAGING, 5, expires_at))
@@ -91,7 +91,7 @@ def test_no_change_to_a_token_goes_unseen(clock: FakeClock):
     assert {refusal(tokens, forgery, UploadGrant) for forgery in forgeries} == {"not_signed_by_us"}
 
 
-def test_a_token_is_good_for_its_purpose_only(clock: FakeClock):
+def test_a_token_is_valid_for_its_purpose_only(clock: FakeClock):
     tokens = UrlTokens(b"k" * 32, clock)
     expires_at = clock.now() + timedelta(minutes=15)
 
@@ -100,7 +100,7 @@ def test_a_token_is_good_for_its_purpose_only(clock: FakeClock):
     assert refusal(tokens, tokens.sign(download), UploadGrant) == "for_another_purpose"
 
 
-async def test_urls_die_with_their_time(store: FilesystemBlobStore, clock: FakeClock):
+async def test_urls_expire(store: FilesystemBlobStore, clock: FakeClock):
     await stage(store, clock, b"bytes", FINAL)
     upload = await upload_token(store, clock, 5)
     download = await download_token(store, clock)
@@ -133,7 +133,7 @@ async def test_a_refused_upload_reads_and_writes_nothing(store: FilesystemBlobSt
     assert files_in(root) == set()
 
 
-async def test_urls_outlive_a_restart(store: FilesystemBlobStore, clock: FakeClock, root: Path):
+async def test_urls_remain_valid_after_a_restart(store: FilesystemBlobStore, clock: FakeClock, root: Path):
     token = await upload_token(store, clock, 5)
 
     await FilesystemBlobStore(root, clock, MAX_BYTES).receive(token, pieces(b"bytes"))
@@ -144,7 +144,7 @@ async def test_urls_outlive_a_restart(store: FilesystemBlobStore, clock: FakeClo
 # The key
 
 
-def test_processes_that_start_together_sign_with_one_key(tmp_path: Path):
+def test_concurrent_processes_create_one_signing_key(tmp_path: Path):
     script = textwrap.dedent(
         """
         import sys
@@ -172,7 +172,7 @@ def test_processes_that_start_together_sign_with_one_key(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["url.key"]
 
 
-def test_the_key_is_its_owners_only_and_no_constant(tmp_path: Path):
+def test_the_signing_key_is_random_and_has_owner_only_permissions(tmp_path: Path):
     first, second = tmp_path / "first.key", tmp_path / "second.key"
 
     assert read_or_create_key(first) != read_or_create_key(second)
@@ -181,13 +181,13 @@ def test_the_key_is_its_owners_only_and_no_constant(tmp_path: Path):
     assert first.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_half_written_by_a_killed_process_is_not_used(tmp_path: Path):
+def test_a_partially_written_key_of_a_killed_process_is_ignored(tmp_path: Path):
     (tmp_path / "url.new").write_bytes(b"half")
 
     assert len(read_or_create_key(tmp_path / "url.key")) == 32
 
 
-async def test_a_damaged_key_is_named_and_not_replaced(store: FilesystemBlobStore, root: Path):
+async def test_a_corrupt_signing_key_is_reported_and_not_replaced(store: FilesystemBlobStore, root: Path):
     root.mkdir()
     (root / "url-signing.key").write_bytes(b"short")
 

@@ -1,4 +1,4 @@
-"""From a database to NATS and back: what a store commits is published, whatever the stream forgets, by any relay."""
+"""From a database to NATS: concurrent relays publish committed events, and republish those that the stream loses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def commit(stores: Stores, did: Did, numbers: range, age: timedelta = time
 
 
 async def publish_everything(stores: Stores, bus: NatsEventBus) -> None:
-    """Let two relays take turns as they may."""
+    """Run two concurrent relays until nothing is left to publish."""
     clock, ids = SystemClock(), UlidSource()
 
     async def relay() -> None:
@@ -75,7 +75,7 @@ async def publish_everything(stores: Stores, bus: NatsEventBus) -> None:
         await asyncio.gather(relay(), relay())
 
 
-async def test_what_is_committed_is_published_once_in_the_order_of_each_did(stores: Stores, bus: NatsEventBus):
+async def test_committed_events_are_published_once_in_order_per_did(stores: Stores, bus: NatsEventBus):
     asset = an_asset(1, ALICE)
     await stores.media.add(asset)
     await stores.media.claim(asset.asset_id, "0" * 64)
@@ -89,21 +89,23 @@ async def test_what_is_committed_is_published_once_in_the_order_of_each_did(stor
     log = [entry.event.event_id for entry in await stores.outbox.read(0, 1000, "cdv.records.")]
     held = [event_id for _, event_id in await ids_of(bus)]
     assert len(held) == 2 * RECORDS
-    # Between DIDs the stream may differ from the log: an entry that committed late came late.
+    # Events of different DIDs may be interleaved in another order than in the log.
     for start in (0, 1000):
         of_did = {f"{number:026d}" for number in range(start, start + RECORDS)}
-        assert [it for it in held if it in of_did] == [it for it in log if it in of_did]
+        assert [event_id for event_id in held if event_id in of_did] == [
+            event_id for event_id in log if event_id in of_did
+        ]
     assert [event_id for _, event_id in await ids_of(bus, "RA_MEDIA")] == [f"{5000:026d}"]
     assert (await stores.outbox.backlog()).count == 0
-    places = {
+    stream_sequences = {
         entry.event.event_id: entry.stream_sequence for entry in await stores.outbox.read(0, 1000, "cdv.records.")
     }
-    assert places == {event_id: sequence for sequence, event_id in await ids_of(bus)}
+    assert stream_sequences == {event_id: sequence for sequence, event_id in await ids_of(bus)}
 
 
 @pytest.mark.parametrize("how", ["purged", "deleted"])
-@pytest.mark.parametrize("age", [timedelta(), timedelta(days=30)], ids=["at once", "late"])
-async def test_what_the_stream_forgets_is_published_again(
+@pytest.mark.parametrize("age", [timedelta(), timedelta(days=30)], ids=["new events", "old events"])
+async def test_events_lost_from_the_stream_are_republished(
     stores: Stores, bus: NatsEventBus, nats_url: str, age: timedelta, how: str
 ):
     await commit(stores, ALICE, range(RECORDS), age)

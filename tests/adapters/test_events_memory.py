@@ -1,4 +1,4 @@
-"""Streams in memory: what is particular to them. The rest is the contract's (conformance/ports/events.py)."""
+"""What is specific to streams in memory, beyond the contract (conformance/ports/events.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def publish(bus: MemoryEventBus, *numbers: int) -> list[Acknowledged | Non
     return await bus.publish([an_entry(number) for number in numbers], await bus.streams())
 
 
-async def test_an_id_is_recognised_for_two_minutes():
+async def test_a_duplicate_id_is_detected_for_two_minutes():
     clock = FakeClock()
     bus = MemoryEventBus(clock)
     await publish(bus, 1)
@@ -26,7 +26,7 @@ async def test_an_id_is_recognised_for_two_minutes():
     assert await publish(bus, 1) == [Acknowledged(2)]
 
 
-async def test_beyond_its_size_a_stream_drops_its_oldest_and_says_since_when_it_is_complete():
+async def test_a_full_stream_drops_its_oldest_messages_and_reports_complete_since():
     clock = FakeClock()
     bus = MemoryEventBus(clock, max_messages=2)
     opened_at = clock.now()
@@ -43,18 +43,18 @@ async def test_beyond_its_size_a_stream_drops_its_oldest_and_says_since_when_it_
     assert [sequence for sequence, _ in await ids_of(bus)] == [3, 4]
 
 
-async def test_a_message_says_when_it_came():
+async def test_message_ids_include_the_time_stored():
     clock = FakeClock()
     bus = MemoryEventBus(clock)
     await publish(bus, 1)
-    came_at = clock.now()
+    stored_at = clock.now()
     clock.advance(60)
     (state, _) = await bus.streams()
     async with aclosing(bus.message_ids(state)) as ids:
-        assert [item async for item in ids] == [(1, an_entry(1).event.event_id, came_at)]
+        assert [item async for item in ids] == [(1, an_entry(1).event.event_id, stored_at)]
 
 
-async def test_a_follower_gets_what_there_is_and_then_what_comes():
+async def test_a_follower_receives_existing_messages_and_then_new_ones():
     bus = MemoryEventBus(FakeClock())
     await publish(bus, 1, 2)
     async with asyncio.timeout(30), aclosing(bus.follow("RA_RECORDS", after=1)) as messages:
@@ -66,7 +66,7 @@ async def test_a_follower_gets_what_there_is_and_then_what_comes():
         assert [(await coming).sequence, (await anext(messages)).sequence] == [3, 4]
 
 
-async def test_a_follower_that_fell_behind_sees_it_by_the_sequences():
+async def test_a_follower_that_fell_behind_receives_a_gap_in_the_sequences():
     bus = MemoryEventBus(FakeClock(), max_messages=2)
     await publish(bus, 1)
     async with asyncio.timeout(30), aclosing(bus.follow("RA_RECORDS")) as messages:
@@ -75,12 +75,12 @@ async def test_a_follower_that_fell_behind_sees_it_by_the_sequences():
         assert [(await anext(messages)).sequence for _ in range(2)] == [3, 4]
 
 
-async def test_two_buses_are_two_incarnations():
+async def test_two_buses_have_different_incarnations():
     one, other = MemoryEventBus(FakeClock()), MemoryEventBus(FakeClock())
     assert (await one.streams())[0].created != (await other.streams())[0].created
 
 
-async def test_nothing_is_added_to_another_incarnation():
+async def test_publishing_to_another_incarnation_is_refused():
     bus = MemoryEventBus(FakeClock())
     states = [replace(state, created="another") for state in await bus.streams()]
     assert await bus.publish([an_entry(1)], states) == [None]

@@ -1,4 +1,4 @@
-"""The NATS adapter on a real server: what it makes, what it reports, how it is let in, what it does about purges."""
+"""The NATS adapter on a real server: streams, reported differences, authentication and purges."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.servers.process import Process, free_port, new_directory, program
 
 
 def configured(**more: object) -> NatsServer:
-    """Return a server of our own with more in its configuration."""
+    """Return a new server with additional configuration."""
     port, directory = free_port(), new_directory("cdv-nats-", durable=False)
     file = directory / "nats.conf"
     file.write_text(configuration(f"127.0.0.1:{port}", str(directory / "store"), durable=False, **more), "utf-8")
@@ -41,7 +41,7 @@ def configured(**more: object) -> NatsServer:
     return NatsServer(process, f"nats://127.0.0.1:{port}")
 
 
-async def test_streams_and_consumers_are_made_as_the_settings_say(nats_url: str):
+async def test_streams_and_consumers_are_created_with_the_configured_settings(nats_url: str):
     settings = StreamSettings(
         max_age=timedelta(hours=3), max_bytes=10**7, ack_wait=timedelta(seconds=7), max_ack_pending=17
     )
@@ -58,7 +58,7 @@ async def test_streams_and_consumers_are_made_as_the_settings_say(nats_url: str)
                 assert (consumer.ack_policy, consumer.ack_wait, consumer.max_ack_pending) == ("explicit", 7, 17)
 
 
-async def test_a_consumer_receives_the_envelope_on_the_events_subject_under_the_events_id(nats_url: str):
+async def test_a_consumer_receives_the_envelope_with_the_events_subject_and_id(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         entry = an_entry(1)
         await bus.publish([entry], await bus.streams())
@@ -89,7 +89,7 @@ def traced() -> Iterator[None]:
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("stored", ["junk", "junk01", "00-0a-0b-01\r\nNats-Rollup: all"])
-async def test_a_trace_context_that_is_none_writes_no_headers_and_stops_nothing(nats_url: str, stored: str):
+async def test_an_invalid_stored_traceparent_is_replaced_and_injects_no_header(nats_url: str, stored: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         entry = an_entry(1)
         hostile = replace(entry, event=replace(entry.event, traceparent=stored))
@@ -101,7 +101,7 @@ async def test_a_trace_context_that_is_none_writes_no_headers_and_stops_nothing(
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_an_event_that_a_stream_never_takes_holds_up_its_did_alone(nats_url: str, many: bool):
+async def test_an_event_that_the_stream_rejects_blocks_only_its_did(nats_url: str, many: bool):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         config = (await jetstream.stream_info("RA_RECORDS")).config
         await jetstream.update_stream(config.evolve(max_msg_size=4096))
@@ -109,22 +109,22 @@ async def test_an_event_that_a_stream_never_takes_holds_up_its_did_alone(nats_ur
         large = entries[3]
         entries[3] = replace(large, event=replace(large.event, envelope=b'{"x": "%b"}' % (b"x" * 5000)))
         answers = await bus.publish(entries, await bus.streams())
-        held_up = [entry.sequence for entry, answer in zip(entries, answers, strict=True) if answer is None]
-        assert held_up == [it.sequence for it in entries[3:] if it.event.did == large.event.did]
+        blocked = [entry.sequence for entry, answer in zip(entries, answers, strict=True) if answer is None]
+        assert blocked == [entry.sequence for entry in entries[3:] if entry.event.did == large.event.did]
         (state, _) = await bus.streams()
-        assert state.last_sequence == len(entries) - len(held_up)
+        assert state.last_sequence == len(entries) - len(blocked)
 
 
-async def test_an_event_that_is_larger_than_the_broker_takes_costs_no_connection(nats_url: str):
+async def test_an_event_over_the_max_payload_is_not_acknowledged_and_later_ones_are(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
         first, second, third = an_entry(1), an_entry(2), an_entry(3)
-        # Within the broker's 1 MiB without its headers, and beyond it with them.
+        # Within the broker's limit of 1 MiB without headers, and over it with them.
         large = replace(second, event=replace(second.event, envelope=b"x" * (1024 * 1024 - 1)))
         assert await bus.publish([first, large], await bus.streams()) == [Acknowledged(1), None]
         assert await bus.publish([third], await bus.streams()) == [Acknowledged(2)]
 
 
-async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nats_url: str):
+async def test_existing_streams_and_consumers_that_differ_are_reported_and_left_unchanged(nats_url: str):
     async with operator(nats_url) as jetstream:
         await jetstream.add_stream(name="RA_MEDIA", subjects=["cdv.media.>"], max_age=60, max_msgs=5)
         async with connected(NatsAccess(nats_url)) as bus:
@@ -146,27 +146,27 @@ async def test_what_exists_with_other_settings_is_reported_and_left_as_it_is(nat
         assert (await jetstream.consumer_info("RA_RECORDS", "GATEWAY_FANOUT")).config.ack_wait == 99
 
 
-async def test_a_difference_says_where_what_and_how():
+async def test_a_difference_names_the_stream_the_setting_and_both_values():
     difference = StreamConfigDifference("RA_MEDIA", "max_age", 3, 4)
     assert str(difference) == "RA_MEDIA: max_age is 4, not 3"
 
 
-async def test_a_purged_event_is_kept_again_though_the_stream_recognises_its_id(nats_url: str):
+async def test_a_purged_event_is_stored_again_within_the_duplicate_window(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         entries = [an_entry(number) for number in (1, 2, 3)]
         await bus.publish(entries, await bus.streams())
         await jetstream.purge_stream("RA_RECORDS")
         entries.append(an_entry(4))
         assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (4, 5, 6, 7)]
-        # And again: now each is there, under its second name, and stays the only one.
+        # Each is now stored under a second message id, and stays the only copy.
         again = await bus.publish(entries, await bus.streams())
         assert again == [Acknowledged(number, duplicate=True) for number in (4, 5, 6, 7)]
-        assert await ids_of(bus) == [(3 + it.sequence, it.event.event_id) for it in entries]
+        assert await ids_of(bus) == [(3 + entry.sequence, entry.event.event_id) for entry in entries]
         await jetstream.purge_stream("RA_RECORDS")
         assert await bus.publish(entries, await bus.streams()) == [Acknowledged(number) for number in (8, 9, 10, 11)]
 
 
-async def test_a_message_says_when_it_came(nats_url: str):
+async def test_message_ids_include_the_time_stored(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
         before = SystemClock().now()
         await bus.publish([an_entry(1)], await bus.streams())
@@ -175,11 +175,11 @@ async def test_a_message_says_when_it_came(nats_url: str):
         async with aclosing(bus.message_ids(state)) as ids:
             ((_, _, stored_at),) = [item async for item in ids]
         assert state.complete_since is not None
-        looked_at = state.complete_since + StreamSettings().max_age
-        assert before <= stored_at <= looked_at
+        read_at = state.complete_since + StreamSettings().max_age
+        assert before <= stored_at <= read_at
 
 
-async def test_credentials_are_asked_for_at_each_connection():
+async def test_credentials_are_read_anew_for_each_connection_attempt():
     with NatsServer.from_wheel(credentials=True) as server:
         assert server.credentials_file
         good, given = server.credentials_file.read_text("ascii"), asyncio.Event()
@@ -196,7 +196,7 @@ async def test_credentials_are_asked_for_at_each_connection():
             await bus.check()
 
 
-async def test_without_credentials_there_is_no_connection_and_the_reason_is_told():
+async def test_a_connection_without_credentials_reports_the_authorization_error():
     with NatsServer.from_wheel(credentials=True) as server:
         async with NatsEventBus(NatsAccess(server.url)) as bus, asyncio.timeout(60):
             reason = ""
@@ -212,13 +212,13 @@ async def test_without_credentials_there_is_no_connection_and_the_reason_is_told
     [({"user": "ada", "password": "p@ss/w%rd"}, "ada:p%40ss%2Fw%25rd"), ({"token": "t:k/n"}, "t%3Ak%2Fn")],
     ids=["user and password", "token"],
 )
-async def test_a_password_or_token_in_the_url_logs_in(authorization: dict[str, str], userinfo: str):
+async def test_a_password_or_token_in_the_url_authenticates(authorization: dict[str, str], userinfo: str):
     with configured(authorization=authorization) as server:
         async with connected(NatsAccess(server.url.replace("//", f"//{userinfo}@"))) as bus:
             await bus.check()
 
 
-async def test_a_check_right_after_opening_waits_for_the_first_attempt(nats_url: str):
+async def test_a_check_right_after_opening_waits_for_the_first_connection_attempt(nats_url: str):
     async with NatsEventBus(NatsAccess(nats_url)) as bus:
         await bus.check()
     async with NatsEventBus(NatsAccess(f"nats://127.0.0.1:{free_port()}")) as bus:
@@ -227,12 +227,12 @@ async def test_a_check_right_after_opening_waits_for_the_first_attempt(nats_url:
         assert isinstance(refused.value.__cause__, ConnectionRefusedError)
 
 
-async def test_of_several_servers_any_will_do(nats_url: str):
+async def test_it_connects_to_any_reachable_server_of_a_list(nats_url: str):
     async with connected(NatsAccess(f"nats://127.0.0.1:{free_port()},{nats_url}")) as bus:
         await bus.check()
 
 
-async def test_a_server_is_trusted_by_a_ca_of_ones_own_and_not_without_it(tmp_path: Path):
+async def test_a_certificate_is_accepted_with_its_configured_ca_and_rejected_without(tmp_path: Path):
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     ca, certificate, key = (tmp_path / f"{name}.pem" for name in ("ca", "certificate", "key"))
@@ -251,7 +251,7 @@ async def test_a_server_is_trusted_by_a_ca_of_ones_own_and_not_without_it(tmp_pa
                 await asyncio.sleep(0.01)
 
 
-async def test_a_server_that_does_not_encrypt_is_told_no_password():
+async def test_no_password_is_sent_to_a_server_without_tls():
     received = bytearray()
     gone = asyncio.Event()
 
@@ -270,7 +270,7 @@ async def test_a_server_that_does_not_encrypt_is_told_no_password():
     assert bytes(received) == b""
 
 
-async def test_a_broker_that_hangs_is_reported_in_bounded_time(nats_url: str):
+async def test_a_hanging_broker_is_unavailable_within_a_bounded_time(nats_url: str):
     with FaultProxy(nats_url) as proxy:
         async with connected(NatsAccess(proxy.url)) as bus:
             states = await bus.streams()
@@ -294,7 +294,7 @@ async def test_closing_does_not_wait_for_a_peer_that_does_not_read(nats_url: str
         assert socket.get_write_buffer_size() == 0
 
 
-async def test_a_server_without_jetstream_is_no_connection():
+async def test_a_server_without_jetstream_is_unavailable():
     port, directory = free_port(), new_directory("cdv-nats-", durable=False)
     executable = program("nats-server", NatsServer.WHEEL)
     process = Process([executable, "--addr", "127.0.0.1", "--port", str(port)], port=port, directory=directory)
@@ -308,7 +308,7 @@ async def test_a_server_without_jetstream_is_no_connection():
                 await asyncio.sleep(0.01)
 
 
-async def test_a_subject_that_another_stream_has_taken_is_the_reason_told(nats_url: str):
+async def test_a_subject_overlap_with_another_stream_is_reported_as_the_cause(nats_url: str):
     async with operator(nats_url) as jetstream:
         await jetstream.add_stream(name="OTHER", subjects=["cdv.records.com.example.>"])
         async with NatsEventBus(NatsAccess(nats_url)) as bus, asyncio.timeout(60):
@@ -320,7 +320,7 @@ async def test_a_subject_that_another_stream_has_taken_is_the_reason_told(nats_u
                 await asyncio.sleep(0.01)
 
 
-def test_our_own_configuration_is_accepted_and_syncs_always(tmp_path: Path):
+def test_deploy_nats_conf_is_accepted_and_enables_sync_always(tmp_path: Path):
     port, monitoring = free_port(), free_port()
     text = (Path(__file__).parents[2] / "deploy" / "nats.conf").read_text("utf-8")
     for ours, here in (("0.0.0.0:4222", f"127.0.0.1:{port}"), ("8222", str(monitoring)), ("/data", str(tmp_path))):

@@ -1,4 +1,4 @@
-"""Many events at once are one atomic batch, where the stream takes that, and come all the same where it does not."""
+"""Many events are published as one atomic batch if the stream allows it, and one by one otherwise."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from conformance.ports.events import an_entry, ids_of
 from tests.adapters.nats_relaying import connected, operator
 
 _MANY = [an_entry(number) for number in range(1, 101)]
-_ALL = [(it.sequence, it.event.event_id) for it in _MANY]
+_ALL = [(entry.sequence, entry.event.event_id) for entry in _MANY]
 
 
 async def batches(jetstream: Any, sequences: Iterable[int]) -> list[str | None]:
-    """Return the ids of the batches by which so many messages came."""
+    """Return the batch id of each message."""
     messages = [await jetstream.get_msg("RA_RECORDS", sequence) for sequence in sequences]
     return [(message.headers or {}).get("Nats-Batch-Id") for message in messages]
 
 
-async def test_many_events_at_once_are_one_batch(nats_url: str):
+async def test_many_events_are_published_as_one_atomic_batch(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         for entries in (_MANY[:60], _MANY[60:]):
             acknowledged = [Acknowledged(entry.sequence) for entry in entries]
@@ -42,24 +42,24 @@ async def test_few_events_are_published_without_a_batch(nats_url: str):
         assert await batches(jetstream, (1, 2, 3)) == [None] * 3
 
 
-async def test_a_batch_with_one_that_the_stream_has_already(nats_url: str):
+async def test_a_batch_that_contains_a_duplicate_stores_the_other_events(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
         await bus.publish([_MANY[50]], await bus.streams())
         found = await bus.publish(_MANY, await bus.streams())
-        assert [it and it.stream_sequence for it in found] == [*range(2, 52), 1, *range(52, 101)]
-        assert [place for place, it in enumerate(found) if it and it.duplicate] == [50]
+        assert [answer and answer.stream_sequence for answer in found] == [*range(2, 52), 1, *range(52, 101)]
+        assert [index for index, answer in enumerate(found) if answer and answer.duplicate] == [50]
         assert sorted(event_id for _, event_id in await ids_of(bus)) == [event_id for _, event_id in _ALL]
 
 
-async def test_a_batch_onto_another_stream_than_was_seen(nats_url: str):
+async def test_a_batch_onto_an_outdated_stream_state_is_refused(nats_url: str):
     async with connected(NatsAccess(nats_url)) as bus:
-        seen = await bus.streams()
-        await bus.publish([an_entry(999)], seen)
-        assert await bus.publish(_MANY, seen) == [None] * len(_MANY)
+        outdated = await bus.streams()
+        await bus.publish([an_entry(999)], outdated)
+        assert await bus.publish(_MANY, outdated) == [None] * len(_MANY)
         assert len(await ids_of(bus)) == 1
 
 
-async def test_a_stream_that_takes_no_batches_is_sent_none(nats_url: str):
+async def test_a_stream_without_allow_atomic_is_sent_no_batch(nats_url: str):
     async with operator(nats_url) as jetstream:
         await jetstream.add_stream(name="RA_RECORDS", subjects=["cdv.records.>"])
         listener = await jetstream._nc.subscribe("cdv.records.>")
@@ -67,18 +67,18 @@ async def test_a_stream_that_takes_no_batches_is_sent_none(nats_url: str):
         async with connected(NatsAccess(nats_url)) as bus:
             await bus.publish(_MANY, await bus.streams())
             assert await ids_of(bus) == _ALL
-        heard = [await listener.next_msg() for _ in _MANY]
-        assert not any("Nats-Batch-Id" in message.headers for message in heard)
+        received = [await listener.next_msg() for _ in _MANY]
+        assert not any("Nats-Batch-Id" in message.headers for message in received)
 
 
-async def test_more_than_the_broker_takes_as_a_batch(nats_url: str):
-    too_many = [an_entry(number) for number in range(1, 1102)]  # it takes 1,000
+async def test_more_events_than_the_batch_limit_are_published_without_a_batch(nats_url: str):
+    too_many = [an_entry(number) for number in range(1, 1102)]  # the limit is 1,000
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
-        assert await bus.publish(too_many, await bus.streams()) == [Acknowledged(it.sequence) for it in too_many]
+        assert await bus.publish(too_many, await bus.streams()) == [Acknowledged(entry.sequence) for entry in too_many]
         assert await batches(jetstream, (1, 1101)) == [None, None]
 
 
-async def test_a_server_that_knows_no_batches_is_not_asked_for_them(nats_url: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_server_version_without_batches_is_sent_none(nats_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Client, "connected_server_version", ServerVersion("2.11.9"))
     async with connected(NatsAccess(nats_url)) as bus, operator(nats_url) as jetstream:
         assert bus.differences == ()
@@ -89,7 +89,9 @@ async def test_a_server_that_knows_no_batches_is_not_asked_for_them(nats_url: st
 
 @pytest.mark.parametrize("count", [1, 60], ids=["one by one", "in a batch"])
 @pytest.mark.parametrize("garbage", [b"<html>", b"[]", b"{}", b'{"seq":null}', b'{"error":"no"}', b""])
-async def test_garbage_acknowledges_nothing(nats_url: str, monkeypatch: pytest.MonkeyPatch, garbage: bytes, count: int):
+async def test_an_invalid_response_counts_as_no_acknowledgement(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch, garbage: bytes, count: int
+):
     exchange = Publication._exchange
 
     async def garbled(*arguments: Any) -> list[Any]:
@@ -104,7 +106,7 @@ async def test_garbage_acknowledges_nothing(nats_url: str, monkeypatch: pytest.M
         assert await bus.publish(_MANY[:count], streams) == [None] * count
 
 
-async def test_a_defect_over_one_stream_is_told_of_when_the_other_has_all(
+async def test_an_unexpected_error_on_one_stream_is_raised_after_the_other_is_published(
     nats_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     add = Publication._add

@@ -1,4 +1,4 @@
-"""Closing ends whatever the connection is doing, also what does not hear that it is cancelled."""
+"""Closing ends a connection attempt even if it swallows a cancellation; a failed one is reported."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ from cdv_adapters.events.nats_connection import NatsAccess
 from cdv_core.errors import Unavailable
 
 
-async def test_closing_ends_a_connection_attempt_that_drops_a_cancellation():
+async def test_closing_ends_a_connection_attempt_that_swallows_a_cancellation():
     begun = asyncio.Event()
     dropped: list[bool] = []
 
@@ -20,7 +20,7 @@ async def test_closing_ends_a_connection_attempt_that_drops_a_cancellation():
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                dropped.append(True)  # as asyncio.wait_for does in Python 3.11 when it is done at the same moment
+                dropped.append(True)  # as asyncio.wait_for of Python 3.11 does if it completes at the same moment
         return "nats://127.0.0.1:9"
 
     async with asyncio.timeout(20):
@@ -39,7 +39,7 @@ async def test_closing_ends_a_connection_attempt_that_drops_a_cancellation():
         ("nats://127.0.0.1:9", Path("/nowhere/ca.pem"), "No such file"),
     ],
 )
-async def test_closing_does_not_hide_why_there_is_no_connection(url: str, tls_ca: Path | None, why: str):
+async def test_check_reports_the_connection_error_without_the_password(url: str, tls_ca: Path | None, why: str):
     async with NatsEventBus(NatsAccess(url, tls_ca=tls_ca)) as bus:
         async with asyncio.timeout(20):
             with pytest.raises(Unavailable) as caught:

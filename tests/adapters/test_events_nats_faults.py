@@ -1,4 +1,4 @@
-"""Brokers that die, hang, forget and come late: every event is there afterwards, once, in order."""
+"""Brokers that die, hang, lose messages or start late: afterwards the streams hold every event once, in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _batch_from(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(nats_publication, "_BATCH_FROM", request.param)
 
 
-async def test_a_broker_that_is_killed_while_events_are_under_way(own_nats_server: NatsServer):
+async def test_every_event_is_published_once_when_the_broker_is_killed_mid_flight(own_nats_server: NatsServer):
     async with open_vault(own_nats_server.url) as vault, vault.relaying():
         await vault.bus.connected()
         for _ in range(3):
@@ -33,7 +33,7 @@ async def test_a_broker_that_is_killed_while_events_are_under_way(own_nats_serve
         await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_a_broker_that_is_not_there_at_first(own_nats_server: NatsServer):
+async def test_events_are_published_when_the_broker_starts_late(own_nats_server: NatsServer):
     await asyncio.to_thread(own_nats_server.stop)
     async with open_vault(own_nats_server.url) as vault, vault.relaying():
         vault.write(50)
@@ -45,7 +45,7 @@ async def test_a_broker_that_is_not_there_at_first(own_nats_server: NatsServer):
         await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_a_network_that_breaks_and_swallows_acknowledgements(nats_url: str):
+async def test_every_event_is_published_once_despite_network_faults(nats_url: str):
     with FaultProxy(nats_url) as proxy:
         async with open_vault(proxy.url, publish_timeout_seconds=0.5) as vault, vault.relaying():
             await vault.bus.connected()
@@ -60,7 +60,7 @@ async def test_a_network_that_breaks_and_swallows_acknowledgements(nats_url: str
             await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_a_network_that_hangs_is_given_up_and_what_arrives_late_does_no_harm(nats_url: str):
+async def test_a_hanging_connection_is_replaced_and_late_messages_do_no_harm(nats_url: str):
     with FaultProxy(nats_url) as proxy:
         async with open_vault(proxy.url, publish_timeout_seconds=0.2) as vault:
             await vault.bus.connected()
@@ -78,7 +78,7 @@ async def test_a_network_that_hangs_is_given_up_and_what_arrives_late_does_no_ha
             await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_a_deleted_stream_is_made_again_with_every_event(nats_url: str):
+async def test_a_deleted_stream_is_recreated_with_every_event(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         vault.write(150)
@@ -91,7 +91,7 @@ async def test_a_deleted_stream_is_made_again_with_every_event(nats_url: str):
         assert sorted(consumers) == ["DURABLE_DEVTOOLS", "GATEWAY_FANOUT"]
 
 
-async def test_a_stream_that_an_operator_makes_anew(nats_url: str):
+async def test_a_stream_recreated_by_an_operator_receives_every_event(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         vault.write(150)
@@ -106,7 +106,7 @@ async def test_a_stream_that_an_operator_makes_anew(nats_url: str):
 @pytest.mark.parametrize(
     "options", [{}, {"keep": 20}, {"seq": 30}], ids=["all", "all but twenty", "up to the thirtieth"]
 )
-async def test_what_was_purged_between_two_runs_is_published_again(nats_url: str, options: dict[str, int]):
+async def test_events_purged_between_two_runs_are_republished(nats_url: str, options: dict[str, int]):
     async with open_vault(nats_url) as vault, operator(nats_url) as jetstream:
         await vault.bus.connected()
         async with vault.relaying():
@@ -122,7 +122,7 @@ async def test_what_was_purged_between_two_runs_is_published_again(nats_url: str
             await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_what_was_purged_while_events_are_under_way_is_published_again(nats_url: str):
+async def test_events_purged_while_publishing_are_republished(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         for _ in range(3):
@@ -133,7 +133,7 @@ async def test_what_was_purged_while_events_are_under_way_is_published_again(nat
         assert sorted(await vault.held()) == sorted(vault.written)
 
 
-async def test_a_deleted_message_is_published_again(nats_url: str):
+async def test_a_deleted_message_is_republished(nats_url: str):
     async with open_vault(nats_url) as vault, vault.relaying(), operator(nats_url) as jetstream:
         await vault.bus.connected()
         vault.write(30)
@@ -143,7 +143,7 @@ async def test_a_deleted_message_is_published_again(nats_url: str):
         assert sorted(await vault.held()) == sorted(vault.written)
 
 
-async def test_a_broker_that_is_rolled_back_to_an_older_copy_of_its_files(own_nats_server: NatsServer):
+async def test_events_lost_by_restoring_an_older_copy_of_the_broker_are_republished(own_nats_server: NatsServer):
     host = own_nats_server.host
     if not isinstance(host, Process):
         pytest.skip("the files of a server in a container are out of reach")
@@ -166,7 +166,7 @@ async def test_a_broker_that_is_rolled_back_to_an_older_copy_of_its_files(own_na
         await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_two_relays_on_one_outbox_while_the_connection_breaks(nats_url: str):
+async def test_two_relays_publish_every_event_once_despite_connection_resets(nats_url: str):
     with FaultProxy(nats_url) as proxy:
         async with open_vault(proxy.url) as vault, vault.relaying(relays=2, batch_entries=7):
             await vault.bus.connected()
@@ -178,7 +178,7 @@ async def test_two_relays_on_one_outbox_while_the_connection_breaks(nats_url: st
             await vault.assert_everything_is_there_once_and_in_order()
 
 
-async def test_what_a_stream_drops_by_its_limits_is_not_published_again(nats_url: str):
+async def test_events_dropped_by_stream_limits_are_not_republished(nats_url: str):
     small = StreamSettings(max_bytes=20_000)
     async with open_vault(nats_url, settings=small) as vault, vault.relaying():
         await vault.bus.connected()
@@ -188,4 +188,4 @@ async def test_what_a_stream_drops_by_its_limits_is_not_published_again(nats_url
         assert records.first_sequence > 1
         runs = vault.runs
         await until(lambda: vault.runs > runs + 20)
-        assert [it.last_sequence for it in await vault.bus.streams()] == [it.last_sequence for it in before]
+        assert [state.last_sequence for state in await vault.bus.streams()] == [state.last_sequence for state in before]

@@ -1,4 +1,4 @@
-"""A server that sends its answer's head a line at a time, and never ends: who waits for it, and how long."""
+"""A server that trickles its response head line by line: the total time is bounded, not only that of each read."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cdv_adapters.tokens import jwks
 from cdv_adapters.tokens.jwks import JwksUrl
 from cdv_adapters.tokens.key_set import KeysNotFetched
 from cdv_core.errors import Unavailable
-from tests.adapters.certificates import vouched
+from tests.adapters.certificates import tls_server_context
 
 TIMEOUT = urllib3.Timeout(connect=10, read=0.3)
-LINES = 40  # of which each comes well within the timeout, and all together do not
+LINES = 40  # each arrives well within the timeout, all of them together do not
 
 
-class Trickling:
-    """`hung_up`: set when the client went away before the head was whole."""
+class TricklingServer:
+    """`hung_up`: set when the client disconnects before the head is complete."""
 
     def __init__(self, ca: Path | None) -> None:
-        self._tls = None if ca is None else vouched(ca)
+        self._tls = None if ca is None else tls_server_context(ca)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"{'https' if ca else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.hung_up = threading.Event()
@@ -56,8 +56,8 @@ class Trickling:
 
 
 @contextmanager
-def trickling(ca: Path | None) -> Iterator[Trickling]:
-    server = Trickling(ca)
+def trickling_server(ca: Path | None) -> Iterator[TricklingServer]:
+    server = TricklingServer(ca)
     thread = threading.Thread(target=server.answer)
     thread.start()
     try:
@@ -68,28 +68,30 @@ def trickling(ca: Path | None) -> Iterator[Trickling]:
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_an_issuer_whose_head_trickles_is_given_up_on_and_hung_up(
+def test_a_trickling_jwks_response_head_times_out_and_the_server_is_disconnected(
     https: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(jwks, "_TIMEOUT", TIMEOUT)
     ca = tmp_path / "ca.pem" if https else None
-    with trickling(ca) as server:
+    with trickling_server(ca) as server:
         with pytest.raises(KeysNotFetched, match="Read timed out"):
             JwksUrl(server.url, ca_file=ca)()
         assert server.hung_up.wait(10)
 
 
-async def test_a_vault_whose_head_trickles_is_given_up_on_and_hung_up(monkeypatch: pytest.MonkeyPatch):
+async def test_a_trickling_vault_response_head_times_out_and_the_server_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(vault, "_TIMEOUT", TIMEOUT)
-    with trickling(None) as server, stamina.set_testing(True, attempts=1):
+    with trickling_server(None) as server, stamina.set_testing(True, attempts=1):
         with pytest.raises(Unavailable) as caught:
             await VaultSecrets({"VAULT_ADDR": server.url, "VAULT_TOKEN": "hvs.root"}).get("vault:kv/cdv#password")
         assert "Read timed out" in str(caught.value.__cause__)
         assert await asyncio.to_thread(server.hung_up.wait, 10)
 
 
-def test_a_catalogue_whose_head_trickles_is_given_up_on_and_hung_up():
-    with trickling(None) as server:
+def test_a_trickling_catalogue_response_head_times_out_and_the_server_is_disconnected():
+    with trickling_server(None) as server:
         source = SpecsUrl(server.url, pause_seconds=0.3)
         with pytest.raises(FetchFailed, match="Read timed out"), closing(source):
             source.index(HttpValidators())

@@ -1,4 +1,4 @@
-"""Many writers on two pools, as two replicas are: what each DID commits keeps its order, and nothing happens twice."""
+"""Many writers on two pools, like two replicas: each DID's commits keep their order, and nothing happens twice."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, BOB, START, Stores, a_record, an_asset, its_event
 from tests.adapters.postgres_stores import PostgresStores, open_postgres
 
-# A deferred trigger runs within the commit: after the sequence was drawn, before anybody else can see the entry.
+# A deferred trigger runs during the commit: after the sequence is assigned, before others can see the entry.
 DELAY_COMMITS = """
 CREATE FUNCTION delay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER delay AFTER INSERT ON op_log DEFERRABLE INITIALLY DEFERRED
@@ -56,16 +56,16 @@ async def logged(stores: Stores) -> list[str]:
 
 
 async def until_waiting_for(operator: psycopg.AsyncConnection, lock: str) -> None:
-    """Return when a session of the database waits for a lock of this kind."""
+    """Return once a session of the database waits for a lock of this kind."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s"
     async with asyncio.timeout(30):
         while (await (await operator.execute(waiting, (lock,))).fetchone()) == (0,):
             pass
 
 
-async def test_a_write_waits_for_the_earlier_one_of_its_did_and_for_no_other(replicas, operator):
+async def test_a_write_waits_for_earlier_writes_of_its_own_did_only(replicas, operator):
     one, other = replicas
-    await create(one, 0)  # so that it is the account's lock, and not its making, that the second waits for
+    await create(one, 0)  # so that the second write waits for the account's lock, not for its creation
     gate = f"IF NEW.event_id = '{ALICE}1' THEN PERFORM pg_advisory_xact_lock({GATE}); END IF;"
     await operator.execute(DELAY_COMMITS.format(gate).encode())
     await operator.execute("SELECT pg_advisory_lock(%s)", (GATE,))
@@ -82,7 +82,7 @@ async def test_a_write_waits_for_the_earlier_one_of_its_did_and_for_no_other(rep
     assert await logged(one) == [f"{ALICE}0", f"{ALICE}1", f"{BOB}3", f"{ALICE}2"]
 
 
-async def test_what_a_did_has_logged_is_at_every_moment_a_beginning_of_its_final_log(replicas, operator):
+async def test_concurrent_readers_always_see_a_prefix_of_the_final_op_log_per_did(replicas, operator):
     await operator.execute(DELAY_COMMITS.format("PERFORM pg_sleep(random() / 100);").encode())
     dids, numbers, moments = [ALICE, BOB], count(), list[list[str]]()
     choices = random.Random(3)
@@ -103,11 +103,11 @@ async def test_what_a_did_has_logged_is_at_every_moment_a_beginning_of_its_final
     for did in dids:
         log = [event for event in final if event.startswith(did)]
         for moment in moments:
-            seen = [event for event in moment if event.startswith(did)]
-            assert seen == log[: len(seen)]
+            visible = [event for event in moment if event.startswith(did)]
+            assert visible == log[: len(visible)]
 
 
-async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
+async def test_concurrent_first_writes_of_one_did_all_succeed(replicas):
     calls: list[Coroutine[object, object, object]] = [
         create(stores, number) for number, stores in enumerate(replicas * 8)
     ]
@@ -116,7 +116,7 @@ async def test_first_writes_of_one_did_at_once_all_succeed(replicas):
     assert len((await replicas[0].records.list(ListQuery(ALICE, 100))).records) == 16
 
 
-async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
+async def test_24_concurrent_writes_with_one_key_store_one_record_and_return_one_reply(replicas):
     key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
     offers = [IdempotentReply(key, b"f" * 32, f"reply {number}".encode(), expires_at) for number in range(24)]
     answers = await asyncio.gather(
@@ -129,7 +129,7 @@ async def test_one_key_24_ways_makes_one_record_and_one_answer(replicas):
     assert len((await replicas[0].records.list(ListQuery(ALICE, 100))).records) == 1
 
 
-async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(replicas):
+async def test_of_concurrent_different_requests_with_one_key_all_but_one_are_refused(replicas):
     key, expires_at = IdempotencyKey("k"), START + timedelta(days=1)
     outcomes = await asyncio.gather(
         *(
@@ -139,11 +139,11 @@ async def test_one_key_for_two_requests_at_once_keeps_one_and_refuses_the_other(
         return_exceptions=True,
     )
     assert outcomes.count(None) == 1
-    assert [type(it) for it in outcomes if it is not None] == [IdempotencyConflict] * 11
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [IdempotencyConflict] * 11
     assert len(await logged(replicas[0])) == 1
 
 
-async def test_an_expired_key_is_won_anew_by_one(replicas):
+async def test_an_expired_key_is_reused_by_exactly_one_concurrent_write(replicas):
     key = IdempotencyKey("k")
     await create(replicas[0], 0, retryable=IdempotentReply(key, b"f" * 32, b"old", START + timedelta(seconds=1)))
     answers = await asyncio.gather(
@@ -156,7 +156,7 @@ async def test_an_expired_key_is_won_anew_by_one(replicas):
     assert answers.count(b"new") == 11
 
 
-async def test_a_replica_whose_clock_is_a_day_ahead_removes_nothing_that_is_live(replicas):
+async def test_a_replica_whose_clock_is_a_day_ahead_expires_no_live_replies_or_assets(replicas):
     here, ahead = replicas
     now = datetime.now(UTC)
     key = IdempotentReply(IdempotencyKey("live"), b"f" * 32, b"{}", now + timedelta(hours=24))
@@ -170,31 +170,31 @@ async def test_a_replica_whose_clock_is_a_day_ahead_removes_nothing_that_is_live
     assert await here.records.find_reply(ALICE, key.key, key.fingerprint, now) == b"{}"
 
 
-async def test_a_key_purged_while_its_write_waited_is_new(replicas, operator):
+async def test_a_key_purged_during_a_conflicting_write_counts_as_new(replicas, operator):
     retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     await create(replicas[0], 1, retryable=retryable)
     purge = (
         "CREATE FUNCTION purge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM replies; RETURN NULL; END $$"
     )
     await operator.execute(purge.encode())
-    # After the statement that finds the key taken, and before the one that looks for its reply.
+    # Between the statement that finds the key in use and the one that reads its reply.
     await operator.execute(b"CREATE TRIGGER purge AFTER INSERT ON records FOR EACH STATEMENT EXECUTE FUNCTION purge()")
     assert await create(replicas[1], 2, retryable=retryable) is None
     assert await logged(replicas[0]) == [f"{ALICE}1", f"{ALICE}2"]
 
 
-async def test_an_asset_finalised_many_times_at_once_is_logged_once(replicas):
+async def test_concurrent_finalisations_of_an_asset_are_logged_once(replicas):
     asset = an_asset(1)
     await replicas[0].media.add(asset)
     checksums = ["0" * 64, "f" * 64]
     claimed = await asyncio.gather(
         *(stores.media.claim(asset.asset_id, checksums[number % 2]) for number, stores in enumerate(replicas * 4))
     )
-    assert len({it.checksum for it in claimed if it is not None}) == 1
+    assert len({asset.checksum for asset in claimed if asset is not None}) == 1
     finalized = await asyncio.gather(
         *(stores.media.finalize(asset.asset_id, its_event(asset, number)) for number, stores in enumerate(replicas * 4))
     )
-    assert [it.state for it in finalized if it is not None] == [AssetState.FINALIZED] * 8
+    assert [asset.state for asset in finalized if asset is not None] == [AssetState.FINALIZED] * 8
     assert len(await logged(replicas[0])) == 1
 
 
@@ -204,12 +204,12 @@ async def test_an_asset_is_either_finalised_or_expired(replicas):
         await replicas[0].media.add(asset)
         await replicas[0].media.claim(asset.asset_id, "0" * 64)
     outcomes = await asyncio.gather(
-        *(replicas[number % 2].media.finalize(it.asset_id, its_event(it)) for number, it in enumerate(assets)),
+        *(replicas[number % 2].media.finalize(asset.asset_id, its_event(asset)) for number, asset in enumerate(assets)),
         *(replicas[number % 2].media.expire(START + timedelta(hours=1), 100) for number in range(6)),
     )
-    finalized = {it.asset_id for it in outcomes[:24] if it.state is AssetState.FINALIZED}
-    expired = {it.asset_id for it in chain.from_iterable(outcomes[24:]) if it.state is AssetState.EXPIRED}
-    assert finalized | expired == {it.asset_id for it in assets}
+    finalized = {asset.asset_id for asset in outcomes[:24] if asset.state is AssetState.FINALIZED}
+    expired = {asset.asset_id for asset in chain.from_iterable(outcomes[24:]) if asset.state is AssetState.EXPIRED}
+    assert finalized | expired == {asset.asset_id for asset in assets}
     assert not finalized & expired
     assert len(await logged(replicas[0])) == len(finalized)
 
@@ -222,10 +222,10 @@ async def test_one_relay_leases_at_a_time(replicas):
             for number, stores in enumerate(replicas * 6)
         )
     )
-    assert sum(it is not None for it in leased) == 1
+    assert sum(entries is not None for entries in leased) == 1
 
 
-async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
+async def test_a_relay_that_lost_its_lease_marks_and_requeues_nothing(replicas):
     one, other = (stores.outbox for stores in replicas)
     await create(replicas[0], 1)
     ((entry,),) = [await one.lease("slow", 10, now=START, expires_at=START)]
@@ -238,17 +238,19 @@ async def test_a_relay_that_was_overtaken_marks_and_requeues_nothing(replicas):
     assert (await one.backlog()).count == 1
 
 
-async def test_overlapping_marks_and_requeues_end_in_one_of_their_orders(replicas):
-    """Two calls of one holder at once: what it was promised is not lost to a stale look at the rows."""
+async def test_overlapping_mark_published_calls_all_take_effect(replicas):
+    """Concurrent calls of the lease holder: no update is lost to a stale read of the rows."""
     for number in range(40):
         await create(replicas[0], number)
     entries = await replicas[0].outbox.lease("relay", 100, now=START, expires_at=START) or []
-    places = [Publication(it.sequence, it.sequence + 1000, START) for it in entries]
+    publications = [Publication(entry.sequence, entry.sequence + 1000, START) for entry in entries]
     done = await asyncio.gather(
         *(
-            stores.outbox.mark_published("relay", places[number:], [StreamMark("RA_RECORDS", "today", number)])
+            stores.outbox.mark_published("relay", publications[number:], [StreamMark("RA_RECORDS", "today", number)])
             for number, stores in enumerate(replicas * 6)
         )
     )
     assert all(done)
-    assert [it.stream_sequence for it in await replicas[0].outbox.read(0, 100)] == [place for _, place, _ in places]
+    assert [entry.stream_sequence for entry in await replicas[0].outbox.read(0, 100)] == [
+        stream_sequence for _, stream_sequence, _ in publications
+    ]

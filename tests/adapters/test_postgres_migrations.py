@@ -1,4 +1,4 @@
-"""The schema comes up whole, once, and never over a newer one."""
+"""Migrations are applied completely, once, and never to a newer schema."""
 
 import asyncio
 import re
@@ -20,8 +20,8 @@ from tests.servers import PostgresServer
 from tests.servers.process import free_port
 from tests.servers.proxy import FaultProxy
 
-SCRIPTS = sorted((files("cdv_adapters.database") / "migrations" / "postgres").iterdir(), key=lambda it: it.name)
-NAMES = [it.name.removesuffix(".sql") for it in SCRIPTS]
+SCRIPTS = sorted((files("cdv_adapters.database") / "migrations" / "postgres").iterdir(), key=lambda path: path.name)
+NAMES = [path.name.removesuffix(".sql") for path in SCRIPTS]
 
 
 def query(dsn: str, statement: str) -> list[tuple[object, ...]]:
@@ -35,18 +35,18 @@ def tables(dsn: str) -> list[str]:
     return sorted(str(name) for (name,) in found)
 
 
-async def test_returns_what_it_applied_and_then_nothing(postgres_dsn: str):
+async def test_migrate_returns_the_applied_migrations_and_then_none(postgres_dsn: str):
     assert await migrate(postgres_dsn) == NAMES
     assert await migrate(postgres_dsn) == []
     assert query(postgres_dsn, "SELECT version, name FROM schema_migrations") == list(enumerate(NAMES, 1))
 
 
-async def test_ten_replicas_at_once_apply_each_migration_once(postgres_dsn: str):
+async def test_ten_concurrent_replicas_apply_each_migration_once(postgres_dsn: str):
     applied = await asyncio.gather(*(migrate(postgres_dsn) for _ in range(10)))
     assert sorted(applied) == [[]] * 9 + [NAMES]
 
 
-async def test_a_schema_of_newer_code_is_refused_and_left_alone(postgres_dsn: str):
+async def test_a_schema_of_newer_code_is_refused_with_a_remedy(postgres_dsn: str):
     await migrate(postgres_dsn)
     query(postgres_dsn, f"INSERT INTO schema_migrations VALUES ({len(NAMES) + 1}, 'from the future', now())")
     with pytest.raises(CannotStart, match="newer code has migrated it") as refused:
@@ -54,10 +54,10 @@ async def test_a_schema_of_newer_code_is_refused_and_left_alone(postgres_dsn: st
     assert refused.value.remedy == "run that code, or restore a backup"
 
 
-async def test_a_schema_of_older_code_is_left_alone_unless_it_is_to_be_upgraded(
+async def test_a_schema_of_older_code_is_migrated_only_if_upgrade_is_true(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
-    assert await migrate(postgres_dsn, upgrade=False) == NAMES  # nobody's yet
+    assert await migrate(postgres_dsn, upgrade=False) == NAMES  # an empty database
     newer = [*read_migrations("postgres"), ("new", "CREATE TABLE new (id integer)")]
     monkeypatch.setattr(postgres, "read_migrations", lambda _: newer)
     with pytest.raises(CannotStart, match="older code has migrated it") as refused:
@@ -74,7 +74,7 @@ async def test_a_failed_migration_leaves_nothing_behind(postgres_dsn: str):
     assert tables(postgres_dsn) == ["stream_marks"]
 
 
-async def test_a_database_of_earlier_code_keeps_all_it_holds(postgres_dsn: str):
+async def test_upgrading_a_database_of_earlier_code_keeps_its_data(postgres_dsn: str):
     await migrate(postgres_dsn)
     for script in reversed(SCRIPTS[1:]):
         query(postgres_dsn, f"--{script.read_text(encoding='utf-8').partition('-- rollback:')[2]}")
@@ -89,14 +89,14 @@ async def test_a_database_of_earlier_code_keeps_all_it_holds(postgres_dsn: str):
 async def test_each_migration_can_be_rolled_back(postgres_dsn: str):
     await migrate(postgres_dsn)
     for script in reversed(SCRIPTS):
-        _, mark, rollback = script.read_text(encoding="utf-8").partition("-- rollback:")
-        assert mark, f"{script.name} says neither how to undo it nor why it cannot be undone"
+        _, separator, rollback = script.read_text(encoding="utf-8").partition("-- rollback:")
+        assert separator, f"{script.name} says neither how to undo it nor why it cannot be undone"
         query(postgres_dsn, f"--{rollback}")
     assert tables(postgres_dsn) == ["schema_migrations"]
     assert await migrate(postgres_dsn) == NAMES
 
 
-async def test_a_database_that_cannot_keep_every_text_is_refused(postgres_server: PostgresServer):
+async def test_a_database_with_sql_ascii_encoding_is_refused(postgres_server: PostgresServer):
     dsn = urlsplit(postgres_server.dsn)._replace(path="/test_ascii").geturl()
     query(postgres_server.dsn, "CREATE DATABASE test_ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     try:
@@ -106,7 +106,7 @@ async def test_a_database_that_cannot_keep_every_text_is_refused(postgres_server
         postgres_server.drop_database(dsn)
 
 
-async def test_a_server_that_acknowledges_before_it_has_written_is_refused(postgres_dsn: str):
+async def test_a_database_with_synchronous_commit_off_is_refused(postgres_dsn: str):
     name = urlsplit(postgres_dsn).path.removeprefix("/")
     query(postgres_dsn, f"ALTER DATABASE {name} SET synchronous_commit = off")
     with pytest.raises(CannotStart, match="synchronous_commit"):
@@ -114,7 +114,7 @@ async def test_a_server_that_acknowledges_before_it_has_written_is_refused(postg
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-async def test_a_server_that_would_refuse_concurrent_writes_is_refused(postgres_dsn: str, level: str):
+async def test_a_database_with_a_stricter_default_isolation_level_is_refused(postgres_dsn: str, level: str):
     name = urlsplit(postgres_dsn).path.removeprefix("/")
     query(postgres_dsn, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
     with pytest.raises(CannotStart, match=f"{level}.*default_transaction_isolation"):
@@ -123,7 +123,7 @@ async def test_a_server_that_would_refuse_concurrent_writes_is_refused(postgres_
 
 @pytest.fixture
 def unprivileged_dsn(postgres_dsn: str) -> Iterator[str]:
-    """The same database, for a role that may read and write, and make no tables."""
+    """The same database, for a role that may read and write but not create tables."""
     parts = urlsplit(postgres_dsn)
     role = sql.Identifier(f"{parts.path.removeprefix('/')}_role")
     with psycopg.connect(postgres_dsn, autocommit=True) as connection:
@@ -136,17 +136,17 @@ def unprivileged_dsn(postgres_dsn: str) -> Iterator[str]:
         connection.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
-async def test_a_role_that_may_not_migrate_is_told_so(unprivileged_dsn: str):
+async def test_migrating_as_an_unprivileged_role_is_refused(unprivileged_dsn: str):
     with pytest.raises(CannotStart, match="permission denied"):
         await migrate(unprivileged_dsn)
 
 
-async def test_a_role_that_may_not_migrate_can_use_what_another_has_migrated(unprivileged_dsn: str, postgres_dsn: str):
+async def test_an_unprivileged_role_can_use_a_migrated_schema(unprivileged_dsn: str, postgres_dsn: str):
     await migrate(postgres_dsn)
     assert await migrate(unprivileged_dsn) == []
 
 
-async def test_a_role_that_was_granted_the_tables_of_before_is_told_what_the_new_one_needs(
+async def test_a_role_without_privileges_on_a_new_table_is_refused_with_the_needed_grant(
     unprivileged_dsn: str, postgres_dsn: str
 ):
     await migrate(postgres_dsn)
@@ -166,31 +166,27 @@ async def test_a_role_that_was_granted_the_tables_of_before_is_told_what_the_new
         assert await store.owner_only() == {"com.example.secret"}
 
 
-async def test_a_server_that_is_not_there_is_unavailable():
+async def test_an_unreachable_server_is_unavailable():
     with pytest.raises(Unavailable):
         await migrate(f"postgresql://postgres@127.0.0.1:{free_port()}/vault")
 
 
-async def test_a_server_that_is_silent_after_the_login_is_unavailable(
-    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
-):
+async def test_a_server_that_hangs_after_login_is_unavailable(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
     with FaultProxy(postgres_dsn) as proxy:
-        look = postgres._require_safe_settings
+        require_safe_settings = postgres._require_safe_settings
 
-        async def silent_from_now_on(connection: object) -> None:
+        async def hang_after_login(connection: object) -> None:
             proxy.hang()
-            await look(connection)  # type: ignore[arg-type]
+            await require_safe_settings(connection)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(postgres, "_require_safe_settings", silent_from_now_on)
+        monkeypatch.setattr(postgres, "_require_safe_settings", hang_after_login)
         async with asyncio.timeout(20):
             with pytest.raises(Unavailable):
                 await migrate(proxy.url)
 
 
-async def test_whoever_waits_for_another_to_migrate_waits_as_long_as_it_takes(
-    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
-):
+async def test_waiting_for_another_migration_does_not_time_out(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
     async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as other:
         await other.execute("SELECT pg_advisory_lock(%s)", (postgres._MIGRATION_LOCK,))
@@ -200,10 +196,10 @@ async def test_whoever_waits_for_another_to_migrate_waits_as_long_as_it_takes(
         assert await waiting == NAMES
 
 
-async def migrated_beside_a_dump(dsn: str, write: str) -> list[str]:
-    """Migrate while a dump reads the op log, and prove that a write gets through meanwhile; return what was applied."""
+async def migrate_during_a_dump(dsn: str, write: str) -> list[str]:
+    """Migrate while a dump reads the op log; assert that a write succeeds meanwhile; return what was applied."""
     with psycopg.connect(dsn) as dump:
-        dump.execute("SELECT FROM op_log")  # and its transaction goes on, as pg_dump's does
+        dump.execute("SELECT FROM op_log")  # its transaction stays open, like that of pg_dump
         migrating = asyncio.create_task(migrate(dsn))
         waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'op_log'::regclass"
         while not await asyncio.to_thread(query, dsn, waits):
@@ -213,16 +209,16 @@ async def migrated_beside_a_dump(dsn: str, write: str) -> list[str]:
     return await migrating
 
 
-async def test_a_migration_that_waits_for_a_long_reader_holds_up_no_writer(postgres_dsn: str):
+async def test_a_migration_blocked_by_a_long_reader_does_not_block_writers(postgres_dsn: str):
     await migrate(postgres_dsn)
     adds_a_column = NAMES.index("0003_published_at")
     for script in reversed(SCRIPTS[adds_a_column:]):
         query(postgres_dsn, f"--{script.read_text(encoding='utf-8').partition('-- rollback:')[2]}")
     write = "INSERT INTO op_log (event_id, did, subject, envelope, occurred_at) VALUES ('E', 'd', 's', '{}', now())"
-    assert await migrated_beside_a_dump(postgres_dsn, write) == NAMES[adds_a_column:]
+    assert await migrate_during_a_dump(postgres_dsn, write) == NAMES[adds_a_column:]
 
 
-async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits(
+async def test_locks_of_applied_migrations_are_released_while_the_next_one_waits(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
     await migrate(postgres_dsn)
@@ -230,4 +226,4 @@ async def test_what_is_migrated_already_is_let_go_while_the_next_migration_waits
     more = [("one", "ALTER TABLE replies ADD COLUMN one integer"), ("two", "ALTER TABLE op_log ADD COLUMN two integer")]
     monkeypatch.setattr(postgres, "read_migrations", lambda _: [*known, *more])
     write = "INSERT INTO replies (did, key, fingerprint, reply, expires_at) VALUES ('d', 'k', '', '', now())"
-    assert await migrated_beside_a_dump(postgres_dsn, write) == ["one", "two"]
+    assert await migrate_during_a_dump(postgres_dsn, write) == ["one", "two"]

@@ -1,4 +1,4 @@
-"""Pages of large records: Postgres sends no more of them than have room, and is asked a bounded number of times."""
+"""Pages of large records: Postgres sends no more than fit into a page, in a bounded number of queries."""
 
 import asyncio
 from typing import Any
@@ -12,39 +12,41 @@ from cdv_core.errors import Unavailable
 from conformance.ports.stores import ALICE, BOB, a_record, its_event
 from tests.adapters.postgres_stores import open_postgres
 
-QUERIES_MAX = 7  # half of 100, again and again
+QUERIES_MAX = 7  # 100, halved repeatedly
 
 
-async def test_a_page_that_takes_too_long_costs_no_other_its_answer(postgres_dsn: str, monkeypatch):
+async def test_a_listing_that_times_out_does_not_fail_concurrent_ones(postgres_dsn: str, monkeypatch):
     await migrate(postgres_dsn)
     async with open_postgres(postgres_dsn, PostgresOptions(statement_seconds=0.2)) as stores:
-        ask = stores.database.rows
+        query_rows = stores.database.rows
 
         async def slow_for_bob(query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-            return await ask("SELECT pg_sleep(20)" if BOB in str(parameters) else query, parameters)
+            return await query_rows("SELECT pg_sleep(20)" if BOB in str(parameters) else query, parameters)
 
         record = a_record(1)
         await stores.records.create(record, its_event(record))
         monkeypatch.setattr(stores.database, "rows", slow_for_bob)
-        asked = (stores.records.list(ListQuery(did, 10)) for did in (ALICE, BOB, ALICE))
-        first, slow, last = await asyncio.gather(*asked, return_exceptions=True)
+        listings = (stores.records.list(ListQuery(did, 10)) for did in (ALICE, BOB, ALICE))
+        first, slow, last = await asyncio.gather(*listings, return_exceptions=True)
 
     assert isinstance(slow, Unavailable)
-    assert [len(it.records) for it in (first, last) if isinstance(it, ListResult)] == [1, 1]
+    assert [len(page.records) for page in (first, last) if isinstance(page, ListResult)] == [1, 1]
 
 
 @pytest.mark.parametrize("large", [5, 100])
-async def test_a_page_that_large_records_head_is_found_in_few_queries(postgres_dsn: str, monkeypatch, large: int):
+async def test_a_page_that_starts_with_large_records_takes_a_bounded_number_of_queries(
+    postgres_dsn: str, monkeypatch, large: int
+):
     await migrate(postgres_dsn)
     async with open_postgres(postgres_dsn) as stores:
         for number in range(101):
             size = RECORD_MAX_BYTES - 20 if number > 100 - large else 1
             record = a_record(number, value={"text": "x" * size})
             await stores.records.create(record, its_event(record))
-        ask, sizes = stores.database.rows, list[int]()
+        query_rows, sizes = stores.database.rows, list[int]()
 
         async def counted(query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-            rows = await ask(query, parameters)
+            rows = await query_rows(query, parameters)
             sizes.append(sum(len(record) for _, page, *_ in rows for record in page or ()))
             return rows
 

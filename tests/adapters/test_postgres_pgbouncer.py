@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode, where each statement may meet another session of the server."""
+"""Behind PgBouncer in transaction mode, where each transaction may use another server session."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ BEHIND_POOLER = PostgresOptions(transaction_pooler=True)
 
 @pytest.fixture(scope="module")
 def pooler(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
-    """The run's Postgres through a PgBouncer that has two sessions of the server per database."""
+    """The run's Postgres behind a PgBouncer that has two server sessions per database."""
     identity = unprivileged()  # it refuses to run as root
     directory = new_directory("cdv-pgbouncer-", durable=False, owner=identity)
     server, port = urlsplit(postgres_server.dsn), free_port()
@@ -89,29 +89,29 @@ def open_stores(pooler: PostgresServer, postgres_server: PostgresServer) -> Open
 
 
 @pytest.mark.parametrize("machine", [record_machine, media_machine, outbox_machine])
-def test_the_stores_do_what_they_do_without_it(open_stores: OpenStores, machine):
+def test_the_stores_match_their_models_behind_pgbouncer(open_stores: OpenStores, machine):
     run_state_machine_as_test(machine(open_stores), settings=settings(BOUNDED, max_examples=8))
 
 
-async def test_replicas_that_start_at_once_migrate_once(pooled_dsn: str):
+async def test_concurrent_replicas_migrate_once(pooled_dsn: str):
     applied = await asyncio.gather(*(migrate(pooled_dsn) for _ in range(5)))
     (once,) = [names for names in applied if names]
     assert once == sorted(set(once))
 
 
-async def test_many_clients_share_two_sessions(stores: Stores, pooled_dsn: str):
+async def test_concurrent_writes_of_two_replicas_share_two_server_sessions(stores: Stores, pooled_dsn: str):
     retryable = IdempotentReply(IdempotencyKey("k"), b"f" * 32, b"reply", START + timedelta(days=1))
     records = [a_record(number) for number in range(40)]
     async with open_postgres(pooled_dsn, BEHIND_POOLER) as replica:
-        plain = [stores.records.create(it, its_event(it)) for it in records[:20]]
-        keyed = [replica.records.create(it, its_event(it), retryable) for it in records[20:]]
+        plain = [stores.records.create(record, its_event(record)) for record in records[:20]]
+        keyed = [replica.records.create(record, its_event(record), retryable) for record in records[20:]]
         answers = await asyncio.gather(*plain, *keyed)
         assert answers[:20] == [None] * 20
         assert sorted(answers[20:], key=str) == [None] + [b"reply"] * 19
         assert len((await replica.records.list(ListQuery(ALICE, 100))).records) == 21
 
 
-async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them(postgres_dsn: str, pooled_dsn: str):
+async def test_times_round_trip_in_another_database_time_zone(postgres_dsn: str, pooled_dsn: str):
     name = urlsplit(postgres_dsn).path.removeprefix("/")
     with psycopg.connect(postgres_dsn, autocommit=True) as operator:
         operator.execute(f"ALTER DATABASE {name} SET timezone = 'Pacific/Kiritimati'".encode())
@@ -123,14 +123,14 @@ async def test_times_are_what_they_were_in_whatever_zone_the_database_keeps_them
             await stores.records.create(record, its_event(record))
         reads = [stores.records.list(ListQuery(ALICE, 10)) for _ in range(10)]
         for found in await asyncio.gather(*reads):
-            assert found.records == [record_json(as_stored(it)) for it in reversed(records)]
+            assert found.records == [record_json(as_stored(record)) for record in reversed(records)]
 
 
-async def test_a_service_that_is_told_of_the_pooler_works_behind_it(pooled_dsn: str, tmp_path: Path):
-    told = {"db_dsn": SecretStr(pooled_dsn), "db_transaction_pooler": True}
-    async with open_service(Settings.embedded(tmp_path).model_copy(update=told)) as service:
+async def test_a_service_configured_for_a_transaction_pooler_works_behind_pgbouncer(pooled_dsn: str, tmp_path: Path):
+    overrides = {"db_dsn": SecretStr(pooled_dsn), "db_transaction_pooler": True}
+    async with open_service(Settings.embedded(tmp_path).model_copy(update=overrides)) as service:
         profile = {"displayName": "Alice"}
-        # More often than psycopg waits before it prepares a statement.
+        # More executions than psycopg's threshold for preparing a statement.
         for _ in range(12):
             await service.vault.records.create(did=ALICE, collection="com.registryaccord.profile", record=profile)
         assert len((await service.vault.records.list(did=ALICE)).records) == 12

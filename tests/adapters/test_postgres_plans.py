@@ -1,6 +1,6 @@
-"""On 100,000 rows every listing reads an index from its first row to its last: no scan of a table, no sort, no detour.
+"""On 100,000 rows every listing is an index scan of no more than its page: no table scan, no sort.
 
-Both ways in which Postgres may plan a prepared statement are held to it: for the values at hand, and once for all.
+Both kinds of plan for a prepared statement are checked: custom and generic.
 """
 
 import asyncio
@@ -49,14 +49,14 @@ FROM records;
 VACUUM ANALYZE;
 """
 PAGE = 26
-# A page's rows may each lie in a block of their own; the index above them is a few levels high.
+# Each row of a page may be in a different block; the index above them has a few levels.
 PAGE_BLOCKS = 3 * PAGE
 
 MIDDLE, DEEP = later(30_000), Cursor(later(500), "0" * 23 + "500")
 LISTINGS = {
     "the newest": ListQuery(ALICE, PAGE),
-    "of someone with few": ListQuery(Did("did:plc:7"), PAGE),
-    "of nobody": ListQuery(Did("did:plc:none"), PAGE),
+    "of a creator with few records": ListQuery(Did("did:plc:7"), PAGE),
+    "of an unknown creator": ListQuery(Did("did:plc:none"), PAGE),
     "without the hidden": ListQuery(ALICE, PAGE, hidden=frozenset({FLAG})),
     "after a cursor": ListQuery(ALICE, PAGE, after=DEEP),
     "after a cursor, without the hidden": ListQuery(ALICE, PAGE, hidden=frozenset({FLAG}), after=DEEP),
@@ -65,9 +65,9 @@ LISTINGS = {
     "since and until": ListQuery(ALICE, PAGE, since=MIDDLE, until=later(30_010)),
     "since and until, after a cursor": ListQuery(ALICE, PAGE, since=START, until=MIDDLE, after=DEEP),
     "until before the cursor": ListQuery(ALICE, PAGE, until=later(400), after=DEEP),
-    "of nothing in between": ListQuery(ALICE, PAGE, since=later(99_999_999)),
+    "with an empty range": ListQuery(ALICE, PAGE, since=later(99_999_999)),
 }
-LISTINGS |= {f"{name}, in one collection": replace(it, collection=LIKE) for name, it in LISTINGS.items()}
+LISTINGS |= {f"{name}, in one collection": replace(listing, collection=LIKE) for name, listing in LISTINGS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +83,25 @@ def database(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
 
 
 def prepared_plan(database: psycopg.Connection, mode: str, query: str, parameters: Any) -> dict[str, Any]:
-    """Return the plan of the prepared query, run, as EXPLAIN tells it."""
+    """Return the plan of the executed prepared query, from EXPLAIN (ANALYZE)."""
     names = list(parameters) if isinstance(parameters, dict) else [str(place) for place in range(len(parameters))]
     places = iter(names)
-    numbered = re.sub(r"%(?:\((\w+)\))?s", lambda it: f"${names.index(it[1] or next(places)) + 1}", query)
+    numbered = re.sub(r"%(?:\((\w+)\))?s", lambda match: f"${names.index(match[1] or next(places)) + 1}", query)
     values = list(parameters.values()) if isinstance(parameters, dict) else list(parameters)
     given = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, values))) if values else sql.SQL("")
     database.execute(f"SET plan_cache_mode = {mode}".encode())
     database.execute(f"PREPARE question AS {numbered}".encode())
     try:
         explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE question{}").format(given)
-        ((told,),) = database.execute(explain).fetchall()
+        ((explained,),) = database.execute(explain).fetchall()
     finally:
         database.execute(b"DEALLOCATE question")
-    plan: dict[str, Any] = told[0]["Plan"]
+    plan: dict[str, Any] = explained[0]["Plan"]
     return plan
 
 
 def nodes(plan: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """Return each step's kind, and the index or table that it goes by."""
+    """Return the type of each plan node, and its index or table."""
     by = plan.get("Index Name") or plan.get("Relation Name")
     return [(plan["Node Type"], by), *(node for child in plan.get("Plans", []) for node in nodes(child))]
 
@@ -110,12 +110,12 @@ def blocks(plan: dict[str, Any]) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
-both_ways = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+both_plans = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 
 
-@both_ways
+@both_plans
 @pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
-def test_a_listing_walks_an_index_and_no_further_than_its_page(database, listing: ListQuery, mode: str):
+def test_a_listing_is_an_index_scan_bounded_by_its_page(database, listing: ListQuery, mode: str):
     others = [replace(listing, did=Did(f"did:plc:{number}")) for number in range(7)]
     index = "records_by_time" if listing.collection is None else "records_by_collection"
     for group in ([listing], [*others, listing]):
@@ -137,11 +137,11 @@ OTHERS = {
     "find an asset": (media._FIND, ("0" * 24 + "10",)),
     "claim an asset": (media._CLAIM, ("0" * 64, "0" * 24 + "10")),
     "expire assets": (media._EXPIRE, (later(200), PAGE)),
-    "what waits to be published": (outbox._WAITING, (PAGE,)),
+    "unpublished entries": (outbox._WAITING, (PAGE,)),
     "read the op log": (outbox.read_query(""), (50_000, PAGE)),
     "read the events of records": (outbox.read_query("cdv.records."), (50_000, PAGE)),
     "read the events of media": (outbox.read_query("cdv.media."), (5_000, PAGE)),
-    "mark": (
+    "mark published": (
         outbox._MARK,
         {
             "owner": "relay",
@@ -155,16 +155,16 @@ OTHERS = {
 }
 
 
-@both_ways
+@both_plans
 @pytest.mark.parametrize(("query", "parameters"), OTHERS.values(), ids=OTHERS)
-def test_everything_else_goes_by_an_index_too(database, query: str, parameters: Any, mode: str):
+def test_every_other_statement_uses_an_index(database, query: str, parameters: Any, mode: str):
     plan = prepared_plan(database, mode, query, parameters)
     assert {table for kind, table in nodes(plan) if kind == "Seq Scan"} <= {"relay_lease"}  # which has one row
     assert blocks(plan) <= 20 * PAGE
 
 
-def test_the_backlog_is_told_by_the_index_alone(database):
+def test_the_backlog_is_a_limited_index_only_scan(database):
     plan = prepared_plan(database, "auto", outbox._BACKLOG, ())
     assert ("Index Only Scan", "op_log_unpublished") in nodes(plan)
-    assert "Limit" in {kind for kind, _ in nodes(plan)}  # without a broker there is no end of it
+    assert "Limit" in {kind for kind, _ in nodes(plan)}  # without a broker the backlog grows without bound
     assert blocks(plan) <= 30

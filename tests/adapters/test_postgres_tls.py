@@ -1,4 +1,4 @@
-"""Postgres is asked for its certificate, if the connection string says so, and must have a named authority's word."""
+"""With sslmode=verify-full, Postgres must present a certificate signed by the configured CA."""
 
 import asyncio
 import ssl
@@ -12,12 +12,12 @@ import trustme
 
 from cdv_adapters.database.postgres import PostgresDatabase, migrate
 from cdv_core.errors import Unavailable
-from tests.adapters.certificates import vouched
+from tests.adapters.certificates import tls_server_context
 
-_TLS_PLEASE = bytes.fromhex("0000000804d2162f")  # PostgreSQL's protocol: SSLRequest
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # PostgreSQL's protocol: SSLRequest
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while piece := await reader.read(65536):
             writer.write(piece)
@@ -26,15 +26,15 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 class TlsFront:
-    """The TLS that the wheel's PostgreSQL is built without, in front of it. `heard`: whether anything came through."""
+    """A TLS proxy, because the wheel's PostgreSQL is built without TLS. `received_data`: whether it did."""
 
     def __init__(self, dsn: str, context: ssl.SSLContext) -> None:
         self._behind = urlsplit(dsn)
         self._context = context
-        self.heard = False
+        self.received_data = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert await reader.readexactly(8) == _TLS_PLEASE
+        assert await reader.readexactly(8) == _SSL_REQUEST
         writer.write(b"S")
         try:
             await writer.start_tls(self._context)
@@ -42,16 +42,16 @@ class TlsFront:
         except (OSError, asyncio.IncompleteReadError):
             writer.close()
             return
-        self.heard = True
+        self.received_data = True
         server_reader, server_writer = await asyncio.open_connection(self._behind.hostname, self._behind.port)
         server_writer.write(first)
-        await asyncio.gather(_pass_on(reader, server_writer), _pass_on(server_reader, writer))
+        await asyncio.gather(_forward(reader, server_writer), _forward(server_reader, writer))
 
 
 @pytest.fixture
 async def front(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[tuple[TlsFront, str]]:
-    """A Postgres with a certificate for 127.0.0.1 that `ca.pem` vouches for, and its DSN, to be completed."""
-    served = TlsFront(postgres_dsn, vouched(tmp_path / "ca.pem"))
+    """A Postgres with a certificate for 127.0.0.1 signed by the CA in `ca.pem`, and the start of its DSN."""
+    served = TlsFront(postgres_dsn, tls_server_context(tmp_path / "ca.pem"))
     listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     parts = urlsplit(postgres_dsn)
@@ -63,21 +63,21 @@ async def front(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[tuple[TlsFro
         )
 
 
-async def test_a_private_authority_is_believed_when_named(front: tuple[TlsFront, str], tmp_path: Path):
+async def test_a_certificate_signed_by_the_configured_ca_is_accepted(front: tuple[TlsFront, str], tmp_path: Path):
     served, dsn = front
     await migrate(f"{dsn}{tmp_path}/ca.pem")
     async with PostgresDatabase(f"{dsn}{tmp_path}/ca.pem") as database:
         assert await database.rows("SELECT 1") == [(1,)]
-    assert served.heard
+    assert served.received_data
 
 
-async def test_a_server_that_nobody_vouches_for_is_told_nothing(front: tuple[TlsFront, str], tmp_path: Path):
+async def test_a_server_with_an_untrusted_certificate_is_sent_nothing(front: tuple[TlsFront, str], tmp_path: Path):
     served, dsn = front
     trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
     with pytest.raises(Unavailable) as refused:
         await migrate(f"{dsn}{tmp_path}/another.pem")
     assert "certificate verify failed" in str(refused.value.__cause__)
-    assert not served.heard
+    assert not served.received_data
 
 
 async def test_a_certificate_for_another_host_is_refused(front: tuple[TlsFront, str], tmp_path: Path):
@@ -85,11 +85,11 @@ async def test_a_certificate_for_another_host_is_refused(front: tuple[TlsFront, 
     with pytest.raises(Unavailable) as refused:
         await migrate(f"{dsn.replace('127.0.0.1', 'localhost')}{tmp_path}/ca.pem")
     assert "does not match host name" in str(refused.value.__cause__)
-    assert not served.heard
+    assert not served.received_data
 
 
 async def test_a_server_without_tls_is_refused(postgres_dsn: str, tmp_path: Path):
-    vouched(tmp_path / "ca.pem")
+    tls_server_context(tmp_path / "ca.pem")
     with pytest.raises(Unavailable) as refused:
         await migrate(f"{postgres_dsn}?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem")
     assert "does not support SSL" in str(refused.value.__cause__)

@@ -103,17 +103,17 @@ def test_show_prints_the_document_byte_for_byte(capsysbinary: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "error"), [(["a.b.nothing"], CollectionUnknown), ([POST, "9.0.0"], SchemaVersionUnknown)]
 )
-def test_show_of_what_is_not_there_fails(arguments: list[str], error: type[CdvError], tmp_path: Path):
-    with pytest.raises(error, match=arguments[-1]):  # the command line says it, as it does for every command
+def test_show_fails_for_an_unknown_collection_or_version(arguments: list[str], error: type[CdvError], tmp_path: Path):
+    with pytest.raises(error, match=arguments[-1]):  # reported by the command line, like every error
         run("show", *arguments, specs_url=write(tmp_path, catalogue_of("1.0.0")))
 
 
-def test_a_name_that_is_none_is_a_misuse(capsys: pytest.CaptureFixture[str]):
+def test_an_invalid_collection_name_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     assert run("show", "not a name") == 2
     assert "must be an NSID" in capsys.readouterr().err
 
 
-def test_validate_says_whether_a_file_is_a_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_validate_reports_whether_a_file_is_a_usable_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("validate", _file(tmp_path / "good.json", {"type": "object"})) == 0
     assert "good.json: is a usable schema" in capsys.readouterr().out
     assert run("validate", _file(tmp_path / "bad.json", {"type": "objekt", "form": "x"})) == 1
@@ -123,14 +123,14 @@ def test_validate_says_whether_a_file_is_a_schema(tmp_path: Path, capsys: pytest
     ]
 
 
-def test_validate_takes_a_lexicon(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_validate_reports_unsupported_types_in_a_lexicon(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     record = {"type": "record", "record": {"type": "object", "properties": {"a": {"type": "token"}}}}
     lexicon = {"lexicon": 1, "id": "com.example.thing", "defs": {"main": record}}
     assert run("validate", _file(tmp_path / "x.json", lexicon)) == 1
     assert "'token', which cannot be expressed" in capsys.readouterr().err
 
 
-def test_validate_judges_a_record_by_a_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_validate_checks_a_record_against_a_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     profile = "com.registryaccord.profile"
     assert run("validate", _file(tmp_path / "r.json", {"displayName": "Ada"}), "--collection", profile) == 0
     assert "satisfies com.registryaccord.profile 1.0.0" in capsys.readouterr().out
@@ -138,24 +138,26 @@ def test_validate_judges_a_record_by_a_collection(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == "/displayName: type: must be string\n"
 
 
-def test_a_version_without_its_collection_is_a_misuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_schema_version_without_collection_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("validate", _file(tmp_path / "good.json", {"type": "object"}), "--schema-version", "1.0.0") == 2
     assert capsys.readouterr().err == "cdv: --schema-version: requires --collection\n"
 
 
 @pytest.mark.parametrize(("text", "code"), [("{", 2), ("", 2), ('{"a": 1, "a": 1}', 2), ("\ufeff{}", 2)])
-def test_a_file_that_is_not_json_is_a_misuse(text: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_that_is_not_json_is_a_usage_error(
+    text: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "x.json").write_text(text)
     assert run("validate", str(tmp_path / "x.json")) == code
     assert capsys.readouterr().err.startswith("cdv: ")
 
 
-def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("validate", str(tmp_path / "nothing.json")) == 1
     assert "nothing.json: No such file" in capsys.readouterr().err
 
 
-def test_diff_says_how_much_changed_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_diff_reports_the_level_of_change_and_its_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     old = _file(tmp_path / "old.json", {"properties": {"text": {"maxLength": 10}}})
     new = _file(tmp_path / "new.json", {"properties": {"text": {"maxLength": 9}}})
     assert run("diff", old, new) == 0
@@ -166,15 +168,15 @@ def test_diff_says_how_much_changed_and_why(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == "patch\n"
 
 
-def test_check_passes_a_catalogue_whose_numbers_keep_their_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_passes_a_catalogue_whose_version_numbers_match_its_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     write(tmp_path, catalogue_of("1.0.0", "1.0.1"))
     assert run("check", str(tmp_path)) == 0
     assert "1 collections, 2 versions, no problems found" in capsys.readouterr().out
 
 
-def test_check_fails_a_number_that_promises_less_change_than_there_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_check_fails_a_version_number_that_understates_its_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = catalogue_of("1.0.0", "1.1.0")
     files[f"{POST}/1.1.0.json"] = b'{"maxProperties": 9}'
     write(tmp_path, files)
@@ -190,9 +192,7 @@ def test_check_fails_a_catalogue_that_would_be_refused(tmp_path: Path, capsys: p
     assert capsys.readouterr().err.startswith(f"cdv: {POST}/1.0.0.json: /pattern look-around")
 
 
-def test_rehearse_counts_what_would_be_refused_by_collection_and_rule(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_rehearse_counts_refused_records_by_collection_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = catalogue_of("1.0.0")
     files[f"{POST}/1.0.0.json"] = b'{"required": ["text"], "properties": {"text": {"type": "string", "maxLength": 3}}}'
     records = _records(
@@ -215,13 +215,13 @@ def test_rehearse_counts_what_would_be_refused_by_collection_and_rule(
     ]
 
 
-def test_rehearse_succeeds_when_every_record_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_rehearse_succeeds_when_every_record_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     url = write(tmp_path, catalogue_of("1.0.0"))
     assert run("rehearse", "--specs-url", url, records=_records((POST, b'{"a":1.5}'))) == 0
     assert capsys.readouterr().out == "1 records, 0 would be refused\n"
 
 
-def test_rehearse_shows_how_far_it_is(
+def test_rehearse_reports_its_progress(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(command, "_PROGRESS_RECORDS", 2)
@@ -230,14 +230,14 @@ def test_rehearse_shows_how_far_it_is(
     assert capsys.readouterr().err.splitlines() == ["2 records, 0 would be refused", "4 records, 0 would be refused"]
 
 
-def test_rehearse_notes_a_collection_that_has_drafts_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_rehearse_reports_a_collection_without_a_stable_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = catalogue_of("0.1.0")
     files["SPEC_INDEX.json"] = index_bytes(entry(POST, ["0.1.0"], latest=None, status="draft"))
     assert run("rehearse", "--specs-url", write(tmp_path, files), records=_records((POST, b"{}"))) == 1
     assert "(no stable version): 1" in capsys.readouterr().out
 
 
-def test_a_source_that_cannot_be_had_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_unavailable_or_unsupported_source_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("list", "--specs-url", (tmp_path / "nothing").as_uri()) == 1
     assert "No such file" in capsys.readouterr().err
     assert run("list", "--specs-url", "gopher://x") == 2

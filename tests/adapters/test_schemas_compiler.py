@@ -1,4 +1,4 @@
-"""Compiling apart: the same code comes back, refusals too, and when it cannot be had we do it ourselves."""
+"""Compiling in a subprocess: code and refusals are returned, and without a subprocess we compile in process."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ def _parts(*numbers: str, **more: Any) -> tuple[bytes, dict[str, bytes]]:
     return files.pop("SPEC_INDEX.json"), files
 
 
-def test_what_comes_back_validates_as_what_is_compiled_here():
+def test_code_compiled_in_a_subprocess_validates_records():
     index, documents = _parts("1.0.0", "1.1.0", most=1)
     codes = compile_in_subprocess(index, documents)
     assert codes.keys() == documents.keys()
     schema = build_catalogue(read_index(index), documents, codes=codes).collection(POST).versions["1.0.0"]
     assert schema.validator.code is codes[f"{POST}/1.0.0.json"]
     assert schema.violations({"a": 1}) == ()
-    assert [it.rule for it in schema.violations({"a": 1, "b": 2})] == ["maxProperties"]
+    assert [violation.rule for violation in schema.violations({"a": 1, "b": 2})] == ["maxProperties"]
 
 
-def test_a_refusal_comes_back_with_document_and_reason():
+def test_a_refusal_in_the_subprocess_names_document_and_reason():
     index, documents = _parts("1.0.0", "1.1.0")
     documents[f"{POST}/1.1.0.json"] = b'{"format": "odd"}'
     with pytest.raises(CatalogueRefused) as refused:
         compile_in_subprocess(index, documents)
-    assert [str(it) for it in refused.value.problems] == [
+    assert [str(problem) for problem in refused.value.problems] == [
         f"{POST}/1.1.0.json: /format 'odd' is not a format that is enforced here"
     ]
 
 
-def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
+def test_a_subprocess_over_its_time_limit_is_killed(monkeypatch: pytest.MonkeyPatch):
     children = _children(monkeypatch)
     monkeypatch.setattr(compiler, "COMPILE_MAX_SECONDS", compiler._POLL_SECONDS)
     monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(CompilerFailed, match="longer than"):
         compile_in_subprocess(*_parts("1.0.0"))
-    assert [it.poll() is not None for it in children] == [True]
+    assert [child.poll() is not None for child in children] == [True]
 
 
-def test_a_child_is_ended_when_nobody_wants_its_answer(monkeypatch: pytest.MonkeyPatch):
+def test_a_subprocess_is_killed_on_cancellation(monkeypatch: pytest.MonkeyPatch):
     children = _children(monkeypatch)
     monkeypatch.setattr(compiler, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(CompilerFailed, match="shutting down"):
         compile_in_subprocess(*_parts("1.0.0"), lambda: True)
-    assert [it.poll() is not None for it in children] == [True]
+    assert [child.poll() is not None for child in children] == [True]
 
 
 @pytest.mark.parametrize(
@@ -78,20 +78,20 @@ def test_a_child_is_ended_when_nobody_wants_its_answer(monkeypatch: pytest.Monke
         ),
     ],
 )
-def test_a_child_that_answers_badly_is_not_believed(program: str, reason: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_subprocess_response_is_an_error(program: str, reason: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiler, "_CHILD", program)
     with pytest.raises(CompilerFailed, match=reason):
         compile_in_subprocess(*_parts("1.0.0"))
 
 
-def test_the_child_has_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch):
+def test_the_subprocess_does_not_inherit_settings_with_secrets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CDV_DB_DSN", "postgres://u:secret@h/d")
     monkeypatch.setattr(compiler, "_CHILD", "import os; raise SystemExit(7 if 'CDV_DB_DSN' in os.environ else 8)")
     with pytest.raises(CompilerFailed, match="exited with 8"):
         compile_in_subprocess(*_parts("1.0.0"))
 
 
-async def test_a_large_catalogue_is_compiled_apart_and_a_small_change_here(
+async def test_a_large_catalogue_is_compiled_in_a_subprocess_and_a_small_change_in_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls: list[int] = []
@@ -109,7 +109,7 @@ async def test_a_large_catalogue_is_compiled_apart_and_a_small_change_here(
     assert (len(versions(source)), calls) == (26, [25])
 
 
-async def test_a_single_large_document_is_compiled_apart_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_one_large_document_is_compiled_in_a_subprocess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[int] = []
 
     def spy(index: bytes, documents: dict[str, bytes], cancelled: Any) -> Any:
@@ -126,7 +126,9 @@ async def test_a_single_large_document_is_compiled_apart_too(tmp_path: Path, mon
     assert (source.state.outcome, calls) == ("updated", [2])
 
 
-async def test_where_no_process_can_be_had_it_is_compiled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_without_a_subprocess_the_catalogue_is_compiled_in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
     source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of(*MANY)), tmp_path / "data")
     await source.open()
@@ -145,7 +147,7 @@ def _children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     return started
 
 
-async def test_a_child_that_fails_leaves_the_catalogue_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_failed_subprocess_leaves_the_catalogue_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiler, "_CHILD", "raise SystemExit(3)")
     source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of(*MANY)), tmp_path / "data")
     await source.open()

@@ -1,4 +1,4 @@
-"""A source that is slow, broken, hostile or gone: the last good catalogue stays, and everything is bounded."""
+"""A source that is slow, broken, hostile or unreachable: the last good catalogue stays; time and memory are bounded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server() -> Iterator[CatalogueServer]:
 
 
 async def _following(server: CatalogueServer, folder: Path, timeout_seconds: float = 20) -> UrlSchemas:
-    """Return a source that has a good catalogue; and by now there is a newer one to be had."""
+    """Return a source that has loaded a valid catalogue, while the server already publishes a newer one."""
     server.publish(catalogue_of("1.0.0"))
     specs = SpecsUrl(server.url, timeout_seconds=timeout_seconds, pause_seconds=0.3)
     source = UrlSchemas(specs, CatalogueCache(folder / "kept"))
@@ -55,14 +55,14 @@ def _truncated(handler: BaseHTTPRequestHandler) -> None:
 
 
 def _silent(handler: BaseHTTPRequestHandler) -> None:
-    # Longer than the patience of the one who asks; ended by its hanging up.
+    # Longer than the client's timeout; ended when the client disconnects.
     handler.connection.settimeout(5)
     handler.rfile.read(1)
     handler.close_connection = True
 
 
 def _bomb(handler: BaseHTTPRequestHandler) -> None:
-    """A gigabyte of spaces, which is what JSON may begin with."""
+    """A gigabyte of spaces, with which JSON may begin."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(1 << 30))
     handler.end_headers()
@@ -89,13 +89,13 @@ def _redirecting(handler: BaseHTTPRequestHandler) -> None:
     send(handler, b"", 302, Location="file:///etc/passwd")
 
 
-def _not_modified(handler: BaseHTTPRequestHandler) -> None:
+def _empty(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "0")
     handler.end_headers()
 
 
-def _rude(handler: BaseHTTPRequestHandler) -> None:
+def _not_http(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"SSH-2.0-OpenSSH\r\n")
     handler.close_connection = True
 
@@ -105,14 +105,14 @@ def _status(code: int) -> Misbehaviour:
 
 
 MISBEHAVIOURS: list[Misbehaviour] = [
-        _html, _truncated, _silent, _bomb, _endless, _compressed, _redirecting, _not_modified, _rude,
+        _html, _truncated, _silent, _bomb, _endless, _compressed, _redirecting, _empty, _not_http,
         _status(404), _status(500),
         _status(206),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("misbehave", MISBEHAVIOURS)
-async def test_whatever_the_server_does_the_last_good_catalogue_stays(
+async def test_a_misbehaving_server_leaves_the_last_good_catalogue_in_force(
     misbehave: Misbehaviour, server: CatalogueServer, tmp_path: Path
 ):
     source = await _following(server, tmp_path)
@@ -128,25 +128,25 @@ async def test_whatever_the_server_does_the_last_good_catalogue_stays(
     assert broken.failures + broken.refusals == 1
     assert broken.reason
     assert peak < 4 * INDEX_MAX_BYTES
-    # And the next time that it is well again, all is well.
+    # It recovers once the server responds correctly.
     server.misbehave = None
     await source.refresh()
     assert (versions(source), source.state.outcome, source.state.reason) == (["1.0.0", "1.1.0"], "updated", None)
 
 
-async def test_a_server_that_is_gone_changes_nothing(tmp_path: Path):
+async def test_an_unreachable_server_leaves_the_catalogue_unchanged(tmp_path: Path):
     with catalogue_server() as server:
         source = await _following(server, tmp_path)
     await source.refresh()
     assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
 
 
-async def test_a_server_that_trickles_is_given_up_on(server: CatalogueServer, tmp_path: Path):
+async def test_a_trickling_response_times_out(server: CatalogueServer, tmp_path: Path):
     def trickle(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "1000000")
         handler.end_headers()
-        while not select.select([handler.connection], [], [], 0.02)[0]:  # until the client hangs up
+        while not select.select([handler.connection], [], [], 0.02)[0]:  # until the client disconnects
             handler.wfile.write(b" ")
 
     source = await _following(server, tmp_path, timeout_seconds=0.3)
@@ -156,7 +156,7 @@ async def test_a_server_that_trickles_is_given_up_on(server: CatalogueServer, tm
     assert "too slow" in str(source.state.reason)
 
 
-async def test_a_refresh_that_takes_too_long_is_not_waited_for(server: CatalogueServer, tmp_path: Path):
+async def test_a_refresh_that_exceeds_its_wait_time_fails(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.misbehave = _silent
     await source.refresh(wait_seconds=0.05)
@@ -164,38 +164,38 @@ async def test_a_refresh_that_takes_too_long_is_not_waited_for(server: Catalogue
     assert "within 0 s" in str(source.state.reason)
 
 
-async def test_a_refresh_that_nobody_waits_for_any_more_does_not_undo_the_next(
+async def test_a_timed_out_refresh_neither_overlaps_nor_undoes_the_next(
     server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     source = await _following(server, tmp_path)
-    fetched, go_on, overlapped = threading.Event(), threading.Event(), threading.Event()
+    fetched, proceed, overlapped = threading.Event(), threading.Event(), threading.Event()
     fetch = source._fetch
 
-    def fetch_and_dawdle() -> CachedCatalogue | None:
+    def blocking_fetch() -> CachedCatalogue | None:
         if fetched.is_set():
-            if not go_on.is_set():
+            if not proceed.is_set():
                 overlapped.set()
             return fetch()
         published = fetch()
         fetched.set()
-        go_on.wait()
+        proceed.wait()
         return published
 
-    monkeypatch.setattr(source, "_fetch", fetch_and_dawdle)
+    monkeypatch.setattr(source, "_fetch", blocking_fetch)
     try:
         await source.refresh(wait_seconds=0.05)
         await asyncio.to_thread(fetched.wait)
         server.publish(catalogue_of("1.0.0", "1.2.0"))
-        next_one = asyncio.create_task(source.refresh())
+        following = asyncio.create_task(source.refresh())
         await asyncio.to_thread(overlapped.wait, 0.5)
     finally:
-        go_on.set()
-    await next_one
+        proceed.set()
+    await following
     assert not overlapped.is_set()
     assert versions(source) == ["1.0.0", "1.2.0"]
 
 
-async def test_a_server_that_flaps_is_followed_when_it_is_up(server: CatalogueServer, tmp_path: Path):
+async def test_a_flapping_server_is_followed_while_it_is_up(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     for round_ in range(6):
         server.misbehave = _status(503) if round_ % 2 else None
@@ -206,7 +206,7 @@ async def test_a_server_that_flaps_is_followed_when_it_is_up(server: CatalogueSe
     assert source.state.failures == 3
 
 
-async def test_an_index_that_lists_documents_that_are_not_there_changes_nothing(
+async def test_an_index_that_lists_missing_documents_leaves_the_catalogue_unchanged(
     server: CatalogueServer, tmp_path: Path
 ):
     source = await _following(server, tmp_path)
@@ -214,13 +214,13 @@ async def test_an_index_that_lists_documents_that_are_not_there_changes_nothing(
     await source.refresh()
     assert (versions(source), source.state.outcome) == (["1.0.0"], "failed")
     assert f"{POST}/1.1.0.json: status 404" in str(source.state.reason)
-    # Published at last, without a word in the index.
+    # The missing document is published, and the index stays the same.
     server.publish(catalogue_of("1.0.0", "1.1.0"))
     await source.refresh()
     assert versions(source) == ["1.0.0", "1.1.0"]
 
 
-async def test_a_bad_update_is_refused_with_a_report_naming_document_and_reason(
+async def test_an_invalid_update_is_refused_and_the_problem_names_document_and_reason(
     server: CatalogueServer, tmp_path: Path
 ):
     source = await _following(server, tmp_path)
@@ -231,7 +231,7 @@ async def test_a_bad_update_is_refused_with_a_report_naming_document_and_reason(
     assert (problem.document, "'nonsense' is not a format" in problem.reason) == (f"{POST}/1.1.0.json", True)
 
 
-async def test_a_defect_that_an_update_brings_about_is_a_failure_like_any_other(
+async def test_an_internal_error_during_an_update_is_a_failed_refresh(
     server: CatalogueServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     source = await _following(server, tmp_path)
@@ -245,7 +245,7 @@ async def test_a_defect_that_an_update_brings_about_is_a_failure_like_any_other(
     assert "internal error" in str(source.state.reason)
 
 
-async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: CatalogueServer, tmp_path: Path):
+async def test_a_document_with_a_wrong_digest_is_refused(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.publish(catalogue_of("1.0.0", "1.1.0", digests=True))
     server.files[f"{POST}/1.1.0.json"] += b" "
@@ -254,9 +254,7 @@ async def test_a_document_that_is_not_what_its_digest_says_is_refused(server: Ca
     assert "SHA-256" in str(source.state.reason)
 
 
-async def test_a_bomb_of_a_hundred_thousand_documents_is_refused_before_any_is_fetched(
-    server: CatalogueServer, tmp_path: Path
-):
+async def test_an_index_of_100_000_documents_is_refused_before_any_is_fetched(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     server.publish({"SPEC_INDEX.json": index_bytes(entry("a.b.c", [f"1.0.{patch}" for patch in range(100_000)]))})
     server.paths()
@@ -274,7 +272,7 @@ async def test_a_document_that_is_too_large_is_refused(server: CatalogueServer, 
     assert "over the limit of 262144 bytes" in str(source.state.reason)
 
 
-async def test_a_catalogue_that_is_too_large_altogether_is_refused(tmp_path: Path):
+async def test_a_catalogue_over_the_total_size_limit_is_refused(tmp_path: Path):
     many = [f"1.{n}.0" for n in range(300)]
     files = catalogue_of(*many)
     big = b'{"title": "' + b"x" * (DOCUMENT_MAX_BYTES - 100) + b'"}'
@@ -286,7 +284,7 @@ async def test_a_catalogue_that_is_too_large_altogether_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
-async def test_a_file_that_is_no_file_is_not_read(kind: str, tmp_path: Path):
+async def test_an_index_that_is_not_a_regular_file_is_refused(kind: str, tmp_path: Path):
     folder = tmp_path / "specs"
     folder.mkdir()
     index = folder / "SPEC_INDEX.json"
@@ -302,7 +300,7 @@ async def test_a_file_that_is_no_file_is_not_read(kind: str, tmp_path: Path):
     assert "not a regular file" in str(source.state.reason)
 
 
-async def test_giving_up_ends_what_is_under_way(server: CatalogueServer, tmp_path: Path):
+async def test_a_refresh_after_closing_fails(server: CatalogueServer, tmp_path: Path):
     source = await _following(server, tmp_path)
     source.close()
     await source.refresh()

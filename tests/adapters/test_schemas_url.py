@@ -1,4 +1,4 @@
-"""Following a catalogue at a URL: taken over whole, kept on disk, asked about sparingly."""
+"""Following a catalogue at a URL: loaded completely, cached on disk, fetched sparingly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def catalogue_of(*versions: str, digests: bool = False, most: int = 10, **more: 
     listed: list[Any] = list(versions)
     if digests:
         sums = {path: hashlib.sha256(body).hexdigest() for path, body in documents.items()}
-        listed = [{"version": it, "sha256": sums[f"{POST}/{it}.json"]} for it in versions]
+        listed = [{"version": version, "sha256": sums[f"{POST}/{version}.json"]} for version in versions]
     index = index_bytes(entry(POST, listed, latest=versions[-1]), **more)
     return {"SPEC_INDEX.json": index, **documents}
 
@@ -53,7 +53,7 @@ def server() -> Iterator[CatalogueServer]:
         yield running
 
 
-async def test_a_catalogue_is_taken_over_from_an_http_server(server: CatalogueServer, tmp_path: Path):
+async def test_a_catalogue_is_loaded_from_an_http_server(server: CatalogueServer, tmp_path: Path):
     server.publish(catalogue_of("1.0.0", "1.1.0"))
     source = UrlSchemas.at(server.url, tmp_path)
     assert source.state.origin == "bundled"
@@ -63,7 +63,7 @@ async def test_a_catalogue_is_taken_over_from_an_http_server(server: CatalogueSe
     await source.check()
 
 
-async def test_a_catalogue_is_taken_over_from_a_folder_or_its_index(tmp_path: Path):
+async def test_a_catalogue_is_loaded_from_a_folder_url_with_or_without_a_trailing_slash(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
     for named in (url, url + "/"):
         source = UrlSchemas.at(named, tmp_path / "data")
@@ -71,7 +71,7 @@ async def test_a_catalogue_is_taken_over_from_a_folder_or_its_index(tmp_path: Pa
         assert versions(source) == ["1.0.0"]
 
 
-async def test_what_is_published_later_is_in_force_after_the_next_refresh(server: CatalogueServer, tmp_path: Path):
+async def test_a_newly_published_version_is_in_force_after_the_next_refresh(server: CatalogueServer, tmp_path: Path):
     server.publish(catalogue_of("1.0.0"))
     source = UrlSchemas.at(server.url, tmp_path)
     await source.open()
@@ -79,11 +79,11 @@ async def test_what_is_published_later_is_in_force_after_the_next_refresh(server
     server.publish(catalogue_of("1.0.0", "1.1.0"))
     await source.refresh()
     assert versions(source) == ["1.0.0", "1.1.0"]
-    # A request that began with the old catalogue keeps it.
+    # A request in flight keeps the old catalogue.
     assert list(before.collection(POST).versions) == ["1.0.0"]
 
 
-async def test_a_file_that_changes_in_its_folder_is_seen(tmp_path: Path):
+async def test_a_changed_file_in_the_folder_is_detected_at_the_next_refresh(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0", most=1))
     source = UrlSchemas.at(url, tmp_path / "data")
     await source.open()
@@ -94,21 +94,21 @@ async def test_a_file_that_changes_in_its_folder_is_seen(tmp_path: Path):
     assert [unchanged.outcome, source.state.outcome] == ["unchanged", "updated"]
 
 
-async def test_a_version_rewritten_under_its_number_is_taken_over_with_a_warning(tmp_path: Path):
-    said: list[str] = []
+async def test_a_changed_document_of_a_published_version_is_loaded_with_a_warning(tmp_path: Path):
+    warnings: list[str] = []
     url = write(tmp_path / "specs", catalogue_of("1.0.0", most=1))
     source = UrlSchemas.at(url, tmp_path / "data")
-    sink = logger.add(said.append, level="WARNING", format="{message}")
+    sink = logger.add(warnings.append, level="WARNING", format="{message}")
     try:
         await source.open()
         write(tmp_path / "specs", catalogue_of("1.0.0", "1.1.0", most=1))
         await source.refresh()
-        assert said == []
+        assert warnings == []
         write(tmp_path / "specs", catalogue_of("1.0.0", "1.1.0", most=2))
         await source.refresh()
     finally:
         logger.remove(sink)
-    assert [it.split(" has changed")[0] for it in said] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
+    assert [warning.split(" has changed")[0] for warning in warnings] == [f"{POST} 1.0.0", f"{POST} 1.1.0"]
     assert source.catalogue.collection(POST).versions["1.0.0"].violations({"a": 1, "b": 2}) == ()
 
 
@@ -124,9 +124,7 @@ async def test_an_unchanged_index_costs_one_conditional_request(server: Catalogu
     assert source.catalogue is catalogue
 
 
-async def test_a_server_without_etags_is_asked_for_the_index_only_while_it_stays(
-    server: CatalogueServer, tmp_path: Path
-):
+async def test_without_etags_a_refresh_fetches_only_the_unchanged_index(server: CatalogueServer, tmp_path: Path):
     server.publish(catalogue_of("1.0.0"))
     server.misbehave = lambda handler: send(handler, server.files[handler.path.lstrip("/")])
     source = UrlSchemas.at(server.url, tmp_path)
@@ -137,7 +135,7 @@ async def test_a_server_without_etags_is_asked_for_the_index_only_while_it_stays
     assert source.state.outcome == "unchanged"
 
 
-async def test_documents_that_the_digests_say_are_here_are_not_fetched_again(server: CatalogueServer, tmp_path: Path):
+async def test_documents_with_a_known_digest_are_not_fetched_again(server: CatalogueServer, tmp_path: Path):
     server.publish(catalogue_of("1.0.0", "1.1.0", digests=True))
     source = UrlSchemas.at(server.url, tmp_path)
     await source.open()
@@ -148,7 +146,7 @@ async def test_documents_that_the_digests_say_are_here_are_not_fetched_again(ser
     assert versions(source) == ["1.0.0", "1.1.0", "1.2.0"]
 
 
-# A restart
+# Restarts
 
 
 async def test_a_restart_without_the_network_keeps_the_catalogue(server: CatalogueServer, tmp_path: Path):
@@ -162,7 +160,9 @@ async def test_a_restart_without_the_network_keeps_the_catalogue(server: Catalog
     assert (again.state.origin, again.state.outcome) == ("cache", "failed")
 
 
-async def test_after_a_restart_the_kept_copy_is_asked_about_conditionally(server: CatalogueServer, tmp_path: Path):
+async def test_after_a_restart_the_cached_catalogue_is_revalidated_by_one_request(
+    server: CatalogueServer, tmp_path: Path
+):
     server.publish(catalogue_of("1.0.0"))
     await UrlSchemas.at(server.url, tmp_path).open()
     server.paths()
@@ -172,7 +172,9 @@ async def test_after_a_restart_the_kept_copy_is_asked_about_conditionally(server
     assert (again.state.origin, again.state.outcome) == ("cache", "unchanged")
 
 
-async def test_what_was_its_owners_only_stays_so_when_the_source_forgets_it(server: CatalogueServer, tmp_path: Path):
+async def test_an_owner_only_collection_stays_owner_only_when_the_source_drops_it(
+    server: CatalogueServer, tmp_path: Path
+):
     files = catalogue_of("1.0.0")
     index = json.loads(files["SPEC_INDEX.json"])
     index["schemas"][0]["visibility"] = "owner"
@@ -192,7 +194,7 @@ async def test_what_was_its_owners_only_stays_so_when_the_source_forgets_it(serv
         assert source.catalogue.owner_only == {POST, "com.registryaccord.moderation.flag"}
 
 
-def said_to_be(visibility: str | None, files: dict[str, bytes]) -> dict[str, bytes]:
+def with_visibility(visibility: str | None, files: dict[str, bytes]) -> dict[str, bytes]:
     index = json.loads(files["SPEC_INDEX.json"])
     index["schemas"][0]["visibility"] = visibility
     if visibility is None:
@@ -201,29 +203,31 @@ def said_to_be(visibility: str | None, files: dict[str, bytes]) -> dict[str, byt
 
 
 @pytest.mark.parametrize("visibility", [None, "owner"])
-async def test_what_was_promised_elsewhere_holds_whatever_is_in_force(visibility: str | None, tmp_path: Path):
-    promised = frozenset({POST, Nsid("com.example.gone")})
+async def test_restricted_collections_stay_owner_only_whatever_catalogue_is_in_force(
+    visibility: str | None, tmp_path: Path
+):
+    restricted = frozenset({POST, Nsid("com.example.gone")})
     source = UrlSchemas.at((tmp_path / "specs").as_uri(), tmp_path / "data")
-    source.restrict_to_owners(promised)
-    assert source.catalogue.owner_only > promised
+    source.restrict_to_owners(restricted)
+    assert source.catalogue.owner_only > restricted
     await source.open()
     assert versions(source) == []
-    assert source.catalogue.owner_only > promised
-    write(tmp_path / "specs", said_to_be(visibility, catalogue_of("1.0.0")))
+    assert source.catalogue.owner_only > restricted
+    write(tmp_path / "specs", with_visibility(visibility, catalogue_of("1.0.0")))
     await source.refresh()
     assert versions(source) == ["1.0.0"]
-    assert source.catalogue.owner_only > promised
+    assert source.catalogue.owner_only > restricted
 
 
-async def test_only_a_source_that_says_so_now_opens_what_was_promised(tmp_path: Path):
-    promised = frozenset({POST})
-    url = write(tmp_path / "specs", said_to_be("public", catalogue_of("1.0.0")))
+async def test_only_a_freshly_read_source_makes_a_restricted_collection_public(tmp_path: Path):
+    restricted = frozenset({POST})
+    url = write(tmp_path / "specs", with_visibility("public", catalogue_of("1.0.0")))
     await UrlSchemas.at(url, tmp_path / "data").open()
     index = (tmp_path / "specs" / "SPEC_INDEX.json").read_bytes()
     (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
 
     source = UrlSchemas.at(url, tmp_path / "data")
-    source.restrict_to_owners(promised)
+    source.restrict_to_owners(restricted)
     await source.open()
     assert source.state.origin == "cache"
     assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
@@ -232,21 +236,23 @@ async def test_only_a_source_that_says_so_now_opens_what_was_promised(tmp_path: 
     assert source.state.outcome == "unchanged"
     assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (False, True)
 
-    # What was stored after the source was last heard is newer than what it said.
+    # A restriction that was stored after the source was last read takes precedence over it.
     for broken in (b"", None):
         if broken is None:
             (tmp_path / "specs" / "SPEC_INDEX.json").unlink()
         else:
             (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(broken)
         await source.refresh()
-        source.restrict_to_owners(promised)
+        source.restrict_to_owners(restricted)
         assert (POST in source.catalogue.owner_only, POST in source.catalogue.public) == (True, False)
         (tmp_path / "specs" / "SPEC_INDEX.json").write_bytes(index)
         await source.refresh()
         assert POST not in source.catalogue.owner_only
 
 
-async def test_what_is_promised_while_a_catalogue_is_built_holds_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_restriction_added_while_a_catalogue_is_built_applies_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of("1.0.0")), tmp_path / "data")
     build = source._build
 
@@ -262,7 +268,7 @@ async def test_what_is_promised_while_a_catalogue_is_built_holds_in_it(tmp_path:
 
 
 @pytest.mark.parametrize("url", ["the same", "another"])
-async def test_a_copy_that_earlier_code_kept_gives_its_marks_away_once(url: str, tmp_path: Path):
+async def test_owner_only_entries_in_a_cache_of_earlier_code_are_migrated(url: str, tmp_path: Path):
     specs = write(tmp_path / "specs", catalogue_of("1.0.0"))
     await UrlSchemas.at(specs, tmp_path / "data").open()
     path = tmp_path / "data" / "catalogue.msgpack"
@@ -282,7 +288,7 @@ async def test_a_copy_that_earlier_code_kept_gives_its_marks_away_once(url: str,
 
 
 @pytest.mark.parametrize("copy", ["of another URL", "that today's rules refuse"])
-async def test_what_was_its_owners_only_stays_so_when_the_kept_copy_cannot_be_used(copy: str, tmp_path: Path):
+async def test_an_owner_only_collection_stays_owner_only_when_the_cache_is_unusable(copy: str, tmp_path: Path):
     files = catalogue_of("1.0.0")
     index = json.loads(files["SPEC_INDEX.json"])
     index["schemas"][0]["visibility"] = "owner"
@@ -315,7 +321,7 @@ async def test_a_first_start_without_the_source_serves_the_bundled_catalogue(tmp
         await source.check()
 
 
-async def test_the_copy_of_another_url_is_not_used(tmp_path: Path):
+async def test_a_cache_of_another_url_is_ignored(tmp_path: Path):
     await UrlSchemas.at(write(tmp_path / "one", catalogue_of("1.0.0")), tmp_path / "data").open()
     other = UrlSchemas.at((tmp_path / "two").as_uri(), tmp_path / "data")
     await other.open()
@@ -323,7 +329,7 @@ async def test_the_copy_of_another_url_is_not_used(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x80", b"x" * 1000, b"\x81\xa3url\xa1\xff"])
-async def test_a_damaged_copy_is_passed_over(damage: bytes, tmp_path: Path):
+async def test_a_corrupt_cache_is_ignored(damage: bytes, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "catalogue.msgpack").write_bytes(damage)
     source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of("1.0.0")), tmp_path / "data")
@@ -331,7 +337,7 @@ async def test_a_damaged_copy_is_passed_over(damage: bytes, tmp_path: Path):
     assert (versions(source), source.state.origin) == (["1.0.0"], "source")
 
 
-async def test_a_torn_copy_is_passed_over(tmp_path: Path):
+async def test_a_truncated_cache_is_ignored(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
     await UrlSchemas.at(url, tmp_path / "data").open()
     kept = tmp_path / "data" / "catalogue.msgpack"
@@ -339,7 +345,7 @@ async def test_a_torn_copy_is_passed_over(tmp_path: Path):
     assert CatalogueCache(kept).read() is None
 
 
-async def test_a_copy_that_today_s_rules_refuse_is_passed_over(tmp_path: Path):
+async def test_a_cached_catalogue_that_fails_validation_is_ignored(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
     source = SpecsUrl(url)
     await UrlSchemas(source, CatalogueCache(tmp_path / "kept")).open()
@@ -353,7 +359,7 @@ async def test_a_copy_that_today_s_rules_refuse_is_passed_over(tmp_path: Path):
     assert again.state.origin == "bundled"
 
 
-async def test_a_disk_that_refuses_the_copy_does_not_keep_the_catalogue_from_being_used(tmp_path: Path):
+async def test_a_catalogue_is_used_even_if_the_cache_cannot_be_written(tmp_path: Path):
     blocked = tmp_path / "a file"
     blocked.write_text("")
     source = UrlSchemas.at(write(tmp_path / "specs", catalogue_of("1.0.0")), blocked / "below")
@@ -361,10 +367,10 @@ async def test_a_disk_that_refuses_the_copy_does_not_keep_the_catalogue_from_bei
     assert versions(source) == ["1.0.0"]
 
 
-async def test_only_whole_copies_are_ever_seen_on_disk(tmp_path: Path):
+async def test_writing_the_cache_leaves_no_temporary_files(tmp_path: Path):
     url = write(tmp_path / "specs", catalogue_of("1.0.0"))
     await UrlSchemas.at(url, tmp_path / "data").open()
-    assert [it.name for it in (tmp_path / "data").iterdir()] == ["catalogue.msgpack"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["catalogue.msgpack"]
 
 
 # URLs
@@ -377,7 +383,7 @@ async def test_only_whole_copies_are_ever_seen_on_disk(tmp_path: Path):
         "https://user:pw@example.com/", "https://example.com/?x=1", "https://example.com/#x", "data:,x", "/etc/specs",
     ],
 )  # fmt: skip
-def test_a_url_that_we_do_not_follow_is_refused_at_the_start(url: str, tmp_path: Path):
+def test_an_unsupported_specs_url_is_refused_at_startup(url: str, tmp_path: Path):
     with pytest.raises(CannotStart, match="CDV_SPECS_URL"):
         UrlSchemas.at(url, tmp_path)
 
@@ -385,11 +391,11 @@ def test_a_url_that_we_do_not_follow_is_refused_at_the_start(url: str, tmp_path:
 @pytest.mark.parametrize(
     "url", ["https://example.com", "http://localhost:1/x", "http://[::1]/x", "file:///a/b", "file://localhost/a"]
 )
-def test_https_files_and_plain_http_to_this_machine_are_followed(url: str):
+def test_https_file_and_loopback_http_urls_are_accepted(url: str):
     assert SpecsUrl(url).url.endswith("SPEC_INDEX.json")
 
 
-def test_the_tools_fetch_a_catalogue_at_once(tmp_path: Path):
+def test_fetch_catalogue_loads_a_folder_and_refuses_an_unsupported_scheme(tmp_path: Path):
     assert POST in fetch_catalogue(write(tmp_path, catalogue_of("1.0.0")))
     with pytest.raises(ValueError, match="https://"):
         fetch_catalogue("ftp://x")

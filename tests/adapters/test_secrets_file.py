@@ -8,10 +8,10 @@ from cdv_adapters.secrets.env import PlainSecrets
 from cdv_adapters.secrets.file import FileSecrets
 from cdv_core.errors import Unavailable
 from cdv_core.ports.secrets import UnusableSecret
-from conformance.ports.secrets import told_by
+from conformance.ports.secrets import loggable_text
 
 
-async def test_a_plain_value_is_its_own_secret():
+async def test_a_plain_value_is_returned_as_the_secret():
     assert await PlainSecrets().get("hunter2") == "hunter2"
 
 
@@ -28,14 +28,14 @@ async def test_a_plain_value_is_its_own_secret():
         (b"x" * 65536, "x" * 65536),
     ],
 )
-async def test_line_ends_at_the_end_are_the_editors_and_not_the_secrets(tmp_path: Path, content: bytes, secret: str):
+async def test_trailing_line_breaks_are_stripped(tmp_path: Path, content: bytes, secret: str):
     (tmp_path / "secret").write_bytes(content)
 
     assert await FileSecrets().get(f"file:{tmp_path}/secret") == secret
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"hunter2\xff", b"hunter2".ljust(65537, b"x")])
-async def test_a_file_without_a_usable_secret_says_why_and_shows_nothing(tmp_path: Path, content: bytes):
+async def test_an_unusable_file_is_reported_without_showing_its_content(tmp_path: Path, content: bytes):
     (tmp_path / "secret").write_bytes(content)
 
     with pytest.raises(Unavailable) as caught:
@@ -43,18 +43,18 @@ async def test_a_file_without_a_usable_secret_says_why_and_shows_nothing(tmp_pat
 
     assert isinstance(caught.value.__cause__, UnusableSecret)
     assert str(tmp_path / "secret") in str(caught.value.__cause__)
-    assert "hunter2" not in told_by(caught.value)
+    assert "hunter2" not in loggable_text(caught.value)
     assert caught.value.__cause__.__context__ is None
 
 
-async def test_a_directory_is_no_secret(tmp_path: Path):
+async def test_a_directory_is_unavailable(tmp_path: Path):
     with pytest.raises(Unavailable) as caught:
         await FileSecrets().get(f"file:{tmp_path}")
 
     assert isinstance(caught.value.__cause__, IsADirectoryError)
 
 
-async def test_a_rotation_as_kubernetes_does_it_is_seen_whole(tmp_path: Path):
+async def test_a_kubernetes_symlink_rotation_is_read(tmp_path: Path):
     """Kubernetes keeps each version in a directory and swaps one symbolic link."""
     for version in ("old", "new"):
         (tmp_path / version).mkdir()

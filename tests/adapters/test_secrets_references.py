@@ -1,4 +1,4 @@
-"""A setting's value finds its source by its prefix, and the source is set up when it is first needed."""
+"""The prefix of a setting's value selects its source, which is set up when it is first needed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def kms() -> Iterator[KmsServer]:
 
 
 @pytest.mark.parametrize("value", ["hunter2", "", "postgresql://u:p@h/db", "vaults:x", "File:/x", "https://h"])
-async def test_what_names_no_source_is_the_secret_itself(value: str):
+async def test_a_value_without_a_known_prefix_is_the_secret_itself(value: str):
     assert await SecretReferences("dev").get(value) == value
 
 
@@ -38,16 +38,14 @@ async def test_each_reference_is_read_from_its_source(tmp_path: Path, kms: KmsSe
         assert await references.get(kms.encrypted("from KMS", "staging")) == "from KMS"
 
 
-async def test_a_ciphertext_of_another_environment_does_not_open(kms: KmsServer, monkeypatch: pytest.MonkeyPatch):
+async def test_a_ciphertext_of_another_environment_is_unavailable(kms: KmsServer, monkeypatch: pytest.MonkeyPatch):
     kms.point_to(monkeypatch, kms.url)
 
     with pytest.raises(Unavailable):
         await SecretReferences("prod").get(kms.encrypted("from KMS", "staging"))
 
 
-async def test_a_source_that_goes_away_later_does_not_take_its_secrets_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_secrets_already_read_survive_an_outage_of_their_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "secret").write_text("from a file\n")
     vault = FakeVault(secrets={("", "kv", "cdv"): {"password": "from Vault"}})
     references = SecretReferences("staging")
@@ -64,7 +62,7 @@ async def test_a_source_that_goes_away_later_does_not_take_its_secrets_along(
             assert await references.get(reference) == secret
 
 
-async def test_a_source_that_is_not_set_up_names_what_it_needs(monkeypatch: pytest.MonkeyPatch):
+async def test_an_unconfigured_source_names_the_missing_variable(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("VAULT_ADDR", raising=False)
     references = SecretReferences("staging")
 

@@ -1,4 +1,4 @@
-"""Who runs goes on while the source of secrets is away."""
+"""A running service keeps its secrets during an outage of their source."""
 
 import pytest
 
@@ -7,17 +7,17 @@ from cdv_core.errors import Unavailable
 from tests.fakes.secrets import FakeSecrets
 
 
-class Counting(FakeSecrets):
+class CountingSecrets(FakeSecrets):
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
+        self.reads = 0
 
     async def get(self, reference: str) -> str:
-        self.asked += 1
+        self.reads += 1
         return await super().get(reference)
 
 
-class Moments:
+class FakeMonotonic:
     now = 0.0
 
     def __call__(self) -> float:
@@ -25,13 +25,13 @@ class Moments:
 
 
 @pytest.fixture
-def source() -> Counting:
-    source = Counting()
+def source() -> CountingSecrets:
+    source = CountingSecrets()
     source.values["db"] = "first"
     return source
 
 
-async def test_a_secret_is_read_again_each_time(source: Counting):
+async def test_a_secret_is_read_from_the_source_each_time(source: CountingSecrets):
     secrets = RememberedSecrets(source)
     assert await secrets.get("db") == "first"
 
@@ -40,9 +40,9 @@ async def test_a_secret_is_read_again_each_time(source: Counting):
     assert await secrets.get("db") == "second"
 
 
-async def test_an_outage_is_bridged_with_the_last_value_and_asked_about_only_now_and_then(source: Counting):
-    moments = Moments()
-    secrets = RememberedSecrets(source, monotonic=moments)
+async def test_during_an_outage_the_last_value_is_returned_and_the_source_retried_every_5_s(source: CountingSecrets):
+    monotonic = FakeMonotonic()
+    secrets = RememberedSecrets(source, monotonic=monotonic)
     await secrets.get("db")
     source.values["db"] = "second"
     assert await secrets.get("db") == "second"
@@ -50,21 +50,21 @@ async def test_an_outage_is_bridged_with_the_last_value_and_asked_about_only_now
     source.down = True
     for _ in range(10):
         assert await secrets.get("db") == "second"
-    assert source.asked == 3
-    moments.now += 5
+    assert source.reads == 3
+    monotonic.now += 5
     assert await secrets.get("db") == "second"
-    assert source.asked == 4
+    assert source.reads == 4
 
     source.down = False
     source.values["db"] = "third"
     assert await secrets.get("db") == "second"
-    moments.now += 5
+    monotonic.now += 5
     assert await secrets.get("db") == "third"
     assert await secrets.get("db") == "third"
-    assert source.asked == 6
+    assert source.reads == 6
 
 
-async def test_a_secret_never_read_is_unavailable_during_an_outage(source: Counting):
+async def test_a_secret_never_read_is_unavailable_during_an_outage(source: CountingSecrets):
     secrets = RememberedSecrets(source)
     await secrets.get("db")
     source.down = True

@@ -1,4 +1,4 @@
-"""The real Vault, and OpenBao, where a container runs: that our notion of their API is theirs."""
+"""The real Vault and OpenBao in containers: our client matches their API."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +64,7 @@ async def test_a_token_reads_the_latest_version(vault: RealVault):
     vault.ask("POST", "secret/data/cdv/db", {"data": {"password": "hunter2"}})
 
 
-async def test_an_approle_logs_in_and_reads_what_its_policy_lets_it(vault: RealVault):
+async def test_an_approle_reads_only_what_its_policy_allows(vault: RealVault):
     vault.ask("POST", "sys/auth/approle", {"type": "approle"})
     policy = 'path "secret/data/cdv/*" { capabilities = ["read"] }'
     vault.ask("PUT", "sys/policies/acl/cdv", {"policy": policy})
@@ -81,7 +81,7 @@ async def test_an_approle_logs_in_and_reads_what_its_policy_lets_it(vault: RealV
     assert caught.value.__cause__.status == 403
 
 
-async def test_what_was_deleted_is_not_there(vault: RealVault):
+async def test_a_deleted_secret_is_not_found(vault: RealVault):
     vault.ask("POST", "secret/data/gone", {"data": {"password": "x"}})
     vault.ask("DELETE", "secret/data/gone")
 

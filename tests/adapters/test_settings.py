@@ -1,4 +1,4 @@
-"""The environment is read once: units, spellings, second names, the .env file, and what is shown of it."""
+"""Settings from the environment: units, normalization, aliases, the .env file, and masking."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.adapters.environments import PRODUCTION, clean_environment, environme
 __all__ = ["clean_environment"]  # the fixture
 
 
-def test_the_defaults_are_the_contracts():
+def test_the_defaults_match_the_contract():
     settings = read_settings()
     assert (settings.env, settings.host, settings.port) == ("dev", "127.0.0.1", 8080)
     assert settings.data_dir == Path(".cdv")
@@ -25,7 +25,7 @@ def test_the_defaults_are_the_contracts():
     assert settings.reject_deprecated_schemas is False
 
 
-def test_an_embedded_vault_does_not_hear_the_environment(monkeypatch):
+def test_embedded_settings_ignore_the_environment(monkeypatch):
     environment(monkeypatch, CDV_READ_AUTH="token", CDV_ENV="prod")
     assert Settings.embedded(Path("x")) == Settings.embedded(Path("x"))
     assert Settings.embedded(Path("x")).read_auth == "public"
@@ -55,7 +55,7 @@ def test_values_are_read_with_their_units(monkeypatch):
     assert settings.cors_allowed_origins == ("https://app.example.com", "http://localhost:3000")
 
 
-def test_port_has_a_second_name_and_the_command_line_comes_first(monkeypatch):
+def test_port_is_an_alias_of_cdv_port_and_the_command_line_takes_precedence(monkeypatch):
     environment(monkeypatch, PORT="9000")
     assert read_settings().port == 9000
     environment(monkeypatch, CDV_PORT="9001")
@@ -69,7 +69,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch):
     assert read_settings().port == 8080
 
 
-def test_spaces_around_a_value_are_no_part_of_it_and_a_blank_one_is_unset(monkeypatch, tmp_path):
+def test_values_are_stripped_and_blank_ones_count_as_unset(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("CDV_S3_REGION=' eu-west-1 '\nCDV_READ_AUTH=token\n")
     environment(
         monkeypatch,
@@ -105,7 +105,7 @@ def test_spaces_around_a_value_are_no_part_of_it_and_a_blank_one_is_unset(monkey
         ("CDV_SPECS_URL", "file:///srv/specs"),
     ],
 )
-def test_addresses_that_are_followed_are_read(monkeypatch, name, value):
+def test_supported_addresses_are_accepted(monkeypatch, name, value):
     environment(monkeypatch, **{name: value})
     assert read_settings()
 
@@ -121,22 +121,22 @@ def test_addresses_that_are_followed_are_read(monkeypatch, name, value):
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
     ],
 )
-def test_origins_are_spelt_as_browsers_send_them(monkeypatch, given, origin):
+def test_origins_are_normalized_as_browsers_send_them(monkeypatch, given, origin):
     environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS=given)
     assert read_settings().cors_allowed_origins == (origin,)
 
 
-def test_media_types_are_compared_in_lower_case(monkeypatch):
+def test_media_types_are_lowercased(monkeypatch):
     environment(monkeypatch, CDV_ALLOWED_MIME_TYPES="IMAGE/PNG, application/vnd.x+JSON")
     assert read_settings().allowed_mime_types == ("image/png", "application/vnd.x+json")
 
 
-def test_an_issuer_that_is_no_address_says_where_its_keys_are(monkeypatch):
+def test_an_issuer_that_is_not_a_url_is_accepted_with_a_jwks_url(monkeypatch):
     environment(monkeypatch, CDV_JWT_ISSUER="urn:x", CDV_JWKS_URL="https://id.example.com/keys")
     assert read_settings().issuer == "urn:x"
 
 
-def test_dotenv_is_read_in_dev_and_the_environment_wins(monkeypatch, tmp_path):
+def test_dotenv_is_read_in_dev_only_and_the_environment_takes_precedence(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("CDV_PORT=9000\nCDV_READ_AUTH=token\n")
     assert (read_settings().port, read_settings().read_auth) == (9000, "token")
     environment(monkeypatch, CDV_PORT="9001")
@@ -146,13 +146,13 @@ def test_dotenv_is_read_in_dev_and_the_environment_wins(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("env", ["", " dev "])
-def test_dotenv_is_read_however_dev_is_spelt(monkeypatch, tmp_path, env):
+def test_dotenv_is_read_if_cdv_env_is_empty_or_padded(monkeypatch, tmp_path, env):
     (tmp_path / ".env").write_text("CDV_PORT=9000\n")
     environment(monkeypatch, CDV_ENV=env)
     assert read_settings().port == 9000
 
 
-def test_dotenv_makes_no_staging(monkeypatch, tmp_path):
+def test_dotenv_cannot_set_a_non_dev_environment(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("\n".join(f"{name}={value}" for name, value in PRODUCTION.items()))
     [problem] = problems()
     assert problem.startswith("CDV_ENV: .env is read in dev only")
@@ -160,7 +160,7 @@ def test_dotenv_makes_no_staging(monkeypatch, tmp_path):
     assert read_settings().env == "dev"
 
 
-def test_a_dotenv_that_is_no_text_is_a_problem_in_dev_only(monkeypatch, tmp_path):
+def test_a_dotenv_that_is_not_utf_8_is_a_problem_in_dev_only(monkeypatch, tmp_path):
     (tmp_path / ".env").write_bytes(b"CDV_PORT=\xff\n")
     [problem] = problems()
     assert problem.startswith(".env: cannot be read as UTF-8")
@@ -187,7 +187,7 @@ def test_secrets_are_masked(monkeypatch):
     assert shown["CDV_SPECS_URL"] == ""
 
 
-def test_what_follows_from_other_settings_is_shown(monkeypatch):
+def test_masked_settings_include_derived_values(monkeypatch):
     assert [masked(read_settings())[name] for name in ("CDV_JWT_AUDIENCE", "CDV_JWKS_URL")] == ["cdv", ""]
 
     environment(monkeypatch, CDV_JWT_ISSUER="https://issuer.example/")
@@ -198,12 +198,12 @@ def test_what_follows_from_other_settings_is_shown(monkeypatch):
     assert [shown["CDV_JWT_AUDIENCE"], shown["CDV_JWKS_URL"]] == ["theirs", "https://issuer.example/keys"]
 
 
-def test_misspelt_variables_are_found():
+def test_unknown_cdv_variables_are_found():
     names = {"CDV_PORT": "", "CDV_MAX_BODY_BYTE": "", "PATH": "", "CDV_TEST_NATS_URL": "", "CDVX": ""}
     assert unknown_variables(names) == ["CDV_MAX_BODY_BYTE"]
 
 
-def test_the_docs_have_every_setting_as_the_code_does():
+def test_the_configuration_page_matches_the_settings():
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     assert markdown_table() in page, "run `cdv config --markdown` and put its output into docs/configuration.md"
     for name in Settings.model_fields:

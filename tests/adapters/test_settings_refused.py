@@ -1,4 +1,4 @@
-"""What cannot be read or must not be is refused, checked together and reported together."""
+"""Invalid and forbidden settings are refused, and all problems are reported together."""
 
 import re
 
@@ -11,7 +11,7 @@ __all__ = ["clean_environment"]  # the fixture
 
 
 @pytest.mark.parametrize("name", sorted(set(PRODUCTION) - {"CDV_ENV"}))
-def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
+def test_a_blank_value_of_a_required_setting_counts_as_missing(monkeypatch, name):
     environment(monkeypatch, **PRODUCTION | {name: " "})
     assert problems() == (f"{name}: required when CDV_ENV is prod",)
 
@@ -95,20 +95,20 @@ def test_a_blank_value_does_not_do_for_one_that_is_required(monkeypatch, name):
         ("CDV_RATE_LIMIT_STORAGE", "redis"),
     ],
 )
-def test_what_cannot_be_read_is_a_problem_that_names_the_variable(monkeypatch, name, value):
+def test_an_invalid_value_is_a_problem_that_names_its_variable(monkeypatch, name, value):
     environment(monkeypatch, **{name: value})
     assert any(problem.startswith(name) for problem in problems())
 
 
 @pytest.mark.parametrize("name", ["CDV_S3_ENDPOINT", "CDV_JWKS_URL", "CDV_SPECS_URL"])
 @pytest.mark.parametrize("user_info", ["hunter2", "u:hunter2", ":hunter2"])
-def test_an_address_holds_no_credentials_and_they_are_not_repeated(monkeypatch, name, user_info):
+def test_an_address_with_credentials_is_refused_without_repeating_them(monkeypatch, name, user_info):
     environment(monkeypatch, CDV_S3_BUCKET="media", CDV_JWT_ISSUER="https://id.example.com")
     environment(monkeypatch, **{name: f"https://{user_info}@example.com"})
     assert problems() == (f"{name}: an address with a user or a password in it; leave them out",)
 
 
-def test_one_start_shows_every_problem(monkeypatch):
+def test_all_problems_are_reported_together(monkeypatch):
     environment(monkeypatch, CDV_ENV="prod", CDV_PORT="x", CDV_MAX_BODY_BYTES="y", CDV_CORS_ALLOWED_ORIGINS="*")
     found = problems()
     for name in ("CDV_PORT", "CDV_MAX_BODY_BYTES", "CDV_DB_DSN", "CDV_S3_ENDPOINT", "CDV_S3_BUCKET", "CDV_JWT_ISSUER",
@@ -120,14 +120,14 @@ def test_one_start_shows_every_problem(monkeypatch):
     ("name", "value"),
     [("CDV_S3_BUCKET", "b"), ("CDV_S3_ENDPOINT", "s3"), ("CDV_DB_DSN", "file:relative"), ("CDV_JWKS_URL", "ftp://x")],
 )
-def test_what_is_given_and_wrong_is_not_called_missing_as_well(monkeypatch, name, value):
+def test_an_invalid_required_setting_is_not_also_reported_as_missing(monkeypatch, name, value):
     environment(monkeypatch, **PRODUCTION | {"CDV_JWT_ISSUER": "https://id.example.com", name: value})
     [problem] = problems()
     assert problem.startswith(f"{name}: ")
     assert "required" not in problem
 
 
-def test_addresses_that_nobody_would_follow_are_shown_together(monkeypatch):
+def test_unsupported_addresses_are_reported_together(monkeypatch):
     environment(
         monkeypatch,
         CDV_DB_DSN="mysql://u:hunter2@db",
@@ -152,7 +152,7 @@ def test_addresses_that_nobody_would_follow_are_shown_together(monkeypatch):
         "host=db password='hunter2",
     ],
 )
-def test_a_connection_string_that_libpq_cannot_use_is_reported_with_all_other_problems(monkeypatch, dsn):
+def test_a_connection_string_that_libpq_rejects_is_reported_with_the_other_problems(monkeypatch, dsn):
     environment(monkeypatch, CDV_DB_DSN=dsn, CDV_READ_AUTH="none")
     assert [problem.partition(":")[0] for problem in problems()] == ["CDV_DB_DSN", "CDV_READ_AUTH"]
     assert "hunter2" not in str(problems())
@@ -164,7 +164,7 @@ def test_a_connection_string_may_name_several_hosts_or_none(monkeypatch, dsn):
     assert read_settings().db_dsn is not None
 
 
-def test_outside_dev_nothing_falls_back_to_files_or_to_our_own_issuer(monkeypatch):
+def test_outside_dev_each_production_setting_is_required(monkeypatch):
     for env in ("staging", "prod"):
         environment(monkeypatch, **PRODUCTION | {"CDV_ENV": env})
         assert read_settings().env == env
@@ -225,7 +225,7 @@ def test_outside_dev_a_secret_in_plain_text_is_refused(monkeypatch, name, value,
         ("CDV_JWKS_URL", "https://id.example.com/keys", False),
     ],
 )
-def test_outside_dev_what_matters_does_not_travel_in_the_clear(monkeypatch, name, value, refused):
+def test_outside_dev_plain_http_is_refused_except_to_loopback(monkeypatch, name, value, refused):
     environment(monkeypatch, **PRODUCTION | {name: value})
     if refused:
         assert problems() == (f"{name}: https:// is required when CDV_ENV is prod",)
@@ -233,13 +233,13 @@ def test_outside_dev_what_matters_does_not_travel_in_the_clear(monkeypatch, name
         assert read_settings().env == "prod"
 
 
-def test_a_bad_port_is_told_by_both_its_names(monkeypatch):
+def test_an_invalid_port_is_reported_under_both_its_names(monkeypatch):
     environment(monkeypatch, PORT="http")
     [problem] = problems()
     assert problem.startswith("CDV_PORT, PORT: ")
 
 
-def test_any_origin_is_for_dev_only(monkeypatch):
+def test_a_wildcard_cors_origin_is_allowed_in_dev_only(monkeypatch):
     environment(monkeypatch, CDV_CORS_ALLOWED_ORIGINS="*")
     assert read_settings().cors_allowed_origins == ("*",)
     environment(monkeypatch, **PRODUCTION)
@@ -252,13 +252,13 @@ def test_a_problem_does_not_repeat_a_secret(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["CDV_S3_CA", "CDV_NATS_CA", "CDV_JWKS_CA", "CDV_TLS_CLIENT_CA"])
-def test_authorities_that_are_none_are_a_problem_at_the_start(monkeypatch, tmp_path, name):
+def test_an_invalid_ca_file_is_a_problem_at_startup(monkeypatch, tmp_path, name):
     (tmp_path / "ca.pem").write_text("junk")
     environment(monkeypatch, **{name: str(tmp_path / "ca.pem")})
     assert f"{name}: cannot use {tmp_path}/ca.pem: it holds no certificates in PEM" in problems()
 
 
-def test_a_certificate_that_cannot_be_served_with_is_reported_with_all_else(monkeypatch, tmp_path):
+def test_an_unusable_server_certificate_is_reported_with_the_other_problems(monkeypatch, tmp_path):
     (tmp_path / "cert.pem").write_text("junk")
     files = {"CDV_TLS_CERT": str(tmp_path / "cert.pem"), "CDV_TLS_KEY": str(tmp_path / "cert.pem")}
     environment(monkeypatch, **files, CDV_S3_CA="/nowhere/ca.pem", CDV_JWKS_URL="https://issuer.example/keys")

@@ -1,4 +1,4 @@
-"""A SQLite file is opened, or refused on one line and left alone."""
+"""A SQLite file is opened, or refused with a message of one line and left unchanged."""
 
 import asyncio
 import os
@@ -26,11 +26,11 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
 
 
-async def test_the_directory_and_the_file_are_made_and_kept(path: Path):
+async def test_the_directory_and_the_file_are_created_and_reused(path: Path):
     async with SqliteDatabase(path) as database:
         await create(database, 1)
     async with SqliteDatabase(path) as database:
@@ -38,15 +38,15 @@ async def test_the_directory_and_the_file_are_made_and_kept(path: Path):
         assert await stored_numbers(database) == [1]
 
 
-async def test_what_it_makes_is_its_owners_alone_in_a_directory_that_is_not(path: Path):
+async def test_created_files_have_owner_only_permissions_in_a_shared_directory(path: Path):
     path.parent.mkdir(mode=0o755)
     async with SqliteDatabase(path) as database:
         await create(database, 1)
-        modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in path.parent.iterdir()}
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert modes == {"vault.sqlite3": 0o600, "vault.sqlite3-wal": 0o600, "vault.sqlite3-shm": 0o600}
 
 
-async def test_the_mode_of_a_file_that_is_there_is_left_as_it_is(path: Path):
+async def test_the_mode_of_an_existing_file_is_left_unchanged(path: Path):
     async with SqliteDatabase(path):
         pass
     path.chmod(0o640)
@@ -54,7 +54,7 @@ async def test_the_mode_of_a_file_that_is_there_is_left_as_it_is(path: Path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-async def test_many_may_open_a_new_file_at_once(path: Path):
+async def test_a_new_file_can_be_opened_concurrently(path: Path):
     databases = [SqliteDatabase(path) for _ in range(8)]
     try:
         await asyncio.gather(*(database.open() for database in databases))
@@ -64,7 +64,9 @@ async def test_many_may_open_a_new_file_at_once(path: Path):
         await asyncio.gather(*(database.close() for database in databases))
 
 
-async def test_opening_waits_for_a_process_that_is_making_the_file(path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_opening_waits_for_another_connection_that_is_creating_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("CREATE TABLE made (of TEXT)")
@@ -87,7 +89,7 @@ async def refusal(path: Path) -> CannotStart:
 @pytest.mark.parametrize(
     "content", [b"not a database at all, but text\n" * 100, b"\x00" * 5000, b"text"], ids=["text", "zeros", "short"]
 )
-async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, content: bytes):
+async def test_a_file_that_is_not_a_database_is_refused_and_left_unchanged(path: Path, content: bytes):
     path.parent.mkdir()
     path.write_bytes(content)
 
@@ -96,7 +98,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, 
     assert path.read_bytes() == content
 
 
-async def test_a_damaged_file_is_refused_and_left_alone(path: Path):
+async def test_a_corrupt_file_is_refused_and_left_unchanged(path: Path):
     async with SqliteDatabase(path) as database:
         for number in range(200):
             await create(database, number, size=500)
@@ -109,7 +111,7 @@ async def test_a_damaged_file_is_refused_and_left_alone(path: Path):
     assert path.read_bytes() == content
 
 
-async def test_a_file_of_newer_code_is_refused_and_left_alone(path: Path):
+async def test_a_file_of_newer_code_is_refused_and_left_unchanged(path: Path):
     async with SqliteDatabase(path) as database:
         await database.write(lambda connection: connection.execute("PRAGMA user_version = 999").fetchall())
     content = path.read_bytes()
@@ -119,19 +121,19 @@ async def test_a_file_of_newer_code_is_refused_and_left_alone(path: Path):
     assert path.read_bytes() == content
 
 
-async def test_a_file_in_the_directorys_place_is_refused(path: Path):
+async def test_a_file_in_place_of_the_directory_is_refused(path: Path):
     path.parent.write_text("in the way")
 
     assert str(path.parent) in (await refusal(path)).what
 
 
-async def test_a_directory_in_the_files_place_is_refused(path: Path):
+async def test_a_directory_in_place_of_the_file_is_refused(path: Path):
     path.mkdir(parents=True)
 
     assert "cannot be opened" in (await refusal(path)).reason
 
 
-async def test_a_file_that_someone_keeps_locked_is_refused(path: Path, impatient: None):
+async def test_a_locked_file_is_refused(path: Path, short_busy_timeout: None):
     async with SqliteDatabase(path):
         pass
     other = sqlite3.connect(path, isolation_level=None)
@@ -144,7 +146,7 @@ async def test_a_file_that_someone_keeps_locked_is_refused(path: Path, impatient
 
 @pytest.fixture
 def read_only_vault() -> Iterator[Path]:
-    """A vault in a directory that this process may read and not write."""
+    """A vault in a directory that this process may read but not write."""
     if not hasattr(os, "geteuid"):
         pytest.skip("file modes mean nothing here")
     directory = Path(tempfile.mkdtemp())
@@ -167,13 +169,13 @@ async def open_and_close(path: Path) -> None:
         pass
 
 
-async def test_a_vault_that_cannot_be_written_is_refused(read_only_vault: Path):
+async def test_a_read_only_vault_is_refused(read_only_vault: Path):
     assert "let this user" in (await refusal(read_only_vault)).remedy
     assert "let this user" in (await refusal(read_only_vault.parent / "new" / "vault.sqlite3")).remedy
     assert "let this user" in (await refusal(read_only_vault.parent / "new.sqlite3")).remedy
 
 
-async def test_a_migration_that_fails_leaves_the_file_at_the_version_before(path: Path, monkeypatch):
+async def test_a_failed_migration_leaves_the_file_at_the_previous_version(path: Path, monkeypatch):
     scripts = read_migrations("sqlite")
     broken = "CREATE TABLE half (done TEXT);\nCREATE TABLE accounts (did TEXT);\n"
     monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("broken", broken)])
@@ -182,13 +184,13 @@ async def test_a_migration_that_fails_leaves_the_file_at_the_version_before(path
     monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("whole", whole)])
 
     async with SqliteDatabase(path) as database:
-        rows = await database.read(lambda it: it.execute("SELECT done, too FROM half").fetchall())
-        versions = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
+        rows = await database.read(lambda connection: connection.execute("SELECT done, too FROM half").fetchall())
+        versions = await database.read(lambda connection: connection.execute("PRAGMA user_version").fetchone())
 
     assert (rows, versions) == ([], (len(scripts) + 1,))
 
 
-async def test_a_file_of_earlier_code_is_brought_up_to_date_with_all_it_holds(path: Path, monkeypatch):
+async def test_a_file_of_earlier_code_is_migrated_and_keeps_its_data(path: Path, monkeypatch):
     scripts = read_migrations("sqlite")
     monkeypatch.setattr(sqlite, "read_migrations", lambda _: scripts[:1])
     async with SqliteDatabase(path) as database:
@@ -206,7 +208,7 @@ async def test_a_file_of_earlier_code_is_brought_up_to_date_with_all_it_holds(pa
     async with SqliteDatabase(path) as database:
         (entry,) = await SqliteOutbox(database).read(0, 10)
         await create(database, 1)
-        (version,) = await database.read(lambda it: it.execute("PRAGMA user_version").fetchone())
+        (version,) = await database.read(lambda connection: connection.execute("PRAGMA user_version").fetchone())
 
     assert (entry.event.event_id, entry.event.envelope) == ("E", b"{}")
     assert (entry.event.traceparent, entry.published_at) == (None, None)

@@ -1,4 +1,4 @@
-"""Writers that share a file, and writers that are killed: what was acknowledged is there, whole."""
+"""Concurrent and killed writer processes: acknowledged writes are stored completely."""
 
 import random
 from collections.abc import Iterator
@@ -14,25 +14,25 @@ from tests.adapters.sqlite_writer import start_writer, write_number
 
 
 async def check(path: Path, acknowledged: set[int]) -> None:
-    """Every acknowledged write is there as it was written, and no write is there in part."""
+    """Assert that every acknowledged write is stored unchanged, and no write partially."""
     async with SqliteDatabase(path) as database:
         records = SqliteRecordStore(database)
         stored = {int(record.uri.rkey): record async for record in records.scan()}
-        told = [entry.event for entry in await SqliteOutbox(database).read(0, 1_000_000)]
+        events = [entry.event for entry in await SqliteOutbox(database).read(0, 1_000_000)]
         replies = await database.read(lambda it: it.execute("SELECT key, fingerprint, reply FROM replies").fetchall())
 
     assert acknowledged <= set(stored)
     written = {number: write_number(number) for number in stored}
     assert stored == {number: as_stored(record) for number, (record, _, _) in written.items()}
-    assert {int(event.event_id): event for event in told} == {
+    assert {int(event.event_id): event for event in events} == {
         number: event for number, (_, event, _) in written.items()
     }
-    assert len(told) == len(stored)
-    assert sorted(replies) == sorted((it.key, it.fingerprint, it.reply) for _, _, it in written.values())
+    assert len(events) == len(stored)
+    assert sorted(replies) == sorted((reply.key, reply.fingerprint, reply.reply) for _, _, reply in written.values())
 
 
-def the_rest_of(connection: Connection) -> Iterator[Any]:
-    """Yield what was sent and not read yet; what the sender could not finish does not count."""
+def unread_messages(connection: Connection) -> Iterator[Any]:
+    """Yield the messages that were sent and not yet read, except an incomplete last one."""
     with connection:
         while True:
             try:
@@ -41,11 +41,11 @@ def the_rest_of(connection: Connection) -> Iterator[Any]:
                 return
 
 
-async def test_processes_that_write_to_one_file_at_once_lose_nothing(tmp_path: Path):
+async def test_concurrent_writer_processes_lose_no_write(tmp_path: Path):
     path = tmp_path / "vault.sqlite3"
-    writers = [start_writer(path, 1000 * place, 150) for place in range(3)]
+    writers = [start_writer(path, 1000 * number, 150) for number in range(3)]
 
-    acknowledged = {number for _, connection in writers for number in the_rest_of(connection)} - {None}
+    acknowledged = {number for _, connection in writers for number in unread_messages(connection)} - {None}
     for process, _ in writers:
         process.join()
 
@@ -54,18 +54,18 @@ async def test_processes_that_write_to_one_file_at_once_lose_nothing(tmp_path: P
     await check(path, acknowledged)
 
 
-async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
+async def test_acknowledged_writes_survive_kill_9(tmp_path: Path):
     path = tmp_path / "vault.sqlite3"
     acknowledged: set[int] = set()
 
     for killed in range(10):
         process, connection = start_writer(path, 100_000 * killed, 100_000)
-        # The first is killed while it makes the file, the others after some acknowledgement.
-        said = [connection.recv() for _ in range(1 + killed * random.randint(1, 20))]
+        # The first is killed while it creates the file, the others after some acknowledgements.
+        received = [connection.recv() for _ in range(1 + killed * random.randint(1, 20))]
         process.kill()
         process.join()
-        said += the_rest_of(connection)
-        acknowledged |= set(said) - {None}
+        received += unread_messages(connection)
+        acknowledged |= set(received) - {None}
 
     assert acknowledged
     await check(path, acknowledged)

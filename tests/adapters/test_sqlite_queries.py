@@ -1,4 +1,4 @@
-"""How SQLite goes about our statements, in its own words."""
+"""SQLite's query plans for our statements."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from cdv_core.ports.outbox import Backlog, Publication
 from cdv_core.ports.records import IdempotentReply
 from conformance.ports.stores import ALICE, FLAG, LIKE, POST, START, a_record, an_asset, as_stored, its_event, ulid
 
-# Conditions of listings, and how SQLite says that it looks them up.
+# Conditions of listings, and how a query plan shows that an index serves them.
 BOUNDS = {
     "AND collection = '": "collection=?",
     "indexed_at >= ": "indexed_at>?",
@@ -37,7 +37,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
     await records.find(record.uri)
     await records.find_reply(ALICE, retryable.key, b"fingerprint", START)
     await records.purge_expired_replies(START, 10)
-    assert [it async for it in records.scan()] == [as_stored(record)]
+    assert [stored async for stored in records.scan()] == [as_stored(record)]
     for listing in listings():
         await records.list(listing)
     await media.add(asset)
@@ -54,7 +54,7 @@ async def use_every_method(database: SqliteDatabase) -> None:
 
 
 def listings() -> Iterator[ListQuery]:
-    """Yield a listing of every form that the query takes."""
+    """Yield a listing for every form of the query."""
     cursor = Cursor(START, ulid(5))
     collections = (None, frozenset[Nsid]()), (None, frozenset({FLAG, LIKE})), (POST, frozenset[Nsid]())
     earlier = START - timedelta(days=1)
@@ -66,7 +66,7 @@ def listings() -> Iterator[ListQuery]:
 def explain(connection: sqlite3.Connection, statements: set[str]) -> dict[str, str]:
     """Return SQLite's plan for each statement that has one."""
     queries = [it for it in statements if it.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
-    return {it: str([row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {it}")]) for it in queries}
+    return {query: str([row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]) for query in queries}
 
 
 async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
@@ -81,11 +81,11 @@ async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
 
     assert len(plans) > 40
     assert {query: plan for query, plan in plans.items() if "TEMP B-TREE" in plan} == {}
-    # What a listing asks for is looked up in the index, not filtered afterwards.
+    # A listing's conditions are looked up in the index, not filtered afterwards.
     for query, plan in plans.items():
         for condition, looked_up in BOUNDS.items():
             assert condition not in query or looked_up in plan, (query, plan)
-    # One index holds what is unpublished and nothing else, one table at most one row.
+    # The index holds only unpublished entries; the table has at most one row.
     scans = {plan for plan in plans.values() if "SCAN" in plan}
     assert scans == {
         "['SCAN op_log USING INDEX op_log_unpublished']",
@@ -94,7 +94,7 @@ async def test_no_statement_sorts_or_reads_a_whole_table(tmp_path: Path):
     }
 
 
-async def test_a_backlog_without_end_is_counted_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_backlog_count_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdv_adapters.outbox.sqlite.BACKLOG_MAX", 2)
     async with SqliteDatabase(tmp_path / "vault.sqlite3") as database:
         for number in range(3):

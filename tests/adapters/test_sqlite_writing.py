@@ -1,4 +1,4 @@
-"""Writes to a SQLite file: synced, in groups, each whole or not at all; and readers beside them."""
+"""Writes to a SQLite file: synced, grouped and atomic; and concurrent readers."""
 
 import asyncio
 import sqlite3
@@ -29,13 +29,13 @@ async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
 
 
 @contextmanager
-def writer_held(database: SqliteDatabase) -> Iterator[None]:
-    """Keep the writer's thread busy, so that writes gather behind it; they are committed as one group."""
+def writer_blocked(database: SqliteDatabase) -> Iterator[None]:
+    """Block the writer's thread, so that the writes queued meanwhile are committed as one group."""
     release = threading.Event()
     database._writer.submit(release.wait)
     try:
@@ -44,9 +44,9 @@ def writer_held(database: SqliteDatabase) -> Iterator[None]:
         release.set()
 
 
-async def gathered(database: SqliteDatabase, *writes: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Make the writes as one group; return what came of each."""
-    with writer_held(database):
+async def execute_as_one_group(database: SqliteDatabase, *writes: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Execute the writes as one group; return the result or error of each."""
+    with writer_blocked(database):
         tasks = [asyncio.create_task(write) for write in writes]
         await asyncio.sleep(0)
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -64,21 +64,21 @@ async def test_writes_that_arrive_together_share_one_commit(database: SqliteData
     statements: list[str] = []
     await database.write(lambda connection: connection.set_trace_callback(statements.append))
 
-    await gathered(database, *(create(database, number) for number in range(20)))
+    await execute_as_one_group(database, *(create(database, number) for number in range(20)))
 
     assert await stored_numbers(database) == list(range(20))
-    # The first is that of the write which set the trace.
+    # The first is that of the write that set the trace.
     assert statements.count("COMMIT") == 2
 
 
-async def test_a_write_that_fails_takes_nothing_of_its_group_with_it(database: SqliteDatabase):
+async def test_a_failed_write_does_not_affect_the_others_of_its_group(database: SqliteDatabase):
     await create(database, 1)
 
     def broken(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM records")
         raise ZeroDivisionError
 
-    results = await gathered(
+    results = await execute_as_one_group(
         database,
         create(database, 2),
         create(database, 1),
@@ -87,7 +87,7 @@ async def test_a_write_that_fails_takes_nothing_of_its_group_with_it(database: S
         create(database, 4),
     )
 
-    assert [type(it) for it in results] == [type(None), IdTaken, type(None), ZeroDivisionError, type(None)]
+    assert [type(result) for result in results] == [type(None), IdTaken, type(None), ZeroDivisionError, type(None)]
     assert await stored_numbers(database) == [1, 2, 3, 4]
 
 
@@ -96,16 +96,18 @@ async def test_no_write_of_a_group_is_acknowledged_when_its_commit_fails(databas
         connection.execute("PRAGMA defer_foreign_keys = ON")
         connection.execute("INSERT INTO replies VALUES ('did:plc:nobody', 'key', x'', x'', 0)")
 
-    results = await gathered(database, create(database, 1), database.write(fail_at_commit), create(database, 2))
+    results = await execute_as_one_group(
+        database, create(database, 1), database.write(fail_at_commit), create(database, 2)
+    )
 
-    assert [type(it) for it in results] == [Unavailable] * 3
+    assert [type(result) for result in results] == [Unavailable] * 3
     assert await stored_numbers(database) == []
     await create(database, 1)
     assert await stored_numbers(database) == [1]
 
 
-async def test_a_write_cancelled_while_it_waits_does_not_happen(database: SqliteDatabase):
-    with writer_held(database):
+async def test_a_write_cancelled_while_queued_is_not_executed(database: SqliteDatabase):
+    with writer_blocked(database):
         task = asyncio.create_task(create(database, 1))
         await asyncio.sleep(0)
         task.cancel()
@@ -116,10 +118,10 @@ async def test_a_write_cancelled_while_it_waits_does_not_happen(database: Sqlite
     assert await stored_numbers(database) == [2]
 
 
-async def test_closing_finishes_what_was_accepted(path: Path):
+async def test_closing_completes_accepted_writes(path: Path):
     database = SqliteDatabase(path)
     await database.open()
-    with writer_held(database):
+    with writer_blocked(database):
         tasks = [asyncio.create_task(create(database, number)) for number in range(20)]
         await asyncio.sleep(0)
         closing = asyncio.create_task(database.close())
@@ -141,7 +143,7 @@ async def test_a_database_that_is_not_open_is_unavailable(path: Path):
         await create(database, 1)
 
 
-async def test_a_full_disk_is_unavailable_and_damages_nothing(database: SqliteDatabase, path: Path):
+async def test_a_full_disk_is_unavailable_and_corrupts_nothing(database: SqliteDatabase, path: Path):
     async def allow_pages(more: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -152,10 +154,10 @@ async def test_a_full_disk_is_unavailable_and_damages_nothing(database: SqliteDa
     await create(database, 0)
     await allow_pages(20)
 
-    results = await gathered(database, *(create(database, number, size=30_000) for number in range(1, 10)))
+    results = await execute_as_one_group(database, *(create(database, number, size=30_000) for number in range(1, 10)))
 
-    assert {type(it) for it in results} - {type(None)} == {Unavailable}
-    kept = [0, *(number for number, it in enumerate(results, 1) if it is None)]
+    assert {type(result) for result in results} - {type(None)} == {Unavailable}
+    kept = [0, *(number for number, result in enumerate(results, 1) if result is None)]
     assert await stored_numbers(database) == kept
     await allow_pages(10_000)
     await create(database, 20, size=30_000)
@@ -163,7 +165,7 @@ async def test_a_full_disk_is_unavailable_and_damages_nothing(database: SqliteDa
     assert len(await SqliteOutbox(database).read(0, 100)) == len(kept) + 1
 
 
-async def test_a_file_locked_by_another_process_is_unavailable_and_then_available(path: Path, impatient: None):
+async def test_a_file_locked_by_another_connection_is_unavailable_until_released(path: Path, short_busy_timeout: None):
     async with SqliteDatabase(path) as database:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -178,7 +180,7 @@ async def test_a_file_locked_by_another_process_is_unavailable_and_then_availabl
         assert await stored_numbers(database) == [1]
 
 
-async def test_the_log_is_checkpointed_when_it_has_grown(path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_the_wal_is_checkpointed_when_it_exceeds_its_limit(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 200_000)
     log = Path(f"{path}-wal")
 
@@ -223,7 +225,7 @@ async def test_readers_cannot_write(database: SqliteDatabase):
     assert isinstance(raised.value.__cause__, sqlite3.Error)
 
 
-async def test_reading_goes_on_while_a_write_takes_its_time(database: SqliteDatabase):
+async def test_reads_are_not_blocked_by_a_slow_write(database: SqliteDatabase):
     await create(database, 1)
     begun, finish = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""The attack table: what has been tried on JWT verifiers, and which refusal meets it here, from either verifier."""
+"""The attack table: known attacks on JWT verifiers, and the error with which both our verifiers refuse each."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from tests.adapters.minted_tokens import (
     forge_under,
     hmac_with,
     okp_jwk,
-    plus_the_order,
     raw_ecdsa,
     text,
     token,
-    with_r_of_another_spelling,
+    with_non_canonical_r,
+    with_s_plus_order,
     without,
 )
 
@@ -79,7 +79,7 @@ def algorithms(table: dict[str, Attack]) -> None:
         table[f"EdDSA announced, HMAC with the public key as {name}"] = Attack(token(sign=hmac_with(key, "sha512")))
 
 
-def keys_that_come_along(table: dict[str, Attack]) -> None:
+def embedded_keys(table: dict[str, Attack]) -> None:
     theirs = okp_jwk(ATTACKER.public_key().public_bytes_raw(), KID)
     for name, value in {
         "jwk": theirs,
@@ -93,7 +93,7 @@ def keys_that_come_along(table: dict[str, Attack]) -> None:
     table["signed by another key under our kid"] = Attack(token(sign=ATTACKER.sign))
 
 
-def names_of_keys(table: dict[str, Attack]) -> None:
+def key_ids(table: dict[str, Attack]) -> None:
     elsewhere = ["../../../../dev/null", "/dev/null", "file:///dev/null", "https://attacker.example/jwks.json"]
     injected = ["' OR '1'='1", "| sleep 1", "*", "__proto__", "k" * 4096, "\ud800"]
     nearly = [KID + "\0", " " + KID, KID + "\n", KID.upper(), KID[:-1], "no-kid", "twice", "7"]
@@ -136,7 +136,7 @@ def extensions(table: dict[str, Attack]) -> None:
         table[name] = Attack(token({**HEADER, **extension}))
 
 
-def json_that_some_accept(table: dict[str, Attack]) -> None:
+def ambiguous_json(table: dict[str, Attack]) -> None:
     header, claims = text(HEADER)[1:-1], text(CLAIMS)[1:-1]
     for name, repeated in {
         "alg": b'{"alg":"none",%s}' % header,
@@ -178,7 +178,7 @@ def json_that_some_accept(table: dict[str, Attack]) -> None:
         table[f"claims: {name}"] = Attack(token(claims=payload))
 
 
-def moved_parts(table: dict[str, Attack]) -> None:
+def rearranged_parts(table: dict[str, Attack]) -> None:
     good, other = token().split("."), token(claims={**CLAIMS, "sub": "did:web:victim.example"}).split(".")
     table["header and claims swapped"] = Attack(f"{good[1]}.{good[0]}.{good[2]}", TokenMalformed)
     table["parts reversed"] = Attack(".".join(reversed(good)), TokenMalformed)
@@ -194,13 +194,13 @@ def moved_parts(table: dict[str, Attack]) -> None:
     table["JSON serialisation"] = Attack(
         json.dumps(dict(zip(("protected", "payload", "signature"), good, strict=True))), TokenMalformed
     )
-    table["the prefix too"] = Attack("Bearer " + token(), TokenMalformed)
+    table["with the Bearer prefix"] = Attack("Bearer " + token(), TokenMalformed)
 
 
 def signatures(table: dict[str, Attack]) -> None:
     good = token().split(".")
-    table["S + L"] = Attack(token(sign=plus_the_order))
-    table["R of another spelling"] = Attack(token(sign=with_r_of_another_spelling))
+    table["S + L"] = Attack(token(sign=with_s_plus_order))
+    table["R of another spelling"] = Attack(token(sign=with_non_canonical_r))
     for name, change in {
         "zeros": lambda s: bytes(64),
         "ones": lambda s: b"\xff" * 64,
@@ -230,7 +230,7 @@ def sizes(table: dict[str, Attack]) -> None:
     table["far too long and nothing else"] = Attack("x" * 1_000_000, TokenMalformed)
 
 
-def claims_about_others(table: dict[str, Attack]) -> None:
+def wrong_claims(table: dict[str, Attack]) -> None:
     for name in ("iss", "aud", "sub", "exp"):
         table[f"{name} absent"] = Attack(token(claims=without(CLAIMS, name)))
     wrong: dict[str, list[Any]] = {
@@ -250,15 +250,15 @@ def claims_about_others(table: dict[str, Attack]) -> None:
 ATTACKS: dict[str, Attack] = {}
 for fill in (
     algorithms,
-    keys_that_come_along,
-    names_of_keys,
+    embedded_keys,
+    key_ids,
     other_keys,
     extensions,
-    json_that_some_accept,
-    moved_parts,
+    ambiguous_json,
+    rearranged_parts,
     signatures,
     sizes,
-    claims_about_others,
+    wrong_claims,
 ):
     fill(ATTACKS)
 
@@ -290,8 +290,8 @@ async def test_the_attack_is_refused(new_verifier: Callable[[], JwtVerifier], at
         pytest.param(b" \n" + text(HEADER) + b"\t", b"\r\n" + text(CLAIMS) + b" ", id="white space around the JSON"),
     ],
 )
-async def test_what_no_attack_is_passes(new_verifier: Callable[[], JwtVerifier], header: Any, claims: Any):
-    """Without this the table above could not fail: everything refused would satisfy it."""
+async def test_valid_tokens_are_accepted(new_verifier: Callable[[], JwtVerifier], header: Any, claims: Any):
+    """Without this a verifier that refuses every token would pass."""
     verified = await new_verifier().verify(token(header, claims))
 
     assert verified.expires_at == datetime.fromtimestamp(NOW + 600, UTC)

@@ -1,4 +1,4 @@
-"""The issuer's document over a real connection: what is followed, what is bounded, who is believed."""
+"""The issuer's key set over a real connection: redirects, limits, timeouts and TLS."""
 
 import json
 import socket
@@ -15,9 +15,9 @@ from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
 from cdv_adapters.tokens.local_key import LocalIssuer
 from cdv_core.domain.identifiers import Did
 from cdv_core.errors import InvalidField, TokenInvalid, Unavailable
-from tests.adapters.certificates import vouched
+from tests.adapters.certificates import tls_server_context
 from tests.fakes.clock import FakeClock
-from tests.fakes.s3 import Answer, Asked
+from tests.fakes.s3 import Answer, ReceivedRequest
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
 
 PATH = "/.well-known/jwks.json"
@@ -35,12 +35,12 @@ def refused(url: str) -> str:
     return str(caught.value)
 
 
-async def test_tokens_are_verified_with_what_an_issuer_serves_and_its_rotation_followed(tmp_path: Path):
+async def test_tokens_are_verified_with_the_served_keys_and_rotation_is_followed(tmp_path: Path):
     clock = FakeClock()
     keys = [LocalIssuer.open(tmp_path / name, issuer="https://issuer.example", audience="cdv") for name in ("a", "b")]
     served = keys[:1]
 
-    def answer(_: Asked) -> Answer:
+    def answer(_: ReceivedRequest) -> Answer:
         body = {"data": {"keys": [jwk for key in served for jwk in key.jwks()["keys"]]}}
         return Answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -53,11 +53,11 @@ async def test_tokens_are_verified_with_what_an_issuer_serves_and_its_rotation_f
         assert (await verifier.verify(b)).subject == SUBJECT
         with pytest.raises(TokenInvalid):
             await verifier.verify(a)
-        assert [asked.path for asked in server.asked] == [PATH] * 2
+        assert [request.path for request in server.requests] == [PATH] * 2
     await source.aclose()
 
 
-async def test_an_issuer_that_is_not_there_is_unavailable():
+async def test_an_unreachable_issuer_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     keys = IssuerKeys(JwksUrl(f"http://127.0.0.1:{port}{PATH}"))
@@ -66,10 +66,10 @@ async def test_an_issuer_that_is_not_there_is_unavailable():
         await keys.check()
 
 
-def test_the_answer_may_be_kept_as_long_as_it_says():
+def test_max_age_is_read_from_the_response():
     with ScriptedServer(lambda _: DOCUMENT) as server:
         assert JwksUrl(server.url + PATH)().max_age_seconds == 120
-        assert server.asked[0].headers["accept-encoding"] == "identity"
+        assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_the_answer_may_be_kept_as_long_as_it_says():
         ("max-age=60; x", None),
     ],
 )
-def test_cache_control_is_read_as_far_as_it_concerns_us(cache_control: str, seconds: int | None):
+def test_cache_control_is_parsed_to_a_max_age(cache_control: str, seconds: int | None):
     assert max_age_seconds(cache_control) == seconds
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_within_the_issuer_is_followed(status: int):
-    def answer(asked: Asked) -> Answer:
-        return DOCUMENT if asked.path == "/moved" else Answer(status, b"", {"Location": "/moved"})
+def test_a_same_origin_redirect_is_followed(status: int):
+    def answer(request: ReceivedRequest) -> Answer:
+        return DOCUMENT if request.path == "/moved" else Answer(status, b"", {"Location": "/moved"})
 
     with ScriptedServer(answer) as server:
         assert fetch(server.url + PATH) == DOCUMENT.body
@@ -106,21 +106,21 @@ def test_a_redirect_within_the_issuer_is_followed(status: int):
     "location",
     ["http://127.0.0.1:{other}/", "http://localhost:{port}/", "//127.0.0.2:{port}/", "http://[", "file:///etc/passwd"],
 )
-def test_a_redirect_to_anywhere_else_is_not_followed(location: str):
+def test_a_cross_origin_redirect_is_not_followed(location: str):
     with ScriptedServer(lambda _: DOCUMENT) as other:
         where = {"port": 0, "other": int(other.url.rpartition(":")[2])}
         with ScriptedServer(lambda _: Answer(302, b"", {"Location": location.format(**where)})) as server:
             where["port"] = int(server.url.rpartition(":")[2])
             refused(server.url + PATH)
-            assert len(server.asked) == 1
-        assert other.asked == []
+            assert len(server.requests) == 1
+        assert other.requests == []
 
 
 def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path):
-    context = vouched(tmp_path / "ca.pem")
+    context = tls_server_context(tmp_path / "ca.pem")
 
-    def answer(asked: Asked) -> Answer:
-        return Answer(302, b"", {"Location": f"http://{asked.headers['host']}/"})
+    def answer(request: ReceivedRequest) -> Answer:
+        return Answer(302, b"", {"Location": f"http://{request.headers['host']}/"})
 
     with (
         ScriptedServer(answer, context) as server,
@@ -129,19 +129,19 @@ def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path):
         JwksUrl(server.url + PATH, ca_file=tmp_path / "ca.pem")()
 
 
-def test_redirects_in_a_circle_end():
-    with ScriptedServer(lambda asked: Answer(302, b"", {"Location": asked.path})) as server:
+def test_a_redirect_loop_is_ended():
+    with ScriptedServer(lambda request: Answer(302, b"", {"Location": request.path})) as server:
         assert refused(server.url + PATH) == "too many redirects"
-        assert len(server.asked) == 4
+        assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("status", [204, 304, 400, 401, 404, 500, 503])
-def test_another_status_is_no_answer(status: int):
+def test_a_status_other_than_200_is_an_error(status: int):
     with ScriptedServer(lambda _: Answer(status, b"" if status in (204, 304) else b'{"keys":[]}')) as server:
         assert refused(server.url + PATH) == f"status {status}"
 
 
-def test_a_document_without_end_is_cut_off():
+def test_an_endless_document_is_cut_off():
     sent = 0
 
     def endless() -> Iterator[bytes]:
@@ -156,17 +156,17 @@ def test_a_document_without_end_is_cut_off():
     assert sent < 1000
 
 
-def test_a_document_of_the_largest_size_is_read():
+def test_a_document_of_the_maximum_size_is_read():
     body = b'{"keys":[]}'.ljust(DOCUMENT_MAX_BYTES)
     with ScriptedServer(lambda _: Answer(200, body)) as server:
         assert fetch(server.url + PATH) == body
 
 
-def test_an_issuer_that_accepts_and_says_nothing_is_given_up_on(monkeypatch: pytest.MonkeyPatch):
+def test_an_issuer_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jwks, "_TIMEOUT", urllib3.Timeout(connect=1, read=0.05))
     release = threading.Event()
 
-    def answer(_: Asked) -> Answer:
+    def answer(_: ReceivedRequest) -> Answer:
         release.wait()
         return DOCUMENT
 
@@ -177,7 +177,7 @@ def test_an_issuer_that_accepts_and_says_nothing_is_given_up_on(monkeypatch: pyt
             release.set()
 
 
-def test_an_issuer_that_trickles_is_given_up_on_and_hung_up(monkeypatch: pytest.MonkeyPatch):
+def test_a_trickling_issuer_times_out_and_is_disconnected(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jwks, "_TOTAL_SECONDS", 0.1)
     release = threading.Event()
 
@@ -194,20 +194,20 @@ def test_an_issuer_that_trickles_is_given_up_on_and_hung_up(monkeypatch: pytest.
             release.set()
 
 
-def test_an_issuer_that_nobody_vouches_for_is_not_believed(tmp_path: Path):
-    with ScriptedServer(lambda _: DOCUMENT, vouched(tmp_path / "ca.pem")) as server:
+def test_an_issuer_with_an_untrusted_certificate_is_refused(tmp_path: Path):
+    with ScriptedServer(lambda _: DOCUMENT, tls_server_context(tmp_path / "ca.pem")) as server:
         assert "CERTIFICATE_VERIFY_FAILED" in refused(server.url + PATH)
-        assert server.asked == []
+        assert server.requests == []
 
 
-def test_an_issuer_is_believed_on_the_word_of_a_private_authority(tmp_path: Path):
-    context = vouched(tmp_path / "ca.pem")
+def test_a_certificate_signed_by_the_configured_ca_is_accepted(tmp_path: Path):
+    context = tls_server_context(tmp_path / "ca.pem")
     with ScriptedServer(lambda _: DOCUMENT, context) as server:
         assert JwksUrl(server.url + PATH, ca_file=tmp_path / "ca.pem")().body == DOCUMENT.body
 
 
-def test_a_certificate_for_another_host_is_not_believed(tmp_path: Path):
-    context = vouched(tmp_path / "ca.pem", host="127.0.0.2")
+def test_a_certificate_for_another_host_is_refused(tmp_path: Path):
+    context = tls_server_context(tmp_path / "ca.pem", host="127.0.0.2")
     with (
         ScriptedServer(lambda _: DOCUMENT, context) as server,
         pytest.raises(KeysNotFetched, match="CERTIFICATE_VERIFY"),
@@ -216,7 +216,7 @@ def test_a_certificate_for_another_host_is_not_believed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None):
+def test_an_unreadable_ca_file_is_named_in_the_error(tmp_path: Path, content: bytes | None):
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_bytes(content)

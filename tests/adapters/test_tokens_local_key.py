@@ -1,4 +1,4 @@
-"""The built-in issuer: its key on disk, its tokens, and keys that are brought to it."""
+"""The built-in issuer: its key on disk, its tokens, and keys read from a file."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def decoded(part: str) -> Any:
     return json.loads(base64.urlsafe_b64decode(part + "=="))
 
 
-def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path):
+def test_the_key_is_created_once_with_owner_only_permissions(tmp_path: Path):
     directory = tmp_path / "not" / "yet"
 
     first, second = opened(directory), opened(directory)
@@ -70,29 +70,29 @@ def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path):
     assert stat.S_IMODE((directory / "issuer-key.json").stat().st_mode) == 0o600
 
 
-def test_who_starts_at_once_makes_one_key(tmp_path: Path):
-    everyone = 16
-    start = Barrier(everyone)
+def test_concurrent_starts_create_one_key(tmp_path: Path):
+    threads = 16
+    start = Barrier(threads)
 
     def race(_: int) -> str:
         start.wait()
         return opened(tmp_path).kid
 
-    with ThreadPoolExecutor(everyone) as pool:
-        kids = set(pool.map(race, range(everyone)))
+    with ThreadPoolExecutor(threads) as pool:
+        kids = set(pool.map(race, range(threads)))
 
     assert kids == {opened(tmp_path).kid}
     assert [path.name for path in tmp_path.iterdir()] == ["issuer-key.json"]
 
 
-def test_a_data_dir_that_cannot_be_made_is_named(tmp_path: Path):
+def test_a_data_dir_that_cannot_be_created_is_named_in_the_error(tmp_path: Path):
     (tmp_path / "file").touch()
 
     with pytest.raises(InvalidField, match=r"file/issuer-key\.json: cannot be "):
         opened(tmp_path / "file")
 
 
-def test_a_spoilt_key_file_is_reported_and_left_alone(tmp_path: Path):
+def test_a_corrupt_key_file_is_reported_and_left_unchanged(tmp_path: Path):
     (tmp_path / "issuer-key.json").write_bytes(b"")
 
     with pytest.raises(InvalidField, match="no private Ed25519 key"):
@@ -100,14 +100,14 @@ def test_a_spoilt_key_file_is_reported_and_left_alone(tmp_path: Path):
     assert (tmp_path / "issuer-key.json").read_bytes() == b""
 
 
-def test_the_published_key_has_its_thumbprint_as_name_and_no_private_half(tmp_path: Path):
+def test_the_published_jwk_has_its_thumbprint_as_kid_and_no_private_key(tmp_path: Path):
     issuer = read(tmp_path / "key", json.dumps(RFC_JWK).encode())
 
     public = {"kty": "OKP", "crv": "Ed25519", "x": RFC_JWK["x"]}
     assert issuer.jwks() == {"keys": [{**public, "kid": RFC_THUMBPRINT, "use": "sig", "alg": "EdDSA"}]}
 
 
-def test_a_token_says_who_for_whom_and_until_when(tmp_path: Path):
+def test_an_issued_token_has_the_expected_header_and_claims(tmp_path: Path):
     issuer = opened(tmp_path)
 
     header, claims, _ = issuer.issue(SUBJECT, 60, NOW).split(".")
@@ -127,7 +127,7 @@ def test_a_token_says_who_for_whom_and_until_when(tmp_path: Path):
 
 
 @pytest.mark.parametrize("ttl_seconds", [0, -1])
-def test_a_token_without_a_life_is_not_issued(tmp_path: Path, ttl_seconds: int):
+def test_a_non_positive_ttl_is_refused(tmp_path: Path, ttl_seconds: int):
     with pytest.raises(InvalidField, match="ttl"):
         opened(tmp_path).issue(SUBJECT, ttl_seconds, NOW)
 
@@ -143,7 +143,7 @@ def test_a_token_without_a_life_is_not_issued(tmp_path: Path, ttl_seconds: int):
         pytest.param(pem(RFC_PRIVATE), RFC_THUMBPRINT, id="PEM"),
     ],
 )
-async def test_a_key_is_taken_from_a_file(tmp_path: Path, content: bytes, kid: str):
+async def test_a_key_is_read_from_a_jwk_or_pem_file(tmp_path: Path, content: bytes, kid: str):
     issuer = read(tmp_path / "key", content)
 
     assert issuer.kid == kid
@@ -187,7 +187,7 @@ def without(name: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_is_no_such_key_is_refused_without_being_shown(tmp_path: Path, content: bytes):
+def test_an_invalid_key_file_is_refused_without_showing_the_key(tmp_path: Path, content: bytes):
     with pytest.raises(InvalidField) as caught:
         read(tmp_path / "key", content)
 
@@ -196,14 +196,14 @@ def test_what_is_no_such_key_is_refused_without_being_shown(tmp_path: Path, cont
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["absent", "a directory"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], None]):
+def test_an_unreadable_key_file_is_named_in_the_error(tmp_path: Path, make: Callable[[Path], None]):
     make(tmp_path / "key")
 
     with pytest.raises(InvalidField, match="key: cannot be read: "):
         LocalIssuer.from_file(tmp_path / "key", issuer="urn:local", audience="cdv")
 
 
-def test_the_signature_of_rfc_8037_holds():
+def test_the_rfc_8037_example_signature_verifies():
     key = PublicKey.from_jwk({name: RFC_JWK[name] for name in ("kty", "crv", "x")})
     signed = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc"
     signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"

@@ -1,22 +1,22 @@
-"""An issuer that is down, hangs or publishes junk: the last keys serve for a bounded time, and nobody waits."""
+"""An issuer that is down, hangs or publishes junk: cached keys are used for a bounded time, and no request waits."""
 
 import pytest
 
 from cdv_adapters.tokens.key_set import IssuerKeys, KeysNotFetched
 from cdv_core.errors import Unavailable
-from tests.adapters.issuers import World, finished, settle, turns, world
+from tests.adapters.issuers import World, background_fetch_done, results_of, run_ready_tasks, world
 
 __all__ = ["world"]  # the fixture
 
 
-async def test_an_outage_is_survived_on_the_last_keys_for_a_bounded_time_and_nobody_waits(world: World):
+async def test_cached_keys_verify_tokens_for_an_hour_past_their_lifetime_during_an_outage(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
-    for age in [*range(50, 3900, 50), 3899]:  # the lifetime of 300 and the hour after it, but for a second
+    for age in [*range(50, 3900, 50), 3899]:  # up to one second before the lifetime of 300 s and the hour after it end
         world.now = 1000 + age
         for _ in range(3):
             assert await world.accepts(world.a)
-            await settle()
+            await background_fetch_done()
     assert world.keys.state.fetches == 1 + len(range(250, 3900, 50)) + 1
 
     world.now += 1
@@ -30,24 +30,27 @@ async def test_an_outage_is_survived_on_the_last_keys_for_a_bounded_time_and_nob
     assert await world.accepts(world.a)
 
 
-async def test_during_an_outage_a_hanging_issuer_holds_up_nobody(world: World):
+async def test_a_hanging_refresh_during_an_outage_blocks_no_request(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
     world.now += 299
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
 
     world.issuer.gate.clear()
-    world.now += 60  # past the lifetime, and due for another try
+    world.now += 60  # past the lifetime, and due for a retry
     assert await world.accepts(world.a)
-    await turns()
+    await run_ready_tasks()
     world.now += 10
     assert await world.accepts(world.a)
-    await turns()
-    assert (world.keys.state.fetches, world.keys.state.failures) == (3, 1)  # the third is still waited for, by nobody
+    await run_ready_tasks()
+    assert (world.keys.state.fetches, world.keys.state.failures) == (
+        3,
+        1,
+    )  # the third still hangs, and no request waits for it
 
 
-async def test_an_unknown_key_during_an_outage_is_refused_and_not_asked_for_more_often(world: World):
+async def test_an_unknown_key_during_an_outage_is_refused_without_extra_fetches(world: World):
     await world.accepts(world.a)
     world.issuer.down = True
 
@@ -57,16 +60,16 @@ async def test_an_unknown_key_during_an_outage_is_refused_and_not_asked_for_more
 
     world.now += 300
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
     assert world.keys.state.fetches == 3
-    assert not await world.accepts(world.stranger)  # the cool-down is over, and yet the issuer failed just now
+    assert not await world.accepts(world.stranger)  # the cool-down is over, but the last fetch has just failed
     assert world.keys.state.fetches == 3
 
 
-async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spared(world: World):
+async def test_without_cached_keys_requests_are_unavailable_and_fetches_are_rate_limited(world: World):
     world.issuer.down = True
     for tries in range(1, 4):
-        answers = await finished(*(world.accepts(world.a) for _ in range(50)))
+        answers = await results_of(*(world.accepts(world.a) for _ in range(50)))
         assert {type(answer) for answer in answers} == {Unavailable}
         world.now += 4
         with pytest.raises(Unavailable) as caught:
@@ -79,7 +82,7 @@ async def test_without_any_keys_everything_is_unavailable_and_the_issuer_is_spar
     assert await world.accepts(world.a)
 
 
-async def test_an_outage_after_a_set_without_keys_is_unavailable(world: World):
+async def test_an_outage_after_an_empty_key_set_is_unavailable(world: World):
     world.issuer.keys = []
     assert not await world.accepts(world.a)
     world.issuer.down = True
@@ -91,7 +94,7 @@ async def test_an_outage_after_a_set_without_keys_is_unavailable(world: World):
     assert await world.accepts(world.a)
 
 
-async def test_an_issuer_that_hangs_from_the_start_is_given_up_on(world: World):
+async def test_the_first_fetch_from_a_hanging_issuer_times_out(world: World):
     keys = IssuerKeys(world.issuer, fetch_timeout_seconds=0.01)
     world.issuer.gate.clear()
     try:
@@ -117,24 +120,24 @@ async def test_an_issuer_that_hangs_from_the_start_is_given_up_on(world: World):
         b"\xff",
     ],
 )
-async def test_what_is_no_key_set_changes_nothing(world: World, body: bytes):
+async def test_an_invalid_key_set_document_keeps_the_cached_keys(world: World, body: bytes):
     await world.accepts(world.a)
     world.issuer.body = body
     world.now += 299
     await world.accepts(world.a)
-    await settle()
+    await background_fetch_done()
 
     assert world.keys.state.failing
     assert await world.accepts(world.a)
 
 
-async def test_state_and_check_tell_of_an_outage_that_requests_do_not_notice(world: World):
+async def test_state_and_check_report_an_outage_while_cached_keys_still_verify(world: World):
     assert world.keys.state.age_seconds is None
     await world.keys.check()
     world.now += 240
     world.issuer.down = True
     await world.keys.check()
-    await settle()
+    await background_fetch_done()
 
     with pytest.raises(Unavailable):
         await world.keys.check()
@@ -144,8 +147,8 @@ async def test_state_and_check_tell_of_an_outage_that_requests_do_not_notice(wor
 
     world.issuer.down = False
     world.now += 5
-    with pytest.raises(Unavailable):  # what it knows so far; it has asked again
+    with pytest.raises(Unavailable):  # the last known state; a fetch is in flight
         await world.keys.check()
-    await settle()
+    await background_fetch_done()
     await world.keys.check()
     assert world.keys.state.age_seconds == 0

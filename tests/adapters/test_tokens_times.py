@@ -1,4 +1,4 @@
-"""The times in a token: which numbers they may be, and when a token is called expired."""
+"""The times in a token: valid numbers, and when a token counts as expired."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdv_adapters.tokens.jwt import JwtVerifier
 from cdv_core.errors import CdvError, TokenExpired, TokenInvalid
 from tests.adapters.minted_tokens import ATTACKER, CLAIMS, HEADER, NOW, PRIVATE, VERIFIERS, Signer, text, token, without
 
-# What exp, nbf and iat may be: the JSON as it stands in the token, and the refusal, None where it is valid.
+# Values of exp, nbf and iat: the JSON text in the token, and the expected error, or None if it is valid.
 NUMBERS: list[tuple[str, str, type[CdvError] | None]] = [
     ("exp", f"{NOW}", None),  # within the skew
     ("exp", f"{NOW - 59}", None),
@@ -61,7 +61,7 @@ NUMBERS: list[tuple[str, str, type[CdvError] | None]] = [
 @pytest.mark.parametrize(
     ("name", "json_text", "refusal"), NUMBERS, ids=[f"{n} {j[:24]}{len(j)}" for n, j, _ in NUMBERS]
 )
-async def test_times_are_numbers_within_the_skew(
+async def test_exp_nbf_and_iat_must_be_numbers_within_the_clock_skew(
     new_verifier: Callable[[], JwtVerifier], name: str, json_text: str, refusal: type[CdvError] | None
 ):
     claims = text(without(CLAIMS, name))[:-1] + f',"{name}":{json_text}}}'.encode()
@@ -81,7 +81,7 @@ async def test_times_are_numbers_within_the_skew(
         pytest.param({**HEADER, "kid": "unknown"}, CLAIMS, PRIVATE.sign, id="key"),
     ],
 )
-async def test_expired_is_said_only_of_what_is_otherwise_right(
+async def test_token_expired_is_raised_only_for_an_otherwise_valid_token(
     new_verifier: Callable[[], JwtVerifier], header: Any, claims: Any, sign: Signer
 ):
     with pytest.raises(TokenInvalid):

@@ -47,17 +47,17 @@ class FakeEventBus(MemoryEventBus):
         if any(state != self._streams[state.name].state() for state in onto):
             return await super().publish(entries, onto)
         answers: list[Acknowledged | None] = []
-        held_up = set()
+        blocked = set()
         for entry in entries:
             answer = None
-            if entry.event.did not in held_up and entry.event.event_id not in self.refused:
+            if entry.event.did not in blocked and entry.event.event_id not in self.refused:
                 current = [self._streams[state.name].state() for state in onto]
                 (answer,) = await super().publish([entry], current)
             if entry.event.event_id in self.lost_acknowledgements:
                 self.lost_acknowledgements.discard(entry.event.event_id)
                 answer = None
             if answer is None:
-                held_up.add(entry.event.did)
+                blocked.add(entry.event.did)
             answers.append(answer)
         return answers
 
@@ -82,7 +82,7 @@ class FakeEventBus(MemoryEventBus):
     def roll_back(self, last_sequence: int, name: str = "RA_RECORDS") -> None:
         """Restore an older copy of the stream's files."""
         stream = self._streams[name]
-        kept = list(takewhile(lambda it: it.sequence <= last_sequence, stream.messages))
+        kept = list(takewhile(lambda message: message.sequence <= last_sequence, stream.messages))
         self._hold(stream, kept)
         stream.last_sequence = last_sequence
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """A received request. `query`: name → single value. Header names are in lower case."""
 
     method: str
@@ -39,10 +39,10 @@ def refusal(status: int, code: str) -> Answer:
 
 
 class ScriptedS3:
-    """Responds to each request with `answer(request)`, at `url`. `asked`: all requests, in order."""
+    """Responds to each request with `answer(request)`, at `url`. `requests`: all received, in order."""
 
-    def __init__(self, answer: Callable[[Asked], Answer], tls: ssl.SSLContext | None = None) -> None:
-        self.asked: list[Asked] = []
+    def __init__(self, answer: Callable[[ReceivedRequest], Answer], tls: ssl.SSLContext | None = None) -> None:
+        self.requests: list[ReceivedRequest] = []
         self.hung_up = threading.Event()  # set when a client disconnects before it has received the whole body
         store = self
 
@@ -54,9 +54,9 @@ class ScriptedS3:
                 query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(self.command, parts.path, query, headers, body)
-                store.asked.append(asked)
-                self.send(answer(asked))
+                request = ReceivedRequest(self.command, parts.path, query, headers, body)
+                store.requests.append(request)
+                self.send(answer(request))
 
             do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = do  # noqa: N815 - the base class looks for these names
 

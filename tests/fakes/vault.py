@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fakes.s3 import Answer, Asked
+from tests.fakes.s3 import Answer, ReceivedRequest
 
 
 def _json(status: int, body: dict[str, Any]) -> Answer:
@@ -33,23 +33,23 @@ class FakeVault:
     override: Answer | None = None
     logins: int = 0
     reads: int = 0
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def answer(self, asked: Asked) -> Answer:
-        self.asked.append(asked)
+    def answer(self, request: ReceivedRequest) -> Answer:
+        self.requests.append(request)
         if self.override is not None:
             return self.override
-        _, version, *parts = asked.path.split("/")
+        _, version, *parts = request.path.split("/")
         assert version == "v1"
         if parts[0] == "auth" and parts[-1] == "login":
-            return self._log_in(asked, "/".join(parts[1:-1]))
-        return self._read(asked, parts)
+            return self._log_in(request, "/".join(parts[1:-1]))
+        return self._read(request, parts)
 
-    def _log_in(self, asked: Asked, mount: str) -> Answer:
-        if asked.method != "POST":
+    def _log_in(self, request: ReceivedRequest, mount: str) -> Answer:
+        if request.method != "POST":
             return _errors(405, "unsupported operation")
-        given = json.loads(asked.body)
+        given = json.loads(request.body)
         if mount.startswith("approle"):
             if self.approles.get(given["role_id"]) != given["secret_id"]:
                 return _errors(400, "invalid role or secret ID")
@@ -71,12 +71,12 @@ class FakeVault:
         }
         return _json(200, {"request_id": "r", "lease_id": "", "renewable": False, "data": None, "auth": auth})
 
-    def _read(self, asked: Asked, parts: list[str]) -> Answer:
-        if asked.headers.get("x-vault-token") not in self.tokens:
+    def _read(self, request: ReceivedRequest, parts: list[str]) -> Answer:
+        if request.headers.get("x-vault-token") not in self.tokens:
             return _errors(403, "permission denied")
         self.reads += 1
         mount, data, *path = parts
-        key = asked.headers.get("x-vault-namespace", ""), mount, "/".join(path)
+        key = request.headers.get("x-vault-namespace", ""), mount, "/".join(path)
         if data != "data" or key not in self.secrets:
             return _errors(404)
         metadata = {"created_time": "2026-11-24T02:53:29Z", "deletion_time": "", "destroyed": False, "version": 1}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.adapters.certificates import vouched
+from tests.adapters.certificates import tls_server_context
 from tests.core.catalogues import entry, index_bytes, index_of
-from tests.fakes.s3 import Answer, Asked, ScriptedS3
+from tests.fakes.s3 import Answer, ReceivedRequest, ScriptedS3
 from tests.http.running import CDV, environment
 from tests.servers import NatsServer, NoServer
 
@@ -25,7 +25,7 @@ def printed(tmp_path: Path) -> list[str]:
         nats = NatsServer.from_wheel(durable=False, tls=(tmp_path / "nats.pem", tmp_path / "nats.key"))
     except NoServer as error:
         pytest.skip(str(error))
-    with ScriptedS3(lambda _: Answer(), vouched(tmp_path / "unused.pem")) as server, nats:
+    with ScriptedS3(lambda _: Answer(), tls_server_context(tmp_path / "unused.pem")) as server, nats:
         settings = {
             "CDV_S3_ENDPOINT": server.url,
             "CDV_S3_BUCKET": "media",
@@ -46,7 +46,7 @@ def printed(tmp_path: Path) -> list[str]:
         )
     assert checked.returncode == 1, checked.stderr
     assert "Traceback" not in checked.stderr
-    assert server.asked == []
+    assert server.requests == []
     return checked.stdout.splitlines()
 
 
@@ -67,11 +67,11 @@ def test_check_accepts_a_catalogue_signed_by_a_private_ca_in_ssl_cert_file(tmp_p
     listed = entry("com.registryaccord.profile", ["1.0.0"])
     files = {"SPEC_INDEX.json": index_bytes(listed), **index_of(listed)[1]}
 
-    def publish(asked: Asked) -> Answer:
-        body = files.get(asked.path.lstrip("/"))
+    def publish(request: ReceivedRequest) -> Answer:
+        body = files.get(request.path.lstrip("/"))
         return Answer(404) if body is None else Answer(200, body)
 
-    with ScriptedS3(publish, vouched(tmp_path / "ca.pem")) as server:
+    with ScriptedS3(publish, tls_server_context(tmp_path / "ca.pem")) as server:
         checked = subprocess.run(
             [CDV, "check"],
             env=environment(tmp_path / "data", CDV_SPECS_URL=server.url, SSL_CERT_FILE=str(tmp_path / "ca.pem")),

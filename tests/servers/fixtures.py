@@ -1,4 +1,4 @@
-"""Servers as pytest fixtures, started when a test first asks for them; the root conftest.py loads this plugin."""
+"""Servers as pytest fixtures, started when a test first requests them; the root conftest.py loads this plugin."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar

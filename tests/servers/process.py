@@ -69,7 +69,7 @@ def memory_has_room() -> bool:
 
 
 def program(name: str, wheel: str) -> Path:
-    """Return the executable that a wheel installed beside our Python. Raises: NoServer: it is not installed."""
+    """Return the executable that a wheel installed next to our Python. Raises: NoServer: it is not installed."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
         raise NoServer(f"{wheel} has no wheel for this platform, or is not installed")

@@ -17,8 +17,8 @@ from tests.servers.host import Host, Remote
 from tests.servers.process import Process, free_port, new_directory, program, run_to_end
 from tests.servers.server import Server
 
-# As S3 clients do: 500 and 503 mean that a request may succeed when it is sent again.
-AGAIN: Final = Retry(
+# As S3 clients do: after 500 and 503 a request may succeed when it is retried.
+RETRIES: Final = Retry(
     3,
     connect=0,
     read=0,
