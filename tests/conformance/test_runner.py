@@ -67,7 +67,7 @@ def test_an_unreachable_target_is_undecided(tmp_path: Path):
 def test_a_target_that_always_responds_429_or_503_is_undecided(tmp_path: Path, status: int):
     code = {429: "CDV_RATE_LIMIT", 503: "CDV_UNAVAILABLE"}[status]
     with serving(lambda *_: refusal(status, code, Retry_After="3600")) as stub:
-        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC", "--only", "LIST", "--only", "IDEM")
+        judgement = judge(tmp_path, stub.url, *TOKENS, "--only", "REC-001", "--only", "LIST-001", "--only", "IDEM-012")
 
     assert judgement.code == 3, judgement.text
     assert judgement.ids("failed") == set()
