@@ -31,6 +31,7 @@ _STOP_ACCEPTING_SIGNAL: Final = signal.SIGUSR1
 _SHUTDOWN_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _LAST_REQUESTS_SECONDS: Final = 2.0  # ours: from accepting a connection until its first request has arrived
 _POLL_SECONDS: Final = 0.05
+_RETRY_SECONDS: Final = 5.0  # ours
 _GC_THRESHOLD: Final = 20_000  # ours: objects allocated and not yet freed; Python's default is 700
 
 
@@ -104,16 +105,46 @@ class Workers(MPServer):
                 break
             with suppress(ValueError):  # if it has crashed meanwhile, it is replaced here
                 self.interrupt_children.remove(idx)
-            self.respawned_wrks[idx] = time.monotonic()
             old: Any = self.wrks[idx]
             if not old.is_alive():
                 logger.error("worker {} exited unexpectedly ({}); starting another", idx + 1, old.inner.exitcode)
+                if not self._wait_until_startable(self._listeners[idx]):
+                    break
+            self.respawned_wrks[idx] = time.monotonic()
             self.wrks[idx] = new = self._spawn_worker(idx, spawn_target, target_loader)
             new.start()
             self._wait(delay)
             if not self._stop_worker(old):
                 self.wrks.append(old)
         self._wake_if_pending()
+
+    def _wait_until_startable(self, listener: socket.socket) -> bool:
+        """Return True when a new worker on `listener` could serve, or no other worker is left; False on shutdown.
+
+        Granian stops the whole service when a new worker exits at once, as it does while the database is down.
+        """
+        others: list[Any] = self.wrks
+        while any(worker.is_alive() for worker in others):
+            if self.interrupt_signal:
+                return False
+            try:
+                self._check_startup()
+            except Exception as error:  # noqa: BLE001 - no error here may stop the running workers
+                logger.error("no worker can be started now, the others continue: {}", error)
+                self._stop_listening(listener)
+                self._wait(_RETRY_SECONDS)
+            else:
+                break
+        listener.listen(self.backlog)
+        return True
+
+    def _stop_listening(self, listener: socket.socket) -> None:
+        """Leave new connections to the other workers: on this listener they would wait for the missing one."""
+        # Not twice: on Linux the second time would end what this listener accepts later.
+        is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if is_listening and self._listeners.count(listener) == 1:
+            with suppress(OSError):  # not every system can do it
+                listener.shutdown(socket.SHUT_RD)
 
     def _stop_worker(self, worker: Any) -> bool:  # noqa: ANN401 - granian's
         """Stop the worker gracefully and return True; return False if a shutdown is requested before it has ended.

@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from cdv_adapters.container import local_issuer
@@ -24,6 +25,7 @@ from cdv_http.logs import set_up_logs
 from cdv_http.server import _announce
 from tests.http.api import PNG, Api, Creator, data
 from tests.http.running import RunningVault
+from tests.servers import PostgresServer
 
 QUICK_SECONDS = 15  # for a busy machine; less than the grace period, after which workers are killed
 
@@ -236,3 +238,30 @@ async def test_two_workers_share_one_vault(started: list[RunningVault], tmp_path
         ticket = await creator.staged()
         assert data(await creator.finalize(ticket["assetId"]))
     assert await asyncio.to_thread(vault.stop) == 0
+
+
+async def test_a_worker_that_crashes_while_the_database_is_down_is_replaced_when_it_is_back(
+    started: list[RunningVault], tmp_path: Path, own_postgres_server: PostgresServer
+) -> None:
+    dsn = own_postgres_server.create_database()
+    vault = start(started, tmp_path / "data", CDV_WORKERS="2", CDV_DB_DSN=dsn)
+    service = psutil.Process(vault.process.pid)
+    crashed = service.children()[0]
+    own_postgres_server.kill()
+    crashed.kill()
+    await eventually(lambda: "no worker can be started now" in vault.log)
+    for _ in range(20):  # each on a connection of its own, which the system gives to either listener
+        assert (await asyncio.to_thread(httpx.get, f"{vault.base}/healthz", timeout=20)).status_code == 200
+
+    own_postgres_server.start()
+    await eventually(lambda: len(service.children()) == 2)
+    for number in range(20):
+        async with httpx.AsyncClient(base_url=vault.base, timeout=60) as http:
+            assert data(await creator_of(vault, http, "did:example:ada").create(idempotencyKey=str(number)))
+    assert await asyncio.to_thread(vault.stop) == 0
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.05)

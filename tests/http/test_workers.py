@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,11 +45,18 @@ class Worker:
 
 
 class Fleet(Workers):
-    """`proof`: called to check a reload before it starts. `when`: called as soon as a worker is started."""
+    """`proof`: called to check whether a worker could start. `when`: called as soon as a worker is started."""
 
-    def __init__(self, count: int, *, proof: Any = lambda _: None, when: Any = lambda _: None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        proof: Any = lambda _: None,
+        when: Any = lambda _: None,
+        listeners: Sequence[socket.socket] = (),
+    ) -> None:
         super().__init__(
-            [], check_startup=lambda: proof(self), interface=Interfaces.ASGI, workers=count, respawn_interval=0
+            listeners, check_startup=lambda: proof(self), interface=Interfaces.ASGI, workers=count, respawn_interval=0
         )
         self.wrks: list[Any] = [Worker() for _ in range(count)]
         self.started: list[int] = []
@@ -134,6 +141,55 @@ def test_a_stop_while_a_crashed_worker_is_replaced_ends_the_loop() -> None:
     fleet.main_loop_interrupt.set()
     fleet._serve_loop(None, None)
     assert fleet.started == [1]
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        yield [one, other]
+
+
+def is_listening(listener: socket.socket) -> bool:
+    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_crashed_worker_is_replaced_once_a_new_one_could_start(
+    monkeypatch: pytest.MonkeyPatch, listeners: list[socket.socket], shared: bool
+) -> None:
+    monkeypatch.setattr("cdv_http.workers._RETRY_SECONDS", 0)
+    own, listened = listeners[1], []
+
+    def proof(fleet: Fleet) -> None:
+        assert fleet.started == []
+        listened.append(is_listening(own))
+        if len(listened) < 4:
+            raise ValueError("the database is down")
+
+    fleet = Fleet(2, proof=proof, listeners=[own, own] if shared else listeners)
+    fleet.wrks[1].alive = False
+    fleet._respawn_workers([1], None, None)
+    assert fleet.started == [1]
+    # Meanwhile connections go to the other workers, unless these accept on the same socket.
+    assert listened == [True, shared, shared, shared]
+    with socket.create_connection(own.getsockname()), own.accept()[0] as accepted:
+        accepted.setblocking(False)
+        with pytest.raises(BlockingIOError):  # the end of the stream would be b""
+            accepted.recv(1)
+
+
+def test_a_stop_while_no_worker_can_start_starts_none(listeners: list[socket.socket]) -> None:
+    fleet = Fleet(2, proof=refuse, listeners=listeners)
+    fleet.wrks[1].alive = False
+    fleet._respawn_workers([1], None, None)
+    assert fleet.started == []
+
+
+def test_the_last_worker_that_crashes_is_replaced_without_a_check(listeners: list[socket.socket]) -> None:
+    fleet = Fleet(1, proof=lambda _: pytest.fail("checked"), listeners=listeners)
+    fleet.wrks[0].alive = False
+    fleet._respawn_workers([0], None, None)
+    assert fleet.started == [0]
 
 
 def test_workers_that_exit_as_soon_as_they_are_started_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
