@@ -66,8 +66,24 @@ def test_the_printed_example_equals_the_readmes_and_works(vault: RunningVault) -
     assert record["value"] == {"displayName": "Ada"}
 
 
+@pytest.mark.skipif(not (ROOT / ".venv/.installed-dev").is_file(), reason="make would install the tools first")
+def test_the_conformance_suite_judges_a_served_vault_as_the_readme_shows(vault: RunningVault) -> None:
+    (command,) = (block.strip() for block in blocks("README.md", "sh") if "make conformance" in block)
+    done = subprocess.run(
+        ["sh", "-ec", f"{command.replace(BASE, vault.base)} ARGS='--only REC-001'"],
+        env=environment(vault.data_dir),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
 def test_the_make_targets_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for block in blocks("README.md", "sh"):
-        for target in re.findall(r"^make ([a-z]+)", block, re.MULTILINE):
+        for target in re.findall(r"^make ([a-z-]+)", block, re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
