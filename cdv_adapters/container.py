@@ -315,7 +315,7 @@ async def reach_postgres(container: Container, *, upgrade: bool) -> list[str]:
 
     `upgrade`: False does not change an existing schema, which an older service may be using. Raises: CannotStart.
     """
-    from cdv_adapters.database.postgres import migrate
+    from cdv_adapters.database.postgres_migration import migrate
 
     try:
         access = await _postgres_access(container.settings(), container.secrets())

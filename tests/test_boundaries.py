@@ -59,11 +59,11 @@ PLANTS = {
         ("conformance.http.planted", name)
         for name in ("cdv_core", "cdv_adapters", "cdv_http", "conformance.ports", "tests")
     ],
-    "psycopg only in cdv_adapters.*.postgres and cdv_adapters.dsn": [
+    "psycopg only in cdv_adapters.*.postgres, database.postgres_migration and dsn": [
         ("cdv_adapters.records.planted", "psycopg"),
         ("cdv_http.planted", "psycopg_pool"),
     ],
-    "sqlite3 only in cdv_adapters.*.sqlite": [("cdv_adapters.records.planted", "sqlite3")],
+    "sqlite3 only in cdv_adapters.*.sqlite and database.sqlite_file": [("cdv_adapters.records.planted", "sqlite3")],
     "minio only in cdv_adapters.blobs, urllib3 only where an adapter speaks HTTP": [
         ("cdv_adapters.blobs.planted", "minio"),
         ("cdv_http.planted", "urllib3"),

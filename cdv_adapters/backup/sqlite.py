@@ -14,7 +14,7 @@ from cdv_core.domain.media import Asset, AssetState
 from cdv_core.domain.records import StoredRecord
 from cdv_core.errors import CannotStart
 
-_BUSY_SECONDS: Final = 10.0  # as in database/sqlite.py
+_BUSY_SECONDS: Final = 10.0  # as in database/sqlite_file.py
 
 
 def copy_database(source: Path, target: Path) -> None:

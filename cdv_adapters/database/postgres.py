@@ -1,4 +1,4 @@
-"""Postgres: a connection pool with timeouts, the SQL that every write starts with, and schema migrations.
+"""Postgres: a connection pool with timeouts, and the SQL that every write starts with.
 
 If the server is down, overloaded or does not respond, calls raise Unavailable within `acquire_seconds` +
 `statement_seconds` + 1 s. Nothing is retried here: a failed write may or may not have been committed. Every statement
@@ -8,44 +8,36 @@ connection pooler in transaction mode.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
-from loguru import logger
 from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
-from psycopg.rows import scalar_row
 from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool
 
-from cdv_adapters.database.migrations import read_migrations
 from cdv_core.domain.events import Event
-from cdv_core.errors import CannotStart, IdTaken, Unavailable
+from cdv_core.errors import IdTaken, Unavailable
 
 RV = TypeVar("RV")
 Password = Callable[[], Awaitable[str]]
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-_RETRY_AFTER_SECONDS: Final = 2  # ours: by then an exhausted pool has free connections, a restarted server is nearly up
+RETRY_AFTER_SECONDS: Final = 2  # ours: by then an exhausted pool has free connections, a restarted server is nearly up
 _HANG_SECONDS: Final = 1.0  # ours: on top of the statement timeout, which a working server enforces itself
 _PING_SECONDS: Final = 1.0  # ours: twice this is less than the timeout of any readiness probe
 _DRAIN_INTERVAL_SECONDS: Final = 5.0  # ours: between two replacements of all connections to a read-only server
 _RECONNECT_SECONDS: Final = 2.0  # ours: after this time the pool restarts its backoff, so no pause is longer
 _PREPARE_AFTER: Final = 5  # psycopg's default: executions after which a statement is prepared
-_MIGRATION_RESPONSE_SECONDS: Final = 4.0  # ours: for statements that neither migrate nor wait for a migration
-_LOCK_MILLISECONDS: Final = 500  # ours: how long a migration may block writes per attempt
-_LOCK_PAUSE_SECONDS: Final = 2.0  # ours: between two attempts
-_MIGRATION_LOCK: Final = 0x0CD7_4111  # ours: any number, as long as all replicas use the same
 
-# The DSN overrides these. The kernel detects a dead network, `_Connection` a server that does not respond.
+# The DSN overrides these. The kernel detects a dead network, `Connection` a server that does not respond.
 _CONNECTION_DEFAULTS: Final[dict[str, str | int]] = {
     "application_name": "cdv",
     "client_encoding": "utf8",
@@ -112,7 +104,7 @@ class PostgresOptions:
         )
 
 
-class _Connection(AsyncConnection[tuple[Any, ...]]):
+class Connection(AsyncConnection[tuple[Any, ...]]):
     """A connection with a response timeout: the kernel of a stopped server process would keep it alive for ever."""
 
     response_seconds: float | None = _PING_SECONDS
@@ -142,11 +134,11 @@ class PostgresDatabase:
         }
 
         async def kwargs() -> dict[str, Any]:
-            return {**connection_arguments, **await _secret(password)}
+            return {**connection_arguments, **await password_argument(password)}
 
-        self._pool: AsyncConnectionPool[_Connection] = AsyncConnectionPool(
-            _conninfo(dsn, "" if options.transaction_pooler else options.startup),
-            connection_class=_Connection,
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            conninfo(dsn, "" if options.transaction_pooler else options.startup),
+            connection_class=Connection,
             kwargs=kwargs,
             configure=_use_utc,
             min_size=options.min_size,
@@ -236,9 +228,9 @@ class PostgresDatabase:
             raise IdTaken from error
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             # Read-only: after a failover, the former primary is a standby.
-            raise Unavailable("database", _RETRY_AFTER_SECONDS) from error
+            raise Unavailable("database", RETRY_AFTER_SECONDS) from error
 
-    async def _checkout(self, within_seconds: float) -> _Connection:
+    async def _checkout(self, within_seconds: float) -> Connection:
         """Take a connection from the pool; discard those that the server has closed: after a restart, all of them."""
         deadline = monotonic() + within_seconds
         while True:
@@ -254,117 +246,15 @@ class PostgresDatabase:
                 return connection
 
 
-async def migrate(dsn: str, *, password: Password | None = None, upgrade: bool = True) -> list[str]:
-    """Apply the missing migrations; return their names, oldest first, [] if none was missing.
-
-    Any number of replicas may do this at once; a failed migration is rolled back. `upgrade`: False creates the schema
-    in an empty database, but does not change an existing one.
-
-    Raises: CannotStart: the schema is newer than this code; or older, and `upgrade` is False; the role lacks
-    privileges; the server's settings would lose text or acknowledged writes. Unavailable: the server cannot be reached
-    or does not respond.
-    """
-    try:
-        connection = await _Connection.connect(
-            _conninfo(dsn), autocommit=True, prepare_threshold=None, row_factory=scalar_row, **await _secret(password)
-        )
-        connection.response_seconds = _MIGRATION_RESPONSE_SECONDS
-        try:
-            await _require_safe_settings(connection)
-            async with connection.transaction():
-                return await _apply_missing(connection, upgrade=upgrade)
-        finally:
-            await connection.close()
-    except psycopg.OperationalError as error:
-        raise Unavailable("database", _RETRY_AFTER_SECONDS) from error
-    except psycopg.Error as error:
-        remedy = "let this role create tables in its schema, or migrate as one that may"
-        raise CannotStart("migrate the database", str(error), remedy) from error
-
-
-async def _require_safe_settings(connection: _Connection) -> None:
-    if (encoding := await _scalar(connection, "SHOW server_encoding")) != "UTF8":
-        reason = f"its encoding is {encoding}, which cannot keep every text"
-        raise CannotStart("use the database", reason, "create one with ENCODING 'UTF8'")
-    if await _scalar(connection, "SHOW synchronous_commit") == "off":
-        reason = "synchronous_commit is off, and a crash would lose acknowledged writes"
-        raise CannotStart("use the database", reason, "turn it on for this database and role")
-    if (isolation := await _scalar(connection, "SHOW default_transaction_isolation")) != "read committed":
-        reason = f"its transactions are {isolation} by default, and concurrent writes would fail"
-        remedy = "set default_transaction_isolation to 'read committed' for this database and role"
-        raise CannotStart("use the database", reason, remedy)
-
-
-async def _apply_missing(connection: _Connection, *, upgrade: bool) -> list[str]:
-    # A transaction-level lock, not a session-level one: it works through a pooler and is released with the transaction.
-    # There is no timeout here: a replica waits as long as the migrations of another one take.
-    await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-    with _no_response_timeout(connection):
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
-    if await _scalar(connection, "SELECT to_regclass('schema_migrations')") is None:
-        await connection.execute(
-            "CREATE TABLE schema_migrations"
-            " (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL)"
-        )
-    version = await _scalar(connection, "SELECT coalesce(max(version), 0) FROM schema_migrations")
-    migrations = read_migrations("postgres")
-    if version > len(migrations):
-        reason = f"newer code has migrated it (schema {version}, known here: {len(migrations)})"
-        raise CannotStart("use the database", reason, "run that code, or restore a backup")
-    if 0 < version < len(migrations) and not upgrade:
-        reason = f"older code has migrated it (schema {version}, known here: {len(migrations)})"
-        raise CannotStart("use the database", reason, "run `cdv migrate` when the service is to be upgraded")
-    # The pauses below happen within the transaction, so it needs a longer idle timeout than others.
-    await connection.execute(
-        f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS};"
-        f" SET LOCAL idle_in_transaction_session_timeout = {_LOCK_PAUSE_SECONDS * 5_000:.0f}".encode()
-    )
-    missing = list(enumerate(migrations[version:], version + 1))
-    while not await _apply(connection, missing):
-        logger.warning("a migration waits for other transactions that use its tables, such as a dump")
-        await asyncio.sleep(_LOCK_PAUSE_SECONDS)
-    return [name for _, (name, _) in missing]
-
-
-async def _apply(connection: _Connection, missing: Sequence[tuple[int, tuple[str, str]]]) -> bool:
-    """Apply all missing migrations and return True, or none and return False if a table they change is locked.
-
-    Locks are released in between: a migration that waits for a table lock blocks all later statements on that table, so
-    while a dump runs, every write would wait.
-    """
-    try:
-        async with connection.transaction():
-            for number, (name, script) in missing:
-                with _no_response_timeout(connection):
-                    await connection.execute(script.encode())
-                await connection.execute("INSERT INTO schema_migrations VALUES (%s, %s, now())", (number, name))
-    except psycopg.errors.LockNotAvailable:
-        return False
-    return True
-
-
-@contextmanager
-def _no_response_timeout(connection: _Connection) -> Iterator[None]:
-    """Wait for responses without a timeout: the kernel still detects that the server's machine is down."""
-    timeout, connection.response_seconds = connection.response_seconds, None
-    try:
-        yield
-    finally:
-        connection.response_seconds = timeout
-
-
-async def _scalar(connection: _Connection, query: str) -> Any:  # noqa: ANN401 - of the type that the query returns
-    return await (await connection.execute(query)).fetchone()
-
-
-def _conninfo(dsn: str, startup: str = "") -> str:
+def conninfo(dsn: str, startup: str = "") -> str:
     """Return `dsn` with defaults for what it leaves out. Its own start-up options come last and so take precedence."""
     parameters = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(dsn)}
     parameters["options"] = f"{startup} {parameters.get('options') or ''}".strip() or None
     return make_conninfo("", **parameters)
 
 
-async def _secret(password: Password | None) -> dict[str, Any]:
+async def password_argument(password: Password | None) -> dict[str, Any]:
+    """Return the connection's argument `password`, read now; none if it is part of the DSN."""
     return {} if password is None else {"password": await password()}
 
 

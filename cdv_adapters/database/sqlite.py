@@ -1,4 +1,4 @@
-"""One SQLite file: a writer thread with group commit, a pool of reader threads, and schema migrations.
+"""One SQLite file: a writer thread with group commit, and a pool of reader threads.
 
 sqlite3 blocks, so it never runs on the event loop: one thread owns the only writing connection, a small pool of threads
 reads. With write-ahead logging, readers and other processes on the same file continue during a write.
@@ -7,47 +7,30 @@ reads. With write-ahead logging, readers and other processes on the same file co
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-import tempfile
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
-from cdv_adapters.database.migrations import read_migrations
+from cdv_adapters.database.sqlite_file import BUSY_SECONDS, as_cannot_start, prepare_file, schema_version, transaction
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
-from cdv_core.errors import CannotStart, IdTaken, Unavailable
+from cdv_core.errors import IdTaken, Unavailable
 
 T = TypeVar("T")
 
 _READERS: Final = 4  # ours: reads are short, and Python runs one at a time between two calls of SQLite
-_BUSY_SECONDS: Final = 10.0  # ours: how long to wait for another process's transaction, which is short as well
 _GROUP_MAX: Final = 256  # ours: writes per commit, and so the most that fail together when the disk is full
 _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024  # SQLite's default, 1000 pages: size of the log at which to checkpoint
 _CHECKPOINT_BUSY_MILLIS: Final = 100  # ours: how long a checkpoint may block writes while it waits for a reader
-_QUICK_CHECK_MAX_BYTES: Final = 256 * 1024 * 1024  # ours: read in well under a second
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NOT_UNIQUE: Final = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
-
-# What to tell the operator, by SQLite's primary result code.
-_OPERATOR_HINTS: Final = {
-    sqlite3.SQLITE_NOTADB: ("it is not a database", "restore a backup, or move the file away to start empty"),
-    sqlite3.SQLITE_CORRUPT: ("it is damaged", "restore a backup, or move the file away to start empty"),
-    sqlite3.SQLITE_READONLY: ("it cannot be written", "let this user write to the file and its directory"),
-    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "let this user read and write the file and its directory"),
-    sqlite3.SQLITE_PERM: ("it cannot be opened", "let this user read and write the file and its directory"),
-    sqlite3.SQLITE_FULL: ("the disk is full", "free some space"),
-    sqlite3.SQLITE_BUSY: ("another process keeps it locked", "stop that process"),
-}
 
 
 def to_micros(moment: datetime) -> int:
@@ -130,7 +113,7 @@ class SqliteDatabase:
 
     async def ping(self) -> None:
         """Return when the file can be read. Raises: Unavailable."""
-        await self.read(_schema_version)
+        await self.read(schema_version)
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of `query`. It runs on a reader thread, outside any transaction.
@@ -192,7 +175,7 @@ class SqliteDatabase:
 
     def _commit(self, group: list[_Write]) -> None:
         connection = self._connections[0]
-        with _transaction(connection):
+        with transaction(connection):
             for write in group:
                 # One savepoint per write, so that a failed write does not roll back the others.
                 connection.execute("SAVEPOINT job")
@@ -221,36 +204,20 @@ class SqliteDatabase:
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error:
             busy = True  # For example a full disk. Nothing is lost: the changes stay in the log.
-        connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_SECONDS * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
         # The log cannot be truncated while a reader still uses an old snapshot: try again when it has grown further.
         self._checkpoint_bytes = size + _CHECKPOINT_BYTES if busy else _CHECKPOINT_BYTES
 
     def _connect_all(self) -> None:
-        with _as_cannot_start(self._path):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            migrations = read_migrations("sqlite")
-            _create(self._path)
-            writer = self._connect()
-            if (version := _schema_version(writer)) > len(migrations):
-                raise CannotStart(
-                    f"open {self._path}",
-                    f"newer code wrote it (schema {version}, known here: {len(migrations)})",
-                    "run that code, or restore a backup",
-                )
-            if self._path.stat().st_size <= _QUICK_CHECK_MAX_BYTES:
-                found = str(writer.execute("PRAGMA quick_check(1)").fetchone()[0])
-                if found != "ok":
-                    reason, remedy = _OPERATOR_HINTS[sqlite3.SQLITE_CORRUPT]
-                    raise CannotStart(f"open {self._path}", f"{reason} ({' '.join(found.split())})", remedy)
-            _use_write_ahead_log(writer, self._path)
-            self.applied = list(_migrate(writer, migrations))
+        with as_cannot_start(self._path):
+            self.applied = prepare_file(self._path, self._connect)
             for _ in range(_READERS):
                 reader = self._connect()
                 reader.execute("PRAGMA query_only = ON")
                 self._idle.put(reader)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connections.append(connection)
         # FULL, not NORMAL: in WAL mode only FULL syncs the log at each commit, so that acknowledged writes survive a
         # power failure and not only a crash of the process.
@@ -267,21 +234,6 @@ class SqliteDatabase:
             self._connections.pop().close()
 
 
-def _create(path: Path) -> None:
-    """Create the file, empty and with mode 0600, unless it exists. SQLite gives its files beside it the same mode."""
-    if path.exists():
-        return
-    # Created under another name: closing a database file releases all locks that this process has on it
-    # (https://sqlite.org/howtocorrupt.html).
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
-    os.close(descriptor)
-    try:
-        with suppress(OSError):  # another process was first, or hard links are not supported: then SQLite creates it
-            os.link(name, path)
-    finally:
-        Path(name).unlink()
-
-
 def _translated(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
@@ -289,82 +241,3 @@ def _translated(error: Exception) -> Exception:
     translated = IdTaken() if code in _NOT_UNIQUE else Unavailable("database")
     translated.__cause__ = error
     return translated
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    # IMMEDIATE: wait for other processes' transactions now. SQLite cannot wait later, when a read transaction first
-    # writes.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _as_cannot_start(path: Path) -> Iterator[None]:
-    """Translate errors of the file system and of SQLite to CannotStart, with what the operator can do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CannotStart(
-            f"use the data directory {path.parent}", reason, "let this user write there, or set CDV_DATA_DIR to another"
-        ) from error
-    except sqlite3.Error as error:
-        known = _OPERATOR_HINTS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
-        reason, remedy = known or ("SQLite refuses", "see the SQLite documentation on this message")
-        raise CannotStart(f"open {path}", f"{reason} ({error})", remedy) from error
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
-    """Switch the file to WAL mode, which is persistent. SQLite's busy timeout does not apply to this statement."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            break
-    if mode != "wal":
-        raise CannotStart(f"open {path}", f"no write-ahead log there, only {mode}", "use a local disk")
-
-
-def _schema_version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
-
-
-def _migrate(connection: sqlite3.Connection, migrations: list[tuple[str, str]]) -> Iterator[str]:
-    """Apply the missing migrations, each in a transaction of its own, and yield their names.
-
-    Safe while another process does the same.
-    """
-    while True:
-        # A write transaction even if nothing is missing: it fails here, and not at a request, if the file is read-only.
-        with _transaction(connection):
-            version = _schema_version(connection)
-            if version >= len(migrations):
-                return
-            name, script = migrations[version]
-            for statement in _statements(script):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version + 1}")
-        yield name
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script into statements, because sqlite3's executescript commits the open transaction first."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cdv_adapters.database.postgres import PostgresDatabase, PostgresOptions, migrate
+from cdv_adapters.database.postgres import PostgresDatabase, PostgresOptions
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.media.postgres import PostgresMediaStore
 from cdv_adapters.media.sqlite import SqliteMediaStore

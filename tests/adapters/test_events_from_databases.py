@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdv_adapters.clock.system import SystemClock
-from cdv_adapters.database.postgres import migrate
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.events.nats import NatsEventBus
 from cdv_adapters.events.nats_connection import NatsAccess

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
-from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_adapters.database.postgres import PostgresOptions
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.identifiers import Did
 from cdv_core.domain.media import AssetState

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_adapters.database.postgres import PostgresOptions
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.records import ListQuery
 from cdv_core.errors import Unavailable

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cdv_adapters.database import postgres
+from cdv_adapters.database import postgres_migration
 from cdv_adapters.database.migrations import read_migrations
-from cdv_adapters.database.postgres import PostgresDatabase, migrate
+from cdv_adapters.database.postgres import PostgresDatabase
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_adapters.visibility.postgres import PostgresOwnerOnlyStore
 from cdv_core.domain.identifiers import Nsid
 from cdv_core.errors import CannotStart, Unavailable
@@ -52,6 +53,7 @@ async def test_a_schema_of_newer_code_is_refused_with_a_remedy(postgres_dsn: str
     with pytest.raises(CannotStart, match="newer code has migrated it") as refused:
         await migrate(postgres_dsn)
     assert refused.value.remedy == "run that code, or restore a backup"
+    assert query(postgres_dsn, "SELECT max(version) FROM schema_migrations") == [(len(NAMES) + 1,)]
 
 
 async def test_a_schema_of_older_code_is_migrated_only_if_upgrade_is_true(
@@ -59,7 +61,7 @@ async def test_a_schema_of_older_code_is_migrated_only_if_upgrade_is_true(
 ):
     assert await migrate(postgres_dsn, upgrade=False) == NAMES  # an empty database
     newer = [*read_migrations("postgres"), ("new", "CREATE TABLE new (id integer)")]
-    monkeypatch.setattr(postgres, "read_migrations", lambda _: newer)
+    monkeypatch.setattr(postgres_migration, "read_migrations", lambda _: newer)
     with pytest.raises(CannotStart, match="older code has migrated it") as refused:
         await migrate(postgres_dsn, upgrade=False)
     assert "cdv migrate" in refused.value.remedy
@@ -172,24 +174,24 @@ async def test_an_unreachable_server_is_unavailable():
 
 
 async def test_a_server_that_hangs_after_login_is_unavailable(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
+    monkeypatch.setattr("cdv_adapters.database.postgres_migration._RESPONSE_SECONDS", 0.2)
     with FaultProxy(postgres_dsn) as proxy:
-        require_safe_settings = postgres._require_safe_settings
+        require_safe_settings = postgres_migration._require_safe_settings
 
         async def hang_after_login(connection: object) -> None:
             proxy.hang()
             await require_safe_settings(connection)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(postgres, "_require_safe_settings", hang_after_login)
+        monkeypatch.setattr(postgres_migration, "_require_safe_settings", hang_after_login)
         async with asyncio.timeout(20):
             with pytest.raises(Unavailable):
                 await migrate(proxy.url)
 
 
 async def test_waiting_for_another_migration_does_not_time_out(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cdv_adapters.database.postgres._MIGRATION_RESPONSE_SECONDS", 0.2)
+    monkeypatch.setattr("cdv_adapters.database.postgres_migration._RESPONSE_SECONDS", 0.2)
     async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as other:
-        await other.execute("SELECT pg_advisory_lock(%s)", (postgres._MIGRATION_LOCK,))
+        await other.execute("SELECT pg_advisory_lock(%s)", (postgres_migration._ADVISORY_LOCK,))
         waiting = asyncio.create_task(migrate(postgres_dsn))
         assert await asyncio.wait([waiting], timeout=1) == (set(), {waiting})
         await other.execute("SELECT pg_advisory_unlock_all()")
@@ -224,6 +226,6 @@ async def test_locks_of_applied_migrations_are_released_while_the_next_one_waits
     await migrate(postgres_dsn)
     known = read_migrations("postgres")
     more = [("one", "ALTER TABLE replies ADD COLUMN one integer"), ("two", "ALTER TABLE op_log ADD COLUMN two integer")]
-    monkeypatch.setattr(postgres, "read_migrations", lambda _: [*known, *more])
+    monkeypatch.setattr(postgres_migration, "read_migrations", lambda _: [*known, *more])
     write = "INSERT INTO replies (did, key, fingerprint, reply, expires_at) VALUES ('d', 'k', '', '', now())"
     assert await migrate_during_a_dump(postgres_dsn, write) == ["one", "two"]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from cdv_adapters.database.postgres import Parameters, PostgresOptions, migrate
+from cdv_adapters.database.postgres import Parameters, PostgresOptions
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_core.domain.limits import PAGE_MAX_BYTES, RECORD_MAX_BYTES
 from cdv_core.domain.records import ListQuery, ListResult
 from cdv_core.errors import Unavailable

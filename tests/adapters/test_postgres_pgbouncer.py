@@ -15,7 +15,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from pydantic import SecretStr
 
 from cdv_adapters.bootstrap import open_service
-from cdv_adapters.database.postgres import PostgresOptions, migrate
+from cdv_adapters.database.postgres import PostgresOptions
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_adapters.settings import Settings
 from cdv_core.domain.idempotency import IdempotencyKey
 from cdv_core.domain.records import ListQuery, record_json

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from psycopg import sql
 
-from cdv_adapters.database.postgres import migrate
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_adapters.media import postgres as media
 from cdv_adapters.outbox import postgres as outbox
 from cdv_adapters.records import postgres as records

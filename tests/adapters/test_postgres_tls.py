@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from cdv_adapters.database.postgres import PostgresDatabase, migrate
+from cdv_adapters.database.postgres import PostgresDatabase
+from cdv_adapters.database.postgres_migration import migrate
 from cdv_core.errors import Unavailable
 from tests.adapters.certificates import tls_server_context
 

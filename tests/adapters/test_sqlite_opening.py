@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cdv_adapters.database import sqlite
+from cdv_adapters.database import sqlite, sqlite_file
 from cdv_adapters.database.migrations import read_migrations
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.outbox.sqlite import SqliteOutbox
@@ -27,7 +27,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
 
 
 async def test_the_directory_and_the_file_are_created_and_reused(path: Path):
@@ -178,10 +179,10 @@ async def test_a_read_only_vault_is_refused(read_only_vault: Path):
 async def test_a_failed_migration_leaves_the_file_at_the_previous_version(path: Path, monkeypatch):
     scripts = read_migrations("sqlite")
     broken = "CREATE TABLE half (done TEXT);\nCREATE TABLE accounts (did TEXT);\n"
-    monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("broken", broken)])
+    monkeypatch.setattr(sqlite_file, "read_migrations", lambda _: [*scripts, ("broken", broken)])
     await refusal(path)
     whole = "-- a comment; with a semicolon\nCREATE TABLE half (done TEXT);\nALTER TABLE half ADD COLUMN too TEXT;\n"
-    monkeypatch.setattr(sqlite, "read_migrations", lambda _: [*scripts, ("whole", whole)])
+    monkeypatch.setattr(sqlite_file, "read_migrations", lambda _: [*scripts, ("whole", whole)])
 
     async with SqliteDatabase(path) as database:
         rows = await database.read(lambda connection: connection.execute("SELECT done, too FROM half").fetchall())
@@ -192,7 +193,7 @@ async def test_a_failed_migration_leaves_the_file_at_the_previous_version(path: 
 
 async def test_a_file_of_earlier_code_is_migrated_and_keeps_its_data(path: Path, monkeypatch):
     scripts = read_migrations("sqlite")
-    monkeypatch.setattr(sqlite, "read_migrations", lambda _: scripts[:1])
+    monkeypatch.setattr(sqlite_file, "read_migrations", lambda _: scripts[:1])
     async with SqliteDatabase(path) as database:
 
         def write(connection: sqlite3.Connection) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdv_adapters.database import sqlite
+from cdv_adapters.database import sqlite, sqlite_file
 from cdv_adapters.database.sqlite import SqliteDatabase
 from cdv_adapters.outbox.sqlite import SqliteOutbox
 from cdv_core.errors import IdTaken, Unavailable
@@ -30,7 +30,8 @@ async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
 
 @pytest.fixture
 def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
 
 
 @contextmanager

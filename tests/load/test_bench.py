@@ -9,7 +9,7 @@ import msgspec
 import psycopg
 import pytest
 
-from cdv_adapters.database.postgres import migrate
+from cdv_adapters.database.postgres_migration import migrate
 from tests.load.bench import compare
 from tests.load.bench.ceiling import create_ceiling, get_ceiling, list_ceiling
 from tests.load.bench.data import HOT, did, fill
