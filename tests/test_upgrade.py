@@ -29,7 +29,10 @@ def test_read_only_commands_refuse_an_older_database(
     assert cli("migrate", data_dir=tmp_path, CDV_DB_DSN=postgres_dsn)[0] == 0
     with psycopg.connect(postgres_dsn, autocommit=True) as connection:
         connection.execute("DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)")
+        before = connection.execute("SELECT max(version) FROM schema_migrations").fetchone()
     code, out, err = cli(*command, data_dir=tmp_path, CDV_DB_DSN=postgres_dsn)
     assert code == 1
     assert "older code has migrated it" in out + err
     assert "`cdv migrate`" in out + err
+    with psycopg.connect(postgres_dsn) as connection:
+        assert connection.execute("SELECT max(version) FROM schema_migrations").fetchone() == before

@@ -37,14 +37,6 @@ class Harness:
             self.outbox, self.bus, self.clock, self.ids, batch_entries=batch_entries, chunk_entries=chunk_entries
         )
 
-    def dids(self, name: str = "RA_RECORDS") -> dict[Did, list[str]]:
-        """Return per DID the ids that the stream holds, in order."""
-        held: dict[Did, list[str]] = {}
-        by_id = {entry.event.event_id: entry.event.did for entry in self.outbox.entries.values()}
-        for event_id in self.bus.ids(name):
-            held.setdefault(by_id[event_id], []).append(event_id)
-        return held
-
 
 async def drain(relay: Relay) -> list[RelayOutcome]:
     """Run until no work is left that can be done at once; return the outcome of each run."""

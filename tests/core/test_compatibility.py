@@ -53,6 +53,7 @@ def _change(old: object, new: object) -> str:
         _with(required=["text"], properties=dict(reversed(POST["properties"].items()))),
         _member("text", {"type": ["string"], "maxLength": 100, "minLength": 0}),
         _member("text", {"allOf": [{"type": "string"}, {"maxLength": 100}]}),
+        _member("lang", {}),
         {"$ref": "#/definitions/post", "definitions": {"post": POST}},
     ],
 )
@@ -66,7 +67,6 @@ def test_a_change_that_accepts_the_same_records_is_a_patch(new: object):
     [
         _with(required=[]),
         _member("lang", {"type": "string", "format": "language"}),
-        _member("lang", {}),
         _member("text", {"type": "string", "maxLength": 101}),
         _member("text", {"type": "string"}),
         _member("text", {"type": ["string", "null"], "maxLength": 100}),
@@ -83,8 +83,8 @@ def test_a_change_that_accepts_the_same_records_is_a_patch(new: object):
 )
 def test_adding_optional_members_or_loosening_is_minor(new: object):
     difference = compare(read_schema(POST), read_schema(new))
-    assert difference.change == "minor" or _change(new, POST) == "patch", difference
-    assert difference.reasons or difference.change == "patch"
+    assert difference.change == "minor"
+    assert difference.reasons
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,7 @@ async def test_a_size_that_overflows_is_refused(ada: Creator) -> None:
     for size in (b"1e400", b"-1e400", b"1" * 5000):
         body = b'{"did":"%s","mimeType":"image/png","size":%s}' % (ada.did.encode(), size)
         answer = await ada.post("/v1/media/uploadInit", body)
-        refused(answer, 400, answer.json()["error"]["code"])
-        assert answer.json()["error"]["code"] in {"CDV_VALIDATION", "CDV_MEDIA_SIZE"}
+        refused(answer, 400, "CDV_VALIDATION")
 
 
 @pytest.mark.parametrize(
