@@ -26,19 +26,19 @@ _BELIEVED = """    try:
 AUTH: list[Defect] = [
     defect(
         "any-scheme",
-        "A token is read under any scheme.",
+        "A token is accepted under any Authorization scheme.",
         "AUTH-001",
         (AUTHENTICATION, 'scheme.lower() != "bearer" or ', ""),
     ),
     defect(
         "malformed-is-invalid",
-        "A token without kid is called invalid, not malformed.",
+        "A token without kid is rejected as invalid, not as malformed.",
         "AUTH-002",
         (TOKENS, '        raise TokenMalformed("no kid")', '        raise TokenInvalid("no kid")'),
     ),
     defect(
         "only-the-header-is-base64url",
-        "A token whose claims or signature are no base64url is called invalid, not malformed.",
+        "A token whose claims or signature are not base64url is rejected as invalid, not as malformed.",
         "AUTH-002",
         (
             TOKENS,
@@ -61,20 +61,20 @@ AUTH: list[Defect] = [
     ),
     defect(
         "alg-none",
-        "A token without a signature counts if its alg is none.",
+        "A token with alg none and an empty signature is accepted.",
         "AUTH-004",
         (TOKENS, '_ALGORITHMS: Final = ("EdDSA", "Ed25519")', '_ALGORITHMS: Final = ("EdDSA", "Ed25519", "none")'),
         (JWT, "if not key.verifies(", "if unverified.signature and not key.verifies("),
     ),
     defect(
         "alg-of-the-token",
-        "A token may name any alg.",
+        "The alg of a token is not checked.",
         "AUTH-005",
         _UNPINNED,
     ),
     defect(
         "hmac-with-the-public-key",
-        "An HMAC keyed with the public key is a signature.",
+        "An HMAC keyed with the public key is accepted as a signature.",
         "AUTH-005",
         _UNPINNED,
         (
@@ -108,7 +108,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "unknown-kid-is-malformed",
-        "A token of an unknown key is called malformed.",
+        "A token with an unknown kid is rejected as malformed.",
         "AUTH-008",
         (
             JWT,
@@ -124,37 +124,37 @@ AUTH: list[Defect] = [
     ),
     defect(
         "no-clock-skew",
-        "Clocks may not differ at all.",
+        "No clock skew is tolerated.",
         "AUTH-010",
         ("cdv_core/domain/limits.py", "CLOCK_SKEW: Final = timedelta(seconds=60)", "CLOCK_SKEW: Final = timedelta(0)"),
     ),
     defect(
         "tokens-of-tomorrow",
-        "nbf and iat are not looked at.",
+        "nbf and iat are not checked.",
         "AUTH-011",
         (TOKENS, 'for name in ("nbf", "iat"):', "for name in ():"),
     ),
     defect(
         "issuer-by-prefix",
-        "An issuer that begins with ours is ours.",
+        "An issuer that only begins with the configured one is accepted.",
         "AUTH-012",
         (TOKENS, 'if claims.get("iss") != issuer:', 'if not str(claims.get("iss")).startswith(issuer):'),
     ),
     defect(
         "audience-by-substring",
-        "An audience that contains our name is ours.",
+        "An audience that only contains the configured one as a substring is accepted.",
         "AUTH-013",
         (TOKENS, "if audience not in audiences:", "if audience not in str(audiences):"),
     ),
     defect(
         "one-audience-only",
-        "A list of audiences is refused.",
+        "A list of audiences is rejected.",
         "AUTH-014",
         (TOKENS, "    if not isinstance(audiences, list) or", '    if isinstance(claims.get("aud"), list) or'),
     ),
     defect(
         "no-exp-needed",
-        "A token without exp lasts an hour.",
+        "A token without exp is accepted.",
         "AUTH-015",
         (
             TOKENS,
@@ -164,25 +164,25 @@ AUTH: list[Defect] = [
     ),
     defect(
         "any-subject",
-        "A subject need not be a DID.",
+        "A sub that is not a DID is accepted.",
         "AUTH-016",
         (TOKENS, '        did = Did.parse(subject, "sub")', "        did = Did(subject)"),
     ),
     defect(
         "one-name-of-the-algorithm",
-        "alg Ed25519 is not known.",
+        "The algorithm name Ed25519 is rejected.",
         "AUTH-017",
         (TOKENS, '_ALGORITHMS: Final = ("EdDSA", "Ed25519")', '_ALGORITHMS: Final = ("EdDSA",)'),
     ),
     defect(
         "anyone-writes-for-anyone",
-        "A record's did is not compared with the subject.",
+        "The did of a create is not compared with the subject.",
         "AUTH-018",
         (USE_CASE, "    if subject is not None and request.did != subject:", "    if False:"),
     ),
     defect(
         "anyone-uploads-for-anyone",
-        "An upload's did is not compared with the subject.",
+        "The did of an upload is not compared with the subject.",
         "AUTH-018",
         ("cdv_core/use_cases/media.py", "        if subject is not None and owner != subject:", "        if False:"),
     ),
@@ -199,7 +199,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "get-needs-a-token",
-        "Get needs a token although listings do not.",
+        "Get requires a token, although listings do not.",
         "AUTH-020",
         (
             "cdv_http/routes/records.py",
@@ -210,19 +210,19 @@ AUTH: list[Defect] = [
     ),
     defect(
         "private-records-shown",
-        "Who knows the URI of an owner-only record may read it.",
+        "Get returns an owner-only record to any reader.",
         "AUTH-021",
         (USE_CASE, "        if parsed.collection in self._schemas.catalogue.owner_only:", "        if False:"),
     ),
     defect(
         "private-records-listed",
-        "A listing of all collections shows owner-only records to everyone.",
+        "A listing of all collections includes owner-only records for every reader.",
         "AUTH-022",
         (USE_CASE, "        elif not _is_owner(listing.did, viewer):", "        elif False:"),
     ),
     defect(
         "private-records-leave-gaps",
-        "Owner-only records are taken out of a page after it was cut.",
+        "Owner-only records are removed from a page after the limit is applied, so that pages are too short.",
         "AUTH-022",
         (
             USE_CASE,
@@ -240,14 +240,14 @@ AUTH: list[Defect] = [
     ),
     defect(
         "no-challenge",
-        "401 answers have no WWW-Authenticate.",
+        "401 responses have no WWW-Authenticate header.",
         "AUTH-023",
         ("cdv_http/error_responses.py", "    if status == 401:", "    if False:"),
         only="AUTH-001",
     ),
     defect(
         "keys-never-refetched",
-        "An unknown kid fetches nothing.",
+        "An unknown kid does not cause a fetch of the keys.",
         "AUTH-024",
         (KEYS, _FETCHES, "            if False:\n"),
         trap="An unknown kid does not refetch",
@@ -255,21 +255,21 @@ AUTH: list[Defect] = [
     ),
     defect(
         "keys-refetched-each-time",
-        "Every unknown kid fetches the keys again.",
+        "Every unknown kid causes a fetch of the keys.",
         "AUTH-025",
         (KEYS, _FETCHES, "            if True:\n"),
         trap="An unknown kid refetches every time",
     ),
     defect(
         "wrapped-keys-unread",
-        "Keys are read in the bare form only.",
+        "A key set that is wrapped in a data member is rejected.",
         "AUTH-026",
         (KEYS, '    if "keys" not in document and isinstance(document.get("data"), dict):', "    if False:"),
         waits=True,
     ),
     defect(
         "outage-is-401",
-        "When the issuer does not answer, its keys are forgotten and every token is invalid.",
+        "When the keys cannot be fetched, the cached ones are dropped, so that valid tokens are rejected.",
         "AUTH-027",
         (
             KEYS,
@@ -280,7 +280,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "forged-writes",
-        "Signatures are verified for reads only.",
+        "POST requests are accepted without verification of the token's signature and claims.",
         "AUTH-007",
         (
             AUTHENTICATION,
@@ -290,7 +290,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "forged-reads",
-        "Whoever claims to be its owner may read an owner-only record.",
+        "Requests under /v1/repo/ are accepted without verification of the token's signature and claims.",
         "AUTH-007",
         (
             AUTHENTICATION,
@@ -300,7 +300,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "expired-writes",
-        "An expired token may still write.",
+        "POST requests with expired tokens are accepted.",
         "AUTH-009",
         (AUTHENTICATION, "import CdvError,", "import CdvError, TokenExpired,"),
         (
@@ -311,7 +311,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "content-for-everyone",
-        "Who knows the id of a finalised asset gets its bytes without a token.",
+        "The content of a finalised asset is returned without a token.",
         "AUTH-001",
         (
             "cdv_http/routes/media.py",
@@ -330,7 +330,7 @@ AUTH: list[Defect] = [
     ),
     defect(
         "valid-tokens-refused",
-        "Every token is invalid.",
+        "Valid tokens are rejected as invalid.",
         "REC-001 LIST-013 MEDIA-001 AUTH-014 AUTH-017",
         (JWT, "        verified = VerifiedToken(subject, expires_at)\n", '        raise TokenInvalid("no")\n'),
         trap="A test that accepts 401 for a valid token",

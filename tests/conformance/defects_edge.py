@@ -26,7 +26,7 @@ def _described_with(*changes: str) -> tuple[str, str, str]:
 OPERATIONS: list[Defect] = [
     defect(
         "two-correlation-ids",
-        "An error has another correlation id than its header.",
+        "An error body has another correlation id than the response header.",
         "OPS-001",
         (
             RESPONSES,
@@ -37,7 +37,7 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "correlation-id-replaced",
-        "The client's correlation id is not used.",
+        "The client's correlation id is ignored.",
         "OPS-002",
         (EDGE, "fullmatch(given):\n        return given.decode()", "fullmatch(given):\n        pass"),
     ),
@@ -49,7 +49,7 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "liveness-needs-a-token",
-        "/healthz answers 401 without a token.",
+        "/healthz returns 401.",
         "OPS-004",
         (
             "cdv_http/routes/health.py",
@@ -59,7 +59,7 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "readiness-names-nothing",
-        "/readyz names no dependency.",
+        "/readyz lists no dependencies.",
         "OPS-005",
         ("cdv_http/routes/health.py", "        return success(readiness)", '        return success(Liveness("ok"))'),
     ),
@@ -73,7 +73,7 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "only-metrics-counted",
-        "Of all requests only those for /metrics are counted.",
+        "Only requests for /metrics are counted.",
         "OPS-006",
         (
             "cdv_http/completed_requests.py",
@@ -84,13 +84,13 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "endpoint-undescribed",
-        "/openapi.json leaves an endpoint out.",
+        "/openapi.json omits an endpoint.",
         "OPS-007",
         _described_with('del document["paths"]["/v1/media/finalize"]'),
     ),
     defect(
         "parameter-undescribed",
-        "/openapi.json leaves a parameter out.",
+        "/openapi.json omits a parameter.",
         "OPS-007",
         _described_with(
             'operation = document["paths"]["/v1/repo/listRecords"]["get"]',
@@ -99,13 +99,13 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "answer-undescribed",
-        "/openapi.json leaves an answer out.",
+        "/openapi.json omits a response.",
         "OPS-007",
         _described_with('del document["paths"]["/v1/media/finalize"]["post"]["responses"]["409"]'),
     ),
     defect(
         "page-of-many-hosts",
-        "/docs loads a script from elsewhere.",
+        "/docs loads a script from another host.",
         "OPS-008",
         (
             "cdv_http/routes/docs.py",
@@ -115,7 +115,7 @@ OPERATIONS: list[Defect] = [
     ),
     defect(
         "bad-traceparent-refused",
-        "A traceparent that is none is an error.",
+        "A request with an invalid traceparent fails.",
         "OPS-009",
         (
             EDGE,
@@ -131,13 +131,13 @@ OPERATIONS: list[Defect] = [
 CORS: list[Defect] = [
     defect(
         "any-origin",
-        "Every origin gets itself back.",
+        "Every origin is allowed.",
         "CORS-001 CORS-007",
         (CORS_FILE, "if not origin or not (self._any or origin in self._allowed):", "if not origin:"),
     ),
     defect(
         "preflight-needs-a-token",
-        "A preflight is answered 401.",
+        "A preflight returns 401.",
         "CORS-002",
         (CORS_FILE, '"status": 204, "headers": granted', '"status": 401, "headers": granted'),
         trap="Preflight refused before CORS runs",
@@ -151,7 +151,7 @@ CORS: list[Defect] = [
     ),
     defect(
         "refusals-without-cors",
-        "Refusals are not marked for a listed origin.",
+        "Error responses have no CORS headers for a listed origin.",
         "CORS-003",
         (
             EXCHANGE,
@@ -161,25 +161,25 @@ CORS: list[Defect] = [
     ),
     defect(
         "no-vary",
-        "Answers do not say that they differ by origin.",
+        "Responses have no Vary: Origin by default.",
         "CORS-004",
         (EXCHANGE, 'b"vary": b"Origin",', ""),
     ),
     defect(
         "limits-not-exposed",
-        "Pages cannot read the rate limit.",
+        "The X-RateLimit headers are not exposed to a listed origin.",
         "CORS-005",
         (CORS_FILE, "x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, retry-after", "retry-after"),
     ),
     defect(
         "key-header-not-granted",
-        "Pages may not send Idempotency-Key.",
+        "A preflight does not allow the Idempotency-Key header.",
         "CORS-006",
         (CORS_FILE, "content-type, idempotency-key, ", "content-type, "),
     ),
     defect(
         "origins-by-suffix",
-        "An origin that ends like a listed one is listed.",
+        "An origin that only ends with the host of a listed one is allowed.",
         "CORS-007",
         (
             CORS_FILE,
@@ -192,19 +192,19 @@ CORS: list[Defect] = [
 LIMITS: list[Defect] = [
     defect(
         "budgets-untold",
-        "No answer tells of budgets.",
+        "Responses have no X-RateLimit headers.",
         "LIMIT-001",
         (EXCHANGE, "        if state.rate_limit is not None:", "        if False:"),
     ),
     defect(
         "nothing-counted",
-        "What remains of a budget never goes down.",
+        "X-RateLimit-Remaining never decreases.",
         "LIMIT-002",
         (RATES, "max(limit.amount - count, 0)", "limit.amount"),
     ),
     defect(
         "budgets-of-nobody-untold",
-        "Answers to reads without a token tell of no budget.",
+        "Responses to requests without a valid token have no X-RateLimit headers.",
         "LIMIT-001",
         (
             RATES,
@@ -214,40 +214,40 @@ LIMITS: list[Defect] = [
     ),
     defect(
         "nobody-is-counted",
-        "Reads without a token have a whole budget each.",
+        "Each request without a valid token has a rate limit of its own.",
         "LIMIT-002",
         (RATES, 'else ("address", state.client)', 'else ("address", __import__("secrets").token_hex())'),
     ),
     defect(
         "one-budget-for-both",
-        "Reads spend the budget of writes.",
+        "Reads and writes share one counter.",
         "LIMIT-003",
         (RATES, 'f"{budget} {kind} {holder}"', 'f"{kind} {holder}"'),
         (RATES, "self._own[budget, kind].add", 'self._own["reads", kind].add'),
     ),
     defect(
         "one-budget-for-all",
-        "All subjects have one budget.",
+        "All subjects share one counter.",
         "LIMIT-004",
         (RATES, '("did", token.subject) if token', '("did", "all") if token'),
     ),
     defect(
         "budgets-without-end",
-        "A spent budget goes on.",
+        "Requests over the rate limit are accepted.",
         "LIMIT-005",
         (RATES, "        if count > limit.amount:", "        if False:"),
         settings=_FEW,
     ),
     defect(
         "limit-by-content-length",
-        "Only what Content-Length says is limited.",
+        "The size limit of a body is compared with Content-Length only.",
         "LIMIT-006",
         (REQUESTS, "    if len(body) > max_bytes:", "    if False:"),
         (REQUESTS, " and len(grown) <= max_bytes", ""),
     ),
     defect(
         "limit-is-too-much",
-        "A body of exactly the limit is refused.",
+        "A body of exactly the limit is rejected.",
         "LIMIT-012",
         (REQUESTS, "    if len(body) > max_bytes:", "    if len(body) >= max_bytes:"),
     ),
@@ -260,7 +260,7 @@ LIMITS: list[Defect] = [
     ),
     defect(
         "cut-off-is-whole",
-        "A body that ends before its Content-Length is taken for whole.",
+        "A body that ends before its Content-Length is accepted as complete.",
         "LIMIT-007",
         (
             REQUESTS,
@@ -275,25 +275,25 @@ LIMITS: list[Defect] = [
     ),
     defect(
         "records-of-any-size",
-        "A record may be as large as a body.",
+        "The size limit of a record is not checked.",
         "LIMIT-008",
         (CANONICAL, "    if len(encoded) > RECORD_MAX_BYTES:", "    if False:"),
     ),
     defect(
         "small-records-only",
-        "A record of 250 KiB is refused.",
+        "Records of more than 128 KiB are rejected.",
         "LIMIT-009",
         (CORE_LIMITS, "RECORD_MAX_BYTES: Final = 256 * 1024", "RECORD_MAX_BYTES: Final = 128 * 1024"),
     ),
     defect(
         "deep-nesting",
-        "Nesting has no end.",
+        "The nesting limit is a million levels instead of 32.",
         "LIMIT-010",
         (CORE_LIMITS, "RECORD_NESTING_MAX: Final = 32 ", "RECORD_NESTING_MAX: Final = 10**6 "),
     ),
     defect(
         "flat-records-only",
-        "Nesting ends at 8 levels.",
+        "The nesting limit is 8 levels instead of 32.",
         "LIMIT-011",
         (CORE_LIMITS, "RECORD_NESTING_MAX: Final = 32 ", "RECORD_NESTING_MAX: Final = 8 "),
     ),

@@ -25,7 +25,7 @@ _FEW = {"CDV_RATE_LIMIT_WRITES": "60/minute"}
 ERRORS: list[Defect] = [
     defect(
         "refusals-of-the-framework",
-        "What the framework refuses is answered in its own words.",
+        "Errors of the framework are returned without the error envelope.",
         "ERR-001",
         (
             RESPONSES,
@@ -36,35 +36,35 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "conflicts-are-400",
-        "CDV_CONFLICT has the status 400.",
+        "CDV_CONFLICT is returned with status 400.",
         "ERR-002",
         (RESPONSES, '"CDV_CONFLICT": 409', '"CDV_CONFLICT": 400'),
         only="IDEM-005",
     ),
     defect(
         "json-called-text",
-        "JSON is called text/plain.",
+        "Successful JSON responses have the content type text/plain.",
         "ERR-003",
         (ANSWERS, 'b"content-type", b"application/json"', 'b"content-type", b"text/plain"'),
         only="REC-001",
     ),
     defect(
         "success-without-envelope",
-        "A listing is not in the envelope.",
+        "A listing is returned without the envelope.",
         "ERR-004",
         (ANSWERS, """    return _JsonResponse(b'{"data":%b}' % data, headers)""", "    return _Json(data, headers)"),
         only="LIST-013",
     ),
     defect(
         "malformed-json-is-500",
-        "JSON that is none makes the server fail.",
+        "Malformed JSON causes an internal error.",
         "ERR-005 ERR-013",
         ("cdv_http/bodies.py", f"{_NOT_JSON} MalformedJson(malformed) from error", _NOT_JSON),
         only="ERR-013",
     ),
     defect(
         "long-header-is-500",
-        "A header of more than 30 characters, where few have so many, makes the server fail.",
+        "A request with an If-None-Match, Accept or Range header of more than 30 characters fails.",
         "ERR-005",
         (
             EDGE,
@@ -78,21 +78,21 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "stack-traces-shown",
-        "A refusal shows where in the code it came from.",
+        "Error messages contain a stack trace.",
         "ERR-006",
         (RESPONSES, _SAID, _SAID.replace("str(error)", '"".join(__import__("traceback").format_exception(error))')),
         only="REC-011",
     ),
     defect(
         "times-in-milliseconds",
-        "Times have three digits.",
+        "Times have three fractional digits instead of six.",
         "ERR-007",
         ("cdv_core/domain/times.py", 'return f"{text}Z"', 'return f"{text[:23]}Z"'),
         only="REC-001",
     ),
     defect(
         "no-retry-after",
-        "429 does not say when to come again.",
+        "429 responses have no Retry-After header.",
         "ERR-008",
         (RESPONSES, "    if isinstance(error, Unavailable | RateLimited):", "    if False:"),
         only="LIMIT-005",
@@ -100,25 +100,25 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "unknown-path-is-400",
-        "An unknown path is a bad request.",
+        "An unknown path returns the code CDV_BAD_REQUEST.",
         "ERR-009",
         (RESPONSES, '    404: ("CDV_NOT_FOUND",', '    404: ("CDV_BAD_REQUEST",'),
     ),
     defect(
         "no-allow",
-        "405 does not say what is allowed.",
+        "405 responses have no Allow header.",
         "ERR-010",
         (RESPONSES, '{"Allow": allowed_methods(request)} if error.status_code == 405 else {}', "{}"),
     ),
     defect(
         "any-media-type",
-        "A body of any media type is read.",
+        "The media type of a body is not checked.",
         "ERR-011 ERR-014",
         (REQUESTS, "    if not _is_json(", "    if False and not _is_json("),
     ),
     defect(
         "no-charset",
-        "application/json with a charset is refused.",
+        "application/json with a charset is rejected.",
         "ERR-012",
         (
             REQUESTS,
@@ -128,14 +128,14 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "token-before-the-body",
-        "Who asks is looked at before size and media type.",
+        "The token is checked before size and media type.",
         "ERR-014",
         (AUTHENTICATION, _READ, "    subject = await authenticate(request, tokens)\n" + _READ),
         (AUTHENTICATION, _WHO, "    no_parameters(request)\n"),
     ),
     defect(
         "json-before-the-token",
-        "JSON and shape are looked at before who asks.",
+        "The JSON and the shape of a create are checked before the token.",
         "ERR-015",
         (
             AUTHENTICATION,
@@ -147,7 +147,7 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "did-before-the-shape",
-        "Whose record it is is looked at before its shape.",
+        "The did of a create is compared with the subject before the shape is checked.",
         "ERR-016",
         (
             ROUTE,
@@ -158,7 +158,7 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "schema-before-the-did",
-        "The schema is looked at before whose record it is.",
+        "The schema is checked before the did is compared with the subject.",
         "ERR-017",
         (USE_CASE, "        _authorise(request, subject)\n        now", "        now"),
         (
@@ -169,13 +169,13 @@ ERRORS: list[Defect] = [
     ),
     defect(
         "schema-before-the-key",
-        "The schema is looked at before the used key.",
+        "The schema is checked before the idempotency key.",
         "ERR-018",
         (USE_CASE, "            if request.key is None:\n                raise\n", "            raise\n"),
     ),
     defect(
         "refusals-by-chance",
-        "The same request is refused now with one code, now with another.",
+        "A request that is rejected with 400 gets one of two error codes at random.",
         "ERR-019",
         (
             RESPONSES,

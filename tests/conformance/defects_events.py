@@ -25,7 +25,7 @@ _PUBLISH = (
 EVENTS: list[Defect] = [
     defect(
         "subject-of-one-token",
-        "The streams take cdv.records.*, which matches one token of a collection's four.",
+        "The streams take cdv.records.* and cdv.media.*, but a record's subject has more tokens than * matches.",
         "EVENT-001 EVENT-002",
         (STREAMS, '"subjects": [f"{STREAMS[name]}>"]', '"subjects": [f"{STREAMS[name]}*"]'),
         trap="A stream subject cdv.records.* matches one token",
@@ -33,20 +33,20 @@ EVENTS: list[Defect] = [
     ),
     defect(
         "one-consumer",
-        "A durable consumer is missing.",
+        "The durable consumer DURABLE_DEVTOOLS is missing.",
         "EVENT-001",
         (STREAMS, '("GATEWAY_FANOUT", "DURABLE_DEVTOOLS")', '("GATEWAY_FANOUT",)'),
     ),
     defect(
         "failures-logged-only",
-        "Every fifth publish fails, and that is logged.",
+        "Every fifth event is marked as published without being published.",
         "EVENT-006",
         (RELAY, _PENDING, f"{_FIFTH_LOST}{_PENDING}"),
         trap="Publishing after commit with only a warning on failure loses events",
     ),
     defect(
         "published-up-to",
-        "The relay goes on after the highest sequence it has published; a few are committed after higher ones.",
+        "The relay continues after the highest sequence that it published, and skips lower ones committed later.",
         "EVENT-006",
         (
             "cdv_adapters/outbox/sqlite.py",
@@ -59,7 +59,7 @@ EVENTS: list[Defect] = [
     ),
     defect(
         "no-op-publisher",
-        "A broker that is not connected when the service starts leaves no publisher.",
+        "The relay is not started, as if the broker had been down when the service started.",
         "EVENT-002",
         (
             "cdv_http/app.py",
@@ -87,7 +87,7 @@ EVENTS: list[Defect] = [
     ),
     defect(
         "op-log-unwritten",
-        "Nobody writes the op log.",
+        "Nothing is written to the op log.",
         "EVENT-002",
         (
             "cdv_adapters/database/sqlite.py",
@@ -99,26 +99,26 @@ EVENTS: list[Defect] = [
     ),
     defect(
         "another-subject",
-        "Records are published on their collection's subject.",
+        "Records are published on cdv.records.{collection}, without .created.",
         "EVENT-002",
         (EVENTS_DOMAIN, 'f"cdv.records.{uri.collection}.created"', 'f"cdv.records.{uri.collection}"'),
         waits=True,
     ),
     defect(
         "envelope-without-version",
-        "The envelope has no version.",
+        "The envelope has no member version.",
         "EVENT-003",
         (EVENTS_DOMAIN, "    type: str\n    version: str\n", "    type: str\n    envelope_version: str\n"),
     ),
     defect(
         "another-rkey",
-        "An event's rkey is the URI.",
+        "The rkey of an event is the record's URI.",
         "EVENT-004",
         (EVENTS_DOMAIN, "str(uri.collection), str(uri.rkey)", "str(uri.collection), str(uri)"),
     ),
     defect(
         "correlation-id-invented",
-        "Events have a correlation id of their own.",
+        "An event has another correlation id than its request.",
         "EVENT-005",
         (
             "cdv_core/use_cases/records.py",
@@ -128,13 +128,13 @@ EVENTS: list[Defect] = [
     ),
     defect(
         "events-reversed",
-        "What waits is published newest first.",
+        "Pending events are published newest first.",
         "EVENT-006",
         (RELAY, _PENDING, _PENDING.replace("publications]", "publications][::-1]")),
     ),
     defect(
         "told-twice",
-        "Every event is published again under another Nats-Msg-Id.",
+        "Every event is published twice, with different Nats-Msg-Ids.",
         "EVENT-006 EVENT-007",
         (
             NATS,
@@ -150,20 +150,20 @@ EVENTS: list[Defect] = [
     ),
     defect(
         "refused-and-announced",
-        "What is refused is announced.",
+        "An event is published for a record that is rejected by its schema or its cid.",
         "EVENT-008",
         STORED_THOUGH_REFUSED,
     ),
     defect(
         "media-subject",
-        "Media are published on another subject.",
+        "Finalised assets are published on cdv.media.created.",
         "EVENT-010",
         (EVENTS_DOMAIN, '"cdv.media.finalized"', '"cdv.media.created"'),
         waits=True,
     ),
     defect(
         "media-told-twice",
-        "Finalising again publishes again.",
+        "Finalising an asset again publishes a second event.",
         "EVENT-011",
         (
             "cdv_core/use_cases/media.py",

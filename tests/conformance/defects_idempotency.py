@@ -18,7 +18,7 @@ _STORE = """                ensure_account(connection, did, now)
 IDEMPOTENCY: list[Defect] = [
     defect(
         "retry-answered-anew",
-        "A retry is told the time of the retry.",
+        "A retry returns the time of the retry as indexedAt.",
         "IDEM-001",
         (
             USE_CASE,
@@ -28,7 +28,7 @@ IDEMPOTENCY: list[Defect] = [
     ),
     defect(
         "keys-ignored",
-        "Idempotency keys are read and do nothing.",
+        "Idempotency keys are validated and then ignored.",
         "IDEM-001 EVENT-007",
         (
             USE_CASE,
@@ -38,31 +38,31 @@ IDEMPOTENCY: list[Defect] = [
     ),
     defect(
         "replays-unmarked",
-        "A replay does not say that it is one.",
+        "A replay has no Idempotent-Replayed header.",
         "IDEM-002",
         (ROUTE, "    if receipt.replayed:", "    if False:"),
     ),
     defect(
         "retry-stored-again",
-        "A retry gets the first answer, and stores the record again.",
+        "A retry returns the first response, and stores the record again.",
         "IDEM-003",
         (SQLITE, "                    return earlier\n", f"    {_STORE}                    return earlier\n"),
     ),
     defect(
         "key-compares-spelling",
-        "Another order of members is another request.",
+        "A retry with another order of members is rejected as a different request.",
         "IDEM-004",
         (USE_CASE, "            cid=self.record.cid,\n", "            cid=self.record.json.decode(),\n"),
     ),
     defect(
         "key-compares-the-record-only",
-        "A retry with another createdAt or schemaVersion gets the first answer.",
+        "A retry with another createdAt or schemaVersion returns the first response.",
         "IDEM-005",
         ("cdv_core/domain/idempotency.py", "[str(collection), cid, claimed, schema_version]", "[str(collection), cid]"),
     ),
     defect(
         "conflict-after-the-insert",
-        "Another request with a used key is answered 409, its record stored.",
+        "A different request with a used key returns 409, but its record is stored.",
         "IDEM-006",
         (
             SQLITE,
@@ -95,25 +95,25 @@ IDEMPOTENCY: list[Defect] = [
     ),
     defect(
         "key-header-ignored",
-        "The Idempotency-Key header is not read.",
+        "The Idempotency-Key header is ignored.",
         "IDEM-008",
         (ROUTE, "    return headers[0]", "    return member"),
     ),
     defect(
         "two-keys-accepted",
-        "Header and member may name different keys.",
+        "Different keys in header and body are accepted.",
         "IDEM-009",
         (ROUTE, "    if len({*headers, *([] if member is None else [member])}) > 1:", "    if False:"),
     ),
     defect(
         "short-keys-only",
-        "Keys of more than 64 characters are refused.",
+        "Keys of more than 64 characters are rejected.",
         "IDEM-010",
         (LIMITS, "IDEMPOTENCY_KEY_MAX_CHARS: Final = 255", "IDEMPOTENCY_KEY_MAX_CHARS: Final = 64"),
     ),
     defect(
         "any-key",
-        "Any text is a key.",
+        "Any text that is not empty is accepted as a key.",
         "IDEM-011",
         (
             "cdv_core/domain/idempotency.py",
@@ -123,7 +123,7 @@ IDEMPOTENCY: list[Defect] = [
     ),
     defect(
         "look-up-then-store",
-        "A key is looked up before the transaction that stores it.",
+        "A key is looked up outside the transaction that stores the record.",
         "IDEM-012 IDEM-013",
         (
             SQLITE,
@@ -145,7 +145,7 @@ IDEMPOTENCY: list[Defect] = [
     ),
     defect(
         "refusals-use-keys-up",
-        "A refused request leaves its key in use.",
+        "The key of a rejected request cannot be used again.",
         "IDEM-014",
         (
             USE_CASE,
@@ -167,7 +167,7 @@ IDEMPOTENCY: list[Defect] = [
     ),
     defect(
         "replay-before-authorisation",
-        "Whoever names a DID and its key gets the answer that its owner got.",
+        "A replay is returned before the did is compared with the subject.",
         "IDEM-015",
         (
             USE_CASE,

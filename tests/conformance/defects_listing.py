@@ -23,25 +23,25 @@ _AFTER = '        terms.append(("(indexed_at, rkey) < (?, ?)", (to_micros(after.
 LISTING: list[Defect] = [
     defect(
         "page-under-another-name",
-        "A page's records are called items.",
+        "A page has its records in items instead of records.",
         "LIST-001",
         ("cdv_http/bodies.py", """b'{"records":[%b]%b}'""", """b'{"items":[%b]%b}'"""),
     ),
     defect(
         "oldest-first",
-        "The oldest record comes first.",
+        "Records are listed oldest first.",
         "LIST-002",
         (SQLITE, "ORDER BY indexed_at DESC, rkey DESC LIMIT ?", "ORDER BY indexed_at, rkey LIMIT ?"),
     ),
     defect(
         "another-default",
-        "A page holds 50 records unless asked.",
+        "The default limit is 50 instead of 25.",
         "LIST-003",
         ("cdv_core/domain/limits.py", "PAGE_DEFAULT: Final = 25", "PAGE_DEFAULT: Final = 50"),
     ),
     defect(
         "limits-capped",
-        "A page never holds more than 50 records, whatever the limit.",
+        "A limit above 50 is treated as 50.",
         "LIST-004",
         (
             USE_CASE,
@@ -51,14 +51,14 @@ LISTING: list[Defect] = [
     ),
     defect(
         "one-more-than-asked",
-        "A page that is not the last holds one record more than its limit.",
+        "A page holds one record more than its limit, if that many match.",
         "LIST-004",
         (USE_CASE, "self._store.list(listing)", "self._store.list(replace(listing, limit=limit + 1))"),
         trap="Off by one at a page boundary",
     ),
     defect(
         "bad-limits-ignored",
-        "A limit that is none gets the default page.",
+        "A malformed limit is replaced by the default.",
         "LIST-005",
         (
             ROUTE,
@@ -69,7 +69,7 @@ LISTING: list[Defect] = [
     ),
     defect(
         "bad-limits-are-zero",
-        "A limit that is no number is 0, and its page empty.",
+        "A malformed limit is treated as 0, and the page is empty.",
         "LIST-005",
         (
             ROUTE,
@@ -82,20 +82,20 @@ LISTING: list[Defect] = [
     ),
     defect(
         "limits-clamped",
-        "A limit beyond 100 is taken for 100.",
+        "A limit above 100 is treated as 100.",
         "LIST-005",
         (ROUTE, "    return int(text)", "    return min(int(text), PAGE_MAX)"),
     ),
     defect(
         "cursor-after-the-last",
-        "A page that is full names a cursor although nothing follows.",
+        "A full page has a cursor even if no record follows.",
         "LIST-006",
         (USE_CASE, "if found.more else None", "if len(found.records) == limit else None"),
         trap="Off by one at a page boundary",
     ),
     defect(
         "no-cursor-for-the-last-one",
-        "A page names no cursor when exactly one more record follows.",
+        "A page has no cursor if exactly one more record follows.",
         "LIST-006",
         (USE_CASE, "self._store.list(listing)", "self._store.list(replace(listing, limit=limit + 1))"),
         (USE_CASE, _PAGE, "JsonPage(found.records[:limit], cursor_after(found.records[limit - 1]) if found.more"),
@@ -111,21 +111,21 @@ LISTING: list[Defect] = [
     ),
     defect(
         "boundary-repeated",
-        "The last record of a page comes again as the first of the next.",
+        "The last record of a page is repeated as the first of the next.",
         "LIST-007",
         (SQLITE, _AFTER, _AFTER.replace("<", "<=")),
         trap="Off by one at a page boundary",
     ),
     defect(
         "cursor-without-key",
-        "Records of the same moment are lost at a page's end.",
+        "Cursors compare indexedAt only, in whole seconds, so that records of the same second are skipped.",
         "LIST-007",
         (SQLITE, _AFTER, '        terms.append(("indexed_at < ?", (to_micros(after.indexed_at),)))'),
         ("cdv_adapters/clock/system.py", "datetime.now(UTC)", "datetime.now(UTC).replace(microsecond=0)"),
     ),
     defect(
         "early-end-unsaid",
-        "A page that ends before its limit, since its records are large, names no cursor.",
+        "A page that ends before its limit because of its size has no cursor.",
         "LIST-007",
         (
             SQLITE,
@@ -135,7 +135,7 @@ LISTING: list[Defect] = [
     ),
     defect(
         "pages-by-offset",
-        "Pages are counted off from the newest record, so that a new one shifts them all.",
+        "Pages are counted from the newest record, so that a new record shifts them.",
         "LIST-008",
         (
             USE_CASE,
@@ -151,25 +151,25 @@ LISTING: list[Defect] = [
     ),
     defect(
         "collection-ignored",
-        "A listing holds all collections, whichever was asked for.",
+        "The records of a listing are not filtered by collection.",
         "LIST-009",
         (SQLITE, "    if listing.collection is not None:\n        terms", "    if False:\n        terms"),
     ),
     defect(
         "since-is-exclusive",
-        "A record at since itself is left out.",
+        "A record whose indexedAt equals since is left out.",
         "LIST-010",
         (SQLITE, '"indexed_at >= ?"', '"indexed_at > ?"'),
     ),
     defect(
         "until-is-exclusive",
-        "A record at until itself is left out.",
+        "A record whose indexedAt equals until is left out.",
         "LIST-010",
         (SQLITE, '"indexed_at <= ?"', '"indexed_at < ?"'),
     ),
     defect(
         "bounds-in-milliseconds",
-        "since and until are cut to milliseconds.",
+        "since is truncated to milliseconds.",
         "LIST-010",
         (
             USE_CASE,
@@ -181,13 +181,13 @@ LISTING: list[Defect] = [
     ),
     defect(
         "since-after-until",
-        "since after until is an empty page.",
+        "A since later than until returns an empty page.",
         "LIST-011",
         (USE_CASE, "and listing.since > listing.until:", "and False:"),
     ),
     defect(
         "bad-since-ignored",
-        "A since that is no time is left out.",
+        "An invalid since is ignored.",
         "LIST-012",
         (USE_CASE, 'None if since is None else parse_time(since, "since")', '_moment(since, "since")'),
         (USE_CASE, "def _decode_receipt(", _TAKEN_LENIENTLY),
@@ -195,7 +195,7 @@ LISTING: list[Defect] = [
     ),
     defect(
         "empty-page-is-null",
-        "A page without records is null.",
+        "An empty page has null as its records.",
         "LIST-013",
         (
             "cdv_http/bodies.py",
@@ -208,25 +208,25 @@ LISTING: list[Defect] = [
     ),
     defect(
         "listing-of-anything",
-        "What is no DID has an empty page.",
+        "A did that is not a DID returns an empty page.",
         "LIST-014",
         (USE_CASE, "        Did.parse(did),\n        limit,", "        Did(did),\n        limit,"),
     ),
     defect(
         "unknown-collection-empty",
-        "A collection that nobody knows has an empty page.",
+        "An unknown collection returns an empty page.",
         "LIST-015",
         (USE_CASE, "            if listing.collection not in catalogue:\n", "            if False:\n"),
     ),
     defect(
         "cursor-says-more",
-        "A cursor has a member more.",
+        "A cursor has an additional member.",
         "LIST-016",
         (CURSORS, "    last_rkey: str\n", "    last_rkey: str\n    version: int = 1\n"),
     ),
     defect(
         "bad-cursor-restarts",
-        "A bad cursor gives the first page again.",
+        "An invalid cursor returns the first page.",
         "LIST-017",
         (
             USE_CASE,
@@ -243,19 +243,19 @@ LISTING: list[Defect] = [
     ),
     defect(
         "cursors-of-many-spellings",
-        "A cursor may be padded, spaced and reordered.",
+        "Non-canonical cursors are accepted, for example with another order of members.",
         "LIST-018",
         (CURSORS, " or cursor.encode() != text:", ":"),
     ),
     defect(
         "curt-refusal-of-cursors",
-        "The refusal of a cursor does not say what to do.",
+        "The error for an invalid cursor does not tell the client to start again without one.",
         "LIST-019",
         ("cdv_core/errors.py", '"the cursor is not valid ({reason}); start again without a cursor"', '"bad cursor"'),
     ),
     defect(
         "dids-by-prefix",
-        "A listing holds the records of every DID that begins so.",
+        "A listing includes the records of every DID that begins with the requested one.",
         "LIST-020",
         (SQLITE, '("did = ?", (listing.did,))', "(\"did GLOB ? || '*'\", (listing.did,))"),
     ),

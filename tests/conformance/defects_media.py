@@ -20,13 +20,13 @@ _CLAIM = "        claimed = await self._store.claim(asset.asset_id, checksum)\n"
 MEDIA: list[Defect] = [
     defect(
         "ticket-expired-already",
-        "expiresAt of an upload is when it began.",
+        "expiresAt of an upload is its creation time.",
         "MEDIA-001",
         (BODIES, "url, format_time(upload.asset.expires_at))", "url, format_time(upload.asset.created_at))"),
     ),
     defect(
         "upload-needs-a-token",
-        "The upload URL takes nothing without a token.",
+        "The upload URL rejects requests without an Authorization header.",
         "MEDIA-002",
         (
             BLOBS,
@@ -39,20 +39,20 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "another-key-signed",
-        "The key that is signed for the upload is not the one that finalize looks at.",
+        "The upload URL is signed for another object key than the one that finalize checks.",
         "MEDIA-003",
         (USE_CASE, "upload_url(asset.staging_key, size", 'upload_url(asset.staging_key + "-1", size'),
         trap="The key that was signed differs from the key that is verified",
     ),
     defect(
         "filename-lost",
-        "The filename is not kept.",
+        "The filename is not returned.",
         "MEDIA-003",
         (BODIES, "        asset.filename or UNSET,", "        UNSET,"),
     ),
     defect(
         "asset-uri-elsewhere",
-        "An asset's URI names another collection.",
+        "The URI of an asset has another collection.",
         "MEDIA-004",
         (DOMAIN, 'Nsid("com.registryaccord.media.asset")', 'Nsid("com.registryaccord.media.object")'),
     ),
@@ -64,7 +64,7 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "download-urls-unsigned",
-        "The signature of a download URL is not looked at.",
+        "The signatures of upload and download URLs are not verified.",
         "MEDIA-005",
         (
             "cdv_adapters/blobs/url_tokens.py",
@@ -74,7 +74,7 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "finalize-once-only",
-        "Finalising again is a conflict.",
+        "Finalising an asset again is rejected as a conflict.",
         "MEDIA-006",
         (
             USE_CASE,
@@ -84,19 +84,19 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "finalize-with-any-hash",
-        "Finalising again with another hash gets the first answer.",
+        "Finalising an asset again with another hash returns the first response.",
         "MEDIA-007",
         (USE_CASE, "    if asset.checksum != checksum:", "    if False:"),
     ),
     defect(
         "no-reason",
-        "That nothing was uploaded is not said.",
+        "The error for a missing upload does not have the reason not_uploaded.",
         "MEDIA-008",
         (USE_CASE, 'raise MediaConflict(asset.asset_id, "not_uploaded")', 'raise MediaConflict(asset.asset_id, "no")'),
     ),
     defect(
         "any-checksum",
-        "Any checksum is accepted.",
+        "The checksum of finalize is not compared with the bytes.",
         "MEDIA-009",
         (USE_CASE, "    if blob.sha256 != checksum:", "    if False:"),
         trap="Without a store, any checksum is accepted",
@@ -111,50 +111,50 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "type-not-looked-at",
-        "Bytes of another type than declared are accepted.",
+        "The declared type is not compared with the bytes.",
         "MEDIA-011",
         (USE_CASE, "    if detected is not None:", "    if False:"),
     ),
     defect(
         "claimed-before-proved",
-        "The first hash that is stated is the only one that ever counts.",
+        "The first hash sent to finalize is fixed before the bytes are verified, even if it is wrong.",
         "MEDIA-012",
         (USE_CASE, _PROVE + _CLAIM, _CLAIM + _PROVE),
     ),
     defect(
         "declared-hash-forgotten",
-        "The sha256 of uploadInit is not compared.",
+        "The sha256 of uploadInit is not compared with that of finalize.",
         "MEDIA-013",
         (USE_CASE, "    if asset.announced_checksum not in {None, checksum}:", "    if False:"),
         trap="The declared checksum is never compared",
     ),
     defect(
         "any-size",
-        "Uploads of any size may begin.",
+        "The size limit of an upload is not checked.",
         "MEDIA-014",
         (USE_CASE, "        if size > self._policy.max_bytes:", "        if False:"),
     ),
     defect(
         "any-type",
-        "Uploads of any type may begin.",
+        "The declared type of an upload is not checked against the allowed types.",
         "MEDIA-015",
         (USE_CASE, "        if declared not in self._policy.allowed_types:", "        if False:"),
     ),
     defect(
         "empty-uploads",
-        "An upload of no bytes may begin.",
+        "An upload of zero bytes is accepted.",
         "MEDIA-016",
         (USE_CASE, "        if not isinstance(size, int) or size < 1:", "        if size < 0:"),
     ),
     defect(
         "anyone-finalizes",
-        "Anyone may finalise anyone's upload.",
+        "Any subject can finalise any upload.",
         "MEDIA-017",
         (USE_CASE, "        if subject is not None and asset.did != subject:", "        if False:"),
     ),
     defect(
         "unknown-asset-forbidden",
-        "An asset that nobody has is somebody else's.",
+        "An unknown asset returns 403 instead of 404.",
         "MEDIA-018",
         (
             USE_CASE,
@@ -164,7 +164,7 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "meta-for-the-owner-only",
-        "A finalised asset is described to its owner only.",
+        "The metadata of a finalised asset is returned to its owner only.",
         "MEDIA-019",
         (
             USE_CASE,
@@ -174,20 +174,20 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "pending-shown-to-all",
-        "A pending asset is described to anyone.",
+        "The metadata of a pending asset is returned to any subject.",
         "MEDIA-020",
         (USE_CASE, " or viewer not in {Viewer.THE_VAULT, asset.did}:", ":"),
     ),
     defect(
         "upload-url-still-works",
-        "What is served is what the upload URL wrote last.",
+        "Content is served from the staged object, which the upload URL can still overwrite.",
         "MEDIA-021",
         (USE_CASE, _SERVED, _SERVED.replace("asset.final_key(self._policy.env)", "asset.staging_key")),
         trap="The upload URL still works after finalize",
     ),
     defect(
         "copied-unseen",
-        "What is copied is whatever is there by then.",
+        "The bytes are not verified again while they are copied, so that a concurrent upload can replace them.",
         "MEDIA-022",
         (FILES, "            if digest.hexdigest() != sha256:", "            if False:"),
         (
@@ -198,7 +198,7 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "pending-served",
-        "The bytes of a pending asset are served.",
+        "The content of a pending asset is served.",
         "MEDIA-023",
         (
             USE_CASE,
@@ -209,13 +209,13 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "filename-as-it-comes",
-        "A filename may be a path.",
+        "Any filename that is not empty is accepted, even a path.",
         "MEDIA-024",
         (DOMAIN, "    if not FILENAME_SYNTAX.fullmatch(text) or _SURROGATE.search(text):", "    if not text:"),
     ),
     defect(
         "one-finalize-at-a-time",
-        "Of finalisations at once all but one are refused.",
+        "Of concurrent finalisations of one asset, all but one are rejected.",
         "MEDIA-025",
         (
             USE_CASE,
@@ -233,13 +233,13 @@ MEDIA: list[Defect] = [
     ),
     defect(
         "types-may-be-guessed",
-        "Browsers may guess the type of content.",
+        "Responses have no X-Content-Type-Options header.",
         "MEDIA-026",
         ("cdv_http/middleware/exchange.py", '    (b"x-content-type-options", b"nosniff"),\n', ""),
     ),
     defect(
         "documents-shown-inline",
-        "Browsers may show what is no image, audio or video.",
+        "Content that is not an image, audio or video is served inline.",
         "MEDIA-027",
         (DOMAIN, 'disposition = "inline" if shown else "attachment"', 'disposition = "inline"'),
         settings={"CDV_ALLOWED_MIME_TYPES": "image/png,application/pdf"},

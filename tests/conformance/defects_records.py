@@ -28,13 +28,13 @@ STORED_THOUGH_REFUSED = (
 RECORDS: list[Defect] = [
     defect(
         "receipt-in-snake-case",
-        "A receipt's members are called indexed_at and schema_version.",
+        "A receipt has the members indexed_at and schema_version instead of indexedAt and schemaVersion.",
         "REC-001",
         (BODIES, 'class RecordReceipt(msgspec.Struct, rename="camel"):', "class RecordReceipt(msgspec.Struct):"),
     ),
     defect(
         "receipt-says-more",
-        "A receipt has a member that the contract does not name.",
+        "A receipt has a member that is not in the contract.",
         "REC-002",
         (
             BODIES,
@@ -51,7 +51,7 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "first-writes-race",
-        "Whether an account is there is looked up before the transaction that makes it.",
+        "The existence of an account is checked before the transaction that creates it.",
         "REC-004",
         (
             SQLITE,
@@ -83,20 +83,20 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "offsets-dropped",
-        "The offset of a time is read over.",
+        "The offset of a time is ignored.",
         "REC-006 LIST-012",
         (TIMES, ".astimezone(UTC)\n    except", ".replace(tzinfo=UTC)\n    except"),
     ),
     defect(
         "local-times-accepted",
-        "A time without an offset is taken for UTC.",
+        "A time without an offset is accepted as UTC.",
         "REC-007 LIST-012",
         (TIMES, r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)?"),
         (TIMES, 'if offset in "Zz"', 'if offset in (None, "Z", "z")'),
     ),
     defect(
         "created-at-invented",
-        "A record without createdAt gets one.",
+        "A record without createdAt gets the current time as createdAt.",
         "REC-008",
         (
             USE_CASE,
@@ -106,7 +106,7 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "reads-lag-behind",
-        "A record is found a second after its receipt was given.",
+        "A record cannot be read until a second after it was indexed.",
         "REC-009",
         (
             USE_CASE,
@@ -119,7 +119,7 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "null-read-as-zero",
-        "A null of a record comes back as 0.",
+        "A null in a record is returned as 0.",
         "REC-010 CID-008",
         (
             "cdv_core/domain/records.py",
@@ -129,13 +129,13 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "absent-is-a-bad-request",
-        "A record that is not there is a bad request.",
+        "A missing record returns 400 instead of 404.",
         "REC-011",
         (USE_CASE, "raise RecordNotFound(str(parsed))", 'raise InvalidField("uri", "no such record")'),
     ),
     defect(
         "malformed-uri-not-found",
-        "A malformed URI is merely not found.",
+        "A malformed URI returns 404 instead of 400.",
         "REC-012",
         (
             USE_CASE,
@@ -148,7 +148,7 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "etag-without-quotes",
-        "The ETag is the bare CID.",
+        "The ETag has no quotes.",
         "REC-013",
         (ROUTE, "'\"{record.cid}\"'", "'{record.cid}'"),
     ),
@@ -160,13 +160,13 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "weak-etags-unknown",
-        "Weak validators and * match nothing.",
+        "A weak validator in If-None-Match never matches.",
         "REC-015",
         (ROUTE, '.removeprefix(b"W/")', ""),
     ),
     defect(
         "unknown-members-ignored",
-        "A misspelt member of a create is silently ignored.",
+        "An unknown member of a create is ignored.",
         "REC-016",
         (
             BODIES,
@@ -176,13 +176,13 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "unknown-members-unnamed",
-        "The refusal of an unknown member does not name it.",
+        "The error for an unknown member does not name it.",
         "REC-017",
         (BODIES, 'InvalidField(message.split("`")[1], reason)', 'InvalidField("body", "no such member")'),
     ),
     defect(
         "did-not-required",
-        "A create without did is read as somebody's.",
+        "A missing did in a create is replaced by a default.",
         "REC-018",
         (
             BODIES,
@@ -193,7 +193,7 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "record-of-any-type",
-        "A record may be a list.",
+        "The body of a create accepts a list as the record.",
         "REC-019",
         (
             BODIES,
@@ -203,13 +203,13 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "any-did",
-        "Whatever begins with did: is a DID.",
+        "Any text that begins with did: is accepted as a DID.",
         "REC-020 AUTH-016",
         (IDENTIFIERS, "if not DID_SYNTAX.fullmatch(text):", 'if not text.startswith("did:"):'),
     ),
     defect(
         "collections-of-any-name",
-        "A collection that is no NSID is made up on the fly.",
+        "A collection that is not an NSID is accepted, and its records are validated by the schema of another one.",
         "REC-021",
         (
             IDENTIFIERS,
@@ -224,13 +224,13 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "short-dids-only",
-        "DIDs of more than 30 characters are refused.",
+        "DIDs of more than 30 characters are rejected.",
         "REC-022",
         (LIMITS, "DID_MAX_CHARS: Final = 2048", "DID_MAX_CHARS: Final = 30"),
     ),
     defect(
         "dids-in-any-case",
-        "DIDs that differ in case are one.",
+        "The did of a create is compared with the subject without regard to case.",
         "REC-023",
         (
             USE_CASE,
@@ -240,19 +240,19 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "client-cid-ignored",
-        "The client's own CID is not compared.",
+        "The client's cid is not compared with the computed one.",
         "REC-024",
         (USE_CASE, "if cid is not None and cid != request.record.cid:", "if False:"),
     ),
     defect(
         "refused-and-stored",
-        "What is refused by its schema is stored all the same.",
+        "A record that is rejected by its schema or its cid is stored nevertheless.",
         "REC-025",
         STORED_THOUGH_REFUSED,
     ),
     defect(
         "delete-pretends",
-        "DELETE of a record is answered 204.",
+        "DELETE returns 204 instead of 405.",
         "REC-026",
         (
             "cdv_http/error_responses.py",
@@ -266,7 +266,7 @@ RECORDS: list[Defect] = [
     ),
     defect(
         "one-key-remembered",
-        "A DID's second key makes its first one forgotten.",
+        "A new idempotency key of a DID replaces its earlier ones.",
         "REC-027",
         (
             SQLITE,

@@ -17,7 +17,7 @@ def _without(rule: str) -> tuple[str, str, str]:
 SCHEMAS: list[Defect] = [
     defect(
         "members-beyond-refused",
-        "Members beyond those of the schema are refused.",
+        "Members that the schema does not define are rejected.",
         "SCHEMA-001",
         (
             DOMAIN,
@@ -28,10 +28,10 @@ SCHEMAS: list[Defect] = [
         ),
     ),
     defect("nothing-is-required", "Required members may be missing.", "SCHEMA-002", _without("required")),
-    defect("texts-of-any-length", "Texts may be of any length.", "SCHEMA-003", _without("maxLength")),
+    defect("texts-of-any-length", "maxLength is not enforced.", "SCHEMA-003", _without("maxLength")),
     defect(
         "texts-in-bytes",
-        "Texts are measured in bytes.",
+        "The length of text is counted in UTF-8 bytes instead of characters.",
         "SCHEMA-003",
         (
             DOMAIN,
@@ -42,7 +42,7 @@ SCHEMAS: list[Defect] = [
             ),
         ),
     ),
-    defect("members-of-any-type", "Members may be of any type.", "SCHEMA-004", _without("type")),
+    defect("members-of-any-type", "The types of members are not checked.", "SCHEMA-004", _without("type")),
     defect(
         "formats-of-any-kind",
         "Formats are not enforced.",
@@ -53,19 +53,19 @@ SCHEMAS: list[Defect] = [
     defect("patterns-of-any-kind", "Patterns are not enforced.", "SCHEMA-005", _without("pattern")),
     defect(
         "violation-nowhere",
-        "A violation does not say where it is.",
+        "The pointer of a violation is empty.",
         "SCHEMA-006",
         ("cdv_core/errors.py", '{"pointer": v.pointer, "rule"', '{"pointer": "", "rule"'),
     ),
     defect(
         "first-violation-only",
-        "The first violation is listed and no other.",
+        "Only the first violation is listed.",
         "SCHEMA-007",
         (DOMAIN, _FOUND, f"{_FOUND}[:1]"),
     ),
     defect(
         "unknown-collections-accepted",
-        "A collection that nobody knows is written by another's rules.",
+        "A record of an unknown collection is validated by the schema of another one.",
         "SCHEMA-008",
         (
             DOMAIN,
@@ -75,7 +75,7 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "unknown-versions-accepted",
-        "A version that is not there is taken for the latest.",
+        "An unknown version is replaced by the latest stable one.",
         "SCHEMA-009",
         (
             DOMAIN,
@@ -85,7 +85,7 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "version-not-kept",
-        "Records keep a made-up schema version.",
+        "Records have the schema version 0.0.0 instead of the one that validated them.",
         "SCHEMA-010",
         (
             "cdv_core/use_cases/records.py",
@@ -95,13 +95,13 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "newest-by-text",
-        "The newest version is the one that sorts last as text.",
+        "The default version is the last one in text order.",
         "SCHEMA-011",
         (DOMAIN, "wanted = entry.latest_stable if version is None", "wanted = max(entry.versions) if version is None"),
     ),
     defect(
         "catalogue-setting-ignored",
-        "The bundled versions stay, whatever was fetched from CDV_SPECS_URL.",
+        "A catalogue fetched from CDV_SPECS_URL is not used.",
         "SCHEMA-011",
         (
             "cdv_adapters/schemas/url.py",
@@ -113,7 +113,7 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "deprecation-setting-unread",
-        "Deprecated versions are accepted although CDV_REJECT_DEPRECATED_SCHEMAS is true.",
+        "CDV_REJECT_DEPRECATED_SCHEMAS has no effect.",
         "SCHEMA-012",
         (CONTAINER, "reject_deprecated=settings.provided.reject_deprecated_schemas", "reject_deprecated=False"),
         trap="The deprecation setting stored and never read",
@@ -127,7 +127,7 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "deprecation-header-of-old",
-        "The Deprecation header says true.",
+        "The Deprecation header is true instead of a date.",
         "SCHEMA-013",
         ("cdv_http/routes/records.py", 'f"@{int(receipt.deprecated_at.timestamp())}"', '"true"'),
     ),
@@ -145,7 +145,7 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "graphemes-are-characters",
-        "maxGraphemes counts characters.",
+        "maxGraphemes counts characters instead of grapheme clusters.",
         "SCHEMA-016",
         (
             "cdv_core/domain/graphemes.py",
@@ -155,13 +155,13 @@ SCHEMAS: list[Defect] = [
     ),
     defect(
         "bytes-are-characters",
-        "A Lexicon's maxLength counts characters.",
+        "A Lexicon's maxLength counts characters instead of bytes.",
         "SCHEMA-016",
         ("cdv_core/domain/lowering.py", '{"Bytes": count_bytes, "Graphemes"', '{"Bytes": len, "Graphemes"'),
     ),
     defect(
         "visibility-hardcoded",
-        "Only moderation flags are for their owner.",
+        "The visibility in the catalogue is ignored: only moderation.flag is owner-only.",
         "SCHEMA-017",
         (
             DOMAIN,

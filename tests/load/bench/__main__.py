@@ -1,7 +1,8 @@
-"""`make bench`: measure the service as a user would run it, against what its database and object store can do alone.
+"""`make bench`: measure the service as a user would run it, and compare it with its database and object store alone.
 
-Everything shares one machine: the service, the database, the load generator. The service and the ceiling are measured
-in turn, a few seconds each, so that both meet the same weather.
+The service, its dependencies and the load generator share one machine. The service and the ceiling (what the database
+or the object store alone can do) are measured alternately, for a few seconds each, so that other load on the machine
+affects both alike.
 """
 
 from __future__ import annotations
@@ -180,15 +181,15 @@ def _log(what: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under two minutes, with more noise")
-    parser.add_argument("--only", action="append", default=[], help="scenarios that begin so; finalize for the media")
+    parser.add_argument("--only", action="append", default=[], help="scenarios with this prefix; finalize: media")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--all", action="store_true", help="whatever there is to measure: twenty minutes")
+    parser.add_argument("--all", action="store_true", help="all measurements: twenty minutes")
     parser.add_argument("--variants", action="store_true", help="also with two workers, with no broker, embedded")
-    parser.add_argument("--observability", action="store_true", help="also what metrics, logs and traces cost")
-    parser.add_argument("--growth", type=int, nargs="*", metavar="RECORDS", help=f"also by size; by default {SIZES}")
-    parser.add_argument("--soak", type=int, default=0, metavar="SECONDS", help="also watch memory for so long")
+    parser.add_argument("--observability", action="store_true", help="also the cost of metrics, logs and traces")
+    parser.add_argument("--growth", type=int, nargs="*", metavar="RECORDS", help=f"also by size; default: {SIZES}")
+    parser.add_argument("--soak", type=int, default=0, metavar="SECONDS", help="also measure memory under load")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the service")
-    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="the file for the figures")
     parser.add_argument("--report", type=Path, help="a Markdown file to write, with plots beside it")
     arguments = parser.parse_args()
     if arguments.all:

@@ -12,15 +12,15 @@ from tests.load.bench.results import NO_BROKER, GrowthRow, Row, Run
 _TEXT: Final = """# Performance
 
 Measured by `make bench`, which wrote this page; its arguments are at the end, and `--report docs/performance.md --all`
-measures all there is. Service, database, object store, broker and load generator share one machine, so the figures are
+measures everything. Service, database, object store, broker and load generator share one machine, so the figures are
 for comparison with each other and not for sizing.
-Everything syncs: `fsync` and `synchronous_commit` are on, the broker syncs each message. The ceiling is pgbench on
-the same database, executing for each request the statement that does its work (for a create: the one that the service
-would use without [group commit](adr/011-group-commit.md)), measured in turn with the service, a few seconds each. It
-publishes nothing, as the service does; what creates are without that, and without the broker, is told apart.
-Before each scenario the database is vacuumed and checkpointed: what one has left is not for the next to pay. CPU is
-processor time per request. What was done for speed, what each step brought, and what was tried in vain:
-[ADR 011](adr/011-group-commit.md) and [ADR 012](adr/012-fewer-instructions.md).
+Every write is synced to disk: `fsync` and `synchronous_commit` are on, and the broker syncs each message. The ceiling
+is pgbench on the same database, executing for each request the statement that does its work (for a create: the one that
+the service would use without [group commit](adr/011-group-commit.md)). Service and ceiling are measured alternately,
+for a few seconds each. Unlike the service, the ceiling publishes no events; creates without a broker are therefore
+measured as well. Before each scenario the database is vacuumed and checkpointed, so that it is not slowed by work that
+the previous one has left. CPU is processor time per request. The optimisations, the effect of each, and attempts
+without effect are described in [ADR 011](adr/011-group-commit.md) and [ADR 012](adr/012-fewer-instructions.md).
 
 """
 _CREATE_RATIO: Final = 0.8
@@ -58,7 +58,7 @@ def write_report(run: Run, path: Path) -> None:
         "## Throughput, closed loop\n\n",
         _throughput(run.rows),
         "\n## Latency, open loop at half the peak\n\n",
-        "From when a request was due, whether or not it could be sent then.\n\n",
+        "Measured from the time when a request was due, even if it was sent later.\n\n",
         _table(
             ["", "rate", "p50 ms", "p95 ms", "p99 ms", "max ms"],
             (
@@ -70,7 +70,7 @@ def write_report(run: Run, path: Path) -> None:
                 for it in run.paced
             ),
         ),
-        "\n## Finalising media\n\nThe store alone, in turn: a get and a copy. It has versions and encrypts.\n\n",
+        "\n## Finalising media\n\nStore alone: a get and a copy in a versioned, encrypted bucket, in turn.\n\n",
         _table(
             ["MiB", "a second", "store alone", "ratio", "p50 ms", "p95 ms"],
             (
@@ -89,11 +89,11 @@ def write_report(run: Run, path: Path) -> None:
         *_growth(run, folder),
         *_soak(run),
         *_observed(run),
-        "\n## Where\n\n",
+        "\n## Environment\n\n",
         f"- {run.machine}\n",
         f"- {', '.join(f'{name} {number}' for name, number in run.versions.items())}\n",
         f"- {', '.join(f'{name}: {value}' for name, value in run.settings.items())}\n",
-        f"- resident afterwards, MiB per process: {', '.join(f'{it:.0f}' for it in run.resident_mib)}\n",
+        f"- resident memory afterwards, MiB per process: {', '.join(f'{it:.0f}' for it in run.resident_mib)}\n",
     ]
     path.write_text("".join(page), encoding="utf-8")
 
@@ -110,13 +110,13 @@ def _goals(run: Run) -> Iterator[str]:
         *((f"finalize {it.size_bytes // 2**20} MiB, of the store alone", it.ratio, 0.5, True)
           for it in [media.get(2**20)] if it),
         *((f"{name} at half the peak, p95 ms", it.p95, most, False) for name, most in _P95 if (it := paced.get(name))),
-        *((f"{name} at half the peak, p99 to p95", it.p99 / it.p95, 3, False) for name, _ in _P95
+        *((f"{name} at half the peak, p99 relative to p95", it.p99 / it.p95, 3, False) for name, _ in _P95
           if (it := paced.get(name))),
-        *((f"{row.scenario}, p95 at {row.records:,} records to the fewest", ratio, 1.2, False)
+        *((f"{row.scenario}, p95 at {row.records:,} records relative to the fewest", ratio, 1.2, False)
           for row, ratio in _grown(run)),
-        *((f"{it.scenario}, what being seen costs of throughput", it.share, 0.1, False) for it in run.observed),
-        *(("growth of a worker, MiB a million requests", it.slope, 5, False) for it in [run.soak] if it),
-        ("resident in a worker at most, MiB", max(run.resident_mib, default=None), 150, False),
+        *((f"{it.scenario}, share of throughput lost to observability", it.share, 0.1, False) for it in run.observed),
+        *(("memory growth of a worker, MiB per million requests", it.slope, 5, False) for it in [run.soak] if it),
+        ("resident memory of a worker at most, MiB", max(run.resident_mib, default=None), 150, False),
     ]  # fmt: skip
     yield "## Goals\n\nOn two cores that service, database, broker, object store and load generator share.\n\n"
     yield _table(
@@ -163,7 +163,7 @@ def _throughput(rows: Sequence[Row]) -> str:
 
 def _variants(run: Run) -> Iterator[str]:
     for name, rows in run.variants.items():
-        yield f"\n## The same, {name}\n\n"
+        yield f"\n## Throughput, {name}\n\n"
         yield _throughput(rows)
 
 
@@ -182,11 +182,11 @@ def _growth(run: Run, folder: Path) -> Iterator[str]:
         ),
         encoding="utf-8",
     )
-    yield "\n## As the vault grows\n\nOne creator has a tenth of all records. "
+    yield "\n## Growth of the vault\n\nOne creator has a tenth of all records. "
     yield "Milliseconds in an open loop at a fixed rate, CPU over 16 connections.\n\n"
     yield f"![Growth]({folder.name}/growth.svg)\n\n"
     yield _table(
-        ["", "records", "p50 ms", "p95 ms", "p95 to the smallest", "service CPU us", "database CPU us"],
+        ["", "records", "p50 ms", "p95 ms", "p95 relative to the fewest", "service CPU us", "database CPU us"],
         (
             [
                 row.scenario,
@@ -206,18 +206,19 @@ def _soak(run: Run) -> Iterator[str]:
     if run.soak is not None:
         it = run.soak
         yield (
-            f"\n## Memory over time\n\n{it.requests:,} requests in {it.seconds} s, nine reads to a write: a worker had"
-            f" {it.first:.0f} MiB resident at first, {it.last:.0f} at last and {it.most:.0f} at most;"
-            f" {it.slope:+.2f} MiB a million requests once warm.\n"
+            f"\n## Memory over time\n\n{it.requests:,} requests in {it.seconds} s, nine reads to a write: the resident"
+            f" memory of a worker was {it.first:.0f} MiB at first, {it.last:.0f} at last and {it.most:.0f} at most;"
+            f" after warming up it changed by {it.slope:+.2f} MiB per million requests.\n"
         )
 
 
 def _observed(run: Run) -> Iterator[str]:
     if run.observed:
-        yield "\n## What it costs to be seen\n\n"
-        yield "Metrics, a JSON line for each request and one trace in ten (OTLP), or none; 64 connections, in turn.\n\n"
+        yield "\n## Cost of observability\n\n"
+        yield "On: metrics, a JSON log line for each request and one trace in ten (OTLP). Off: none of them. "
+        yield "64 connections, measured alternately.\n\n"
         yield _table(
-            ["", "unseen, a second", "seen, a second", "of throughput"],
+            ["", "off, a second", "on, a second", "throughput lost"],
             ([it.scenario, f"{it.unseen:,.0f}", f"{it.seen:,.0f}", f"{it.share:.1%}"] for it in run.observed),
         )
 
