@@ -269,13 +269,14 @@ AUTH: list[Defect] = [
     ),
     defect(
         "outage-is-401",
-        "When the keys cannot be fetched, the cached ones are dropped, so that valid tokens are rejected.",
+        "When the keys cannot be fetched, the cached ones are dropped, and valid tokens get 401.",
         "AUTH-027",
         (
             KEYS,
             "            self._failure = error\n",
             "            self._failure = error\n            self._keys = {}\n",
         ),
+        (KEYS, "        if key is None and not self._keys and self._failure is not None:\n", "        if False:\n"),
         trap="An issuer outage answered as 401",
     ),
     defect(
@@ -332,7 +333,7 @@ AUTH: list[Defect] = [
         "valid-tokens-refused",
         "Valid tokens are rejected as invalid.",
         "REC-001 LIST-013 MEDIA-001 AUTH-014 AUTH-017",
-        (JWT, "        verified = VerifiedToken(subject, expires_at)\n", '        raise TokenInvalid("no")\n'),
+        (JWT, "        return verified\n\n", '        raise TokenInvalid("no")\n\n'),
         trap="A test that accepts 401 for a valid token",
     ),
 ]

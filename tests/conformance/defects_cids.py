@@ -32,7 +32,7 @@ CONTENT_IDS: list[Defect] = [
         "1.0 and 1e0 give other CIDs than 1.",
         "CID-003",
         (CANONICAL, "_integer(int(value)) if value.is_integer() else float(value)", "float(value)"),
-        (CANONICAL, "    number = float(text)\n", "    return float(text)\n"),
+        (CANONICAL, "    number = float(text)\n", "    number = float(text)\n    return number\n"),
     ),
     defect(
         "normal-forms-merged",

@@ -52,7 +52,11 @@ ERRORS: list[Defect] = [
         "success-without-envelope",
         "A listing is returned without the envelope.",
         "ERR-004",
-        (ANSWERS, """    return _JsonResponse(b'{"data":%b}' % data, headers)""", "    return _Json(data, headers)"),
+        (
+            ANSWERS,
+            """    return _JsonResponse(b'{"data":%b}' % data, headers)""",
+            "    return _JsonResponse(data, headers)",
+        ),
         only="LIST-013",
     ),
     defect(

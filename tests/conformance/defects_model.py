@@ -67,13 +67,19 @@ def defect(name: str, breaks: str, caught_by: str, *edits: tuple[str, str, str],
 
 def plant(edits: Sequence[Edit]) -> None:
     """Make this process and its forks import the edited modules. Must be called before any of them is imported."""
-    sources: dict[str, str] = {}
     for edit in edits:
         assert edit.module not in sys.modules, f"{edit.module} is imported already"
         assert edit.found == 1, f"{edit.file} contains {edit.found} times: {edit.old}"
+    sys.meta_path.insert(0, _Finder(edited_sources(edits)))
+
+
+def edited_sources(edits: Sequence[Edit]) -> dict[str, str]:
+    """Return the edited source of each module, by its name."""
+    sources: dict[str, str] = {}
+    for edit in edits:
         source = sources.get(edit.module) or (ROOT / edit.file).read_text(encoding="utf-8")
         sources[edit.module] = source.replace(edit.old, edit.new)
-    sys.meta_path.insert(0, _Finder(sources))
+    return sources
 
 
 class _Finder(MetaPathFinder):

@@ -200,6 +200,13 @@ RECORDS: list[Defect] = [
             "record: Annotated[dict[str, Any], Meta(",
             "record: Annotated[dict[str, Any] | list[Any], Meta(",
         ),
+        (
+            "cdv_core/domain/canonical.py",
+            """    if not isinstance(value, Mapping):
+        raise InvalidField(field, "must be a JSON object")
+""",
+            "",
+        ),
     ),
     defect(
         "any-did",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from conformance.http.requirements import requirements
 from tests.conformance.defects import DEFECTS, TRAPS, as_markdown
-from tests.conformance.defects_model import ROOT, Defect
+from tests.conformance.defects_model import ROOT, Defect, edited_sources
 from tests.conformance.defects_run import run, run_all
 
 # One of each kind, and none for which the suite waits long.
@@ -31,6 +35,22 @@ def test_the_edits_of_every_defect_match_the_source():
     ]
 
     assert not outdated, "\n".join(["the source has changed: change the edits of these defects as well", *outdated])
+
+
+def test_the_planted_code_has_no_undefined_names(tmp_path: Path):
+    """Otherwise a defect that the source has outgrown fails in another way than it says."""
+    for defect in DEFECTS:
+        for module, source in edited_sources(defect.edits).items():
+            planted = tmp_path / defect.name / f"{module}.py"
+            planted.parent.mkdir(exist_ok=True)
+            planted.write_text(source, encoding="utf-8")
+    ruff = str(Path(sys.executable).with_name("ruff"))
+
+    checked = subprocess.run(
+        [ruff, "check", "--isolated", "--no-cache", "--select=E9,F821", tmp_path], capture_output=True, text=True
+    )
+
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_defects_are_well_formed():
