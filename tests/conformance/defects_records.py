@@ -178,7 +178,11 @@ RECORDS: list[Defect] = [
         "unknown-members-unnamed",
         "The error for an unknown member does not name it.",
         "REC-017",
-        (BODIES, 'InvalidField(message.split("`")[1], reason)', 'InvalidField("body", "no such member")'),
+        (
+            BODIES,
+            'InvalidField(unknown[1], "is not a member of this request body")',
+            'InvalidField("body", "no such member")',
+        ),
     ),
     defect(
         "did-not-required",
