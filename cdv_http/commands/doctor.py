@@ -328,6 +328,7 @@ def remedy(settings: Settings, dependency: str) -> str:
         "token": "--token-file: use a valid token of CDV_JWT_ISSUER for CDV_JWT_AUDIENCE",
         "schemas": "CDV_SPECS_URL: correct the address",
         "rate_limits": "CDV_RATE_LIMIT_STORAGE: start the store, or correct its address",
+        # pragma: allowlist nextline secret
         "secret_source": "correct the reference in the setting: see docs/configuration.md on secrets",
         "service": "--url: check that a vault is served there, and that it trusts the token's issuer",
     }.get(dependency, "see the message")
