@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -251,6 +252,30 @@ def test_check_tries_the_store_of_the_rate_limits(cdv: Cdv, port: str) -> None:
     [line] = [line for line in result.out.splitlines() if "rate_limits" in line]
     assert line.startswith("FAIL rate_limits (not critical): ")
     assert line.endswith("; CDV_RATE_LIMIT_STORAGE: start the store, or correct its address")
+
+
+def test_check_times_out_a_rate_limit_store_that_does_not_respond(cdv: Cdv) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = cdv("check", CDV_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+    [line] = [line for line in result.out.splitlines() if line.startswith("FAIL")]
+    assert line.startswith("FAIL rate_limits (not critical): ")
+    assert line.endswith("; CDV_RATE_LIMIT_STORAGE: start the store, or correct its address")
+
+
+def test_check_names_the_setting_behind_a_catalogue_that_cannot_be_fetched(cdv: Cdv, port: str) -> None:
+    result = cdv("check", CDV_SPECS_URL=f"http://127.0.0.1:{port}/")
+    [line] = [line for line in result.out.splitlines() if line.startswith("FAIL")]
+    assert line.startswith("FAIL schemas (not critical): ")
+    assert line.endswith("; CDV_SPECS_URL: correct the address")
+
+
+def test_check_says_that_a_secret_cannot_be_read(cdv: Cdv, tmp_path: Path, port: str) -> None:
+    absent = f"file:{tmp_path / 'absent'}"
+    store = {"CDV_S3_ENDPOINT": f"http://127.0.0.1:{port}", "CDV_S3_BUCKET": "media"}
+    result = cdv("check", **store, CDV_S3_ACCESS_KEY=absent, CDV_S3_SECRET_KEY=absent)
+    [line] = [line for line in result.out.splitlines() if line.startswith("FAIL")]
+    assert line.startswith("FAIL object_store (not critical): ")
+    assert "correct the reference in the setting" in line
 
 
 def test_check_refuses_a_rate_limit_storage_that_serve_refuses(cdv: Cdv) -> None:

@@ -19,7 +19,7 @@ from cdv_adapters.secrets.vault import VaultRefused, VaultSecrets
 from cdv_core.errors import InvalidField, Unavailable
 from conformance.ports.secrets import loggable_text
 from tests.adapters.certificates import tls_server_context
-from tests.fakes.s3 import Answer, ReceivedRequest
+from tests.fakes.s3 import Answer, ReceivedRequest, trickling_body
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
 from tests.fakes.vault import FakeVault
 
@@ -353,16 +353,6 @@ async def test_no_credential_or_secret_is_logged_or_shown_in_errors(
 
 async def test_a_vault_whose_body_trickles_in_is_disconnected(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vault_module, "_BODY_SECONDS", 0.1)
-    release = threading.Event()
-
-    def trickle() -> Iterator[bytes]:
-        for _ in range(1000):
-            yield b" "
-            release.wait(0.02)
-
-    with ScriptedServer(lambda _: Answer(200, trickle(), {"Content-Length": "1000"})) as server:
-        try:
-            assert str(await refusal(to(server, {"VAULT_TOKEN": "hvs.root"}))) == "reading kv/cdv/db: too slow"
-            assert await asyncio.to_thread(server.hung_up.wait, 10)
-        finally:
-            release.set()
+    with trickling_body() as server:
+        assert str(await refusal(to(server, {"VAULT_TOKEN": "hvs.root"}))) == "reading kv/cdv/db: too slow"
+        assert await asyncio.to_thread(server.hung_up.wait, 10)

@@ -17,7 +17,7 @@ from cdv_core.domain.identifiers import Did
 from cdv_core.errors import InvalidField, TokenInvalid, Unavailable
 from tests.adapters.certificates import tls_server_context
 from tests.fakes.clock import FakeClock
-from tests.fakes.s3 import Answer, ReceivedRequest
+from tests.fakes.s3 import Answer, ReceivedRequest, trickling_body
 from tests.fakes.s3 import ScriptedS3 as ScriptedServer
 
 PATH = "/.well-known/jwks.json"
@@ -179,19 +179,9 @@ def test_an_issuer_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch
 
 def test_a_trickling_issuer_times_out_and_is_disconnected(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jwks, "_TOTAL_SECONDS", 0.1)
-    release = threading.Event()
-
-    def trickle() -> Iterator[bytes]:
-        for _ in range(1000):
-            yield b" "
-            release.wait(0.02)
-
-    with ScriptedServer(lambda _: Answer(200, trickle(), {"Content-Length": "1000"})) as server:
-        try:
-            assert refused(server.url + PATH) == "too slow"
-            assert server.hung_up.wait(10)
-        finally:
-            release.set()
+    with trickling_body() as server:
+        assert refused(server.url + PATH) == "too slow"
+        assert server.hung_up.wait(10)
 
 
 def test_an_issuer_with_an_untrusted_certificate_is_refused(tmp_path: Path):

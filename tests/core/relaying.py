@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from cdv_core.domain.events import Event
 from cdv_core.domain.identifiers import Did
@@ -44,3 +46,41 @@ async def drain(relay: Relay) -> list[RelayOutcome]:
     while outcomes[-1].more:
         outcomes.append(await relay.run_once())
     return outcomes
+
+
+class Crash(BaseException):
+    """The process has died."""
+
+
+class Crashing:
+    """Forwards calls to `target` until `steps` are used up; each call and each return takes one."""
+
+    def __init__(self, target: Any, steps: list[int]) -> None:
+        self._target, self._steps = target, steps
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._target, name)
+        if name == "message_ids":
+            return method
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            self._spend()
+            result = await method(*arguments, **options)
+            self._spend()
+            return result
+
+        return call
+
+    def _spend(self) -> None:
+        self._steps[0] -= 1
+        if self._steps[0] < 0:
+            raise Crash
+
+
+async def run_until_crash(harness: Harness, steps: int, **options: int) -> None:
+    """Run a relay whose process dies after `steps` calls and returns of its outbox and bus."""
+    left = [steps]
+    relay = Relay(Crashing(harness.outbox, left), Crashing(harness.bus, left), harness.clock, harness.ids, **options)
+    with suppress(Crash):
+        while True:
+            await relay.run_once()

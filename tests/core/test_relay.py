@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdv_core.errors import Unavailable
-from cdv_core.use_cases.relay import Relay, RelayOutcome
-from tests.core.relaying import ADA, BOB, MEDIA, Harness, drain
+from cdv_core.use_cases.relay import RelayOutcome
+from tests.core.relaying import ADA, BOB, MEDIA, Harness, drain, run_until_crash
 
 
 async def test_committed_entries_are_published_in_op_log_order_and_marked_as_published():
@@ -145,35 +143,6 @@ async def test_a_relay_that_has_lost_its_lease_marks_nothing_as_published():
     assert harness.bus.ids() == [written]
 
 
-class Crash(BaseException):
-    """The process has died."""
-
-
-class Crashing:
-    """Forwards calls to `target` until `steps` are used up; each call and each return takes one."""
-
-    def __init__(self, target: Any, steps: list[int]) -> None:
-        self._target, self._steps = target, steps
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._target, name)
-        if name == "message_ids":
-            return method
-
-        async def call(*arguments: Any, **options: Any) -> Any:
-            self._spend()
-            result = await method(*arguments, **options)
-            self._spend()
-            return result
-
-        return call
-
-    def _spend(self) -> None:
-        self._steps[0] -= 1
-        if self._steps[0] < 0:
-            raise Crash
-
-
 @given(
     crash_steps=st.lists(st.integers(0, 30), max_size=6),
     writers=st.lists(st.sampled_from([(ADA, "record"), (BOB, "record"), (ADA, MEDIA)]), min_size=1, max_size=12),
@@ -185,17 +154,7 @@ async def test_a_crash_at_any_call_loses_duplicates_and_reorders_nothing(crash_s
     for steps in crash_steps:
         for did, kind in writers:
             harness.write(did, MEDIA) if kind == MEDIA else harness.write(did)
-        left = [steps]
-        crashing = Relay(
-            Crashing(harness.outbox, left),
-            Crashing(harness.bus, left),
-            harness.clock,
-            harness.ids,
-            batch_entries=batch_entries,
-        )
-        with suppress(Crash):
-            while True:
-                await crashing.run_once()
+        await run_until_crash(harness, steps, batch_entries=batch_entries)
         harness.clock.advance(pause)
     harness.clock.advance(16)
     await drain(harness.relay())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -14,9 +13,8 @@ from msgspec.structs import replace
 from cdv_core.ports.outbox import OpLogEntry
 from cdv_core.use_cases import reconciliation
 from cdv_core.use_cases.reconciliation import Comparison
-from cdv_core.use_cases.relay import Relay, RelayOutcome
-from tests.core.relaying import ADA, BOB, MEDIA, Harness, drain
-from tests.core.test_relay import Crash, Crashing
+from cdv_core.use_cases.relay import RelayOutcome
+from tests.core.relaying import ADA, BOB, MEDIA, Harness, drain, run_until_crash
 from tests.fakes.events import FakeEventBus
 
 DAY = 86_400.0
@@ -357,18 +355,7 @@ async def test_a_repair_that_crashes_at_any_call_is_completed_later(losses, batc
     for name, steps in losses:
         written += [harness.write(ADA), harness.write(BOB)]
         LOSSES[name](harness.bus)
-        left = [steps]
-        crashing = Relay(
-            Crashing(harness.outbox, left),
-            Crashing(harness.bus, left),
-            harness.clock,
-            harness.ids,
-            batch_entries=batch_entries,
-            chunk_entries=chunk_entries,
-        )
-        with suppress(Crash):
-            while True:
-                await crashing.run_once()
+        await run_until_crash(harness, steps, batch_entries=batch_entries, chunk_entries=chunk_entries)
         harness.clock.advance(16)
     await drain(harness.relay(batch_entries, chunk_entries))
     assert sorted(harness.bus.ids()) == written

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -104,3 +105,20 @@ class ScriptedS3:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+@contextmanager
+def trickling_body() -> Iterator[ScriptedS3]:
+    """Serve responses whose body arrives a byte every 20 ms, for 20 s."""
+    released = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b" "
+            released.wait(0.02)
+
+    with ScriptedS3(lambda _: Answer(200, body(), {"Content-Length": "1000"})) as server:
+        try:
+            yield server
+        finally:
+            released.set()
