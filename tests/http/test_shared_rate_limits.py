@@ -16,7 +16,7 @@ import redis
 from loguru import logger
 from pydantic import SecretStr
 
-from cdv_core.errors import CannotStart
+from cdv_core.errors import CannotStart, Unavailable
 from cdv_http.rate_limits import SharedCounters
 from tests.http.api import Api, data, refused, serving
 from tests.http.running import CDV, environment
@@ -210,3 +210,15 @@ def test_a_refused_storage_url_is_not_repeated_in_the_error(url: str) -> None:
     with pytest.raises(CannotStart, match="CDV_RATE_LIMIT_STORAGE") as caught:
         SharedCounters(url)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+async def test_an_exception_of_the_stores_client_counts_as_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail() -> bool:
+        raise OSError("no route to host")
+
+    counters = SharedCounters("memory://")
+    monkeypatch.setattr(counters._storage, "check", fail)
+    with pytest.raises(Unavailable) as caught:
+        await counters.check()
+    assert caught.value.dependency == "rate_limits"
+    await counters.close()
