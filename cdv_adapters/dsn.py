@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from psycopg import ProgrammingError
@@ -9,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdv_core.errors import CannotStart
 
+_PORT: Final = re.compile(r"\s*([0-9]{1,5})\s*")
 _PORT_MAX: Final = 65535
 
 
@@ -16,9 +18,14 @@ def is_dsn(text: str) -> bool:
     """Return whether libpq can parse this connection string and its ports exist."""
     try:
         ports = str(conninfo_to_dict(text).get("port") or "").split(",")
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeEncodeError):
         return False
-    return all(not port or (port.isdecimal() and 0 < int(port) <= _PORT_MAX) for port in ports)
+    return all(not port or _is_port(port) for port in ports)
+
+
+def _is_port(text: str) -> bool:
+    match = _PORT.fullmatch(text)
+    return match is not None and 0 < int(match[1]) <= _PORT_MAX
 
 
 def split_password(dsn: str) -> tuple[str, str | None]:

@@ -148,14 +148,18 @@ def test_unsupported_addresses_are_reported_together(monkeypatch):
         "postgresql://cdv:hunter2@db:port/cdv",
         "postgresql://cdv:hunter2@db:99999/cdv",
         "postgresql://cdv:hunter2@a:5432,b:0/cdv",
+        "host=db password=hunter2 port=\u0663",
+        f"host=db password=hunter2 port={'1' * 5000}",
+        "postgresql://cdv:hunter2@db/\udcff",
         "postgresql://cdv:hunter2@db/cdv?colour=red",
         "host=db password='hunter2",
     ],
 )
 def test_a_connection_string_that_libpq_rejects_is_reported_with_the_other_problems(monkeypatch, dsn):
     environment(monkeypatch, CDV_DB_DSN=dsn, CDV_READ_AUTH="none")
-    assert [problem.partition(":")[0] for problem in problems()] == ["CDV_DB_DSN", "CDV_READ_AUTH"]
-    assert "hunter2" not in str(problems())
+    dsn_problem, other = problems()
+    assert dsn_problem == "CDV_DB_DSN: not a connection string of Postgres"
+    assert other.startswith("CDV_READ_AUTH: ")
 
 
 @pytest.mark.parametrize("dsn", ["postgresql://", "postgresql://a:5432,b/cdv", "host=a,b port=5432,5433", "dbname=cdv"])

@@ -187,6 +187,11 @@ def test_a_record_with_too_many_elements_for_its_size_is_refused_without_walking
     assert (caught.value.field, caught.value.reason) == ("record", "must be at most 262144 bytes as compact JSON")
 
 
+def test_the_record_with_the_most_elements_for_its_size_is_accepted():
+    most = (RECORD_MAX_BYTES - len(b'{"a":[]}') + 1) // len(b"0,")
+    assert len(canonical_record({"a": [0] * most}).json) in {RECORD_MAX_BYTES - 1, RECORD_MAX_BYTES}
+
+
 def test_the_size_counts_utf_8_bytes():
     with pytest.raises(InvalidField):
         canonical_record({"a": "é" * (RECORD_MAX_BYTES // 2)})
