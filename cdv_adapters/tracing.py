@@ -148,10 +148,12 @@ def trace_methods(part: object, kind: Kind = "internal") -> None:
 
 
 def _within_traces(name: str, kind: Kind, method: Method) -> Method:
-    async def traced(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the method's own
+    # Not itself a coroutine function: most calls are not recorded, and would pay for a second coroutine.
+    def traced(*arguments: Any, **options: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - the method's own
         # Calls outside of a trace, such as those of background tasks and probes, must not start traces of their own.
-        if not is_recorded():
-            return await method(*arguments, **options)
+        return recorded(*arguments, **options) if is_recorded() else method(*arguments, **options)
+
+    async def recorded(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         statement = arguments[0] if arguments and isinstance(arguments[0], str) and " " in arguments[0] else None
         # SQL statements are constants: data of clients is only in their parameters.
         attributes = {} if statement is None else {"db.query.text": _collapse_whitespace(statement)}

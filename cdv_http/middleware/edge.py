@@ -13,7 +13,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from loguru import logger
 
-from cdv_adapters.tracing import NO_SPAN, Span, span
+from cdv_adapters.tracing import NO_SPAN, Span, is_recorded, span
 from cdv_core.domain.limits import CORRELATION_ID_MAX_CHARS
 from cdv_http.admission import NEVER_SHED, Admission
 from cdv_http.client_address import ClientAddresses
@@ -64,10 +64,11 @@ class EdgeMiddleware:
         # Probes are not traced: they come every few seconds.
         with NO_SPAN if probe else span("request", "server", parent=given) as serving:
             traceparent = state.traceparent = serving.traceparent or given
-            state.correlation_id = correlation_id(state.headers, traceparent)
+            traced = trace_id(traceparent)
+            state.correlation_id = correlation_id(state.headers, traced)
             exchange = Exchange(scope, receive, send, self._admission, self._allowed_origins)
             started = time.perf_counter()
-            with lines_of_request(state.correlation_id, trace_id(traceparent)):
+            with lines_of_request(state.correlation_id, traced):
                 try:
                     if self._allowed_origins.is_preflight(method, state.headers):
                         await self._allowed_origins.answer_preflight(state.headers, exchange.send)
@@ -76,7 +77,7 @@ class EdgeMiddleware:
                     else:
                         await self._run_with_time_limit(scope, exchange)
                 finally:
-                    self._record(scope, state, method, exchange.status, time.perf_counter() - started, serving)
+                    self._record(scope, state, method, exchange.status, time.perf_counter() - started, serving, traced)
 
     async def _run_with_time_limit(self, scope: HTTPScope, exchange: Exchange) -> None:
         task = self._limits.start()
@@ -102,11 +103,18 @@ class EdgeMiddleware:
             self._limits.stop(task)
 
     def _record(
-        self, scope: HTTPScope, state: RequestState, method: str, status: int, seconds: float, serving: Span
+        self,
+        scope: HTTPScope,
+        state: RequestState,
+        method: str,
+        status: int,
+        seconds: float,
+        serving: Span,
+        traced: str | None,
     ) -> None:
         """Report the completed request to metrics, trace and log."""
         route, error_code = scope.get("path_template") or "unmatched", state.error_code
-        if serving.traceparent is not None:
+        if is_recorded():
             known_method = method if method in METHODS else "_OTHER"
             attributes: dict[str, str | int] = {
                 "http.request.method": known_method,
@@ -119,18 +127,18 @@ class EdgeMiddleware:
         record_soon(
             CompletedRequest(
                 *(method, scope.get("raw_path", b""), route, status, seconds),
-                *(state.correlation_id, trace_id(state.traceparent), state.did, error_code),
+                *(state.correlation_id, traced, state.did, error_code),
             )
         )
 
 
-def correlation_id(headers: RequestHeaders, traceparent: str | None) -> str:
+def correlation_id(headers: RequestHeaders, trace: str | None) -> str:
     """Return the client's X-Correlation-Id if it is valid, else the trace id, else a fresh one."""
     given = headers.only(b"x-correlation-id")
     if given is not None and _CORRELATION_ID.fullmatch(given):
         return given.decode()
     # Not secret, so no system randomness: under a flood, that took 7 % of the time.
-    return trace_id(traceparent) or f"{random.getrandbits(128):032x}"
+    return trace or f"{random.getrandbits(128):032x}"
 
 
 def traceparent_of(headers: RequestHeaders) -> str | None:
@@ -142,7 +150,7 @@ def traceparent_of(headers: RequestHeaders) -> str | None:
 
 
 def trace_id(traceparent: str | None) -> str | None:
-    return traceparent.split("-")[1] if traceparent else None
+    return traceparent[3:35] if traceparent else None
 
 
 async def _respond_to_timeout(scope: HTTPScope, send: Send) -> None:

@@ -19,7 +19,7 @@ from cdv_http.client_address import ClientAddresses
 from cdv_http.error_responses import error_bytes
 from cdv_http.metrics import METHODS, observe_shed
 from cdv_http.middleware.cors import AllowedOrigins
-from cdv_http.middleware.edge import correlation_id, traceparent_of
+from cdv_http.middleware.edge import correlation_id, trace_id, traceparent_of
 from cdv_http.middleware.exchange import response_headers
 from cdv_http.request_headers import RequestHeaders
 from cdv_http.request_state import begin_state
@@ -70,7 +70,7 @@ class LoadSheddingMiddleware:
 
     async def _shed(self, scope: HTTPScope, headers: RequestHeaders, send: Send) -> None:
         self._note_shed(scope["method"])
-        correlation = correlation_id(headers, traceparent_of(headers)).encode()
+        correlation = correlation_id(headers, trace_id(traceparent_of(headers))).encode()
         content = b"%b%b%b" % (_BEFORE_ID, correlation, _AFTER_ID)
         response = response_headers(
             [*_HEADERS, (b"content-length", b"%d" % len(content))],

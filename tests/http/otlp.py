@@ -31,6 +31,8 @@ def collecting() -> Iterator[Collector]:
     """Collect while the block runs."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections alive, as collectors do
+
         def do_POST(self) -> None:
             assert self.path == "/v1/traces"
             collector.take(self.rfile.read(int(self.headers["Content-Length"])))

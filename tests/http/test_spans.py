@@ -19,6 +19,7 @@ from loguru import logger
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from pydantic import SecretStr
 
 from cdv_adapters import tracing
@@ -143,6 +144,27 @@ async def test_a_trace_that_the_client_does_not_sample_is_propagated_but_not_rec
     assert entry.event.traceparent is not None
     assert entry.event.traceparent.startswith(f"00-{TRACE}-")
     assert entry.event.traceparent.endswith("-00")
+
+
+def test_new_traces_are_sampled_as_the_sampler_decides_by_their_ids() -> None:
+    exporter, sampler = InMemorySpanExporter(), ParentBased(TraceIdRatioBased(0.3))
+    tracing.use(Tracing(TracerProvider(sampler=sampler), SimpleSpanProcessor(exporter)))
+    begun: list[str] = []
+    for _ in range(200):
+        with tracing.span("request", "server") as one:
+            begun.append(str(one.traceparent))
+            with tracing.span("child"):
+                pass
+    tracing.use(None)
+    ids = [int(each.split("-")[1], 16) for each in begun]
+    assert len(set(ids)) == len({each.split("-")[2] for each in begun}) == 200
+    chosen = {each for each in ids if sampler.should_sample(None, each, "request").decision.is_sampled()}
+    assert 0 < len(chosen) < 200
+    assert {int(each.split("-")[1], 16) for each in begun if each.endswith("-01")} == chosen
+    spans = Spans(exporter).all()
+    assert sorted(span.context.trace_id for span in spans) == sorted([*chosen, *chosen])
+    roots = {trace_id(span): span for span in spans if span.name == "request"}
+    assert all(is_child(span, roots[trace_id(span)]) for span in spans if span.name == "child")
 
 
 async def test_the_issuers_keys_are_fetched_in_a_span(spans: Spans) -> None:

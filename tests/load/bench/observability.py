@@ -24,7 +24,7 @@ _SECONDS, _ROUNDS, _CREATORS, _EACH = 2, 24, 1_000, 150
 # No setting turns metrics off, nor makes dev write JSON, and none of them can be changed while it runs.
 _SWITCHED = f"""
 import dataclasses, inspect, threading
-import cdv_adapters.container as container, cdv_adapters.tracing as tracing
+import cdv_adapters.bootstrap as bootstrap, cdv_adapters.tracing as tracing
 import cdv_http.completed_requests as answered, cdv_http.app as app, cdv_http.logs as logs
 
 set_up_logs, trace_methods, use = app.set_up_logs, tracing.trace_methods, tracing.use
@@ -54,8 +54,9 @@ def begin(settings):
     logs._request_log = dataclasses.replace(logs._request_log, text_format=None)
     threading.Thread(target=read_commands, daemon=True).start()
 
+assert bootstrap.trace_methods is trace_methods  # it moved once, and its spans were measured with both
 app.set_up_logs = begin
-container.trace_methods = lambda *part: (traced.append(part), trace_methods(*part))
+bootstrap.trace_methods = lambda *part: (traced.append(part), trace_methods(*part))
 tracing.use = lambda tracing: (started.append(tracing), use(tracing))
 {SERVE}
 """
