@@ -84,8 +84,11 @@ def _discard_output() -> None:
 
 
 def _line(error: CdvError) -> str:
-    """Return the error as one line, even if a driver's message has several."""
-    return f"cdv: {' '.join(str(error).split())}"
+    return f"cdv: {_one_line(error)}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())  # a driver's message has several
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,11 +192,11 @@ async def _check_dependencies(settings: Settings) -> int:
     """Try everything that `serve` needs, print the failures, and return the exit code."""
     from cdv_http.rate_limits import SharedCounters
 
-    problems: list[str] = []
+    errors: list[CdvError] = []
     failed = False
     async with AsyncExitStack() as stack:
         dependencies: list[Dependency] = []
-        with _printing_errors(problems):
+        with _collecting(errors):
             service = await stack.enter_async_context(open_service(settings, owns_database=False))
             dependencies = service.dependencies
             if service.rate_limit_storage is not None:
@@ -201,33 +204,35 @@ async def _check_dependencies(settings: Settings) -> int:
                 stack.push_async_callback(counters.close)
                 dependencies.append(Dependency("rate_limits", critical=False, check=counters.check))
         if not dependencies:
-            with _printing_errors(problems):
+            with _collecting(errors):
                 dependencies = await stack.enter_async_context(open_dependencies_except_database(settings))
+            if dependencies:  # so it was the database
+                print(f"FAIL database (critical): {_one_line(errors.pop())}")
+                failed = True
         for dependency in dependencies:
             problem = await _problem(dependency, settings)
             kind = "critical" if dependency.critical else "not critical"
             print(f"{'FAIL' if problem else 'ok  '} {dependency.name} ({kind}){': ' + problem if problem else ''}")
             failed |= problem is not None
-    return _FAILED if failed or problems else 0
+    for line in dict.fromkeys(map(_line, errors)):
+        print(line, file=sys.stderr)
+    return _FAILED if failed or errors else 0
 
 
 @contextmanager
-def _printing_errors(problems: list[str]) -> Iterator[None]:
-    """Print the block's error, unless it has been printed before, and continue."""
+def _collecting(errors: list[CdvError]) -> Iterator[None]:
+    """Add the block's error to `errors`, and continue."""
     try:
         yield
     except CdvError as error:
-        problem = _line(error)
-        if problem not in problems:
-            problems.append(problem)
-            print(problem, file=sys.stderr)
+        errors.append(error)
 
 
 async def _problem(dependency: Dependency, settings: Settings) -> str | None:
     try:
         await dependency.check()
     except CdvError as error:
-        problem = " ".join(str(error.__cause__ or error).split())
+        problem = _one_line(error.__cause__ or error)
         if "certificate verify failed" in problem.lower().replace("_", " "):
             return f"{problem} (set the trusted CA with {_CA_SETTINGS[dependency.name]})"
         cause = error.dependency if isinstance(error, Unavailable) else dependency.name

@@ -234,11 +234,13 @@ def test_check_reports_every_dependency_that_is_down(cdv: Cdv, port: str) -> Non
         CDV_NATS_URL=f"nats://127.0.0.1:{port}",
     )
     assert result.code == 1
-    assert "reach the database" in result.err
+    assert "database" not in result.err
+    assert "FAIL database (critical): cannot reach the database: " in result.out
     assert "; CDV_NATS_URL: start NATS" in result.out
     assert "; CDV_JWKS_URL or CDV_JWT_ISSUER: start the issuer" in result.out
     assert {line.split()[1]: line.split()[0] for line in result.out.splitlines()} == {
         "settings": "ok",
+        "database": "FAIL",
         "object_store": "ok",
         "issuer": "FAIL",
         "events": "FAIL",
