@@ -16,23 +16,30 @@ from cdv_http.app_state import AppState, app_state_of
 from cdv_http.error_responses import RequestRefused
 from cdv_http.rate_limits import Budget
 from cdv_http.request_state import state_of
-from cdv_http.requests import AnyRequest, no_parameters, read_json
+from cdv_http.requests import AnyRequest, no_parameters, read_body, require_json
 
 
 async def authenticated_json(request: AnyRequest, tokens: TokenVerifier, max_bytes: int) -> tuple[bytes, Did]:
     """Return the body and the subject of the bearer token.
 
-    Raises: as `read_json`, then as `authenticate`, then InvalidField: the query names a parameter.
+    A body of a known length is read last, so that nobody without a token can have us wait for one. One of an unknown
+    length may be too large, which is checked before the token.
+
+    Raises: as `require_json`, then as `authenticate`, then InvalidField: the query names a parameter; and as
+    `read_body`.
     """
+    headers, raw = state_of(request.scope).headers, None
     try:
-        raw = await read_json(request, max_bytes)
+        require_json(headers, max_bytes)
+        if not headers.has_known_length():
+            raw = await read_body(request, max_bytes)
     except RequestRefused:
         # The token has not been verified yet: charge the client's address.
         await _charge(app_state_of(request.app), request, None)
         raise
     subject = await authenticate(request, tokens)
     no_parameters(request)
-    return raw, subject
+    return await read_body(request, max_bytes) if raw is None else raw, subject
 
 
 async def authenticate(request: AnyRequest, tokens: TokenVerifier) -> Did:

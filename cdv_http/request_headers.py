@@ -38,3 +38,7 @@ class RequestHeaders:
         """Return the Content-Length; -1 if there is none, or no number. More than 20 digits are cut off."""
         value = self.last(b"content-length")
         return int(value[:20]) if value.isdigit() else -1
+
+    def has_known_length(self) -> bool:
+        """Return whether the length of the body is known before it has arrived."""
+        return b"transfer-encoding" not in self._by_name and self.content_length() >= 0

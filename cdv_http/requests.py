@@ -12,6 +12,7 @@ from litestar import Request
 
 from cdv_core.errors import InvalidField
 from cdv_http.error_responses import RequestRefused
+from cdv_http.request_headers import RequestHeaders
 from cdv_http.request_state import state_of
 
 # A subset of RFC 3986, 3.2.2: a name, an IPv4 or an IPv6 address, with an optional port.
@@ -21,21 +22,27 @@ _PORT_MAX: Final = 65535
 AnyRequest = Request[Any, Any, Any]
 
 
-async def read_json(request: AnyRequest, max_bytes: int) -> bytes:
-    """Return the complete body.
+def require_json(headers: RequestHeaders, max_bytes: int) -> None:
+    """Return if the headers announce JSON of at most `max_bytes`, or of a length that is not known yet.
 
-    Raises RequestRefused: 413, it exceeds `max_bytes`, whatever Content-Length says; 415, it is not `application/json`
-    or has a Content-Encoding; 400, it ended early.
+    Raises RequestRefused: 413, Content-Length exceeds `max_bytes`; 415, the one Content-Type is not `application/json`,
+    or there is a Content-Encoding.
     """
-    headers = state_of(request.scope).headers
     if headers.content_length() > max_bytes:
         raise _too_large(max_bytes)
-    if not _is_json(headers.last(b"content-type")):
+    if not _is_json(headers.only(b"content-type") or b""):
         raise RequestRefused(
             415, "Content-Type must be application/json; a charset must be utf-8", {"Accept": "application/json"}
         )
-    if headers.last(b"content-encoding").lower() not in (b"", b"identity"):
+    if any(encoding.lower() not in (b"", b"identity") for encoding in headers.every(b"content-encoding")):
         raise RequestRefused(415, "the body must be sent without a Content-Encoding", {"Accept-Encoding": "identity"})
+
+
+async def read_body(request: AnyRequest, max_bytes: int) -> bytes:
+    """Return the complete body.
+
+    Raises RequestRefused: 413, it exceeds `max_bytes`; 400, it ended early.
+    """
     body, more = await _body_chunk(request)
     if more:
         # Extend in place: a body of a million chunks must not be copied a million times.

@@ -71,7 +71,7 @@ class Exchange:
         self._allowed_origins = allowed_origins
         self._state = state_of(scope)
         headers = self._state.headers
-        self._body_bytes_left = -1 if b"transfer-encoding" in headers else headers.content_length()  # -1: unknown
+        self._body_bytes_left = headers.content_length() if headers.has_known_length() else -1  # -1: unknown
         self._body_ended = False
         self._is_head = scope["method"] == "HEAD"
         self.status = 0

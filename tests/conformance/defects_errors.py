@@ -12,7 +12,7 @@ ANSWERS = "cdv_http/responses.py"
 ROUTE = "cdv_http/routes/records.py"
 USE_CASE = "cdv_core/use_cases/records.py"
 
-_READ = "    try:\n        raw = await read_json(request, max_bytes)\n"
+_READ = "    try:\n        require_json(headers, max_bytes)\n"
 _WHO = "    subject = await authenticate(request, tokens)\n    no_parameters(request)\n"
 _BODY = "    body = decode_body(raw, CreateRecordBody)\n"
 _NOT_JSON = (

@@ -11,7 +11,7 @@ from cdv_http.error_responses import RequestRefused
 from cdv_http.middleware.cors import AllowedOrigins
 from cdv_http.middleware.exchange import Exchange
 from cdv_http.request_state import begin_state
-from cdv_http.requests import AnyRequest, read_json
+from cdv_http.requests import AnyRequest, read_body
 
 PART = 256 * 1024
 
@@ -44,7 +44,7 @@ class InPieces:
 @pytest.mark.parametrize("pieces", [1, 2, 1000])
 async def test_a_body_is_assembled_without_copying_it_for_each_chunk(pieces: int) -> None:
     Piece.copies = 0
-    assert await read_json(cast("AnyRequest", InPieces(pieces)), 1000) == b"x" * pieces
+    assert await read_body(cast("AnyRequest", InPieces(pieces)), 1000) == b"x" * pieces
     assert Piece.copies == 0
 
 
@@ -52,7 +52,7 @@ async def test_a_body_is_assembled_without_copying_it_for_each_chunk(pieces: int
 async def test_reading_a_body_stops_once_it_exceeds_the_limit(limit: int) -> None:
     request = InPieces(1000)
     with pytest.raises(RequestRefused) as refused:
-        await read_json(cast("AnyRequest", request), limit)
+        await read_body(cast("AnyRequest", request), limit)
     assert refused.value.status == 413
     assert request.taken <= limit + 2
 

@@ -16,6 +16,7 @@ DID = "did:example:socket"
 MIB = 1024 * 1024
 BODY = json.dumps({"did": DID, "collection": PROFILE, "record": {"displayName": "Ada"}}).encode()
 CLOSE = b"Connection: close\r\n"
+JSON = b"Content-Type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,33 @@ async def test_expect_100_continue_is_answered_before_the_body_is_sent(vault: Ru
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(BODY)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_missing_or_invalid_token_is_refused_before_the_body_has_arrived(vault: RunningVault) -> None:
+    expect = b"Expect: 100-continue\r\n"
+    (answer,) = vault.exchange(request("POST /v1/repo/record", JSON, expect, length(BODY)))
+    check(answer, 401, "CDV_AUTHN")
+    nobody = b"Authorization: Bearer x\r\n"
+    (answer,) = vault.exchange(request("POST /v1/media/finalize", JSON, nobody, expect, length(BODY)))
+    check(answer, 401, "CDV_JWT_MALFORMED")
+    # A chunked body may be too large, which is checked first.
+    with vault.connect() as connection:
+        connection.sendall(request("POST /v1/repo/record", JSON, expect, CLOSE, b"Transfer-Encoding: chunked\r\n"))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Type: text/plain\r\nContent-Type: application/json\r\n",
+        b"Content-Type: application/json\r\nContent-Type: application/json\r\n",
+        b"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Encoding: identity\r\n",
+    ],
+)
+async def test_a_second_content_type_or_encoding_is_refused(vault: RunningVault, auth: bytes, headers: bytes) -> None:
+    bare = auth.replace(JSON, b"")
+    (answer,) = vault.exchange(request("POST /v1/repo/record", bare, headers, length(BODY), body=BODY))
+    check(answer, 415, "CDV_BAD_REQUEST")
 
 
 async def test_a_body_shorter_than_its_content_length_is_refused(vault: RunningVault, auth: bytes) -> None:
