@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from cdv_core.errors import InvalidField
 
+_MICROSECOND: Final = timedelta(microseconds=1)
 _RFC3339: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
@@ -28,8 +29,8 @@ def _plain(moment: datetime) -> datetime:
     return datetime.combine(moment.date(), moment.timetz())
 
 
-def parse_time(given: str | datetime, field: str) -> datetime:
-    """Return the time in UTC, truncated to microseconds.
+def parse_time(given: str | datetime, field: str, *, round_up: bool = False) -> datetime:
+    """Return the time in UTC, truncated to microseconds; `round_up`: rounded up to them.
 
     Raises InvalidField: not RFC 3339, without an offset or a time zone, or not an existing date and time.
     """
@@ -41,7 +42,8 @@ def parse_time(given: str | datetime, field: str) -> datetime:
     day, clock, fraction, offset = match.groups()
     offset = "+00:00" if offset in "Zz" else offset
     try:
-        return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '')[:6]:0<6}{offset}").astimezone(UTC)
+        moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '')[:6]:0<6}{offset}").astimezone(UTC)
+        return moment + _MICROSECOND if round_up and (fraction or "")[6:].strip("0") else moment
     except (ValueError, OverflowError):
         raise InvalidField(field, "must be a date and time that exists, in the years 1 to 9999") from None
 

@@ -277,7 +277,7 @@ def _parse_listing(
         Did.parse(did),
         limit,
         None if collection is None else Nsid.parse(collection),
-        since=None if since is None else parse_time(since, "since"),
+        since=None if since is None else parse_time(since, "since", round_up=True),
         until=None if until is None else parse_time(until, "until"),
         after=None if cursor is None else Cursor.decode(cursor),
     )

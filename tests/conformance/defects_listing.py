@@ -189,7 +189,7 @@ LISTING: list[Defect] = [
         "bad-since-ignored",
         "An invalid since is ignored.",
         "LIST-012",
-        (USE_CASE, 'None if since is None else parse_time(since, "since")', '_moment(since, "since")'),
+        (USE_CASE, 'None if since is None else parse_time(since, "since", round_up=True)', '_moment(since, "since")'),
         (USE_CASE, "def _decode_receipt(", _TAKEN_LENIENTLY),
         trap="A bad since silently ignored",
     ),

@@ -85,7 +85,7 @@ RECORDS: list[Defect] = [
         "offsets-dropped",
         "The offset of a time is ignored.",
         "REC-006 LIST-012",
-        (TIMES, ".astimezone(UTC)\n    except", ".replace(tzinfo=UTC)\n    except"),
+        (TIMES, ".astimezone(UTC)\n        return", ".replace(tzinfo=UTC)\n        return"),
     ),
     defect(
         "local-times-accepted",

@@ -6,7 +6,7 @@ import base64
 import itertools
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -257,6 +257,24 @@ async def test_since_and_until_are_inclusive_to_the_microsecond(frozen: Api) -> 
     for at, newer, older in zip(moments, ["cba", "cb", "c"], ["a", "ba", "cba"], strict=True):
         assert "".join(names(data(await creator.list(since=format_time(at)))["records"])) == newer
         assert "".join(names(data(await creator.list(until=format_time(at)))["records"])) == older
+
+
+async def test_since_and_until_may_be_finer_than_a_microsecond(frozen: Api) -> None:
+    assert frozen.clock is not None
+    frozen.clock.moment = datetime(2026, 1, 2, 3, 4, 5, 100, UTC)
+    creator = frozen.creator()
+    await named(creator, "a")
+    second = "2026-01-02T03:04:05"
+    for bounds, found in (
+        ({"since": f"{second}.0001000Z"}, ["a"]),
+        ({"since": f"{second}.0001001Z"}, []),
+        ({"until": f"{second}.0001009Z"}, ["a"]),
+        ({"until": f"{second}.0000999Z"}, []),
+        ({"since": f"{second}.0000999Z", "until": f"{second}.0001001Z"}, ["a"]),
+    ):
+        assert names(data(await creator.list(**bounds))["records"]) == found, bounds
+    error = refused(await creator.list(since=f"{second}.0001009Z", until=f"{second}.0001001Z"), 400, "CDV_VALIDATION")
+    assert error["details"]["field"] == "since"
 
 
 async def test_since_and_until_accept_any_offset(ada: Creator) -> None:
