@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from cdv_core.domain.canonical import parse_number
+from cdv_core.domain.characters import shortened
 from cdv_core.domain.idempotency import IDEMPOTENCY_KEY_SYNTAX
 from cdv_core.domain.identifiers import DID_SYNTAX, NSID_SYNTAX, RECORD_KEY_SYNTAX, ULID_SYNTAX
 from cdv_core.domain.limits import DID_MAX_CHARS, FILENAME_MAX_BYTES, IDEMPOTENCY_KEY_MAX_CHARS, NSID_MAX_CHARS
@@ -205,7 +206,7 @@ def _invalid_field(message: str) -> InvalidField:
     if unknown := _UNKNOWN_FIELD.fullmatch(
         message
     ):  # first: the client chose the name, which may look like any message
-        return InvalidField(unknown[1], "is not a member of this request body")
+        return InvalidField(shortened(unknown[1]), "is not a member of this request body")
     reason, at, path = message.partition(" - at `$")
     if at:
         return InvalidField(path.rstrip("`").lstrip(".") or "body", reason)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from itertools import accumulate, islice
 from typing import Any, Final
 
+from cdv_core.domain.characters import shortened
 from cdv_core.domain.formats import FORMATS
 from cdv_core.domain.json_equality import equal, identity
 from cdv_core.domain.json_schema import SchemaDocument, SchemaNode, escape
@@ -210,4 +211,4 @@ def _is_number(value: object) -> bool:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 100 else text[:100] + "...")
+    return repr(shortened(text))

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cdv_core.domain.canonical import CanonicalRecord, canonical_record
-from cdv_core.domain.characters import plain_str
+from cdv_core.domain.characters import plain_str, shortened
 from cdv_core.domain.cursors import Cursor
 from cdv_core.domain.events import record_created
 from cdv_core.domain.idempotency import IdempotencyKey, request_fingerprint
@@ -145,7 +145,7 @@ class Records:
         if violations:
             raise SchemaRejected(request.collection, resolution.schema.version, violations)
         if cid is not None and cid != request.record.cid:
-            raise CidMismatch(expected=cid, actual=request.record.cid)
+            raise CidMismatch(expected=shortened(cid), actual=request.record.cid)
         return resolution
 
     async def _write(

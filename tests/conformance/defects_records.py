@@ -180,7 +180,7 @@ RECORDS: list[Defect] = [
         "REC-017",
         (
             BODIES,
-            'InvalidField(unknown[1], "is not a member of this request body")',
+            'InvalidField(shortened(unknown[1]), "is not a member of this request body")',
             'InvalidField("body", "no such member")',
         ),
     ),

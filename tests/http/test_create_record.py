@@ -194,6 +194,15 @@ async def test_a_cid_that_the_client_sends_must_match(ada: Creator) -> None:
     assert len(data(await ada.list())["records"]) == 2
 
 
+async def test_an_error_repeats_no_more_than_the_beginning_of_a_long_value(ada: Creator) -> None:
+    long = "x" * 500_000
+    error = refused(await ada.create(cid=long), 409, "CDV_CONFLICT")
+    assert error["details"]["expected"] == "x" * 100 + "..."
+    answer = await ada.create(**{long: {}})
+    assert refused(answer, 400, "CDV_VALIDATION")["details"]["field"] == "x" * 100 + "..."
+    assert len(answer.content) < 1000
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
