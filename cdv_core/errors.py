@@ -14,7 +14,7 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 
 _MEDIA_CONFLICTS: Final[Mapping[str, str]] = {
     "not_uploaded": "no bytes have been uploaded yet; upload them, then finalize",
-    "finalized_with_another_hash": "it was finalized with another SHA-256; describe it to see which",
+    "finalized_with_another_hash": "it was finalized with another SHA-256; its metadata says which",
     "claimed_by_another_hash": (
         "a finalize with another SHA-256 has begun; upload those bytes again and finalize with that hash, or start over"
     ),
@@ -330,6 +330,13 @@ class ChecksumMismatch(CdvError):
     @property
     def details(self) -> dict[str, JsonValue]:
         return {"field": "sha256", "expected": self.expected, "actual": self.actual}
+
+
+@dataclass(eq=False)
+class ChecksumNotAnnounced(ChecksumMismatch):
+    """`expected`: announced when the upload began. `actual`: stated when it was finalized."""
+
+    message = "the SHA-256 is {actual}, but the upload was announced with {expected}; state that one, or upload anew"
 
 
 # Dependencies

@@ -20,6 +20,7 @@ from cdv_core.domain.viewers import Viewer
 from cdv_core.errors import (
     AssetNotFound,
     ChecksumMismatch,
+    ChecksumNotAnnounced,
     DidMismatch,
     InvalidField,
     MediaConflict,
@@ -238,7 +239,7 @@ class Media:
 
 def _verify(asset: Asset, blob: StagedBlob, checksum: Sha256) -> None:
     if asset.announced_checksum not in {None, checksum}:
-        raise ChecksumMismatch(expected=str(asset.announced_checksum), actual=checksum)
+        raise ChecksumNotAnnounced(expected=str(asset.announced_checksum), actual=checksum)
     if blob.sha256 != checksum:
         raise ChecksumMismatch(expected=checksum, actual=blob.sha256)
     detected = mismatched_type(asset.mime_type, blob.head)

@@ -15,6 +15,7 @@ from cdv_core.errors import (
     AssetNotFound,
     BlobUrlRefused,
     ChecksumMismatch,
+    ChecksumNotAnnounced,
     DidMismatch,
     InvalidField,
     MediaConflict,
@@ -147,7 +148,7 @@ async def test_an_asset_without_an_upload_cannot_be_finalised(world):
     ("data", "sha256", "init", "error"),
     [
         (PNG, OTHER_HASH, {}, ChecksumMismatch),
-        (PNG, HASH, {"sha256": OTHER_HASH}, ChecksumMismatch),
+        (PNG, HASH, {"sha256": OTHER_HASH}, ChecksumNotAnnounced),
         (PNG, HASH, {"size": len(PNG) + 1}, MediaSizeMismatch),
         (PNG, HASH, {"mime_type": "image/gif"}, MediaTypeMismatch),
     ],
