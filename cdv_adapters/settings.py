@@ -32,6 +32,7 @@ from cdv_adapters.settings_checks import (
     SchemasUrl,
     Seconds,
     Secret,
+    Size,
     StorageUrl,
     Whole,
 )
@@ -96,9 +97,7 @@ class Settings(BaseSettings):
     nats_creds: Secret = Field(None, description="NATS credentials: the text of a .creds file")
     nats_ca: Path | None = Field(None, description="PEM of the authorities to trust for NATS; set: TLS is required")
     nats_max_age: Seconds = Field(7 * 86400.0, le=_CENTURY_SECONDS, description="seconds that a stream keeps an event")
-    nats_max_bytes: ByteSize = Field(
-        ByteSize(1024**3), gt=0, description="largest size of a stream; the oldest goes first"
-    )
+    nats_max_bytes: Size = Field(ByteSize(1024**3), description="largest size of a stream; the oldest goes first")
     nats_replicas: Replicas = Field(1, description="copies of each stream in a NATS cluster: 1, 3 or 5")
     nats_ack_wait: Seconds = Field(
         30.0, le=86400, description="seconds until a consumer gets again what it did not acknowledge"
@@ -112,9 +111,9 @@ class Settings(BaseSettings):
     reject_deprecated_schemas: bool = Field(False, description="refuse deprecated schema versions before their sunset")
     read_auth: Literal["public", "token"] = Field("public", description="`token`: reading records needs a token too")
     cors_allowed_origins: Origins = Field((), description="exact origins, comma-separated; empty: deny all")
-    max_body_bytes: ByteSize = Field(ByteSize(1024**2), gt=0, description="largest request body")
-    max_media_size: ByteSize = Field(
-        ByteSize(10 * 1024**2), gt=0, le=_MEDIA_BYTES_MAX, description="largest media object, 5 GiB at most"
+    max_body_bytes: Size = Field(ByteSize(1024**2), description="largest request body")
+    max_media_size: Size = Field(
+        ByteSize(10 * 1024**2), le=_MEDIA_BYTES_MAX, description="largest media object, 5 GiB at most"
     )
     allowed_mime_types: MimeTypes = Field(
         ("image/jpeg", "image/png", "image/gif", "video/mp4"), description="media types accepted, comma-separated"

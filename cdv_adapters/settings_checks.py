@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from cdv_adapters.addresses import SECRET_REFERENCES, check_specs_url, require_address, require_origin
 
-_SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
+_SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*s?", re.ASCII)
+_SIZE: Final = re.compile(r"\d{1,18}\s*([kmgt]?b|[kmgt]ib)?", re.ASCII | re.IGNORECASE)
 _RATE: Final = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _MIME_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")  # spec: RFC 6838, 4.2
 # S3: neither dots beside dots or hyphens, nor an IP address.
@@ -41,13 +42,20 @@ def _seconds(value: object) -> object:
 
 
 def _number(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d+", value, re.ASCII) else value
 
 
 def _digits(value: object) -> object:
     # pydantic would take `8_0` for 80, as Python does.
     if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+", value, re.ASCII):
         raise PydanticCustomError("int", "not a whole number")
+    return value
+
+
+def _size(value: object) -> object:
+    # pydantic would cut `1.5` to 1, and take `8bit` for 1.
+    if isinstance(value, str) and not _SIZE.fullmatch(value):
+        raise PydanticCustomError("size", "not a whole number of bytes, such as 1048576 or 1MiB")
     return value
 
 
@@ -165,6 +173,7 @@ MimeTypes = Annotated[_Names, AfterValidator(_check_mime_types)]
 Networks = Annotated[_Names, AfterValidator(_check_networks)]
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)]
 Whole = Annotated[int, BeforeValidator(_digits)]
 Replicas = Annotated[Literal[1, 3, 5], BeforeValidator(_number)]
 Rate = Annotated[str, AfterValidator(_check_rate)]
