@@ -115,6 +115,19 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
+def has_stopped(process: psutil.Process) -> bool:
+    """Return whether none of the process's threads runs: they are suspended, or have ended."""
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        if process.status() not in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
+            return False
+        # Its status is that of its first thread.
+        threads = [
+            stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{process.pid}/task").glob("*/stat")
+        ]
+        return all(state in "TtZX" for state in threads)
+    return True
+
+
 class Process:
     """A `Host`: a program that listens on a loopback port and has its data, log and home in one directory."""
 
@@ -181,9 +194,14 @@ class Process:
         self._child = None
 
     def pause(self) -> None:
-        for process in self._family():
+        family = self._family()
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
+        # The signal only asks for it: until its threads have stopped, a program may respond.
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        while not all(map(has_stopped, family)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def resume(self) -> None:
         for process in reversed(self._family()):
