@@ -173,7 +173,7 @@ MimeTypes = Annotated[_Names, AfterValidator(_check_mime_types)]
 Networks = Annotated[_Names, AfterValidator(_check_networks)]
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)]
+Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0, lt=2**63)]
 Whole = Annotated[int, BeforeValidator(_digits)]
 Replicas = Annotated[Literal[1, 3, 5], BeforeValidator(_number)]
 Rate = Annotated[str, AfterValidator(_check_rate)]

@@ -25,6 +25,7 @@ def test_a_blank_value_of_a_required_setting_counts_as_missing(monkeypatch, name
         ("CDV_PORT", "http"),
         ("CDV_MAX_BODY_BYTES", "lots"),
         ("CDV_MAX_BODY_BYTES", "0"),
+        ("CDV_NATS_MAX_BYTES", "9999999TiB"),  # NATS counts in 64 bits
         ("CDV_MAX_BODY_BYTES", "1.5"),
         ("CDV_MAX_BODY_BYTES", "8bit"),
         ("CDV_MAX_BODY_BYTES", "1_000"),
